@@ -1,0 +1,260 @@
+"""Calibration and validation data: any source, as batches that fit the model, in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.data.columns import ArrayColumn, Column, Index
+from onnxprune.data.images import ImageOptions
+from onnxprune.data.inputs import LABELS, InputSpec, Rows, Schema
+from onnxprune.data.readers import Request, open_labels, open_source
+from onnxprune.data.sources import Labelled, Source, Table, as_array, row_count
+from onnxprune.data.synthetic import Sizes, random_columns
+from onnxprune.errors import DataError, UsageError
+
+DEFAULT_BATCH = 32
+
+logger = logging.getLogger(__name__)
+
+
+class Dataset:
+    """Rows that fit a model, read lazily and as often as needed; nothing but one batch is held in memory.
+
+    ``synthetic`` marks random data, which says nothing about accuracy. ``dropped`` counts the rows of the last pass
+    that did not fill a batch of a model with a fixed batch size.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        schema: Schema,
+        *,
+        origin: str,
+        keep: Index | None = None,
+        synthetic: bool = False,
+        has_labels: bool | None = None,
+    ):
+        self.schema, self.origin, self.synthetic, self.dropped = schema, origin, synthetic, 0
+        self._source, self._keep = source, keep
+        self.has_labels = self._look_at_first_row() if has_labels is None else has_labels
+
+    def _look_at_first_row(self) -> bool:
+        """Tell whether there are labels; raise DataError where the data plainly does not fit, before any long run."""
+        keep = np.arange(1) if self._keep is None else self._keep[:1]
+        first = next(self._source.read(keep, 1), {}) if self._source.count != 0 else {}
+        if not first or not row_count(first):
+            raise DataError(f"{self.origin} holds no rows")
+        return LABELS in self._fit(first)
+
+    @property
+    def specs(self) -> tuple[InputSpec, ...]:
+        return self.schema.specs
+
+    def __len__(self) -> int:
+        """Return the number of rows; where only reading tells, this reads everything once."""
+        return self._length
+
+    @cached_property
+    def _length(self) -> int:
+        known = self._source.count
+        if known is not None:
+            return known if self._keep is None else len(self._keep)
+        return sum(map(row_count, self._source.read(self._keep, DEFAULT_BATCH)))
+
+    def batches(self, batch: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+        """Yield input name -> array; ``batch`` rows each, or as many as the model insists on."""
+        for inputs, _ in self.labelled(batch):
+            yield inputs
+
+    def labelled(self, batch: int | None = None) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray | None]]:
+        """Yield (inputs, labels or None) per batch; raise DataError when the rows do not fill one fixed batch."""
+        fixed = self.schema.fixed_batch
+        size = (fixed or batch or DEFAULT_BATCH) if self.schema.samples else 1
+        dropped = emitted = 0
+        for rows in rechunk(self._blocks(size), size):
+            if fixed and row_count(rows) < fixed:
+                dropped += row_count(rows)
+                continue
+            emitted += 1
+            labels = rows.pop(LABELS, None)
+            yield (rows if self.schema.samples else {name: array[0] for name, array in rows.items()}), labels
+        self.dropped = dropped
+        if not emitted:
+            raise DataError(
+                f"{self.origin}: {dropped} rows do not fill one batch of {fixed}, which the model insists on"
+            )
+        if dropped:
+            logger.warning("%s: %d rows left out, they do not fill a batch of %s", self.origin, dropped, fixed)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """All labels in row order, or None."""
+        if not self.has_labels:
+            return None
+        return np.concatenate([rows[LABELS] for rows in self._source.read(self._keep, DEFAULT_BATCH)])
+
+    @cached_property
+    def _hashes(self) -> tuple[list[str], str]:
+        """Return the hash of each row's inputs, and one over all of these and the labels."""
+        hashes: list[str] = []
+        total = hashlib.sha256()
+        for rows in self._blocks(DEFAULT_BATCH):
+            labels = rows.pop(LABELS, None)
+            for row in range(row_count(rows)):
+                hashes.append(_hash_row({name: rows[name][row] for name in sorted(rows)}))
+                total.update(bytes.fromhex(hashes[-1]))
+                if labels is not None:
+                    total.update(_hash_row({LABELS: labels[row]}).encode())
+        return hashes, total.hexdigest()
+
+    def sample_hashes(self) -> list[str]:
+        """Return the sha256 of each row as the model sees it, labels left out."""
+        return list(self._hashes[0])
+
+    def digest(self) -> str:
+        """Return the sha256 of all rows and labels in order, whatever files or blocks they came in."""
+        return self._hashes[1]
+
+    def split(self, part: float | int, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """Return (rest, held out): ``part`` random rows (a count, or a share below 1) are held out, in their order."""
+        count = len(self)
+        held = part if isinstance(part, int) else round(count * part)
+        if not 0 < held < count:
+            raise DataError(f"{self.origin}: {part} of {count} rows cannot be held out; both parts need at least one")
+        out = np.zeros(count, bool)
+        out[np.random.default_rng(seed).choice(count, held, replace=False)] = True
+        return self._subset(~out), self._subset(out)
+
+    def take(self, count: int, seed: int = 0) -> Dataset:
+        """Return ``count`` random rows in their order, or everything when there are no more."""
+        return self if count >= len(self) else self.split(count, seed)[1]
+
+    def _subset(self, mask: np.ndarray) -> Dataset:
+        keep = np.flatnonzero(mask) if self._keep is None else self._keep[: len(mask)][mask]
+        return Dataset(
+            self._source,
+            self.schema,
+            origin=self.origin,
+            keep=keep,
+            synthetic=self.synthetic,
+            has_labels=self.has_labels,
+        )
+
+    def _blocks(self, size: int) -> Iterator[Rows]:
+        """Yield rows that fit the model, in whatever blocks the source reads; raises DataError where they do not."""
+        for rows in self._source.read(self._keep, size):
+            if row_count(rows):
+                yield self._fit(rows)
+
+    def _fit(self, rows: Rows) -> Rows:
+        labels = {LABELS: rows[LABELS]} if LABELS in rows else {}
+        inputs = {spec.name: rows[spec.name] for spec in self.specs}
+        return {name: self.schema.conform(name, array, self.origin) for name, array in inputs.items()} | labels
+
+
+def _hash_row(arrays: Mapping[str, np.ndarray]) -> str:
+    result = hashlib.sha256()
+    for name, array in arrays.items():
+        content = repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).tobytes()
+        result.update(f"{name}\0{array.dtype.str}{array.shape}\0{len(content)}\0".encode())
+        result.update(content)
+    return result.hexdigest()
+
+
+def rechunk(blocks: Iterable[Rows], size: int) -> Iterator[Rows]:
+    """Yield blocks of exactly ``size`` rows, less only at the end and where the shape of a row changes."""
+    pending: list[Rows] = []
+    waiting = 0
+    for rows in blocks:
+        if pending and not _joinable(pending[-1], rows):
+            yield _join(pending)
+            pending, waiting = [], 0
+        pending.append(rows)
+        waiting += row_count(rows)
+        if waiting < size:
+            continue
+        joined = _join(pending)
+        full = waiting - waiting % size
+        for start in range(0, full, size):
+            yield {name: array[start : start + size] for name, array in joined.items()}
+        pending = [{name: array[full:] for name, array in joined.items()}] if waiting > full else []
+        waiting -= full
+    if pending:
+        yield _join(pending)
+
+
+def _joinable(first: Rows, second: Rows) -> bool:
+    return first.keys() == second.keys() and all(first[name].shape[1:] == second[name].shape[1:] for name in first)
+
+
+def _join(blocks: list[Rows]) -> Rows:
+    if len(blocks) == 1:
+        return blocks[0]
+    return {name: np.concatenate([rows[name] for rows in blocks]) for name in blocks[0]}
+
+
+def open_dataset(
+    data: Any,
+    specs: Sequence[InputSpec],
+    *,
+    labels: Any = None,
+    samples: int | None = None,
+    seed: int = 0,
+    images: ImageOptions | None = None,
+    whole_feeds: bool = False,
+) -> Dataset:
+    """Return the data behind a path or Python value as a Dataset for a model with these inputs.
+
+    Paths: .npy, .npz, a folder of either, ``test_data_set_*`` folders, a folder of images, or a .py file with
+    ``load_data()`` or a CalibrationDataReader; the .py file is executed, nothing else ever is. Values: an array, a dict
+    of arrays, an iterable of dicts or arrays, a function returning one of these, a data reader.
+    ``labels``: a path or an array, one per row. ``samples``: so many random rows (of unknown length: the first).
+    ``whole_feeds``: a row is everything one run of the model takes, for models whose first axis is not the batch.
+    Raises DataError when the data cannot be read or does not fit the model.
+    """
+    if not specs:
+        raise DataError("the model has no inputs to feed data to")
+    if samples is not None and samples < 1:
+        raise UsageError(f"{samples} samples are too few: at least one is needed")
+    if isinstance(data, Dataset):
+        return data if samples is None else data.take(samples, seed)
+    schema = Schema(tuple(specs), whole_feeds)
+    source = open_source(data, Request(schema, images, samples))
+    origin = str(data) if isinstance(data, str | os.PathLike) else "the data"
+    if labels is not None:
+        source = Labelled(source, _label_column(labels), origin)
+    if samples is not None and source.count is None:
+        return Dataset(source, schema, origin=origin, keep=np.arange(samples))
+    dataset = Dataset(source, schema, origin=origin)
+    return dataset if samples is None else dataset.take(samples, seed)
+
+
+def _label_column(labels: Any) -> Column:
+    if isinstance(labels, str | os.PathLike):
+        return open_labels(Path(labels))
+    return ArrayColumn(as_array(labels, "labels"))
+
+
+def overlap(first: Dataset, second: Dataset) -> list[int]:
+    """Return the rows of ``second`` whose inputs also occur in ``first``, byte for byte."""
+    known = set(first.sample_hashes())
+    return [row for row, digest in enumerate(second.sample_hashes()) if digest in known]
+
+
+def random_dataset(specs: Sequence[InputSpec], samples: int = 1, seed: int = 0, sizes: Sizes | None = None) -> Dataset:
+    """Return random rows, marked ``synthetic``: standard normal floats, integers 0 or 1, booleans.
+
+    ``sizes`` gives dimensions the model leaves open: symbol -> size, or input name -> whole shape.
+    Raises DataError where a size is still open or a dtype cannot be drawn.
+    """
+    schema = Schema(tuple(specs))
+    table = Table(random_columns(schema, samples, seed, sizes or {}), schema, "random data")
+    return Dataset(table, schema, origin="random data", synthetic=True)

@@ -1,0 +1,239 @@
+"""Which source a path or a Python value is: one table of file kinds, one of folder kinds."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from onnxprune.data.columns import ArrayColumn, Column, NpyColumn, NpzColumn, TensorColumn, reading
+from onnxprune.data.images import EXTENSIONS, ImageOptions
+from onnxprune.data.inputs import LABEL_KEYS, Schema
+from onnxprune.data.scripts import load_module
+from onnxprune.data.sources import Chain, Converted, Labelled, Pictures, Source, Stream, Table, as_array, guarded, hold
+from onnxprune.errors import DataError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a reader needs to know besides the path: the model's inputs, image options, and how many rows suffice."""
+
+    schema: Schema
+    images: ImageOptions | None = None
+    samples: int | None = None
+
+
+def open_source(data: Any, request: Request) -> Source:
+    """Return the source behind a path, an array, a dict of arrays, an iterable, or a function returning these."""
+    if isinstance(data, str | os.PathLike):
+        source = open_path(Path(data), request)
+    else:
+        source = open_value(data, request, "the data")
+    if request.images is None or isinstance(source, Converted):
+        return source
+    return Converted(source, request.images, request.schema)
+
+
+def open_path(path: Path, request: Request) -> Source:
+    """Return the source for a file or folder; raise DataError when it is missing or of no known kind."""
+    if path.is_dir():
+        return _open_folder(path, request)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist")
+    reader = FILE_READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(
+            f"{path}: data comes from {', '.join(FILE_READERS)} files or a folder, not from {path.suffix!r}"
+        )
+    return reader(path, request)
+
+
+def open_labels(path: Path) -> Column:
+    """Return labels from .npy, .npz (a lone array or one called label, labels or y) or .txt (one integer per line)."""
+    match path.suffix.lower():
+        case ".npy":
+            return NpyColumn(path)
+        case ".npz":
+            keys = npz_keys(path)
+            chosen = keys if len(keys) == 1 else [key for key in keys if key.lower() in LABEL_KEYS]
+            if len(chosen) != 1:
+                raise DataError(f"{path}: which array are the labels? Call one of {', '.join(keys) or 'none'} 'labels'")
+            return NpzColumn(path, chosen[0])
+        case ".txt":
+            with reading(path):
+                return ArrayColumn(np.array([int(line) for line in path.read_text().split()], np.int64))
+    raise DataError(f"{path}: labels come from .npy, .npz or .txt files")
+
+
+def npz_keys(path: Path) -> list[str]:
+    """Return the names of the arrays in a .npz file, in file order."""
+    with reading(path), zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def _open_npy(path: Path, request: Request) -> Source:
+    if len(request.schema.specs) > 1:
+        names = ", ".join(request.schema.by_name)
+        raise DataError(f"{path} holds one array, the model has the inputs {names}; pass a .npz with these names")
+    return Table({request.schema.specs[0].name: NpyColumn(path)}, request.schema, str(path))
+
+
+def _open_npz(path: Path, request: Request) -> Source:
+    return Table({key: NpzColumn(path, key) for key in npz_keys(path)}, request.schema, str(path))
+
+
+def _open_script(path: Path, request: Request) -> Source:
+    """Run a Python file and use its ``load_data()``, or its one CalibrationDataReader (class or instance)."""
+    module = load_module(path)
+    loader = getattr(module, "load_data", None)
+    if callable(loader):
+        return open_value(loader, request, f"{path}: load_data()")
+    readers = _data_readers(module)
+    if len(readers) != 1:
+        found = ", ".join(readers) or "none"
+        raise DataError(f"{path} needs a function load_data() or one object with get_next() (found: {found})")
+    return open_value(next(iter(readers.values())), request, f"{path}: {next(iter(readers))}")
+
+
+def _data_readers(module: ModuleType) -> dict[str, Any]:
+    """Return instances with ``get_next``, or, where there is none, the classes the module itself defines."""
+    having = {name: value for name, value in vars(module).items() if callable(getattr(value, "get_next", None))}
+    instances = {name: value for name, value in having.items() if not inspect.isclass(value)}
+    own = {
+        name: value
+        for name, value in having.items()
+        if inspect.isclass(value) and value.__module__ == module.__name__ and not inspect.isabstract(value)
+    }
+    return instances or own
+
+
+FILE_READERS: dict[str, Callable[[Path, Request], Source]] = {
+    ".npy": _open_npy,
+    ".npz": _open_npz,
+    ".py": _open_script,
+}
+
+
+def open_value(value: Any, request: Request, where: str) -> Source:
+    """Return the source for a Python value; functions and reader classes are called anew for every pass."""
+    schema = request.schema
+    if inspect.isclass(value) and hasattr(value, "get_next"):
+        return Stream(lambda: _drain(value()), schema, where)
+    if hasattr(value, "get_next"):
+        if hasattr(value, "rewind"):
+            return Stream(lambda: _rewound(value), schema, where)
+        return hold(_drain(value), schema, request.samples, where)
+    if callable(value) and not hasattr(value, "__array__"):
+        result = guarded(value, where)
+        return Stream(value, schema, where) if _is_one_shot(result) else open_value(result, request, where)
+    if isinstance(value, Mapping):
+        columns = {str(key): ArrayColumn(as_array(array, where)) for key, array in value.items()}
+        return Table(columns, schema, where)
+    if hasattr(value, "__array__"):
+        return Table({schema.specs[0].name: ArrayColumn(as_array(value, where))}, schema, where)
+    if _is_one_shot(value):
+        return hold(value, schema, request.samples, where)
+    if isinstance(value, Iterable):
+        return Stream(lambda: value, schema, where)
+    raise DataError(f"{where}: {type(value).__name__} is neither a path, an array, a dict of arrays nor an iterable")
+
+
+def _is_one_shot(value: Any) -> bool:
+    return isinstance(value, Iterator)
+
+
+def _drain(reader: Any) -> Iterator[Any]:
+    return iter(reader.get_next, None)
+
+
+def _rewound(reader: Any) -> Iterator[Any]:
+    reader.rewind()
+    return _drain(reader)
+
+
+def _open_folder(folder: Path, request: Request) -> Source:
+    """Return the source for a folder of one kind of data; raise DataError for none or for a mixture."""
+    kinds = {kind: find(folder) for kind, (find, _) in FOLDER_READERS.items()}
+    present = [kind for kind, paths in kinds.items() if paths]
+    if not present:
+        raise DataError(f"{folder} has no data: looked for {', '.join(FOLDER_READERS)}")
+    if len(present) > 1:
+        raise DataError(f"{folder} mixes {' and '.join(present)}; keep one kind of data in a folder")
+    _, reader = FOLDER_READERS[present[0]]
+    return reader(kinds[present[0]], request)
+
+
+def _natural(path: Path) -> list[Any]:
+    """Sort key in which item_2 comes before item_10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
+
+
+def _matching(pattern: str) -> Callable[[Path], list[Path]]:
+    return lambda folder: sorted(folder.glob(pattern), key=_natural)
+
+
+def _find_pictures(folder: Path) -> list[Path]:
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    return sorted(found, key=_natural)
+
+
+def _find_test_sets(folder: Path) -> list[Path]:
+    sets = [path.parent for path in folder.glob("test_data_set_*/input_0.pb")]
+    return sorted(sets, key=_natural) or ([folder] if (folder / "input_0.pb").is_file() else [])
+
+
+def _open_npys(paths: list[Path], request: Request) -> Source:
+    """Open one file per input, or files of rows for the one input; a file called labels, label or y has the labels."""
+    schema = request.schema
+    labels = [path for path in paths if path.stem.lower() in LABEL_KEYS and path.stem not in schema.by_name]
+    rows = [path for path in paths if path not in labels]
+    if len(schema.specs) > 1 or {path.stem for path in rows} == set(schema.by_name):
+        return Table({path.stem: NpyColumn(path) for path in paths}, schema, str(paths[0].parent))
+    source: Source = Chain([_open_npy(path, request) for path in rows])
+    for path in labels:
+        source = Labelled(source, NpyColumn(path), str(path))
+    return source
+
+
+def _open_npzs(paths: list[Path], request: Request) -> Source:
+    return Chain([_open_npz(path, request) for path in paths])
+
+
+def _open_test_sets(folders: list[Path], request: Request) -> Source:
+    return Chain([_open_test_set(folder, request.schema) for folder in folders])
+
+
+def _open_test_set(folder: Path, schema: Schema) -> Source:
+    """Open ``input_<i>.pb``: by the tensor's name where it is an input's, else by position."""
+    columns: dict[str, Column] = {}
+    for path in _matching("input_*.pb")(folder):
+        column = TensorColumn(path)
+        position = (
+            int(path.stem.removeprefix("input_")) if path.stem.removeprefix("input_").isdigit() else len(schema.specs)
+        )
+        by_position = schema.specs[position].name if position < len(schema.specs) else path.stem
+        columns[column.name if column.name in schema.by_name else by_position] = column
+    return Table(columns, schema, str(folder))
+
+
+def _open_pictures(paths: list[Path], request: Request) -> Source:
+    if len(request.schema.specs) > 1:
+        raise DataError("a folder of images serves models with one input; pass a .npz or a .py loader for this model")
+    spec, options = request.schema.specs[0], request.images or ImageOptions()
+    return Converted(Pictures(paths, spec.name, options.geometry(spec), options.resize), options, request.schema)
+
+
+FOLDER_READERS: dict[str, tuple[Callable[[Path], list[Path]], Callable[[list[Path], Request], Source]]] = {
+    "test_data_set_* folders": (_find_test_sets, _open_test_sets),
+    "npz files": (_matching("*.npz"), _open_npzs),
+    "npy files": (_matching("*.npy"), _open_npys),
+    "images": (_find_pictures, _open_pictures),
+}

@@ -1,0 +1,63 @@
+"""Values that are read again and again without all of them being held in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from onnxprune.data.dataset import Dataset
+
+BATCH = 64
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A dataset as batches that can be read any number of times, always the same."""
+
+    dataset: Dataset
+    batch: int = BATCH
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return self.dataset.batches(self.batch)
+
+
+class Remembered(Generic[T]):
+    """Items that are made anew for every reading, but for the first ones: up to ``limit`` bytes of these are kept.
+
+    ``make(start)`` yields the items from number ``start`` on, always the same ones; ``size`` tells the bytes of one.
+    """
+
+    def __init__(self, make: Callable[[int], Iterator[T]], size: Callable[[T], int], limit: int):
+        self._make, self._size, self._left = make, size, limit
+        self._held: list[T] = []
+        self._complete = False
+
+    def __iter__(self) -> Iterator[T]:
+        held = tuple(self._held)
+        yield from held
+        if self._complete and len(held) == len(self._held):
+            return
+        start = len(held)  # another reader may have added to what is held meanwhile
+        for number, item in enumerate(self._make(start), start):
+            if number == len(self._held):
+                self._left -= self._size(item)
+                if self._left >= 0:
+                    self._held.append(item)
+            yield item
+        self._complete = self._left >= 0
+
+
+def held_out(dataset: Dataset, share: float, most: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Return (the others, a random ``share`` of the rows, ``most`` at most): whole batches where the model insists on them.
+
+    Both are the whole dataset where it is too small to be parted.
+    """
+    unit = dataset.schema.fixed_batch or 1
+    rows = len(dataset) // unit * unit
+    count = min(round(rows * share), most) // unit * unit or unit
+    return dataset.split(count, seed) if count <= rows - unit else (dataset, dataset)

@@ -1,0 +1,42 @@
+"""Running a user's Python file (a data loader, a metric): the only place where onnxprune executes code it is given."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from onnxprune.errors import DataError, UsageError
+from onnxprune.registry import near_names
+
+
+def load_module(path: Path) -> ModuleType:
+    """Execute a Python file, with its folder importable meanwhile; raise DataError when that fails."""
+    spec = importlib.util.spec_from_file_location(f"_onnxprune_script_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise DataError(f"{path} is not a Python file that can be run")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise DataError(f"{path} failed with {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def load_function(reference: str) -> Callable[..., Any]:
+    """Return the function named ``script.py:function``; raise UsageError when the reference makes no sense."""
+    file, _, name = reference.rpartition(":")
+    if not file or not name:
+        raise UsageError(f"{reference!r} should be written script.py:function")
+    module = load_module(Path(file))
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UsageError(f"{file} has no function {name!r}{near_names(name, known)}")
+    return function

@@ -1,0 +1,147 @@
+"""A thin, read-only view of an ONNX graph: nodes, values and who makes and uses them, bodies of control flow included.
+
+Values are named by strings. Inside a body (If, Loop, Scan) a name is prefixed with the path of its owner, because sibling
+bodies may use the same name twice; names captured from outside keep the name they have there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """One graph inside a node; ``inputs`` and ``outputs`` are value names in the flat naming."""
+
+    attribute: str
+    proto: GraphProto
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+
+    def runs_if(self, condition: bool) -> bool:
+        """Whether this branch of an If is the one taken."""
+        return self.attribute == ("then_branch" if condition else "else_branch")
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One node: ``op`` is the type (``domain::Type`` outside the default domain), ``version`` the opset of its domain."""
+
+    proto: NodeProto
+    op: str
+    version: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    owner: GraphProto
+    bodies: tuple[Body, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The node's name, or where it has none, its first output."""
+        return self.proto.name or next((name for name in self.outputs if name), self.op)
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        for attribute in self.proto.attribute:
+            if attribute.name == name:
+                value = helper.get_attribute_value(attribute)
+                return value.decode() if isinstance(value, bytes) else value
+        return default
+
+    def input(self, index: int) -> str:
+        """Return the name of an input, or an empty string where it is absent."""
+        return self.inputs[index] if index < len(self.inputs) else ""
+
+
+@dataclass(eq=False)
+class Graph:
+    """All nodes of a model in topological order, the bodies' nodes just before their owner.
+
+    ``tensors`` maps every initializer and Constant output to its TensorProto; ``owners`` maps an initializer to the
+    graph that holds it.
+    """
+
+    model: ModelProto
+    nodes: list[Node] = field(default_factory=list)
+    top: tuple[Node, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    tensors: dict[str, TensorProto] = field(default_factory=dict)
+    producer: dict[str, Node] = field(default_factory=dict)
+    consumers: dict[str, list[tuple[Node, int]]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        self.versions = {"" if o.domain in DEFAULT_DOMAINS else o.domain: o.version for o in self.model.opset_import}
+        graph = self.model.graph
+        self.inputs, self.outputs, self.top = self._read(graph, "", {})
+        for node in self.nodes:
+            self.producer.update((name, node) for name in node.outputs if name)
+            for index, name in enumerate(node.inputs):
+                if name:
+                    self.consumers[name].append((node, index))
+
+    def _read(self, graph: GraphProto, prefix: str, outer: dict[str, str]) -> tuple[tuple, tuple, tuple]:
+        names = dict(outer)
+
+        def define(name: str) -> str:
+            if name:
+                names[name] = prefix + name
+            return prefix + name if name else ""
+
+        for tensor in graph.initializer:
+            self.tensors[define(tensor.name)] = tensor
+        inputs = tuple(define(value.name) for value in graph.input if names.get(value.name) not in self.tensors)
+        nodes = tuple(self._node(proto, graph, names, define, prefix) for proto in graph.node)
+        return inputs, tuple(names.get(value.name, value.name) for value in graph.output), nodes
+
+    def _node(self, proto: NodeProto, graph: GraphProto, names: dict, define, prefix: str) -> Node:
+        domain = "" if proto.domain in DEFAULT_DOMAINS else proto.domain
+        inputs = tuple(names.get(name, name) if name else "" for name in proto.input)
+        bodies = []
+        for attribute, body in _body_attributes(proto):
+            path = f"{prefix}{next(filter(None, proto.output), proto.name)}/{attribute}:"  # node names may repeat
+            ends = self._read(body, path, names)
+            bodies.append(Body(attribute, body, *ends))
+        node = Node(
+            proto=proto,
+            op=f"{domain}::{proto.op_type}" if domain else proto.op_type,
+            version=self.versions.get(domain, 1),
+            inputs=inputs,
+            outputs=tuple(define(name) for name in proto.output),
+            owner=graph,
+            bodies=tuple(bodies),
+        )
+        if node.op == "Constant":
+            self.tensors[node.outputs[0]] = _constant_tensor(proto)
+        self.nodes.append(node)
+        return node
+
+
+def _body_attributes(proto: NodeProto) -> Iterator[tuple[str, GraphProto]]:
+    for attribute in proto.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.name, attribute.g
+        for index, body in enumerate(attribute.graphs):
+            yield f"{attribute.name}[{index}]", body
+
+
+def _constant_tensor(proto: NodeProto) -> TensorProto:
+    """Return the tensor a Constant node holds; the one in the file itself where it is stored as a tensor."""
+    attribute = proto.attribute[0]
+    if attribute.type == AttributeProto.TENSOR:
+        return attribute.t
+    dtypes = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+    value = helper.get_attribute_value(attribute)
+    if attribute.name in dtypes:
+        return numpy_helper.from_array(np.asarray(value, dtypes[attribute.name]))
+    if attribute.name == "sparse_value":
+        return TensorProto(dims=value.dims, data_type=value.values.data_type)
+    return numpy_helper.from_array(np.asarray(value, dtype=object))

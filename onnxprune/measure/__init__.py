@@ -1,0 +1,1 @@
+"""What two models' outputs and times say about each other: drift, task metrics with intervals, latency."""

@@ -1,0 +1,278 @@
+"""How far one model's outputs are from another's, and what that does to the task: one pass, fixed-size accumulators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from onnxprune.data import Dataset
+from onnxprune.errors import DataError, ModelError
+from onnxprune.measure.accumulators import ErrorHistogram, Mean
+from onnxprune.measure.bootstrap import RESAMPLES, Proof, paired_interval, prove
+from onnxprune.measure.metrics import ROW_METRICS, TaskMetric, label_metric
+
+
+class Runnable(Protocol):
+    """What is compared: onnxprune.runtime.Session, or anything that runs feeds."""
+
+    outputs: tuple[str, ...]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]: ...
+
+
+@dataclass
+class OutputDrift:
+    """Drift of one output, over every batch added so far.
+
+    ``non_finite``: elements that are NaN or Inf in one model only; such a row counts as wholly wrong.
+    ``incomparable``: batches in which the two outputs had different shapes; nothing else includes them.
+    """
+
+    signal: float = 0.0
+    noise: float = 0.0
+    max_abs: float = 0.0
+    elements: int = 0
+    non_finite: int = 0
+    incomparable: int = 0
+    errors: ErrorHistogram = field(default_factory=ErrorHistogram)
+    rows: dict[str, Mean] = field(default_factory=lambda: {name: Mean() for name in ROW_METRICS})
+
+    def add(self, before: np.ndarray, after: np.ndarray, samples: int) -> None:
+        """Add one batch of ``samples`` samples; where they are not the first axis, the output is one row."""
+        if before.shape != after.shape:
+            self.incomparable += 1
+            return
+        if not before.size:
+            return
+        error, a, b = _absolute_error(before, after)
+        self.elements += error.size
+        self.signal += float(np.square(a, where=np.isfinite(a), out=np.zeros_like(a)).sum())
+        self.noise += float(np.square(error).sum())
+        self.max_abs = max(self.max_abs, float(error.max()))
+        self.non_finite += int(np.isinf(error).sum())
+        self.errors.add(error)
+        by_row = before.shape[:1] == (samples,)
+        if not by_row:
+            before, error, a, b = before[None], error[None], a[None], b[None]
+        broken = np.isinf(error).reshape(len(error), -1).any(axis=1)
+        for name, metric in ROW_METRICS.items():
+            if metric.applies(before):
+                self.rows[name].add(np.where(broken, metric.worst, metric.compute(a, b)))
+
+    def merge(self, other: OutputDrift) -> None:
+        self.signal += other.signal
+        self.noise += other.noise
+        self.max_abs = max(self.max_abs, other.max_abs)
+        self.elements += other.elements
+        self.non_finite += other.non_finite
+        self.incomparable += other.incomparable
+        self.errors.merge(other.errors)
+        for name, mean in other.rows.items():
+            self.rows[name].merge(mean)
+
+    def __getitem__(self, name: str) -> float | None:
+        """Return a mean per-row metric by name; None where it does not apply to this output."""
+        return self.rows[name].value
+
+    @property
+    def relative_l2(self) -> float:
+        """|after - before| / |before|."""
+        if self.noise == 0:
+            return 0.0
+        return math.sqrt(self.noise / self.signal) if self.signal else math.inf
+
+    @property
+    def sqnr_db(self) -> float:
+        """10 log10(signal / noise): infinite for equal outputs."""
+        ratio = self.relative_l2
+        return math.inf if ratio == 0 else -math.inf if math.isinf(ratio) else -20 * math.log10(ratio)
+
+    @property
+    def p99_abs(self) -> float:
+        """The absolute error that 99 % of the elements do not exceed, at most 1.6 % too large."""
+        return min(self.errors.quantile(0.99), self.max_abs)
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """Return the numbers; null: does not apply, or infinite (``sqnr_db`` of equal outputs, or ``non_finite``)."""
+        names = ("sqnr_db", "relative_l2", "max_abs", "p99_abs")
+        scalars = {name: getattr(self, name) if self.elements else None for name in names}
+        means = {name: mean.value for name, mean in self.rows.items()}
+        counts = {name: getattr(self, name) for name in ("elements", "non_finite", "incomparable")}
+        return {name: _finite(value) for name, value in (scalars | means).items()} | counts
+
+
+def _absolute_error(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return |before - after| and both as float64: 0 where both are the same, even NaN; Inf where one is not finite."""
+    a, b = before.astype(np.float64), after.astype(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore"):
+        error = np.abs(a - b)
+    return np.where(same, 0.0, np.where(np.isfinite(error), error, np.inf)), a, b
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+@dataclass
+class TaskDrift:
+    """A task metric of both models; one value per sample and model is kept, which is what the interval needs."""
+
+    metric: str
+    seed: int = 0
+    resamples: int = RESAMPLES
+    parts: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    def add(self, before: np.ndarray, after: np.ndarray) -> None:
+        """Add float64[samples] of both models; samples without an answer (NaN before) are left out."""
+        answered = ~np.isnan(before)
+        if not (np.isfinite(before[answered]).all() and np.isfinite(after[answered]).all()):
+            raise DataError(f"metric {self.metric!r} returned NaN or Inf; every sample needs a number for both models")
+        self.parts.append((before[answered], after[answered]))
+
+    def merge(self, other: TaskDrift) -> None:
+        self.parts.extend(other.parts)
+
+    @property
+    def values(self) -> tuple[np.ndarray, np.ndarray]:
+        before, after = (np.concatenate(parts) for parts in zip(*self.parts, strict=True))
+        return before, after
+
+    @property
+    def drop(self) -> float:
+        """mean(before) - mean(after); for an accuracy a share of 1."""
+        before, after = self.values
+        return float(before.mean() - after.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the drop, from a paired bootstrap."""
+        return paired_interval(*self.values, resamples=self.resamples, seed=self.seed)
+
+    def prove(self, budget: float) -> Proof:
+        """Tell whether these samples prove that the drop is within ``budget``; for metrics between 0 and 1."""
+        return prove(*self.values, self.interval, budget)
+
+    def to_json(self) -> dict[str, Any]:
+        before, after = self.values
+        if not before.size:
+            return dict.fromkeys(("before", "after", "drop", "interval")) | {"metric": self.metric, "samples": 0}
+        return {
+            "metric": self.metric,
+            "before": float(before.mean()),
+            "after": float(after.mean()),
+            "drop": self.drop,
+            "interval": list(self.interval),
+            "samples": len(before),
+            "resamples": self.resamples,
+            "seed": self.seed,
+        }
+
+
+@dataclass
+class DriftReport:
+    """Drift per output and, with labels or a metric of one's own, of the task."""
+
+    samples: int = 0
+    outputs: dict[str, OutputDrift] = field(default_factory=dict)
+    task: TaskDrift | None = None
+    synthetic: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    def merge(self, other: DriftReport) -> None:
+        """Add what another report saw of the same two models on other data."""
+        self.samples += other.samples
+        self.synthetic |= other.synthetic
+        for name, drift in other.outputs.items():
+            self.outputs.setdefault(name, OutputDrift()).merge(drift)
+        if self.task and other.task:
+            self.task.merge(other.task)
+        self.warnings += [text for text in other.warnings if text not in self.warnings]
+
+    def to_json(self) -> dict[str, Any]:
+        drift = {
+            "samples": self.samples,
+            "outputs": {name: drift.to_json() for name, drift in self.outputs.items()},
+            "synthetic": self.synthetic,
+            "warnings": self.warnings,
+        }
+        return {"drift": drift, "task": self.task.to_json() if self.task else None}
+
+
+def compare(
+    before: Runnable,
+    after: Runnable,
+    dataset: Dataset,
+    *,
+    batch: int | None = None,
+    metric: TaskMetric | None = None,
+    output: str | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> DriftReport:
+    """Run both models on all data and return how far ``after`` is from ``before``.
+
+    With labels the task metric is the accuracy of ``output`` (None: the first that looks like a classifier's);
+    ``metric`` replaces it. Raises ModelError when the models share no output or cannot be run, DataError for labels
+    that do not fit.
+    """
+    pairs = pair_outputs(before.outputs, after.outputs)
+    report = DriftReport(synthetic=dataset.synthetic)
+    if dataset.synthetic:
+        report.warnings.append("the inputs are random: the drift says nothing about accuracy on real data")
+    task: TaskDrift | None = None
+    for inputs, labels in dataset.labelled(batch):
+        old, raw = before.run(inputs), after.run(inputs)
+        new = {name: raw[other] for name, other in pairs.items()}
+        samples = len(next(iter(inputs.values()))) if dataset.schema.samples else 1
+        report.samples += samples
+        _add_outputs(report, old, new, samples)
+        if metric is None and labels is not None and task is None:
+            metric = label_metric({name: old[name] for name in pairs}, output)
+        if metric is None:
+            continue
+        task = task or TaskDrift(metric.name, seed, resamples)
+        task.add(*(metric.values(outputs, labels, samples) for outputs in (old, new)))
+    report.task = task
+    report.warnings += _warnings(report, dataset.has_labels)
+    return report
+
+
+def pair_outputs(before: tuple[str, ...], after: tuple[str, ...]) -> dict[str, str]:
+    """Match outputs by name, or by position where no name is shared; raise ModelError when neither is possible."""
+    shared = {name: name for name in before if name in after}
+    if shared:
+        return shared
+    if len(before) != len(after):
+        raise ModelError(f"the models share no output: {', '.join(before)} against {', '.join(after)}")
+    return dict(zip(before, after, strict=True))
+
+
+def _add_outputs(report: DriftReport, old: Mapping[str, Any], new: Mapping[str, Any], samples: int) -> None:
+    for name, value in new.items():
+        if _is_numeric(old[name]) and _is_numeric(value):
+            report.outputs.setdefault(name, OutputDrift()).add(old[name], value, samples)
+            continue
+        text = f"output {name!r} is not a tensor of numbers and is not compared"
+        report.warnings += [text] if text not in report.warnings else []
+
+
+def _is_numeric(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+
+
+def _warnings(report: DriftReport, has_labels: bool) -> list[str]:
+    """Say what a reader of the numbers has to know."""
+    texts = []
+    for name, drift in report.outputs.items():
+        if drift.non_finite:
+            texts.append(f"output {name!r}: {drift.non_finite} elements are NaN or Inf in one of the models only")
+        if drift.incomparable:
+            texts.append(f"output {name!r}: shapes differ in {drift.incomparable} batches, which are left out")
+    if has_labels and report.task is None:
+        texts.append("labels were given, but no output looks like a classifier's; pass --metric script.py:function")
+    return texts
