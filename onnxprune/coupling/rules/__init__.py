@@ -1,0 +1,35 @@
+"""The operator table: importing this package fills ``RULES``, one module per kind of operator."""
+
+from onnxprune.coupling.rules import (
+    attention,
+    barriers,
+    classical,
+    contraction,
+    control,
+    indexing,
+    layout,
+    microsoft,
+    movement,
+    normalization,
+    pointwise,
+    quantization,
+    recurrent,
+    reduction,
+)
+
+__all__ = [
+    "attention",
+    "barriers",
+    "classical",
+    "contraction",
+    "control",
+    "indexing",
+    "layout",
+    "microsoft",
+    "movement",
+    "normalization",
+    "pointwise",
+    "quantization",
+    "recurrent",
+    "reduction",
+]

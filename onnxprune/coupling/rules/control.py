@@ -1,0 +1,97 @@
+"""Control flow: what goes into a body, comes out of it and goes round in it has the same axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from onnxprune.coupling.spec import Operand, Spec, Term, View, axes_of, rule
+from onnxprune.facts import Shape
+
+TURNS = "one position per turn of the loop"
+
+
+def _shape(view: View, name: str) -> Shape:
+    shape = view.fact_of(name).shape
+    if shape is None:
+        raise ValueError(f"the shape of {name!r} is not known")
+    return shape
+
+
+def _tie(view: View, spec: Spec, tag: str, names: Iterable[str]) -> Operand:
+    """Give the named values one set of letters and return it; ValueError where their shapes differ."""
+    present = [name for name in names if name]
+    shapes = {_shape(view, name) for name in present}
+    if len(shapes) > 1:
+        raise ValueError(f"{' and '.join(present)} differ in shape")
+    operand = tuple(axes_of(tag, shapes.pop(), spec.sizes))
+    spec.extra.extend((name, operand) for name in present)
+    return operand
+
+
+def _stacked(view: View, spec: Spec, name: str, inner: Operand, axis: int, tag: str) -> Operand:
+    """Terms of a value outside whose slices along ``axis`` are the values ``inner`` inside."""
+    assert inner is not None
+    shape = _shape(view, name)
+    axis %= len(shape)
+    spec.sizes[tag] = shape[axis]
+    spec.bar([tag], TURNS)
+    return (*inner[:axis], Term((tag,)), *inner[axis:])
+
+
+@rule("If", family="control")
+def if_(view: View) -> Spec:
+    """Where the condition is known, what the other branch would give is of no interest."""
+    spec = Spec([None], [])
+    condition = view.facts.array(view.node.inputs[0])
+    taken = [body for body in view.node.bodies if condition is None or body.runs_if(bool(condition.all()))]
+    for number, name in enumerate(view.node.outputs):
+        operand = _tie(view, spec, f"o{number}_", [name, *(body.outputs[number] for body in taken)])
+        spec.outputs.append(operand if name else None)
+    return spec
+
+
+@rule("Loop", family="control")
+def loop(view: View) -> Spec:
+    """Inputs: count, condition, states; the body takes turn, condition, states and gives condition, states, slices."""
+    (body,) = view.node.bodies
+    states = len(body.inputs) - 2
+    spec = Spec([None, None], [])
+    for i in range(states):
+        end = view.node.outputs[i]
+        ring = [view.node.inputs[2 + i], body.inputs[2 + i], body.outputs[1 + i], end]
+        operand = _tie(view, spec, f"v{i}_", ring)
+        spec.inputs.append(operand)
+        spec.outputs.append(operand if end else None)
+    _collect(view, spec, body.outputs[1 + states :], states, [])
+    return spec
+
+
+@rule("Scan", family="control")
+def scan(view: View) -> Spec:
+    """Inputs: states, then tensors that the body takes a slice of each turn."""
+    if view.node.version < 9:
+        raise ValueError("its batched form")
+    (body,) = view.node.bodies
+    slices = int(view.attribute("num_scan_inputs"))
+    states = len(view.node.inputs) - slices
+    spec = Spec([], [])
+    for i in range(states):
+        end = view.node.outputs[i]
+        operand = _tie(view, spec, f"v{i}_", [view.node.inputs[i], body.inputs[i], body.outputs[i], end])
+        spec.inputs.append(operand)
+        spec.outputs.append(operand if end else None)
+    axes = view.attribute("scan_input_axes", [0] * slices)
+    for i, axis in enumerate(axes, states):
+        inner = _tie(view, spec, f"x{i}_", [body.inputs[i]])
+        spec.inputs.append(_stacked(view, spec, view.node.inputs[i], inner, axis, f"n{i}"))
+    _collect(view, spec, body.outputs[states:], states, view.attribute("scan_output_axes", []))
+    return spec
+
+
+def _collect(view: View, spec: Spec, ends: Iterable[str], first: int, axes: list[int]) -> None:
+    """Tie what the body gives each turn to the outputs that collect it, from output ``first`` on."""
+    for number, end in enumerate(ends):
+        name = view.node.outputs[first + number]
+        inner = _tie(view, spec, f"z{number}_", [end])
+        axis = axes[number] if axes else 0
+        spec.outputs.append(_stacked(view, spec, name, inner, axis, f"t{number}") if name else None)

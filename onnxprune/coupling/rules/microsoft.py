@@ -1,0 +1,109 @@
+"""Operators of ONNX Runtime's own domain as its optimiser and its exporters write them."""
+
+from __future__ import annotations
+
+import math
+
+from onnxprune.coupling.families import aligned, matrix_product, normalisation, pointwise
+from onnxprune.coupling.rules.contraction import gemm
+from onnxprune.coupling.spec import Cut, Edits, Operand, Spec, Term, View, axes_of, parse, rule
+from onnxprune.facts import Shape
+
+rule("com.microsoft::FusedGemm", family="contraction")(gemm)
+
+ACTIVATIONS = ("Gelu", "QuickGelu", "BiasGelu", "FastGelu")
+
+
+@rule(*(f"com.microsoft::{name}" for name in ACTIVATIONS), family="pointwise")
+def activation(view: View) -> Spec:
+    """An activation, some with a bias that is added first."""
+    spec = pointwise(view)
+    spec.roles[1] = "shifts"
+    return spec
+
+
+SKIP = ("com.microsoft::SkipLayerNormalization", "com.microsoft::SkipSimplifiedLayerNormalization")
+
+
+@rule(*SKIP, family="normalisation")
+def skip_layer_norm(view: View) -> Spec:
+    """Input plus skip plus bias, normalised over the last axis; the sum is an output of its own."""
+    last = view.rank() - 1
+    spec = normalisation(view, [last])
+    whole = spec.outputs[0]
+    assert whole is not None
+    for index in range(1, len(view.node.inputs)):
+        spec.inputs[index] = aligned(view.shape(index), whole, view.shape(0)) if view.has(index) else None
+    for index, name in enumerate(view.node.outputs[1:], 1):
+        statistics = tuple(Term() if axis == last else term for axis, term in enumerate(whole))
+        spec.outputs[index] = (whole if index == 3 else statistics) if name else None
+    shifts = (3, 4) if view.node.op == SKIP[0] else (3,)
+    spec.roles = dict.fromkeys(shifts, "shifts")
+    return spec
+
+
+@rule("com.microsoft::EmbedLayerNormalization", family="normalisation")
+def embed_layer_norm(view: View) -> Spec:
+    """The sum of up to three looked-up embeddings, normalised over the last axis."""
+    texts = {0: "b s", 1: "b s", 2: "v h", 3: "p h", 4: "q h", 5: "h", 6: "h"}
+    shapes = [shape if i in texts else None for i, shape in enumerate(view.shapes())]
+    left = ",".join(texts.get(i, "") for i in range(len(shapes)))
+    outputs = [shape if i != 1 else None for i, shape in enumerate(view.out_shapes())]
+    spec = parse(f"{left} -> b s h,,b s h", shapes, outputs)
+    spec.lossy = {"h": "statistics"}
+    spec.roles = {2: "writes", 3: "writes", 4: "writes", 5: "scales", 6: "shifts"}
+    return spec.bar([x for x in "vpq" if x in spec.sizes], "its positions are picked by numbers computed elsewhere")
+
+
+@rule("com.microsoft::FusedMatMul", "com.microsoft::TransposeMatMul", family="contraction")
+def fused_matmul(view: View) -> Spec:
+    """A matrix product with either operand's last two axes exchanged."""
+    if view.attribute("transBatchA", 0) or view.attribute("transBatchB", 0):
+        raise ValueError("the batch axes are exchanged as well")
+    flips = [bool(view.attribute(name, 0)) and view.rank(i) > 1 for i, name in enumerate(("transA", "transB"))]
+    left, right = (_swapped(view.shape(i)) if flip else view.shape(i) for i, flip in enumerate(flips))
+    spec = matrix_product(left, right, view.out_shape())
+    spec.inputs = [_swapped(o) if flip and o else o for o, flip in zip(spec.inputs, flips, strict=True)]
+    return spec
+
+
+def _swapped(axes: tuple) -> tuple:
+    return (*axes[:-2], axes[-1], axes[-2])
+
+
+def _sizes(view: View, cut: Cut) -> Edits:
+    return Edits({"N": cut.letter("n"), "K": cut.letter("k") * cut.letter("e")})
+
+
+@rule("com.microsoft::MatMulNBits", family="contraction", rewrite=_sizes)
+def matmul_nbits(view: View) -> Spec:
+    """Rows n of the weights are packed each on its own in blocks k of e inputs: rows can go, and whole blocks."""
+    sizes = {"n": int(view.attribute("N")), "e": int(view.attribute("block_size"))}
+    spec = Spec([None] * len(view.node.inputs), [], sizes)
+    blocks, left = divmod(int(view.attribute("K")), spec.sizes["e"])
+    if left:
+        raise ValueError("its last block is cut short")
+    stack = axes_of("b", view.out_shape()[:-1], spec.sizes)
+    spec.sizes["k"] = blocks
+    spec.inputs[0] = (*stack, Term(("k", "e")))
+    spec.outputs = [(*stack, Term(("n",)))]
+    zeros = "k" if view.attribute("bits", 4) == 8 else "zero"
+    whole = {1: ("n", "k", "packed"), 2: ("n", "k"), 3: ("n", zeros), 5: ("n",)}
+    for index, letters in whole.items():
+        if view.has(index):
+            spec.inputs[index] = _rows(view.shape(index), letters, spec)
+    spec.roles = {1: "writes", 2: "scales", 3: "shifts", 5: "shifts"}
+    spec.cost = (*(term.letters[0] for term in stack), "n", "k", "e")
+    spec.silent = {0: None}
+    spec.bar([x for x in ("e", "packed", "zero") if x in spec.sizes], "its weights are packed in blocks of bits")
+    return spec.bar("k", "two blocks share a byte") if view.has(4) or "zero" in spec.sizes else spec
+
+
+def _rows(shape: Shape, letters: tuple[str, ...], spec: Spec) -> Operand:
+    """Terms of a tensor with the given axes, which may be stored flat; the last one's size follows from the others."""
+    known = math.prod(spec.sizes[letter] for letter in letters if letter in spec.sizes)
+    for letter in letters:
+        spec.sizes.setdefault(letter, math.prod(shape) // known)
+    if len(shape) == len(letters):
+        return tuple(Term((letter,)) for letter in letters)
+    return (Term(letters),)

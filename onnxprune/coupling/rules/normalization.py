@@ -1,0 +1,83 @@
+"""Operators that scale and shift by statistics."""
+
+from __future__ import annotations
+
+from onnxprune.coupling.families import aligned, normalisation, pointwise
+from onnxprune.coupling.spec import Cut, Edits, Spec, Term, View, parse, rule
+
+
+@rule("BatchNormalization", family="per-channel")
+def batch_norm(view: View) -> Spec:
+    spec = pointwise(view, carrying=[0])
+    channel = Term(("p1",)) if view.rank() > 1 else Term()
+    spec.inputs[1:5] = [(channel,)] * 4
+    spec.outputs[1:] = [(channel,) if name else None for name in view.node.outputs[1:]]
+    spec.roles = {2: "shifts", 3: "shifts"}
+    if view.attribute("training_mode", 0):
+        spec.lossy = {f"p{axis}": "statistics" for axis in range(view.rank()) if axis != 1}
+    return spec
+
+
+@rule("InstanceNormalization", family="per-channel")
+def instance_norm(view: View) -> Spec:
+    spec = normalisation(view, range(2, view.rank()))
+    spec.inputs[1:3] = [(Term(("p1",)),)] * 2
+    spec.roles[2] = "shifts"
+    return spec
+
+
+@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", family="normalisation")
+def layer_norm(view: View) -> Spec:
+    axis = view.axis(-1)
+    spec = normalisation(view, range(axis, view.rank()))
+    assert spec.outputs[0] is not None
+    for index in range(1, len(view.node.inputs)):
+        spec.inputs[index] = aligned(view.shape(index), spec.outputs[0], view.shape(0)) if view.has(index) else None
+    spec.outputs[1:] = [
+        tuple(t if a < axis else Term() for a, t in enumerate(spec.outputs[0])) if name else None
+        for name in view.node.outputs[1:]
+    ]
+    spec.roles[2] = "shifts"
+    return spec
+
+
+@rule("LRN", family="normalisation")
+def lrn(view: View) -> Spec:
+    return normalisation(view, [1], "neighbours")
+
+
+@rule("LpNormalization", family="normalisation")
+def lp_norm(view: View) -> Spec:
+    return normalisation(view, [view.axis(-1)])
+
+
+@rule("MeanVarianceNormalization", family="normalisation")
+def mean_variance_norm(view: View) -> Spec:
+    return normalisation(view, [a % view.rank() for a in view.attribute("axes", [0, 2, 3])])
+
+
+@rule("Softmax", "LogSoftmax", "Hardmax", family="normalisation")
+def softmax(view: View) -> Spec:
+    """Before opset 13 all axes from ``axis`` on are normalised together."""
+    last = view.node.version >= 13
+    axis = view.axis(-1 if last else 1)
+    return normalisation(view, [axis] if last else range(axis, view.rank()))
+
+
+def _group_count(view: View, cut: Cut) -> Edits:
+    return Edits({"num_groups": cut.letter("g")})
+
+
+@rule("GroupNormalization", family="per-channel", rewrite=_group_count)
+def group_norm(view: View) -> Spec:
+    """Opset 18 scales per group, opset 21 per channel; narrower groups change their statistics, fewer groups do not."""
+    groups = int(view.attribute("num_groups", 1))
+    sizes = {"g": groups}
+    scale = "g" if view.node.version < 21 else "(g c)"
+    space = " ".join(f"s{i}" for i in range(view.rank() - 2))
+    shapes = [view.shape(0), view.shape(1), view.shape(2)]
+    sizes["c"] = view.shape(0)[1] // groups
+    spec = parse(f"n (g c) {space}, {scale}, {scale} -> n (g c) {space}", shapes, [view.out_shape()], sizes)
+    spec.lossy = {letter: "statistics" for letter in ("c", *space.split())}
+    spec.roles[2] = "shifts"
+    return spec

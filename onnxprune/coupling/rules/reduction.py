@@ -1,0 +1,86 @@
+"""Operators that consume axes: sums, means, extremes, pools."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.coupling.families import normalisation, reduction, remapped
+from onnxprune.coupling.spec import Spec, Term, View, axes_of, parse, rule
+
+EXACT = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+LOSSY = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
+
+
+@rule(*EXACT, *LOSSY, family="reduction")
+def reduce(view: View) -> Spec:
+    """A sum over silenced positions is exact; a mean, extreme or product over them is not."""
+    axes = view.ints(1, "axes")
+    if not axes:
+        axes = [] if view.attribute("noop_with_empty_axes", 0) else list(range(view.rank()))
+    lossy = None if view.node.op in EXACT else "statistics"
+    return reduction(view, axes, lossy, bool(view.attribute("keepdims", 1)))
+
+
+@rule("ArgMax", "ArgMin", family="reduction")
+def arg_extreme(view: View) -> Spec:
+    axis = view.axis(0)
+    spec = reduction(view, [axis], None, bool(view.attribute("keepdims", 1)))
+    return spec.bar([f"r{axis}"], "its positions are numbers in the output")
+
+
+@rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", family="reduction")
+def global_pool(view: View) -> Spec:
+    lossy = None if view.node.op == "GlobalLpPool" else "statistics"
+    return reduction(view, range(2, view.rank()), lossy)
+
+
+@rule("AveragePool", "MaxPool", "LpPool", family="reduction")
+def pool(view: View) -> Spec:
+    """A window that slides over one axis alone keeps neighbours (a response norm as sums over channels)."""
+    outputs = [view.out_shape(i) for i, name in enumerate(view.node.outputs) if name]
+    spec = _sliding(view)
+    if len(outputs) == 1 and spec is not None:
+        return spec
+    spec = parse("n c * -> " + ",".join(["n c *"] * len(outputs)), [view.shape(0)], outputs)
+    return spec if len(outputs) == 1 else spec.bar(["n", "c"], "its indices number all positions of the tensor")
+
+
+def _sliding(view: View) -> Spec | None:
+    """Output position k is centred on input position ``k + size // 2 - pad``; None for other kinds of windows."""
+    kernel = view.attribute("kernel_shape")
+    windows = [axis for axis, size in enumerate(kernel) if size > 1]
+    every = [view.attribute(name, [1] * len(kernel)) for name in ("strides", "dilations")]
+    if (
+        len(windows) != 1
+        or any(n != 1 for numbers in every for n in numbers)
+        or view.attribute("auto_pad", "NOTSET") != "NOTSET"
+    ):
+        return None
+    pads, axis = view.attribute("pads", [0] * 2 * len(kernel)), windows[0]
+    if view.attribute("ceil_mode", 0) or any(pad for place, pad in enumerate(pads) if place % len(kernel) != axis):
+        return None
+    size, centre = view.shape(0)[axis + 2], kernel[axis] // 2 - pads[axis]
+    places = np.arange(view.out_shape()[axis + 2]) + centre
+    spec = remapped(view, {axis + 2: np.where((places >= 0) & (places < size), places, -1)})
+    spec.lossy = {f"m{axis + 2}": "neighbours"}
+    return spec
+
+
+@rule("CumSum", "CumProd", family="reduction")
+def cumulative(view: View) -> Spec:
+    axis = view.array(1)
+    axes = range(view.rank()) if axis is None else [int(axis.reshape(-1)[0]) % view.rank()]
+    return normalisation(view, axes)
+
+
+@rule("TopK", family="reduction")
+def top_k(view: View) -> Spec:
+    spec = Spec([], [])
+    terms = axes_of("r", view.shape(0), spec.sizes)
+    axis = view.axis(-1)
+    spec.bar(terms[axis].letters, "its positions are ranked and numbered in the output")
+    spec.sizes["k"] = view.out_shape()[axis]
+    spec.bar("k", "it holds ranks, not positions")
+    out = tuple(Term(("k",)) if a == axis else t for a, t in enumerate(terms))
+    spec.inputs, spec.outputs = [tuple(terms), None], [out] * len(view.node.outputs)
+    return spec
