@@ -1,0 +1,112 @@
+"""From rows of scores per member to one comparable score per unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxprune.coupling.groups import Analysis, Group
+from onnxprune.criteria.spec import CRITERIA, ROLES, Context
+from onnxprune.criteria.tensors import Weights
+from onnxprune.errors import DataError
+from onnxprune.registry import Registry
+
+Rows = np.ndarray  # float64[members, width]
+
+REDUCTIONS: Registry[Callable[[Rows], np.ndarray]] = Registry("reduction")
+for _name, _function in {
+    "sum": lambda rows: rows.sum(axis=0),
+    "mean": lambda rows: rows.mean(axis=0),
+    "max": lambda rows: rows.max(axis=0),
+    "prod": lambda rows: rows.prod(axis=0),
+    "first": lambda rows: rows[0],
+}.items():
+    REDUCTIONS.add(_name, _function)
+
+NORMALISERS: Registry[Callable[[np.ndarray, np.ndarray], np.ndarray]] = Registry("normaliser")
+for _name, _normalise in {  # (scores, the finite ones among them) -> scores
+    "none": lambda scores, finite: scores,
+    "mean": lambda scores, finite: scores / _divisor(finite.mean()),
+    "max": lambda scores, finite: scores / _divisor(np.abs(finite).max()),
+    "euclidean": lambda scores, finite: scores / _divisor(np.sqrt(np.square(finite).sum())),
+    "standard": lambda scores, finite: (scores - finite.mean()) / _divisor(finite.std()),
+}.items():
+    NORMALISERS.add(_name, _normalise)
+
+ROLE_CHOICES: Registry[tuple[str, ...]] = Registry("role")
+for _name, _roles in ROLES.items():
+    ROLE_CHOICES.add(_name, _roles)
+
+
+def _divisor(scale: float) -> float:
+    """The scale itself, or 1 where dividing by it would mean nothing."""
+    return float(scale) if np.isfinite(scale) and scale > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Which score to use, how members are combined, how groups are made comparable, which roles count."""
+
+    name: str = "l2"
+    reduction: str = "mean"
+    normaliser: str = "mean"
+    roles: str = "both"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Kinds of evidence it needs, none for criteria that look at weights alone."""
+        return CRITERIA[self.name].needs
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.reduction}:{self.normaliser}"
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Per group float64[width], higher is more important, inf: must stay; and what the user should know about them."""
+
+    values: list[np.ndarray]
+    warnings: tuple[str, ...] = ()
+
+
+def parse(text: str, roles: str = "both") -> Criterion:
+    """Read NAME[:REDUCTION[:NORMALISER]]; empty parts mean the default. Raises UsageError with near names."""
+    name, reduction, normaliser, *rest = [*(part.strip() for part in text.split(":")), "", "", ""][:4]
+    scorer = CRITERIA[name if not (rest and rest[0]) else text]
+    chosen = Criterion(name, reduction or "mean", normaliser or scorer.normaliser, roles)
+    for registry, choice in ((REDUCTIONS, chosen.reduction), (NORMALISERS, chosen.normaliser), (ROLE_CHOICES, roles)):
+        registry[choice]
+    return chosen
+
+
+def score(
+    analysis: Analysis, criterion: Criterion, *, evidence: Mapping[str, Any] | None = None, seed: int = 0
+) -> Scores:
+    """Score every unit of every group; raises DataError where evidence the criterion needs is missing."""
+    scorer = CRITERIA[criterion.name]
+    missing = [kind for kind in scorer.needs if kind not in (evidence or {})]
+    if missing:
+        raise DataError(f"criterion {criterion.name!r} needs {', '.join(missing)}; give calibration data with --calib")
+    context = Context(analysis, Weights(analysis), criterion.roles, seed, evidence or {})
+    with np.errstate(all="ignore"):
+        values = [_combined(group, scorer.score(group, context), criterion, context) for group in analysis.groups]
+    return Scores(values, tuple(f"{message}: {_listed(names)}" for message, names in context.notes.items()))
+
+
+def _listed(names: list[str], most: int = 3) -> str:
+    """Return ``group a`` or ``groups a, b, c and 5 more``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"group{'s' if len(names) > 1 else ''} {', '.join(names[:most])}{more}"
+
+
+def _combined(group: Group, rows: Rows, criterion: Criterion, context: Context) -> np.ndarray:
+    """Reduce and normalise one group's rows; units without a finite score get inf, so that they stay."""
+    scores = REDUCTIONS[criterion.reduction](rows)
+    finite = np.isfinite(scores)
+    if not finite.all():
+        context.note("units with NaN or infinite weights are kept", group)
+    scores = np.where(finite, scores, np.inf)
+    return NORMALISERS[criterion.normaliser](scores, scores[finite]) if finite.any() else scores

@@ -1,0 +1,277 @@
+"""Second-order removal of a consumer's inputs on plain arrays: what it costs, in which order, and the best repair.
+
+A consumer y = W h + b reads inputs h with second moments ``gram`` (the covariance where its bias may be refitted).
+Removing the inputs P and refitting the kept ones costs tr(W_P ([A^-1]_PP)^-1 W_P^T), A = gram + damping mean(diag) I.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve, lapack, solve_triangular
+
+DEAD = 1e-10  # inputs with less than this share of the largest second moment carry nothing
+DOWNDATES = 64  # steps between two exact factorisations
+WIDE = 512  # units: wider consumers lose 1/16 of what is left at a time
+BATCH_SHARE = 16
+JITTERS = (0.0, 1e-10, 1e-8, 1e-6, 1e-4)
+
+
+class Problem(NamedTuple):
+    """One consumer: ``gram`` float64[n, n], ``weight`` float64[out, n], ``blocks`` int64[units, b]: a unit's inputs.
+
+    Inputs in no block always stay. ``scale`` weighs this consumer's error against the others'.
+    """
+
+    gram: np.ndarray
+    weight: np.ndarray
+    blocks: np.ndarray
+    scale: float = 1.0
+
+
+class Order(NamedTuple):
+    """``order`` int64[units]: first to go first; ``error`` float64[units + 1]: total error with the first k gone."""
+
+    order: np.ndarray
+    error: np.ndarray
+
+
+class Fold(NamedTuple):
+    """Removed inputs predicted from kept ones, h_P ~ ``coefficients`` h_K + const, and folded into the consumer.
+
+    ``weight`` float64[out, kept]; ``shift`` float64[out], to be added to the bias;
+    ``coefficients`` float64[removed, kept]; ``error``: the mean squared error of the outputs, summed over them.
+    """
+
+    weight: np.ndarray
+    shift: np.ndarray
+    coefficients: np.ndarray
+    error: float
+
+
+def damped(gram: np.ndarray, damping: float) -> np.ndarray:
+    """Return the symmetrised ``gram + damping * mean(diag gram) * I``; the identity where the gram is zero."""
+    result = (gram + gram.T) / 2
+    level = float(np.trace(result)) / max(len(result), 1)
+    result[np.diag_indices_from(result)] += damping * level if level > 0 else 1.0
+    return result
+
+
+def inverse(matrix: np.ndarray) -> np.ndarray:
+    """Return the symmetric inverse of a positive semidefinite matrix, jittered as little as makes it possible."""
+    if not len(matrix):
+        return np.zeros_like(matrix)
+    level = float(np.trace(matrix)) / len(matrix)
+    for jitter in JITTERS:
+        trial = matrix.copy()
+        trial[np.diag_indices_from(trial)] += jitter * level
+        factor, failed = lapack.dpotrf(trial, lower=1, overwrite_a=1)
+        if not failed:
+            lower, failed = lapack.dpotri(factor, lower=1)
+        if not failed and np.isfinite(lower).all():
+            half = np.tril(lower, -1)
+            return half + half.T + np.diag(lower.diagonal())
+    return np.linalg.pinv(matrix, hermitian=True)
+
+
+def live_inputs(gram: np.ndarray) -> np.ndarray:
+    """Return bool[n]: inputs whose second moment is not negligible."""
+    power = np.diag(gram)
+    return power > DEAD * max(float(power.max(initial=0.0)), np.finfo(np.float64).tiny)
+
+
+def solve_removed(
+    gram: np.ndarray,
+    weight: np.ndarray,
+    removed: np.ndarray,
+    *,
+    mean: np.ndarray | None = None,
+    damping: float = 1e-2,
+) -> Fold:
+    """Return the weights that replace the consumer's once the inputs ``removed`` (bool[n]) are gone.
+
+    Minimises E|W'h_K + shift - W h|^2 + ridge |W' - W_K|^2. With ``mean`` float64[n] the gram is the covariance and
+    the bias takes part; without it the shift is zero. Source: the normal equations; A = S_KK + ridge I, B = S_PK A^-1.
+    """
+    kept = ~np.asarray(removed, bool)
+    alive = live_inputs(gram)
+    cross = np.where(alive[kept], gram[np.ix_(~kept, kept)], 0.0)
+    inner = damped(gram, damping)[np.ix_(kept, kept)]
+    coefficients = _solve_positive(inner, cross.T).T
+    old = weight[:, ~kept].astype(np.float64)
+    shift = np.zeros(len(weight))
+    if mean is not None:
+        shift = old @ (mean[~kept] - coefficients @ mean[kept])
+    left = gram[np.ix_(~kept, ~kept)] - coefficients @ cross.T - cross @ coefficients.T
+    left = left + coefficients @ gram[np.ix_(kept, kept)] @ coefficients.T
+    error = max(float(np.einsum("op,pq,oq->", old, left, old, optimize=True)), 0.0)
+    return Fold(weight[:, kept] + old @ coefficients, shift, coefficients, error)
+
+
+def _solve_positive(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    if not matrix.size:
+        return np.zeros((len(matrix), right.shape[1]))
+    try:
+        return cho_solve(cho_factor(matrix, lower=True), right)
+    except np.linalg.LinAlgError:
+        return inverse(matrix) @ right
+
+
+def obs_order(
+    gram: np.ndarray,
+    weight: np.ndarray,
+    blocks: np.ndarray | None = None,
+    *,
+    damping: float = 1e-2,
+    metric: np.ndarray | None = None,
+    batch: int | None = None,
+) -> Order:
+    """Return the greedy order in which a consumer's units go, each step refitting what is left.
+
+    ``blocks`` int64[units, b]: the inputs of each unit (None: every input is one). ``metric`` float64[out, out] weighs
+    output errors (None: the identity). ``batch``: units that go at once (None: one, or 1/16 of the rest when wide).
+    Source: group OBS (Hassibi & Stork 1993, eq. 5; for blocks of inputs Kurtic et al. 2023, "ZipLM", section 3).
+    """
+    blocks = np.arange(len(gram))[:, None] if blocks is None else blocks
+    values = weight if metric is None else _root(metric) @ weight
+    return joint_order([Problem(gram, values, blocks)], damping=damping, batch=batch)
+
+
+def _root(metric: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh((metric + metric.T) / 2)
+    return np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
+
+
+def joint_order(problems: Sequence[Problem], *, damping: float = 1e-2, batch: int | None = None) -> Order:
+    """Return the greedy order for units that several consumers read; a unit's cost is the scaled sum over them."""
+    removals = [_Removal(problem, damping) for problem in problems]
+    units = len(problems[0].blocks)
+    left = np.ones(units, bool)
+    order: list[int] = []
+    error = [0.0]
+    while left.any():
+        cost = sum((removal.costs(left) for removal in removals), np.zeros(units))
+        ranked = np.argsort(np.where(left, cost, np.inf), kind="stable")
+        count = min(int(left.sum()), batch or _step(units, int(left.sum())))
+        chosen = ranked[:count]
+        left[chosen] = False
+        total = sum(removal.remove(chosen) for removal in removals)
+        order.extend(chosen.tolist())
+        error.extend((error[-1] + total * _shares(cost[chosen])).tolist())
+    return Order(np.array(order, np.int64), np.array(error))
+
+
+def _step(units: int, left: int) -> int:
+    return 1 if units <= WIDE else max(1, left // BATCH_SHARE)
+
+
+def _shares(costs: np.ndarray) -> np.ndarray:
+    """Split what a batch costs together over its units, in proportion to what each would cost alone; cumulative."""
+    total = costs.sum()
+    return np.cumsum(costs) / total if total > 0 else np.linspace(1 / len(costs), 1.0, len(costs))
+
+
+class _Removal:
+    """One consumer while its units go: R = A^-1 = ``base`` - ``lower``^T ``lower`` of the inputs left; W refitted.
+
+    Only inputs of units are held, unit by unit: those that always stay are eliminated from A (its Schur complement).
+    Between two exact factorisations only what the next choice needs is kept current: W, R_uu and W_u^T W_u.
+    """
+
+    def __init__(self, problem: Problem, damping: float):
+        units, self.block = problem.blocks.shape
+        inputs = problem.blocks.reshape(-1)
+        self.scale = problem.scale
+        self.matrix = _eliminated(damped(problem.gram, damping), inputs)
+        self.original = np.where(live_inputs(problem.gram)[inputs], _compact(problem.weight[:, inputs]), 0.0)
+        self.kept = np.ones(units, bool)
+        self._refactorise()
+
+    def _refactorise(self) -> None:
+        """Compute R and W of the inputs left exactly from A."""
+        left = np.repeat(self.kept, self.block)
+        self.base = inverse(self.matrix[np.ix_(left, left)])
+        moved = self.original[:, ~left] @ self.matrix[np.ix_(~left, left)]
+        self.weight = self.original[:, left] + moved @ self.base
+        self.lower = np.zeros((0, len(self.base)))
+        self.steps = 0
+        self.places = np.cumsum(self.kept) - 1
+        own = np.arange(len(self.base)).reshape(-1, self.block)
+        self.blocks = self.base[own[:, :, None], own[:, None, :]]
+        columns = self._by_unit(self.weight)
+        self.power = columns.transpose(1, 2, 0) @ columns.transpose(1, 0, 2)
+
+    def _by_unit(self, rows: np.ndarray) -> np.ndarray:
+        """Return a view [rows, units at the last factorisation, b] of [rows, inputs]."""
+        return rows.reshape(len(rows), -1, self.block)
+
+    def costs(self, left: np.ndarray) -> np.ndarray:
+        """Return float64[units]: what removing each unit alone would cost now; 0 for those gone."""
+        places = self.places[left]
+        solved = _solve_stack(self.blocks[places], self.power[places])
+        result = np.zeros(len(left))
+        result[left] = self.scale * np.maximum(np.trace(solved, axis1=1, axis2=2), 0.0)
+        return result
+
+    def remove(self, units: np.ndarray) -> float:
+        """Take units out (a Schur downdate of R and W) and return what that costs."""
+        gone = (self.places[units][:, None] * self.block + np.arange(self.block)).reshape(-1)
+        rows = self.base[gone] - self.lower[:, gone].T @ self.lower
+        half = _whitened(rows[:, gone], np.hstack([rows, self.weight[:, gone].T]))
+        lower, columns = half[:, : rows.shape[1]], half[:, rows.shape[1] :].T
+        self.kept[units] = False
+        self.steps += 1
+        if self.steps >= DOWNDATES or 4 * (len(self.lower) + len(gone)) > len(self.base):
+            self._refactorise()
+        else:
+            self._downdate(lower, columns)
+        return self.scale * float(np.square(columns).sum())
+
+    def _downdate(self, lower: np.ndarray, columns: np.ndarray) -> None:
+        """R -= lower^T lower and W -= columns lower, and the blocks of both that costs look at."""
+        own, mixed = self._by_unit(lower), self._by_unit(columns.T @ self.weight)
+        inner = columns.T @ columns
+        own_t = own.transpose(1, 2, 0)
+        cross = own_t @ mixed.transpose(1, 0, 2)
+        self.blocks -= own_t @ own.transpose(1, 0, 2)
+        self.power += own_t @ inner @ own.transpose(1, 0, 2) - cross - cross.transpose(0, 2, 1)
+        self.weight -= columns @ lower
+        self.lower = np.vstack([self.lower, lower])
+
+
+def _eliminated(matrix: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    """Return the Schur complement of all other inputs: A_gg - A_go A_oo^-1 A_og, whose inverse is [A^-1]_gg."""
+    others = np.setdiff1d(np.arange(len(matrix)), inputs)
+    own = matrix[np.ix_(inputs, inputs)]
+    if not len(others):
+        return own
+    cross = matrix[np.ix_(others, inputs)]
+    return own - cross.T @ _solve_positive(matrix[np.ix_(others, others)], cross)
+
+
+def _whitened(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return C^-1 right for C C^T = matrix; by eigenvalues, floored, where rounding left it indefinite."""
+    try:
+        return solve_triangular(np.linalg.cholesky(matrix), right, lower=True)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(matrix)
+        floor = max(float(values[-1]), np.finfo(np.float64).tiny) * np.finfo(np.float64).eps
+        return (vectors / np.sqrt(np.maximum(values, floor))).T @ right
+
+
+def _solve_stack(matrices: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solve symmetric positive systems [.., b, b] x = [.., b, k]; least squares where rounding made one singular."""
+    if matrices.shape[-1] == 1:
+        return right / np.maximum(matrices, np.finfo(np.float64).tiny)
+    try:
+        return np.linalg.solve(matrices, right)
+    except np.linalg.LinAlgError:
+        return np.linalg.pinv(matrices, hermitian=True) @ right
+
+
+def _compact(weight: np.ndarray) -> np.ndarray:
+    """Return rows with the same W^T W, at most as many as there are columns."""
+    weight = weight.astype(np.float64)
+    return np.asarray(np.linalg.qr(weight, mode="r")) if len(weight) > weight.shape[1] else weight

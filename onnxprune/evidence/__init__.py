@@ -1,0 +1,22 @@
+"""What calibration data shows about a model: needs, mergeable statistics, one streaming pass, a cache."""
+
+from onnxprune.evidence.collect import collect
+from onnxprune.evidence.needs import Need, Window, merged
+from onnxprune.evidence.sites import REQUESTS, Site, requested, sites
+from onnxprune.evidence.store import Cache, Evidence
+from onnxprune.evidence.stream import Options, gather
+
+__all__ = [
+    "REQUESTS",
+    "Cache",
+    "Evidence",
+    "Need",
+    "Options",
+    "Site",
+    "Window",
+    "collect",
+    "gather",
+    "merged",
+    "requested",
+    "sites",
+]

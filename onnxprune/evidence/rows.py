@@ -1,0 +1,143 @@
+"""From a batch of a value to the rows a statistic is fed: channels last, padding left out, positions sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxprune.evidence.needs import Need, Window
+
+
+@dataclass
+class Sampler:
+    """Random positions per sample, the same for every value with as many of them.
+
+    ``first``: number of the batch's first sample; the positions of a sample depend on the seed and its number alone.
+    ``mask``: bool[samples, steps], True where a step of a sequence counts.
+    """
+
+    samples: int
+    positions: int = 64
+    seed: int = 0
+    first: int = 0
+    mask: np.ndarray | None = None
+    _chosen: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def choose(self, size: int) -> np.ndarray:
+        """Return int64[samples, min(size, positions)]: different positions below ``size``, ascending."""
+        if size <= self.positions:
+            return np.broadcast_to(np.arange(size), (self.samples, size))
+        if size not in self._chosen:
+            draws = (np.random.default_rng([self.seed, self.first + i]) for i in range(self.samples))
+            self._chosen[size] = np.array([np.sort(r.choice(size, self.positions, replace=False)) for r in draws])
+        return self._chosen[size]
+
+    def choose_valid(self, valid: np.ndarray) -> np.ndarray:
+        """Return bool[samples, size]: at most ``positions`` of the valid positions of each sample."""
+        result = np.zeros_like(valid)
+        for sample, row in enumerate(valid):
+            places = np.flatnonzero(row)
+            if len(places) > self.positions:
+                rng = np.random.default_rng([self.seed, self.first + sample])
+                places = rng.choice(places, self.positions, replace=False)
+            result[sample, places] = True
+        return result
+
+
+def by_sample(value: np.ndarray, axis: int, samples: int) -> np.ndarray:
+    """Return [samples, p, c]: all other axes as positions; one sample where they do not divide evenly."""
+    rows = np.moveaxis(value, axis, -1)
+    count = rows.size // max(rows.shape[-1], 1)
+    return rows.reshape(samples if samples and count % samples == 0 else 1, -1, rows.shape[-1])
+
+
+def valid_positions(value: np.ndarray, axis: int, mask: np.ndarray | None) -> np.ndarray | None:
+    """Return bool[samples, p] for the positions of ``by_sample``, None where the mask does not apply to this value.
+
+    It applies to [samples, .., steps, ..] (the first other axis with as many steps) and to [samples * steps, c].
+    """
+    if mask is None:
+        return None
+    samples, steps = mask.shape
+    shape = tuple(size for a, size in enumerate(value.shape) if a != axis % value.ndim)
+    if shape[:1] == (samples,) and axis % value.ndim != 0 and steps in shape[1:]:
+        at = shape.index(steps, 1)
+        spread = mask.reshape(samples, *(steps if a == at else 1 for a in range(1, len(shape))))
+        return np.broadcast_to(spread, shape).reshape(samples, -1)
+    return mask if shape == (samples * steps,) else None
+
+
+def all_rows(value: np.ndarray, need: Need, sampler: Sampler) -> np.ndarray:
+    """Return [r, c]: every position of every sample but padding."""
+    rows = by_sample(value, need.axis, sampler.samples)
+    valid = valid_positions(value, need.axis, sampler.mask)
+    return rows.reshape(-1, rows.shape[-1]) if valid is None else rows[valid]
+
+
+def sampled_rows(value: np.ndarray, need: Need, sampler: Sampler) -> np.ndarray:
+    """Return [g, r, c / g]: the sampled positions, or with a window the patches they read."""
+    if need.window is not None and not need.window.is_point:
+        return patches(value, need.window, need.groups, sampler)
+    rows = _some_rows(value, need.axis, sampler)
+    return np.moveaxis(rows.reshape(len(rows), need.groups, rows.shape[-1] // need.groups), 1, 0)
+
+
+def _some_rows(value: np.ndarray, axis: int, sampler: Sampler) -> np.ndarray:
+    rows = by_sample(value, axis, sampler.samples)
+    valid = valid_positions(value, axis, sampler.mask)
+    if valid is not None:
+        return rows[sampler.choose_valid(valid)]
+    places = sampler.choose(rows.shape[1])[: len(rows)]
+    return np.take_along_axis(rows, places[:, :, None], axis=1).reshape(-1, rows.shape[-1])
+
+
+def patches(value: np.ndarray, window: Window, groups: int, sampler: Sampler) -> np.ndarray:
+    """Return [g, r, c / g * taps]: what a convolution reads at the sampled output positions, zeros outside the input.
+
+    ``value``: [samples, c, space..]. The columns are ordered like the weight, channel by channel, tap by tap.
+    """
+    count, channels = value.shape[:2]
+    space = window.out_shape(value.shape[2:])
+    padded = np.pad(value, [(0, 0), (0, 0), *window.pads])
+    places = sampler.choose(int(np.prod(space, dtype=np.int64)))[:count]
+    corner = np.stack(np.unravel_index(places, space), axis=-1) * np.array(window.strides)
+    taps = corner[:, :, None, :] + window.offsets()
+    flat = np.ravel_multi_index(tuple(np.moveaxis(taps, -1, 0)), padded.shape[2:])  # [samples, positions, taps]
+    source = padded.reshape(count, channels, -1)
+    found = np.empty((count, places.shape[1], channels, window.taps), value.dtype)
+    for sample in range(count):
+        found[sample] = source[sample][:, flat[sample]].swapaxes(0, 1)
+    return np.moveaxis(found.reshape(-1, groups, channels // groups * window.taps), 1, 0)
+
+
+def row_pairs(pair: tuple[np.ndarray, np.ndarray], need: Need, sampler: Sampler) -> tuple[np.ndarray, np.ndarray]:
+    """Return ([r, a], [r, b]): both values at the same positions."""
+    return _some_rows(pair[0], need.axis, sampler), _some_rows(pair[1], need.other_axis, sampler)
+
+
+def sample_means(value: np.ndarray, need: Need, sampler: Sampler) -> np.ndarray:
+    """Return float64[samples, c]: the mean over the positions of each sample (global average pooling)."""
+    rows = by_sample(value, need.axis, sampler.samples)
+    valid = valid_positions(value, need.axis, sampler.mask)
+    weight = np.ones(rows.shape[:2]) if valid is None else valid.astype(np.float64)
+    return np.einsum("spc,sp->sc", rows, weight) / np.maximum(weight.sum(axis=1), 1.0)[:, None]
+
+
+def feature_maps(value: np.ndarray, need: Need, sampler: Sampler) -> np.ndarray:
+    """Return [samples, c, h, w]: the last other axis against all those between it and the first."""
+    maps = np.moveaxis(value, need.axis, 1 if value.ndim > 1 and need.axis % value.ndim else 0)
+    if need.axis % value.ndim == 0:
+        maps = maps[None]
+    return maps.reshape(*maps.shape[:2], -1, maps.shape[-1] if maps.ndim > 2 else 1)
+
+
+FORMS: dict[str, Callable] = {
+    "all": all_rows,
+    "maps": feature_maps,
+    "means": sample_means,
+    "pair": row_pairs,
+    "rows": sampled_rows,
+}
+"""How a value becomes what a statistic is fed: (value or pair of values, need, sampler) -> rows."""

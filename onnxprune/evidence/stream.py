@@ -1,0 +1,139 @@
+"""One pass of the data through the model that gathers every statistic asked for, in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxprune.data import DEFAULT_BATCH, Dataset
+from onnxprune.errors import DataError, UsageError
+from onnxprune.evidence.needs import Need, merged
+from onnxprune.evidence.probe import Probe, build_probe, reduced_moments
+from onnxprune.evidence.rows import FORMS, Sampler
+from onnxprune.evidence.stats import STATISTICS, Statistic
+from onnxprune.evidence.store import Cache, Evidence
+from onnxprune.facts import Facts
+from onnxprune.io import Model
+from onnxprune.runtime import Session, session
+
+BUDGET = 128 << 20  # bytes of observed values held at a time
+SYNTHETIC = "the calibration inputs are random: what was gathered says little about real data; give --calib"
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to stream: ``positions`` per sample for second moments and the ``seed`` of their choice.
+
+    ``mask``: the model input that is zero where a sequence is padded. ``batch``: samples at a time (None: what fits).
+    """
+
+    positions: int = 64
+    seed: int = 0
+    mask: str | None = None
+    batch: int | None = None
+    threads: int = 1
+
+
+def gather(
+    facts: Facts,
+    dataset: Dataset,
+    needs: Sequence[Need],
+    options: Options = Options(),
+    *,
+    cache: Cache | None = None,
+    progress: Progress | None = None,
+) -> Evidence:
+    """Return the statistics asked for; ``progress`` is told the samples done, ``cache`` spares what is already known.
+
+    Raises DataError for NaN or infinite activations, UsageError for values or masks that do not exist.
+    """
+    wanted = merged([needs])
+    if options.mask is not None and options.mask not in facts.graph.inputs:
+        raise UsageError(f"the mask {options.mask!r} is no input of the model; inputs: {', '.join(facts.graph.inputs)}")
+    if cache is None:
+        return _stream(facts, dataset, wanted, options, progress)
+    origin = _origin(facts.model, dataset, options)
+    known = cache.find(origin, wanted)
+    missing = [need for need in wanted if need not in known]
+    if missing:
+        fresh = _stream(facts, dataset, missing, options, progress)
+        cache.keep(origin, fresh)
+        known |= dict.fromkeys(missing, fresh)
+    first = next(iter(known.values()), Evidence(facts.model.sha256))
+    found = {need: known[need][need] for need in wanted}
+    return Evidence(first.model, first.samples, first.synthetic, found, first.warnings)
+
+
+def _origin(model: Model, dataset: Dataset, options: Options) -> dict[str, Any]:
+    """Everything but the need that decides a statistic."""
+    choice = {"positions": options.positions, "seed": options.seed, "mask": options.mask}
+    return {"model": model.sha256, "data": dataset.digest(), "synthetic": dataset.synthetic, **choice}
+
+
+def _stream(
+    facts: Facts, dataset: Dataset, needs: Sequence[Need], options: Options, progress: Progress | None
+) -> Evidence:
+    result = Evidence(
+        facts.model.sha256, synthetic=dataset.synthetic, statistics={n: STATISTICS[n.kind]() for n in needs}
+    )
+    if dataset.synthetic:
+        result.warnings = (SYNTHETIC,)
+    if not needs:
+        return result
+    probe = build_probe(facts, needs, options.mask is not None)
+    own = Model(probe.proto, "", facts.model.path)
+    opened = session(own, threads=options.threads, lender=facts.model.proto)
+    for inputs in dataset.batches(options.batch or _batch(opened, probe, dataset)):
+        samples = len(next(iter(inputs.values()))) if dataset.schema.samples else 1
+        mask = None if options.mask is None else _mask(inputs[options.mask], options.mask)
+        sampler = Sampler(samples, options.positions, options.seed, result.samples, mask)
+        found = opened.run(inputs, probe.outputs)
+        for need, statistic in result.statistics.items():
+            _update(statistic, need, probe, {**inputs, **found}, sampler)
+        result.samples += samples
+        if progress is not None:
+            progress(result.samples)
+    return result
+
+
+def _batch(opened: Session, probe: Probe, dataset: Dataset) -> int:
+    """Return how many samples at a time keep the observed values within the budget, from a first look at one."""
+    found = opened.run(next(iter(dataset.batches(1))), probe.outputs)
+    size = sum(np.asarray(value).nbytes for value in found.values())
+    return int(np.clip(BUDGET // max(size, 1), 1, DEFAULT_BATCH))
+
+
+def _update(statistic: Statistic, need: Need, probe: Probe, values: Mapping[str, np.ndarray], sampler: Sampler) -> None:
+    if need in probe.reduced:
+        batch = reduced_moments(*(values[name] for name in probe.reduced[need]))
+        _check_finite(need, sampler, batch.mean, batch.squares)
+        return statistic.merge(batch)
+    pair = tuple(_numbers(values[name]) for name in need.values)
+    rows = FORMS[statistic.form](pair if need.other else pair[0], need, sampler)
+    _check_finite(need, sampler, *(rows if need.other else (rows,)))
+    return statistic.update(rows)
+
+
+def _check_finite(need: Need, sampler: Sampler, *arrays: np.ndarray) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        last = sampler.first + sampler.samples - 1
+        raise DataError(
+            f"the model's value {need.value!r} is NaN or infinite for data rows {sampler.first} to {last}; "
+            "look at these rows, or at the model's float16 range"
+        )
+
+
+def _numbers(value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+
+
+def _mask(array: np.ndarray, name: str) -> np.ndarray:
+    if array.ndim != 2:
+        raise UsageError(f"the mask {name!r} has shape {list(array.shape)}; it must be [samples, steps]")
+    return array != 0

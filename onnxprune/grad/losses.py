@@ -1,0 +1,181 @@
+"""Losses as ONNX nodes: each factory returns a function (emitter, outputs of the model) -> loss.
+
+A loss is a scalar, or with ``per_sample`` a vector over axis 0; gradients are those of its sum. What a loss needs
+beside the model's outputs (labels, targets, noise) becomes an input of the graph under the name given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from onnx import TensorProto
+
+from onnxprune.errors import UsageError
+from onnxprune.grad.emitter import FLOATING, Emitter, Value
+from onnxprune.registry import near_names
+
+Loss = Callable[[Emitter, Sequence[Value]], Value]
+
+
+def total(output: str | None = None, weights: str | None = None, per_sample: bool = False) -> Loss:
+    """Sum of an output (None: of all float outputs), times the input named by ``weights``, if any: an output gradient.
+
+    With several outputs, the weights of output ``o`` are the input ``{weights}:{o}``.
+    """
+
+    def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
+        chosen = [v for v in outputs if v.dtype in FLOATING] if output is None else []
+        chosen = chosen or [_choose(outputs, output)]
+        parts = []
+        for value in chosen:
+            name = weights if output or len(chosen) == 1 else f"{weights}:{value.name}"
+            weighted = value if weights is None else value * emit.input(str(name), value)
+            parts.append(_collect(emit, weighted, per_sample))
+        return parts[0] if len(parts) == 1 else emit("Sum", *parts)
+
+    return loss
+
+
+def cross_entropy(labels: str = "labels", output: str | None = None, axis: int = -1, per_sample: bool = False) -> Loss:
+    """-log softmax(logits)[label], averaged over everything but the class axis (``per_sample``: over all but axis 0).
+
+    ``labels``: int64, shaped like the logits without ``axis``.
+    """
+
+    def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
+        logits = _choose(outputs, output)
+        others = [a for a in range(logits.rank) if a != axis % logits.rank]
+        given = emit.input(labels, logits, TensorProto.INT64, others)
+        return _nll(emit, logits, given, axis, per_sample)
+
+    return loss
+
+
+def sampled_cross_entropy(
+    noise: str = "uniform", output: str | None = None, axis: int = -1, per_sample: bool = False
+) -> Loss:
+    """Cross entropy with labels drawn from the model's own distribution: its squared gradients are the true Fisher's.
+
+    ``noise``: uniform in (0, 1), shaped like the logits; the label is argmax(logits - log(-log(noise))) (Gumbel 1954).
+    Source: Martens 2020, "New insights and perspectives on the natural gradient method", section 5.
+    """
+
+    def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
+        logits = _choose(outputs, output)
+        uniform = emit.input(noise, logits)
+        gumbel = -emit("Log", -emit("Log", uniform))
+        labels = emit("ArgMax", logits + gumbel, axis=axis, keepdims=0)
+        return _nll(emit, logits, labels, axis, per_sample)
+
+    return loss
+
+
+def kl(
+    targets: str = "target_logits",
+    output: str | None = None,
+    temperature: float = 1.0,
+    axis: int = -1,
+    per_sample: bool = False,
+) -> Loss:
+    """T^2 KL(softmax(targets / T) || softmax(logits / T)), averaged like ``cross_entropy``.
+
+    Source: Hinton, Vinyals and Dean 2015, section 2 (the factor T^2 keeps gradients alike across temperatures).
+    """
+
+    def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
+        logits = _choose(outputs, output)
+        return _divergence(emit, logits, emit.input(targets, logits), temperature, axis, per_sample)
+
+    return loss
+
+
+def self_kl(output: str | None = None, temperature: float = 1.0, axis: int = -1, per_sample: bool = False) -> Loss:
+    """KL to the model's own outputs held constant: value and gradient are zero, the Hessian is the Gauss-Newton one."""
+
+    def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
+        logits = _choose(outputs, output)
+        return _divergence(emit, logits, emit.stop(logits), temperature, axis, per_sample)
+
+    return loss
+
+
+def gauss_newton(signs: str = "signs", output: str | None = None, axis: int = -1, per_sample: bool = False) -> Loss:
+    """A label-free random loss whose gradient has the Gauss-Newton matrix of ``self_kl`` as its second moment.
+
+    ``signs``: +-1, shaped like the logits. With p = softmax(logits) held constant, loss = sum_k (z_k sqrt(p_k) -
+    p_k sum_j z_j sqrt(p_j)) logits_k, so E[g g^T] = J^T (diag p - p p^T) J. Summed over samples, not averaged: the
+    products of different samples vanish in expectation.
+    """
+
+    def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
+        logits = _choose(outputs, output)
+        p = emit.stop(emit("Softmax", logits, axis=axis))
+        root = emit.input(signs, logits) * emit("Sqrt", p)
+        weights = root - p * emit.sum(root, [axis])
+        return _collect(emit, logits * emit.stop(weights), per_sample)
+
+    return loss
+
+
+def mse(targets: str = "targets", output: str | None = None, per_sample: bool = False) -> Loss:
+    """Mean of (output - target)^2 over all elements (``per_sample``: over all axes but the first)."""
+
+    def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
+        value = _choose(outputs, output)
+        error = value - emit.input(targets, value)
+        return _average(emit, error * error, per_sample)
+
+    return loss
+
+
+def cosine(
+    targets: str = "targets",
+    output: str | None = None,
+    axis: int = -1,
+    per_sample: bool = False,
+    epsilon: float = 1e-12,
+) -> Loss:
+    """1 - cos(output, target) along ``axis``, averaged over the other axes."""
+
+    def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
+        value = _choose(outputs, output)
+        target = emit.input(targets, value)
+        lengths = emit("Sqrt", emit.sum(value * value, [axis]) * emit.sum(target * target, [axis]) + epsilon)
+        return _average(emit, 1.0 - emit.sum(value * target, [axis]) / lengths, per_sample)
+
+    return loss
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _choose(outputs: Sequence[Value], name: str | None) -> Value:
+    """Return the named output, by default the first float one; raises UsageError."""
+    found = [v for v in outputs if (v.name == name if name else v.dtype in FLOATING)]
+    if not found:
+        names = [value.name for value in outputs]
+        hint = near_names(name or "", names) or f"; its outputs are {', '.join(names)}"
+        raise UsageError(f"the model has no float output{f' {name!r}' if name else ''} to take a loss of{hint}")
+    return found[0]
+
+
+def _average(emit: Emitter, x: Value, per_sample: bool) -> Value:
+    axes = list(range(int(per_sample), x.rank))
+    return emit("ReduceMean", x, axes, keepdims=0) if axes else x
+
+
+def _collect(emit: Emitter, x: Value, per_sample: bool) -> Value:
+    return emit.sum(x, list(range(int(per_sample), x.rank)), keepdims=False)
+
+
+def _nll(emit: Emitter, logits: Value, labels: Value, axis: int, per_sample: bool) -> Value:
+    logs = emit("LogSoftmax", logits, axis=axis)
+    axis %= logits.rank
+    picked = emit("GatherElements", logs, emit("Unsqueeze", labels, [axis]), axis=axis)
+    return -_average(emit, emit("Squeeze", picked, [axis]), per_sample)
+
+
+def _divergence(emit: Emitter, logits: Value, targets: Value, temperature: float, axis: int, per_sample: bool) -> Value:
+    ours, theirs = (emit("LogSoftmax", v * (1 / temperature), axis=axis) for v in (logits, targets))
+    terms = emit("Exp", theirs) * (theirs - ours)
+    return _average(emit, emit.sum(terms, [axis], keepdims=False), per_sample) * temperature**2

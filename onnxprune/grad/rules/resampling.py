@@ -1,0 +1,78 @@
+"""Operators that are linear on single axes; the matrix of each is read off the operator itself, run on the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from onnx import helper
+
+from onnxprune.grad.emitter import Dim, Emitter, Value
+from onnxprune.grad.view import Gradients, View, vjp
+
+
+def identity(emit: Emitter, size: Dim, like: Value) -> Value:
+    """Return the identity matrix as [1, 1, size, size]."""
+    if isinstance(size, int):
+        return emit.constant(np.eye(size, dtype=like.numpy_type)[None, None])
+    square = emit("ConstantOfShape", emit.vector([size, size]))
+    return emit("Unsqueeze", emit("EyeLike", square, dtype=like.dtype), [0, 1])
+
+
+def along(emit: Emitter, g: Value, axis: int, matrix: Value) -> Value:
+    """Multiply one axis of ``g`` by the transpose of ``matrix``: [in, out]."""
+    if axis == g.rank - 2:
+        return matrix @ g
+    last = g.rank - 1
+    return emit.swap(emit.swap(g, axis, last) @ emit.swap(matrix), axis, last)
+
+
+def transposed_axes(emit: Emitter, node: View, g: Value, axes: list[int], run: Callable[[Value, int], Value]) -> Value:
+    """Go back axis by axis; ``run(matrix, axis)`` does to a matrix's last axis what the operator does to ``axis``."""
+    for axis in axes:
+        matrix = run(identity(emit, node.x.dim(axis), g), axis)
+        g = along(emit, g, axis, emit("Squeeze", matrix, [0, 1]))
+    return g
+
+
+@vjp("Resize")
+def resize(emit: Emitter, node: View, g: Value) -> Gradients:
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.node.proto.attribute}
+    mode = node.attribute("coordinate_transformation_mode", "half_pixel")
+    node.refuse_unless(mode != "tf_crop_and_resize", "tf_crop_and_resize is not supported")
+    policy = attributes.pop("keep_aspect_ratio_policy", b"stretch")
+    node.refuse_unless(policy == b"stretch", "keep_aspect_ratio_policy is not supported")
+    named = [axis % node.x.rank for axis in attributes.pop("axes", range(node.x.rank))]
+    scales = node.input(2)
+    by_scale = scales is not None and scales.known_shape != (0,)
+
+    def run(matrix: Value, axis: int) -> Value:
+        place = named.index(axis)
+        given = emit.slice(node.inputs[2 if by_scale else 3], 0, place, place + 1)
+        if by_scale:
+            scale = emit("Concat", emit.constant(np.ones(3, np.float32)), given, axis=0)
+            return emit("Resize", matrix, None, scale, **attributes)
+        shape = emit("Concat", emit.vector([1, 1, matrix.dim(2)]), given, axis=0)
+        return emit("Resize", matrix, None, None, shape, **attributes)
+
+    resized = [a for a in named if node.x.sizes[a] is None or node.x.sizes[a] != node.y.sizes[a]]
+    resized = [a for a in resized if node.x.shape[a] != node.y.shape[a]]
+    return [transposed_axes(emit, node, g, resized, run), *[None] * (len(node.inputs) - 1)]
+
+
+@vjp("Pad")
+def pad(emit: Emitter, node: View, g: Value) -> Gradients:
+    """Padding with a constant is undone by negative padding; the other modes by their matrices."""
+    nothing = [None] * (len(node.inputs) - 1)
+    mode, pads, axes = node.attribute("mode", "constant"), node.inputs[1], node.input(3)
+    if mode == "constant":
+        return [emit("Pad", g, emit("Neg", pads), None, axes), *nothing]
+    amounts = node.array(1, "pads").reshape(2, -1)
+    named = list(range(node.x.rank)) if axes is None else [int(a) % node.x.rank for a in node.array(3, "axes")]
+    given = dict(zip(named, amounts.T.tolist(), strict=True))
+
+    def run(matrix: Value, axis: int) -> Value:
+        before, after = given[axis]
+        return emit("Pad", matrix, [0, 0, 0, before, 0, 0, 0, after], mode=mode)
+
+    return [transposed_axes(emit, node, g, [a for a in named if any(given[a])], run), *nothing]
