@@ -1,0 +1,176 @@
+"""Which widths a group may have: alignment, minimum, caps, and the user's choice of where to prune."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import re
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from onnxprune.coupling.groups import Analysis, Group
+from onnxprune.errors import UsageError
+from onnxprune.graph import Node
+
+WIDE, NARROW = 16, 8  # channels per block of ONNX Runtime's CPU convolutions with and without AVX-512
+SLACK = 1e-9  # of a width: decimal ratios such as 0.3 are not exact in binary
+
+
+@dataclass(frozen=True)
+class Options:
+    """How units are shared out; see ``policies`` for scope and threshold, ``alignment`` for round_to.
+
+    ``max_layer_ratio``: the largest share that may go from any group. ``layer_ratios``: (pattern, share that goes) of
+    groups with a share of their own, the last match wins. ``include``, ``exclude``: patterns.
+    """
+
+    scope: str = "layer"
+    threshold: str = "class-blind"
+    round_to: int = 1
+    minimum: int = 1
+    max_layer_ratio: float = 1.0
+    layer_ratios: tuple[tuple[str, float], ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.round_to < 1 or self.minimum < 1:
+            raise UsageError("round_to and minimum must be at least 1")
+        if not 0 <= self.max_layer_ratio <= 1:
+            raise UsageError(f"--max-layer-ratio {self.max_layer_ratio}: give a share between 0 and 1")
+        for pattern, ratio in self.layer_ratios:
+            if not 0 <= ratio < 1:
+                raise UsageError(f"--layer-ratio {pattern}={ratio}: give a share from 0 to less than 1")
+
+
+def alignment(round_to: str | int = "auto", cpu_flags: frozenset[str] | None = None) -> int:
+    """Return the step of widths: the number given, for ``auto`` the CPU's convolution block; raises UsageError."""
+    if round_to == "auto":
+        return WIDE if "avx512f" in (_cpu_flags() if cpu_flags is None else cpu_flags) else NARROW
+    try:
+        step = int(round_to)
+    except ValueError:
+        step = 0
+    if step < 1:
+        raise UsageError(f"--round-to {round_to}: give auto or a whole number of at least 1")
+    return step
+
+
+@lru_cache
+def _cpu_flags() -> frozenset[str]:
+    """Return the flags of the first CPU, none where the system does not list them."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    flags = (line.partition(":")[2].split() for line in text.splitlines() if line.startswith("flags"))
+    return frozenset(next(flags, []))
+
+
+def legal_widths(analysis: Analysis, options: Options) -> list[list[int]]:
+    """Return for each group the widths it may have, ascending; the last is the most it can keep.
+
+    Raises UsageError where a pattern matches nothing.
+    """
+    count = len(analysis.groups)
+    included = [select(analysis, pattern, "--include") for pattern in options.include] or [set(range(count))]
+    chosen = set().union(*included)
+    for pattern in options.exclude:
+        chosen -= select(analysis, pattern, "--exclude")
+    legal = [group_widths(g, options) if g.index in chosen else [g.width] for g in analysis.groups]
+    for pattern, ratio in options.layer_ratios:
+        for index in select(analysis, pattern, "--layer-ratio"):
+            group = analysis.groups[index]
+            legal[index] = [nearest(aligned_widths(group, options), (1 - ratio) * group.width)]
+    return legal
+
+
+def group_widths(group: Group, options: Options) -> list[int]:
+    """Return the aligned widths of a group that the cap allows."""
+    floor = math.ceil(group.width * (1 - options.max_layer_ratio) - SLACK * group.width)
+    return [width for width in aligned_widths(group, options) if width >= floor]
+
+
+def aligned_widths(group: Group, options: Options) -> list[int]:
+    """Return the widths whose positions on the writing axis are a multiple of ``round_to``, and the whole width.
+
+    A group narrower than two steps falls back to the largest power of two of which it has two steps.
+    """
+    step = next(
+        (s for s in _steps(options.round_to) if group.width >= 2 * s // math.gcd(s, group.multiplicity)),
+        1,
+    )
+    step //= math.gcd(step, group.multiplicity)
+    lowest = -(-min(options.minimum, group.width) // step) * step
+    return [*range(lowest, group.width, step), group.width]
+
+
+def _steps(step: int) -> list[int]:
+    """The step itself and the powers of two below it, descending."""
+    return [step, *(1 << bit for bit in reversed(range((step - 1).bit_length())))]
+
+
+def nearest(widths: list[int], wanted: float) -> int:
+    """Return the width next to ``wanted``, the wider of two at the same distance."""
+    place = bisect_left(widths, wanted)
+    if place == 0:
+        return widths[0]
+    if place == len(widths):
+        return widths[-1]
+    low, high = widths[place - 1], widths[place]
+    return low if wanted - low < high - wanted - SLACK * high else high
+
+
+# --- patterns -------------------------------------------------------------------------------------------------------
+
+
+def select(analysis: Analysis, pattern: str, option: str) -> set[int]:
+    """Return the groups a pattern names: those on its nodes' outputs, and those its tensors hold but do not only read.
+
+    A pattern is a glob on node or tensor names, re:REGEX (found in a name), or op:Type. Raises UsageError where it
+    names nothing in the model, and for options other than --exclude where it names nothing that can be cut.
+    """
+    facts, (by_node, by_name) = analysis.facts, matcher(pattern)
+    nodes = [node for node in facts.graph.nodes if by_node(node)]
+    names = {name for name in facts.first if by_name(name)}
+    groups = {group.index for group in analysis.groups if by_name(group.name)}
+    for group in analysis.groups:
+        groups.update(group.index for m in group.members if m.parameter in names and m.role != "reads")
+    for value in {name for node in nodes for name in node.outputs if name} | names:
+        if value not in facts.constants:
+            groups |= _groups_on(analysis, value)
+    if not (nodes or names or groups):
+        raise UsageError(f"{option} {pattern!r} matches no node or tensor; onnxprune inspect MODEL lists them")
+    if not groups and option != "--exclude":
+        raise UsageError(f"{option} {pattern!r} matches nothing that can be cut; onnxprune inspect MODEL says why")
+    return groups
+
+
+def _groups_on(analysis: Analysis, value: str) -> set[int]:
+    """Return the groups that have units on some axis of a value."""
+    links = analysis.solution.links
+    found: set[int] = set()
+    for axis in range(len(analysis.facts.shape(value) or ())):
+        units = analysis.unit[links.axis(value, axis)]
+        found.update((np.unique(np.searchsorted(analysis.starts, units[units >= 0], "right")) - 1).tolist())
+    return found
+
+
+def matcher(pattern: str) -> tuple[Callable[[Node], bool], Callable[[str], bool]]:
+    """Return tests for nodes and for names of tensors; raises UsageError for a bad expression."""
+    kind, colon, rest = pattern.partition(":")
+    if kind == "op" and colon:
+        return (lambda node: node.op == rest), (lambda name: False)
+    if kind == "re" and colon:
+        try:
+            found = re.compile(rest).search
+        except re.error as error:
+            raise UsageError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+    else:
+        found = re.compile(fnmatch.translate(pattern)).match
+    return (lambda node: found(node.label) is not None), (lambda name: found(name) is not None)

@@ -1,0 +1,90 @@
+"""How much each group can lose: divergence of the repaired model's outputs against the group's width, one group at a time."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from onnxprune.allocate import Options
+from onnxprune.allocate.legal import legal_widths, nearest
+from onnxprune.coupling.groups import Analysis
+from onnxprune.data import Dataset
+from onnxprune.data.repeated import Batches, held_out
+from onnxprune.measure.divergence import Reference
+from onnxprune.search import FIT, HELD_OUT, JUDGE, TABLES, WEIGHINGS, error_tables, reconstruct
+
+SHARES = (0.25, 0.5, 0.75)  # of a group's units that go
+SENSITIVE = 3.0  # times the middle group's divergence: worth an --exclude
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One group at several widths, widest first.
+
+    ``error``: as a share of what losing the whole group costs its readers, from second moments. ``divergence``: of the repaired
+    model's outputs, measured; ``fitted``: the nearest curve that only rises.
+    """
+
+    group: str
+    width: int
+    widths: tuple[int, ...]
+    error: tuple[float, ...]
+    divergence: tuple[float, ...]
+    fitted: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+
+def curves(
+    analysis: Analysis,
+    dataset: Dataset,
+    options: Options,
+    fallback: Sequence[np.ndarray],
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Callable[[str], None] = lambda message: None,
+) -> list[Curve]:
+    """Return the curves of all groups that may be cut; each point repairs on some rows and is judged on others."""
+    fit, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
+    mask, rows = dataset.schema.padding_mask, Batches(fit.take(FIT, seed))
+    tables = error_tables(analysis, Batches(fit.take(TABLES, seed)), fallback, threads, mask)
+    orders = [tables.order(group.index, WEIGHINGS["mixed"]) for group in analysis.groups]
+    reference = Reference(analysis.facts.model, Batches(judge), threads)
+    found = []
+    for group, legal in zip(analysis.groups, legal_widths(analysis, options), strict=True):
+        widths = sorted({nearest(legal, (1 - share) * group.width) for share in SHARES} - {group.width}, reverse=True)
+        if not widths:
+            continue
+        progress(group.name)
+        measured = []
+        for width in widths:
+            trial = analysis.widths.copy()
+            trial[group.index] = width
+            model = reconstruct(analysis, trial, orders, rows, turns=1, seed=seed, threads=threads, mask=mask).model
+            measured.append(reference.divergence(model))
+        error = orders[group.index].error
+        share = tuple(float(error[group.width - width] / max(error[-1], 1e-30)) for width in widths)
+        finite = np.minimum(measured, np.finfo(np.float32).max)
+        fitted = tuple(float(value) for value in isotonic_regression(finite).x)
+        found.append(Curve(group.name, group.width, tuple(widths), share, tuple(measured), fitted))
+    return found
+
+
+def most_sensitive(found: Sequence[Curve]) -> list[Curve]:
+    """Return the groups that cost SENSITIVE times as much as the middle one at about half their width, the worst first."""
+    halves = [curve.fitted[len(curve.fitted) // 2] for curve in found]
+    limit = SENSITIVE * float(np.median(halves)) if halves else np.inf
+    ranked = sorted(zip(halves, range(len(found)), strict=True), key=lambda entry: (-entry[0], entry[1]))
+    return [found[index] for half, index in ranked if half > limit]
+
+
+def pattern(curve: Curve) -> str:
+    """Return a pattern for --exclude that names this group and no other."""
+    return glob.escape(curve.group)

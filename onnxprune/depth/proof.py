@@ -1,0 +1,66 @@
+"""Proof that branches were removed exactly: against the original in which they are multiplied by zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from onnx import ModelProto, helper, numpy_helper
+
+from onnxprune.check import SurgeryCheck, agreement, bisect
+from onnxprune.coupling.blocks import Block, Flow
+from onnxprune.depth.surgery import without_blocks
+from onnxprune.facts import Facts
+from onnxprune.io import skeleton_without_data
+
+
+class Switched(NamedTuple):
+    """A model without its initializers, and the scalars that its branches are multiplied by: name and element type."""
+
+    proto: ModelProto
+    switches: tuple[tuple[str, int], ...]
+
+
+def switched(facts: Facts, flow: Flow, blocks: Sequence[Block]) -> Switched:
+    """Put a factor in front of each branch's operand; the factors have still to be given, as inputs or stored."""
+    proto = skeleton_without_data(facts.model.proto)
+    prefix = "branch"
+    while any(name.startswith(prefix) for name in facts.first):
+        prefix += "_"
+    nodes = {flow.maker[block.sum.outputs[0]]: proto.graph.node[flow.maker[block.sum.outputs[0]]] for block in blocks}
+    before: dict[int, list] = {place: [] for place in nodes}
+    switches = []
+    for number, block in enumerate(blocks):
+        place, switch, scaled = flow.maker[block.sum.outputs[0]], f"{prefix}_{number}", f"{prefix}_{number}_scaled"
+        before[place].append(helper.make_node("Mul", [block.branch, switch], [scaled]))
+        nodes[place].input[block.operand] = scaled
+        switches.append((switch, facts.dtype(block.branch)))
+    for place in sorted(before, reverse=True):
+        for node in before[place]:
+            proto.graph.node.insert(place, node)
+    return Switched(proto, tuple(switches))
+
+
+def check_blocks(
+    facts: Facts, flow: Flow, removed: Sequence[Block], small: ModelProto, *, seed: int = 0, threads: int = 1
+) -> SurgeryCheck:
+    """Compare ``small`` with the original whose branches ``removed`` are silenced, on random inputs."""
+    reference, switches = switched(facts, flow, removed)
+    for name, dtype in switches:
+        zero = np.zeros((), helper.tensor_dtype_to_np_dtype(dtype))
+        reference.graph.initializer.append(numpy_helper.from_array(zero, name))
+    return agreement(facts, reference, small, seed=seed, threads=threads)
+
+
+def culprit_blocks(
+    facts: Facts, flow: Flow, removed: Sequence[Block], *, seed: int = 0, threads: int = 1
+) -> list[Block]:
+    """Bisect for the branches whose removal alone already breaks the check."""
+
+    def wrong(numbers: Sequence[int]) -> bool:
+        trial = [removed[number] for number in numbers]
+        small = without_blocks(facts, flow, trial)
+        return not check_blocks(facts, flow, trial, small, seed=seed, threads=threads).exact
+
+    return [removed[number] for number in sorted(bisect(range(len(removed)), wrong))]

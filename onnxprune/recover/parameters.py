@@ -1,0 +1,95 @@
+"""The trainable parameters of a model: read from it, and written back into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from onnxprune.errors import ModelError
+from onnxprune.graph import Graph, Node
+from onnxprune.io import Model
+
+FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+CARRIERS = ("Identity", "Transpose", "Reshape", "Cast", "Unsqueeze", "Squeeze", "Flatten")
+"""A stored tensor that only passes through these is still that tensor."""
+
+# operator -> inputs that hold weights; running statistics, limits, scales of quantisation and the like are none
+WEIGHTS: dict[str, tuple[int, ...]] = {
+    "BatchNormalization": (1, 2),
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "DeformConv": (1, 3),
+    "Einsum": (0, 1, 2),
+    "GRU": (1, 2, 3),
+    "Gemm": (0, 1, 2),
+    "GroupNormalization": (1, 2),
+    "InstanceNormalization": (1, 2),
+    "LSTM": (1, 2, 3),
+    "LayerNormalization": (1, 2),
+    "MatMul": (0, 1),
+    "PRelu": (1,),
+    "RMSNormalization": (1,),
+    "RNN": (1, 2, 3),
+    "com.microsoft::Attention": (1, 2),
+    "com.microsoft::FusedConv": (1, 2),
+    "com.microsoft::FusedGemm": (0, 1, 2),
+    "com.microsoft::FusedMatMul": (0, 1),
+    "com.microsoft::SkipLayerNormalization": (2, 3, 4),
+    "com.microsoft::SkipSimplifiedLayerNormalization": (2, 3),
+}
+VECTORS = ("Add", "Sub", "Mul", "Div")
+"""Operators whose stored operands are biases or scales if they vary along one axis only."""
+
+
+def trainable(model: Model) -> dict[str, np.ndarray]:
+    """Return name -> array in graph order, 16-bit floats widened to 32; raises ModelError where there is none."""
+    graph = Graph(model.proto)
+    found: dict[str, np.ndarray] = {}
+    for node in graph.top:
+        for name in _weights(node, graph):
+            tensor = graph.tensors[name]
+            if name not in found and tensor.data_type in FLOATS and tensor.dims and _in_file(name, graph):
+                array = model.array(tensor)
+                found[name] = array.astype(np.float32 if array.itemsize == 2 else array.dtype)
+    if not found:
+        raise ModelError(f"{model.name}: no float weights that could be trained")
+    return found
+
+
+def _weights(node: Node, graph: Graph) -> Iterator[str]:
+    for place in WEIGHTS.get(node.op, range(2) if node.op in VECTORS else ()):
+        name = _stored(node.input(place), graph)
+        if name and (node.op not in VECTORS or _is_vector(graph.tensors[name])):
+            yield name
+
+
+def _stored(name: str, graph: Graph) -> str:
+    """Return the stored tensor behind a value, or an empty string."""
+    while name and name not in graph.tensors:
+        node = graph.producer.get(name)
+        name = node.inputs[0] if node is not None and node.op in CARRIERS else ""
+    return name
+
+
+def _in_file(name: str, graph: Graph) -> bool:
+    """Whether the tensor is stored as one, not as the list of numbers that a Constant node may hold."""
+    node = graph.producer.get(name)
+    return node is None or graph.tensors[name] is node.proto.attribute[0].t
+
+
+def _is_vector(tensor: TensorProto) -> bool:
+    return sum(size > 1 for size in tensor.dims) == 1
+
+
+def with_parameters(proto: ModelProto, values: Mapping[str, np.ndarray]) -> ModelProto:
+    """Return a copy of the model that holds these values, in the types it had."""
+    result = ModelProto()
+    result.CopyFrom(proto)
+    tensors = Graph(result).tensors
+    for name, array in values.items():
+        old = tensors[name]
+        dtype = numpy_helper.to_array(TensorProto(data_type=old.data_type, dims=[0])).dtype
+        old.CopyFrom(numpy_helper.from_array(array.astype(dtype), old.name))
+    return result

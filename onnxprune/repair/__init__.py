@@ -1,0 +1,6 @@
+"""Changes surviving weights in closed form so that the outputs come back: no labels, no training."""
+
+from onnxprune.repair.auto import Repaired, repair
+from onnxprune.repair.sequential import Sequential
+
+__all__ = ["Repaired", "Sequential", "repair"]

@@ -1,0 +1,67 @@
+"""Repair a cut model by a named method, or by whichever brings the outputs back best on held-out data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from onnx import ModelProto
+
+from onnxprune.coupling.groups import Analysis
+from onnxprune.data import Dataset
+from onnxprune.data.repeated import Batches, held_out
+from onnxprune.io import Model
+from onnxprune.measure.divergence import Reference
+from onnxprune.repair.moments import SOLVERS
+from onnxprune.repair.sequential import TURNS, Progress, Sequential
+from onnxprune.surgery import Kept
+
+HELD_OUT = 0.25  # of the calibration data, to choose a method by
+MOST, FEW = 512, 128  # samples that judge a method, and that fit one whose solver needs moments of channels alone
+FITTED_ON = {"least-squares": MOST, "batchnorm": FEW, "bias": FEW}  # at most; the best is then fitted on everything
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """The model, the method that made it, and the held-out divergence of every method that was tried."""
+
+    model: ModelProto
+    method: str
+    divergences: dict[str, float]
+
+
+def repair(
+    analysis: Analysis,
+    kept: Kept,
+    small: ModelProto,
+    dataset: Dataset,
+    method: str = "auto",
+    *,
+    fitted: ModelProto | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Callable[[str], Progress] = lambda method: lambda done, total: None,
+) -> Repaired:
+    """Return ``small`` repaired by ``method``; ``auto`` never returns a model worse than no repair on held-out data.
+
+    ``fitted``: ``small`` as least squares on the whole dataset has repaired it already.
+    """
+    path, mask = analysis.facts.model.path, dataset.schema.padding_mask
+
+    def by(name: str, data: Dataset, turns: int = TURNS) -> ModelProto:
+        if fitted is not None and name == "least-squares" and data is dataset:
+            return fitted
+        walk = Sequential(
+            analysis, kept, Batches(data), method=name, turns=turns, seed=seed, threads=threads, mask=mask
+        )
+        walk.progress = progress(name)
+        return walk.run(small)
+
+    if method != "auto":
+        return Repaired(by(method, dataset), method, {})
+    fit, judge = held_out(dataset, HELD_OUT, MOST, seed)
+    reference = Reference(analysis.facts.model, Batches(judge), threads)
+    trials = {name: by(name, fit.take(FITTED_ON[name], seed), turns=1) for name in SOLVERS} | {"none": small}
+    found = {name: reference.divergence(Model(trial, "", path)) for name, trial in trials.items()}
+    best = min(found, key=lambda name: found[name])
+    return Repaired(small if best == "none" else by(best, dataset), best, found)

@@ -1,0 +1,133 @@
+"""Nodes that multiply by a stored weight, seen alike: rows times a matrix, plus something that can take an intercept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.evidence.needs import Need, Window, convolution_window
+from onnxprune.evidence.rows import Sampler, sampled_rows
+from onnxprune.graph import Node
+from onnxprune.repair.targets import Stored, batch_norm
+
+MAX_INPUTS = 6144  # wider nodes keep their weights: their second moments alone would take 300 MB
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A Conv, Gemm or MatMul with a stored weight: t[g, row, o] = W[g, o, d] x[g, row, d] + intercept.
+
+    ``axis``: the output's channel axis. ``bias``: stored tensor that takes a change of the intercept, times ``sign`` ("": none).
+    """
+
+    node: Node
+    weight: str
+    groups: int
+    axis: int
+    channels: int
+    window: Window | None
+    bias: str
+    sign: float
+
+    @property
+    def source(self) -> str:
+        return self.node.inputs[0]
+
+    @property
+    def by_position(self) -> bool:
+        """Whether an output position reads the input position of the same number alone, so that a padding mask holds for both."""
+        return self.window is None or self.window.is_point
+
+    def rows(self, x: np.ndarray, sampler: Sampler) -> np.ndarray:
+        """Return float32[groups, rows, d]: what the node sums over at the sampled output positions."""
+        need = Need("gram", self.source, self.axis if self.window else -1, self.groups, self.window)
+        return np.ascontiguousarray(sampled_rows(x, need, sampler), np.float32)
+
+    def outputs(self, value: np.ndarray, sampler: Sampler) -> np.ndarray:
+        """Return float32[rows, channels] of a value shaped like the output, at the same positions."""
+        return sampled_rows(value, Need("gram", "", self.axis), sampler)[0].astype(np.float32)
+
+    def matrix(self, weight: np.ndarray) -> np.ndarray:
+        """Return float64[groups, o, d] of a stored weight."""
+        w = weight.astype(np.float64)
+        if self.window is not None:
+            return w.reshape(self.groups, self.channels // self.groups, -1)
+        return (w if self._rows_first else w.T)[None] * self._alpha
+
+    def stored(self, matrix: np.ndarray, like: np.ndarray) -> np.ndarray:
+        """Return a matrix in the layout and type of the weight it replaces."""
+        if self.window is None:
+            matrix = (matrix[0] if self._rows_first else matrix[0].T) / self._alpha
+        return np.ascontiguousarray(matrix.reshape(like.shape), like.dtype)
+
+    @property
+    def _rows_first(self) -> bool:
+        return self.node.op == "Gemm" and bool(self.node.attribute("transB", 0))
+
+    @property
+    def _alpha(self) -> float:
+        return self.node.attribute("alpha", 1.0) if self.node.op == "Gemm" else 1.0
+
+    def offset(self, stored: Stored) -> np.ndarray:
+        """Return float64[groups, o]: the node's own bias."""
+        own = stored.arrays.get(self.node.input(2))
+        bias = np.zeros(self.channels) if own is None else np.broadcast_to(own.reshape(-1), self.channels)
+        beta = self.node.attribute("beta", 1.0) if self.node.op == "Gemm" else 1.0
+        return beta * bias.astype(np.float64).reshape(self.groups, -1)
+
+
+def as_linear(node: Node, stored: Stored, rank: int, space: tuple[int, ...]) -> Linear | None:
+    """Return how a node multiplies by a weight that is its own; None where it does not.
+
+    ``rank``: of the output; ``space``: the input's spatial shape.
+    """
+    weight = stored.arrays.get(node.input(1))
+    alone = weight is not None and len(stored.graph.consumers[node.input(1)]) == 1
+    if weight is None or not alone or node.input(0) in stored.arrays or len(node.inputs) > 3:
+        return None
+    if node.op == "Conv":
+        groups = int(node.attribute("group", 1))
+        window = convolution_window(node, weight.shape[2:], space)
+        return _with_intercept(node, groups, 1, weight.shape[0], window, weight.size // weight.shape[0], stored, rank)
+    if weight.ndim != 2 or node.op not in ("Gemm", "MatMul") or node.attribute("transA", 0):
+        return None
+    rows_first = node.op == "Gemm" and node.attribute("transB", 0)
+    channels, inputs = weight.shape if rows_first else weight.shape[::-1]
+    return _with_intercept(node, 1, -1, channels, None, inputs, stored, rank)
+
+
+def _with_intercept(
+    node: Node, groups: int, axis: int, channels: int, window: Window | None, inputs: int, stored: Stored, rank: int
+) -> Linear | None:
+    if inputs > MAX_INPUTS:
+        return None
+    bias, sign = _intercept(node, channels, axis % rank, rank, stored)
+    return Linear(node, node.inputs[1], groups, axis, channels, window, bias, sign)
+
+
+def _intercept(node: Node, channels: int, axis: int, rank: int, stored: Stored) -> tuple[str, float]:
+    """Find the stored tensor that can take an intercept: the node's own bias, or a shift right behind the node."""
+
+    def free(name: str) -> bool:
+        array = stored.arrays.get(name)
+        return array is not None and array.size == channels and len(stored.graph.consumers[name]) == 1
+
+    if node.input(2):
+        beta = node.attribute("beta", 1.0) if node.op == "Gemm" else 1.0
+        return (node.input(2), 1.0 / beta) if free(node.input(2)) and beta else ("", 1.0)
+    use = stored.sole_user(node.outputs[0])
+    if use is None:
+        return "", 1.0
+    user, position = use
+    if (
+        user.op == "BatchNormalization"
+        and position == 0
+        and batch_norm(stored, user) is not None
+        and free(user.inputs[3])
+    ):
+        return user.inputs[3], -1.0
+    shift = user.inputs[1 - position] if user.op == "Add" else ""
+    if shift and free(shift) and stored.vector(shift, channels, axis, rank) is not None:
+        return shift, 1.0
+    return "", 1.0

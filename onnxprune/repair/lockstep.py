@@ -1,0 +1,152 @@
+"""Runs a model piece by piece over a fixed set of batches, so that a node's weights can be changed just before it runs.
+
+Every node runs once per batch, whatever the number of pieces. Only the values that nodes still to run need are kept, in
+memory up to a limit and in a temporary file beyond it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, ValueInfoProto
+
+from onnxprune.io import Model
+from onnxprune.runtime import session
+
+MEMORY_LIMIT = 1 << 28  # bytes of kept values per model before they go to a file
+
+
+class Lockstep:
+    """The state of a model that has run up to some values on all batches; tensors no node has read yet may still change."""
+
+    def __init__(self, model: Model, batches: Iterable[Mapping[str, np.ndarray]], threads: int = 1):
+        self.proto, self.path = model.proto, model.path
+        self.threads = threads
+        self._graph = self.proto.graph
+        self._tensors = {tensor.name: tensor for tensor in self._graph.initializer}
+        self._pending: list[NodeProto] = list(self._graph.node)
+        self._producer = {name: node for node in self._graph.node for name in node.output if name}
+        self._store: dict[str, _Kept] = {}
+        self._bytes = 0
+        for batch in batches:
+            for name, array in batch.items():
+                self._bytes += self._store.setdefault(name, _Kept()).append(array, self._bytes)
+        self.count = len(next(iter(self._store.values())))
+
+    def values(self, name: str) -> Iterator[np.ndarray]:
+        """Yield a computed value batch by batch."""
+        return iter(self._store[name])
+
+    def advance(self, names: Iterable[str], keep: Iterable[str] = ()) -> None:
+        """Run what ``names`` need; values in ``names`` and ``keep``, and those that pending nodes read, stay available."""
+        wanted = [name for name in names if name not in self._store and name not in self._tensors]
+        nodes = self._needed(wanted)
+        if nodes:
+            chosen = {id(node) for node in nodes}
+            self._pending = [node for node in self._pending if id(node) not in chosen]
+        live = {name for node in self._pending for name in _reads(node)} | set(names) | set(keep)
+        if nodes:
+            self._run(nodes, live)
+        for name in [name for name in self._store if name not in live]:
+            self._bytes -= self._store.pop(name).nbytes
+
+    def _needed(self, names: Sequence[str]) -> list[NodeProto]:
+        needed: set[int] = set()
+        stack = list(names)
+        pending = {id(node) for node in self._pending}
+        while stack:
+            name = stack.pop()
+            node = self._producer.get(name)
+            if node is None or name in self._store or id(node) in needed or id(node) not in pending:
+                continue
+            needed.add(id(node))
+            stack.extend(_reads(node))
+        return [node for node in self._pending if id(node) in needed]
+
+    def _run(self, nodes: Sequence[NodeProto], live: set[str]) -> None:
+        made = {name for node in nodes for name in node.output if name}
+        read = {name for node in nodes for name in _reads(node)}
+        piece = ModelProto(ir_version=max(self.proto.ir_version, 4), opset_import=self.proto.opset_import)
+        piece.functions.extend(self.proto.functions)
+        piece.graph.name = "piece"
+        piece.graph.node.extend(nodes)
+        piece.graph.initializer.extend(self._tensors[name] for name in sorted(read & set(self._tensors)))
+        inputs = sorted(name for name in read - made if name in self._store)
+        piece.graph.input.extend(_declared(name, self._store[name].sample) for name in inputs)
+        outputs = sorted(made & live)
+        piece.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
+        if not outputs:
+            return
+        opened = session(Model(piece, "", self.path), threads=self.threads)
+        kept = {name: _Kept() for name in outputs}
+        for number in range(self.count):
+            found = opened.run({name: self._store[name][number] for name in inputs})
+            for name in outputs:
+                self._bytes += kept[name].append(found[name], self._bytes)
+        self._store.update(kept)
+
+
+class _Kept:
+    """A value on all batches: arrays in memory, or mapped from a temporary file once memory is short.
+
+    Sequences and strings stay in memory.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: list[Any] = []
+        self._file: BinaryIO | None = None
+        self.nbytes = 0
+
+    @property
+    def sample(self) -> Any:
+        return self._arrays[0]
+
+    def append(self, array: Any, used: int) -> int:
+        """Add a batch and return how many bytes of memory it takes."""
+        storable = isinstance(array, np.ndarray) and not array.dtype.hasobject and array.size > 0
+        size = array.nbytes if storable else 0
+        if used + size <= MEMORY_LIMIT or not storable:
+            self._arrays.append(array)
+            self.nbytes += size
+            return size
+        file = self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as its values
+        offset = file.seek(0, 2)
+        file.write(np.ascontiguousarray(array).tobytes())
+        file.flush()
+        self._arrays.append(np.memmap(file, array.dtype, "r", offset, array.shape))  # type: ignore[call-overload]
+        return 0
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._arrays[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._arrays)
+
+
+def _declared(name: str, sample: Any) -> ValueInfoProto:
+    """Describe a value by what it holds: a tensor, or a sequence of tensors."""
+    if isinstance(sample, np.ndarray):
+        dtype = onnx.helper.np_dtype_to_tensor_dtype(sample.dtype)
+        return onnx.helper.make_tensor_value_info(name, dtype, [None] * sample.ndim)
+    dtype = onnx.helper.np_dtype_to_tensor_dtype(sample[0].dtype if sample else np.dtype(np.float32))
+    return onnx.helper.make_tensor_sequence_value_info(name, dtype, None)
+
+
+def _reads(node: NodeProto) -> list[str]:
+    """Names a node reads, those captured by its bodies included."""
+    names = [name for name in node.input if name]
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            own = {v.name for v in attribute.g.input} | {t.name for t in attribute.g.initializer}
+            for inner in attribute.g.node:
+                names.extend(name for name in _reads(inner) if name not in own)
+                own.update(inner.output)
+            names.extend(v.name for v in attribute.g.output if v.name not in own)
+    return names

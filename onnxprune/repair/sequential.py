@@ -1,0 +1,305 @@
+"""Sequential least squares: every linear node, in order, is refitted to what the original computes.
+
+Inputs come from the already repaired pruned model, targets from the original (on a residual stream: the original's sum minus
+the pruned shortcut), with a ridge towards the old weights. Where only the positive part of a target is read, errors below zero
+do not count (the auxiliary-variable idea of Zhang et al. 2016, "Accelerating very deep convolutional networks", eq. 7-9, in the
+form of a majorising target). A node may also choose which of its inputs go (layer OBS on the refitted weights).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+from onnx import AttributeProto, ModelProto, numpy_helper
+
+from onnxprune.coupling.groups import Analysis
+from onnxprune.criteria.curvature import Order, Problem, joint_order
+from onnxprune.data.repeated import Remembered
+from onnxprune.evidence.rows import Sampler
+from onnxprune.graph import Graph, Node
+from onnxprune.io import Model, tensor_array
+from onnxprune.repair.linear import Linear, as_linear
+from onnxprune.repair.lockstep import Lockstep
+from onnxprune.repair.moments import SOLVERS, Moments, squared_error
+from onnxprune.repair.targets import DEAD_SCALE, Stored, Target, own_output, target_of
+from onnxprune.surgery import Kept
+
+DAMPING = (1e-3, 1e-2, 1e-1, 1.0)  # of the mean diagonal; chosen per node on held-out rows
+POSITIONS = 64  # sampled output positions per sample
+TURNS = 3  # of moving rectified targets
+ROWS_IN_MEMORY = 1 << 28  # bytes of a node's rows that are kept between turns
+FLOATS = (1, 10, 11)
+
+Batches = Iterable[Mapping[str, np.ndarray]]  # read several times, always the same
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Units that a node may choose among: ``units`` int64[inputs channels], how many stay, and where they are reported."""
+
+    group: int
+    units: np.ndarray
+    width: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happened at one node: relative error before and after, and the removal order if it chose."""
+
+    before: float
+    after: float
+    order: Order | None = None
+    energy: float = 0.0
+
+
+@dataclass
+class Sequential:
+    """Refits a cut model against the original of ``analysis``, from which the units outside ``kept`` are gone.
+
+    ``batches``: calibration inputs, samples along the first axis; every second batch is held out where the damping is chosen,
+    all count in the final solve. ``everything``: visit every linear node; ``frozen``: look, but change no weight. ``choices``: weight -> units to choose among at the node that reads them (they are then still in
+    the model; those that go are zeroed where they are read, see ``chosen``).
+    """
+
+    analysis: Analysis
+    kept: Kept
+    batches: Batches
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+    method: str = "least-squares"
+    positions: int = POSITIONS
+    turns: int = TURNS
+    seed: int = 0
+    threads: int = 1
+    mask: str = ""
+    everything: bool = False
+    frozen: bool = False
+    progress: Progress = lambda done, total: None
+    observe: Callable[[Linear, Target, Moments], None] | None = None
+    steps: dict[str, Step] = field(default_factory=dict)
+    chosen: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def run(self, small: ModelProto) -> ModelProto:
+        """Return the repaired model; ``steps`` and ``chosen`` (group -> bool[width]) tell what was done."""
+        result = ModelProto()
+        result.CopyFrom(small)
+        graph = Graph(result)
+        folder, path = self.analysis.facts.model.folder, self.analysis.facts.model.path
+        stored = {name: tensor for name, tensor in graph.tensors.items() if _is_stored(graph, name)}
+        self._stored = Stored(graph, {name: tensor_array(tensor, folder) for name, tensor in stored.items()})
+        self._solve = SOLVERS[self.method]
+        self._sizes = [_samples(batch) for batch in self.batches]
+        self._masks = [batch[self.mask] != 0 if self.mask else None for batch in self.batches]
+        self._dense = Lockstep(self.analysis.facts.model, self.batches, self.threads)
+        self._pruned = Lockstep(Model(result, "", path), self.batches, self.threads)
+        sites = self._sites(graph)
+        done = set(graph.inputs)
+        waiting = iter(graph.top)
+        for number, linear in enumerate(sites):
+            for node in waiting:
+                if node is linear.node:
+                    break
+                done.update(node.outputs)
+            self.progress(number, len(sites))
+            self._refit(linear, self._target(linear, done))
+            done.update(linear.node.outputs)
+        return result
+
+    # --- which nodes ------------------------------------------------------------------------------------------------
+
+    def _sites(self, graph: Graph) -> list[Linear]:
+        """Linear nodes whose inputs differ from the original's, or are to be chosen among."""
+        touched: set[str] = set(graph.inputs) if self.everything else set()
+        found = []
+        for node in graph.top:
+            if (
+                self._is_cut(node.outputs)
+                or any(name in touched for name in node.inputs)
+                or node.input(1) in self.choices
+            ):
+                linear = self._linear(node)
+                if linear is not None and (node.inputs[0] in touched or linear.weight in self.choices):
+                    found.append(linear)
+                touched.update(node.outputs)
+        return found
+
+    def _is_cut(self, names: Sequence[str]) -> bool:
+        shape = self.analysis.facts.shape
+        axes = [(name, axis) for name in names if name for axis in range(len(shape(name) or ()))]
+        return any(self._kept_positions(name, axis) is not None for name, axis in axes)
+
+    def _kept_positions(self, value: str, axis: int) -> np.ndarray | None:
+        mask = self.analysis.keep_mask(list(self.kept), value, axis)
+        return None if mask is None else np.flatnonzero(mask)
+
+    def _linear(self, node: Node) -> Linear | None:
+        facts = self.analysis.facts
+        before = facts.shape(node.inputs[0]) if len(node.inputs) > 1 else None
+        after = facts.shape(node.outputs[0])
+        return as_linear(node, self._stored, len(after), before[2:]) if before and after else None
+
+    def _target(self, linear: Linear, done: set[str]) -> Target:
+        if self.method != "least-squares":
+            return own_output(linear.node, linear.channels)
+        rank = len(self.analysis.facts.shape(linear.node.outputs[0]) or ())
+        return target_of(self.analysis, self._stored, linear.node, linear.channels, linear.axis, rank, done)
+
+    # --- rows -------------------------------------------------------------------------------------------------------
+
+    def _rows(self, linear: Linear, target: Target, start: int) -> Iterator[Rows]:
+        """Yield per batch x float32[groups, rows, d], the target's value and the offset already there, float32[rows, o] each.
+
+        A batch in which the two models' values cannot be matched row by row (what is found there decides how many) is left out.
+        """
+        axis = linear.axis % len(self.analysis.facts.shape(target.value) or ())
+        kept = self._kept_positions(target.value, axis)
+        others = self._pruned.values(target.other) if target.other else [None] * len(self._sizes)
+        firsts = np.cumsum([0, *self._sizes[:-1]]).tolist()
+        values = zip(self._pruned.values(linear.source), self._dense.values(target.value), others, strict=True)
+        batches = zip(values, firsts, self._sizes, self._masks, strict=True)
+        for (x, t, other), first, samples, mask in islice(batches, start, None):
+            sampler = Sampler(samples, self.positions, self.seed, first, mask if linear.by_position else None)
+            wanted, inputs = linear.outputs(t, sampler), linear.rows(x, sampler)
+            if inputs.shape[1] != len(wanted):
+                continue
+            offset = target.shift.astype(np.float32)
+            if other is not None:
+                offset = offset + linear.outputs(other, sampler)
+            wanted = wanted if kept is None else wanted[:, kept]
+            yield inputs, wanted, np.broadcast_to(offset, wanted.shape)
+
+    def _moments(self, linear: Linear, rows: Iterable[Rows], scale: np.ndarray) -> list[Moments]:
+        """Moments of the even and of the odd batches."""
+        halves: list[Moments] = []
+        for number, (x, wanted, offset) in enumerate(rows):
+            t = _grouped((wanted - offset) / scale, linear.groups)
+            if not halves:
+                halves = [Moments.zeros(x.shape[0], x.shape[2], t.shape[2]) for _ in range(2)]
+            halves[number % 2].update(x, t)
+        return [half for half in halves if half.count]
+
+    # --- one node ---------------------------------------------------------------------------------------------------
+
+    def _refit(self, linear: Linear, target: Target) -> None:
+        self._pruned.advance([linear.source, *([target.other] if target.other else [])])
+        self._dense.advance([target.value])
+        scale = np.where(np.abs(target.scale) < DEAD_SCALE, np.inf, target.scale).astype(np.float32)
+        rows = Remembered(lambda start: self._rows(linear, target, start), _bytes, ROWS_IN_MEMORY)
+        halves = self._moments(linear, rows, scale)
+        if not halves:
+            return
+        moments = halves[0] + halves[1] if len(halves) > 1 else halves[0]
+        if self.observe is not None:
+            self.observe(linear, target, moments)
+        if self.frozen:
+            return
+        weight = self._stored.arrays[linear.weight]
+        old, offset, intercept = linear.matrix(weight), linear.offset(self._stored), bool(linear.bias)
+        keep, order = self._choose(linear, target, moments, old, intercept)
+        damping = self._damping([half.only(keep) for half in halves], old[:, :, keep], intercept)
+        reduced = moments.only(keep)
+        fitted, bias = self._solve(reduced, old[:, :, keep], damping, intercept)
+        if not intercept:
+            bias = offset
+        for _ in range(self.turns if target.rectified else 0):
+            turned = self._majorised(linear, target, rows, scale, keep, reduced, fitted, bias)
+            fitted, free = self._solve(turned, old[:, :, keep], damping, intercept)
+            bias = free if intercept else offset
+        energy = max(float(moments.variance.sum()) * moments.count, 1e-30)
+        before = float(squared_error(moments, old, offset).sum()) / energy
+        after = float(squared_error(reduced, fitted, bias).sum()) / energy
+        power = float((moments.variance.reshape(-1) * target.scale**2).sum())
+        self.steps[linear.node.label] = Step(before, after, order, power)
+        self._write(linear, keep, fitted, bias - offset)
+
+    def _choose(
+        self, linear: Linear, target: Target, moments: Moments, old: np.ndarray, intercept: bool
+    ) -> tuple[np.ndarray, Order | None]:
+        """Return bool[d], the inputs that stay, and the order in which units would go."""
+        keep = np.ones(old.shape[2], bool)
+        choice = self.choices.get(linear.weight)
+        if choice is None:
+            return keep, None
+        units = int(choice.units.max()) + 1
+        taps = old.shape[2] // len(choice.units)
+        blocks = np.stack(
+            [(np.flatnonzero(choice.units == u)[:, None] * taps + np.arange(taps)).reshape(-1) for u in range(units)]
+        )
+        refitted, _ = self._solve(moments, old, DAMPING[1], intercept)
+        order = joint_order(
+            [Problem(moments.covariance[0], refitted[0] * target.scale[:, None], blocks)], damping=DAMPING[1]
+        )
+        gone = order.order[: units - choice.width]
+        keep[blocks[gone].reshape(-1)] = False
+        self.chosen[choice.group] = np.isin(np.arange(units), gone, invert=True)
+        return keep, order
+
+    def _majorised(
+        self,
+        linear: Linear,
+        target: Target,
+        rows: Iterable[Rows],
+        scale: np.ndarray,
+        keep: np.ndarray,
+        moments: Moments,
+        fitted: np.ndarray,
+        bias: np.ndarray,
+    ) -> Moments:
+        """Targets below zero become what is predicted now, but at most zero: no error where both are rectified away."""
+        turned = moments.retarget()
+        weights, shift = fitted.astype(np.float32), bias.astype(np.float32)
+        for x, wanted, offset in rows:
+            x = x if keep.all() else x[:, :, keep]
+            predicted = np.moveaxis(x @ weights.swapaxes(1, 2), 0, 1) + shift
+            predicted = predicted.reshape(len(wanted), -1) * target.scale.astype(np.float32) + offset
+            z = np.where(wanted <= 0, np.minimum(predicted, 0), wanted)
+            turned.update_target(x, _grouped((z - offset) / scale, linear.groups))
+        return turned
+
+    def _damping(self, halves: Sequence[Moments], old: np.ndarray, intercept: bool) -> float:
+        """The strength that predicts the held-out rows best when fitted on the others."""
+        if len(halves) < 2 or self.method != "least-squares":
+            return DAMPING[1]
+        errors = [float(squared_error(halves[1], *self._solve(halves[0], old, d, intercept)).sum()) for d in DAMPING]
+        return DAMPING[int(np.argmin(errors))]
+
+    def _write(self, linear: Linear, keep: np.ndarray, fitted: np.ndarray, change: np.ndarray) -> None:
+        arrays = self._stored.arrays
+        matrix = np.zeros((*fitted.shape[:2], len(keep)))
+        matrix[:, :, keep] = fitted
+        self._replace(linear.weight, linear.stored(matrix, arrays[linear.weight]))
+        if linear.bias:
+            old = arrays[linear.bias]
+            moved = old.astype(np.float64).reshape(-1) + linear.sign * change.reshape(-1)
+            self._replace(linear.bias, moved.reshape(old.shape).astype(old.dtype))
+
+    def _replace(self, name: str, array: np.ndarray) -> None:
+        tensor = self._stored.graph.tensors[name]
+        self._stored.arrays[name] = array
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+def _is_stored(graph: Graph, name: str) -> bool:
+    """Whether a name stands for a tensor of the file that can be replaced: lists of numbers in attributes cannot."""
+    producer = graph.producer.get(name)
+    plain = producer is None or producer.proto.attribute[0].type == AttributeProto.TENSOR
+    return plain and graph.tensors[name].data_type in FLOATS
+
+
+def _samples(batch: Mapping[str, np.ndarray]) -> int:
+    """How many samples a batch holds: its inputs' common first size; one where they have none."""
+    sizes = {np.shape(array)[:1] for array in batch.values()}
+    return next(iter(sizes), (1,))[0] if len(sizes) == 1 and () not in sizes else 1
+
+
+def _bytes(rows: Rows) -> int:
+    return sum(array.nbytes for array in rows)
+
+
+def _grouped(values: np.ndarray, groups: int) -> np.ndarray:
+    """Return [groups, rows, o / groups] of [rows, o]."""
+    return np.moveaxis(values.reshape(len(values), groups, values.shape[1] // groups), 1, 0)

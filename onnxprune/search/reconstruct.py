@@ -1,0 +1,90 @@
+"""A model narrowed to given widths and repaired, the units that go being chosen on the way."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto, numpy_helper
+
+from onnxprune.coupling.groups import Analysis
+from onnxprune.criteria.curvature import Order
+from onnxprune.graph import Graph
+from onnxprune.io import Model, tensor_array
+from onnxprune.repair.sequential import FLOATS, POSITIONS, TURNS, Batches, Choice, Sequential
+from onnxprune.surgery import cut
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A repaired ``model`` from which the units outside ``cut`` are gone and of which those outside ``kept`` are silent."""
+
+    model: Model
+    kept: list[np.ndarray]
+    cut: list[np.ndarray]
+
+    def carried(self, analysis: Analysis, small: ModelProto) -> ModelProto:
+        """Return ``small``, the original without the units outside ``kept``, with the reconstruction's weights."""
+        result = ModelProto()
+        result.CopyFrom(small)
+        source = Graph(self.model.proto).tensors
+        for name, tensor in Graph(result).tensors.items():
+            if tensor.data_type not in FLOATS:
+                continue
+            array = tensor_array(source[name], self.model.folder)
+            for axis in range(array.ndim):
+                before, after = (analysis.keep_mask(kept, name, axis) for kept in (self.cut, self.kept))
+                if after is not None:
+                    array = np.compress(after if before is None else after[before], array, axis)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        return result
+
+
+def reconstruct(
+    analysis: Analysis,
+    widths: np.ndarray,
+    orders: Sequence[Order],
+    batches: Batches,
+    *,
+    positions: int = POSITIONS,
+    turns: int = TURNS,
+    seed: int = 0,
+    threads: int = 1,
+    mask: str = "",
+) -> Reconstruction:
+    """Narrow every group to ``widths`` and repair.
+
+    Groups read by one linear node choose there, on the repaired model; the others go by ``orders``.
+    """
+    choices = single_readers(analysis, widths)
+    chosen = {choice.group for choice in choices.values()}
+    kept = [np.ones(group.width, bool) for group in analysis.groups]
+    for group, order, width in zip(analysis.groups, orders, widths, strict=True):
+        if group.index not in chosen:
+            kept[group.index][order.order[: group.width - int(width)]] = False
+    whole = all(mask.all() for mask in kept)
+    small = analysis.facts.model.proto if whole else cut(analysis, kept)
+    walk = Sequential(
+        analysis, kept, batches, choices, positions=positions, turns=turns, seed=seed, threads=threads, mask=mask
+    )
+    model = Model(walk.run(small), "", analysis.facts.model.path)
+    return Reconstruction(model, [walk.chosen.get(g, flags) for g, flags in enumerate(kept)], kept)
+
+
+def single_readers(analysis: Analysis, widths: np.ndarray) -> dict[str, Choice]:
+    """Return weight -> choice for groups that lose units and that one stored weight alone reads."""
+    shared: dict[str, int] = defaultdict(int)
+    for group in analysis.groups:
+        for member in group.members:
+            shared[member.parameter] += member.role == "reads"
+    found = {}
+    for group in analysis.groups:
+        readers = [member for member in group.members if member.role == "reads"]
+        if len(readers) == 1 and shared[readers[0].parameter] == 1 and widths[group.index] < group.width:
+            complete = (readers[0].units >= 0).all() and readers[0].node.op in ("Conv", "Gemm", "MatMul")
+            alone = int(readers[0].node.attribute("group", 1)) == 1
+            if complete and alone and set(readers[0].node.inputs[1:2]) == {readers[0].parameter}:
+                found[readers[0].parameter] = Choice(group.index, readers[0].units, int(widths[group.index]))
+    return found

@@ -1,0 +1,61 @@
+"""The whole decision on calibration data, with its rows shared out: tables and fits, judgement, veto."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from onnxprune.allocate import Options, Target
+from onnxprune.coupling.groups import Analysis
+from onnxprune.data import Dataset
+from onnxprune.data.repeated import Batches, held_out
+from onnxprune.search.reconstruct import Reconstruction, reconstruct
+from onnxprune.search.tables import error_tables
+from onnxprune.search.widths import Proposal, Search
+
+FIT, JUDGE = 256, 512  # samples: proposals are repaired on the former and judged, later vetoed, on the latter
+TABLES = 512  # samples for the error tables
+HELD_OUT = 0.25
+
+
+class Found(NamedTuple):
+    """What stays, repaired on all data; every proposal that was judged; groups that went by their scores alone."""
+
+    final: Reconstruction
+    tried: list[Proposal]
+    unread: list[int]
+
+
+def search_units(
+    analysis: Analysis,
+    dataset: Dataset,
+    target: Target,
+    options: Options,
+    fallback: Sequence[np.ndarray],
+    *,
+    max_divergence: float | None = None,
+    seconds: float = 0.0,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Found:
+    """Decide what stays for ``target``, or within ``max_divergence`` of the original.
+
+    A quarter of the calibration data at most judges, a quarter vetoes; the units of the best widths are chosen on all of it.
+    """
+    rest, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
+    fit, veto = held_out(rest, HELD_OUT, JUDGE, seed + 1)
+    mask = dataset.schema.padding_mask
+    tables = error_tables(analysis, Batches(fit.take(TABLES, seed)), fallback, threads, mask)
+    found = Search(
+        analysis, tables, target, options,
+        Batches(fit.take(FIT, seed)), Batches(judge), Batches(veto), seconds, seed, threads, mask=mask, progress=progress,
+    )  # fmt: skip
+    best = found.run() if max_divergence is None else found.smallest(max_divergence)
+    final = reconstruct(
+        analysis, best.widths, found.orders[best.exponent], Batches(dataset), seed=seed, threads=threads, mask=mask
+    )
+    narrowed = [group for group in tables.unread if best.widths[group] < analysis.widths[group]]
+    return Found(final, found.history, narrowed)

@@ -1,0 +1,104 @@
+"""What each group's readers lose when it is narrowed, on the original model: removal orders and errors (layer OBS)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.coupling.groups import Analysis, Member
+from onnxprune.criteria.curvature import Order, Problem, joint_order
+from onnxprune.repair.linear import Linear
+from onnxprune.repair.moments import Moments
+from onnxprune.repair.sequential import POSITIONS, Batches, Sequential
+from onnxprune.repair.targets import Target as Fit
+
+UNFOLDED_BYTES = 1 << 28  # second moments over all taps are kept up to this much in total, per channel beyond
+DAMPING = 1e-2
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One node that reads a group: relative OBS problem and the energy of its output (variance summed over channels)."""
+
+    problem: Problem
+    energy: float
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Per group what its readers lose; groups that no linear node reads have none and are ranked by ``fallback`` scores."""
+
+    analysis: Analysis
+    readings: Mapping[int, Sequence[Reading]]
+    fallback: Sequence[np.ndarray]
+
+    def order(self, group: int, exponent: float) -> Order:
+        """Return the order in which a group's units go and the error, with readers weighed by energy to ``exponent``."""
+        readings = self.readings.get(group)
+        if not readings:
+            scores = np.nan_to_num(np.asarray(self.fallback[group], float), posinf=np.finfo(float).max)
+            order = np.argsort(scores, kind="stable")
+            share = np.cumsum(scores[order]) / max(float(scores.sum()), 1e-30)
+            return Order(order, np.concatenate([[0.0], share * self._typical(exponent)]))
+        return joint_order([r.problem._replace(scale=r.energy ** (exponent - 1)) for r in readings], damping=DAMPING)
+
+    @property
+    def unread(self) -> list[int]:
+        """Groups without a linear reader, such as the width of queries and keys, which only meet each other."""
+        return [group.index for group in self.analysis.groups if not self.readings.get(group.index)]
+
+    def _typical(self, exponent: float) -> float:
+        """What losing all of an average group costs."""
+        energies = [r.energy**exponent for there in self.readings.values() for r in there]
+        return float(np.mean(energies)) if energies else 1.0
+
+
+def error_tables(
+    analysis: Analysis, batches: Batches, fallback: Sequence[np.ndarray], threads: int = 1, mask: str = ""
+) -> Tables:
+    """Run the original once and collect what every linear node reads: O(width^2) memory per reader, not per sample."""
+    readers: dict[str, list[tuple[int, Member]]] = defaultdict(list)
+    for group in analysis.groups:
+        for member in group.members:
+            if member.role == "reads":
+                readers[member.parameter].append((group.index, member))
+    readings: dict[int, list[Reading]] = defaultdict(list)
+    used = 0
+
+    def observe(linear: Linear, fit: Fit, moments: Moments) -> None:
+        nonlocal used
+        if linear.weight not in readers or linear.groups > 1:
+            return
+        covariance = moments.covariance[0]
+        matrix = linear.matrix(analysis.facts.content(linear.weight))[0] * fit.scale[:, None]
+        energy = float((moments.variance[0] * fit.scale**2).sum())
+        for group, member in readers[linear.weight]:
+            taps = covariance.shape[0] // len(member.units)
+            used += covariance.nbytes
+            compact = used > UNFOLDED_BYTES and taps > 1
+            readings[group].append(
+                Reading(_problem(covariance, matrix, member.units, taps, compact), max(energy, 1e-30))
+            )
+
+    everything = [np.ones(group.width, bool) for group in analysis.groups]
+    Sequential(
+        analysis, everything, batches, positions=POSITIONS // 2, threads=threads, mask=mask,
+        everything=True, frozen=True, observe=observe,
+    ).run(analysis.facts.model.proto)  # fmt: skip
+    return Tables(analysis, dict(readings), fallback)
+
+
+def _problem(covariance: np.ndarray, matrix: np.ndarray, units: np.ndarray, taps: int, compact: bool) -> Problem:
+    """The removal problem of one reader; ``compact``: per channel, its taps' cross terms averaged."""
+    if compact:
+        channels = len(units)
+        folded = covariance.reshape(channels, taps, channels, taps)
+        covariance = np.einsum("atbt->ab", folded) / taps
+        matrix = np.moveaxis(matrix.reshape(-1, channels, taps), 2, 1).reshape(-1, channels)
+        taps = 1
+    width = int(units.max()) + 1
+    blocks = [(np.flatnonzero(units == u)[:, None] * taps + np.arange(taps)).reshape(-1) for u in range(width)]
+    return Problem(covariance, matrix, np.stack(blocks))

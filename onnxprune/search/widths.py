@@ -1,0 +1,254 @@
+"""Widths under a budget, and a short search for better ones on the real, repaired model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxprune.allocate import Costs, Options, Target
+from onnxprune.allocate.legal import legal_widths, nearest
+from onnxprune.allocate.target import KINDS
+from onnxprune.coupling.groups import Analysis
+from onnxprune.errors import TargetError
+from onnxprune.io import Model
+from onnxprune.measure.divergence import Reference
+from onnxprune.repair.sequential import POSITIONS, Batches
+from onnxprune.search.reconstruct import reconstruct
+from onnxprune.search.tables import Tables
+
+WEIGHINGS = {
+    "relative": 0.0,
+    "mixed": 0.5,
+    "raw": 1.0,
+}  # exponent of a node's output energy in the weight of its relative error
+SPREAD = 0.6  # standard deviation of a proposal's change, in the logarithm of a group's weight
+SHARED_LAST = (
+    1e3  # weight of groups with several readers (residual streams) where they are to go only when nothing else can
+)
+BISECTIONS = 7  # of the share of MACs: to 1 %
+
+
+@dataclass
+class Proposal:
+    """Widths to try, where they come from, and what came of it."""
+
+    name: str
+    weights: np.ndarray
+    widths: np.ndarray
+    divergence: float = np.inf
+
+    @property
+    def exponent(self) -> float:
+        return WEIGHINGS.get(self.name, WEIGHINGS["mixed"])
+
+
+@dataclass
+class Search:
+    """Finds the units to keep for ``target`` under ``options``.
+
+    ``fit`` batches repair each proposal, ``judge`` batches score it, ``veto`` batches (may be empty) decide at the end between the
+    best proposal and the best starting point, so that a long search cannot overfit. ``seconds``: time for the search beyond the
+    starting points.
+    """
+
+    analysis: Analysis
+    tables: Tables
+    target: Target
+    options: Options
+    fit: Batches
+    judge: Batches
+    veto: Batches = ()
+    seconds: float = 0.0
+    seed: int = 0
+    threads: int = 1
+    positions: int = POSITIONS // 2
+    mask: str = ""
+    progress: Callable[[str], None] = lambda message: None
+    history: list[Proposal] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.legal = legal_widths(self.analysis, self.options)
+        self.movable = [g for g, widths in enumerate(self.legal) if len(widths) > 1]
+        self.costs = Costs(self.analysis)
+        self._judge = Reference(self.analysis.facts.model, self.judge, self.threads)
+        self.orders = {
+            e: [self.tables.order(g, e) for g in range(len(self.analysis.groups))] for e in WEIGHINGS.values()
+        }
+
+    def smallest(self, limit: float) -> Proposal:
+        """Return the proposal with the fewest MACs whose divergence is within ``limit``, by bisection over the target.
+
+        Raises TargetError where none is.
+        """
+        low, high, best = 0.0, 1.0, None
+        seconds, self.seconds = self.seconds, self.seconds / BISECTIONS
+        for _ in range(BISECTIONS):
+            share = (low + high) / 2
+            self.target = Target("macs", share)
+            try:
+                found = self.run()
+            except TargetError:
+                low = share
+                continue
+            if found.divergence <= limit:
+                best, high = found, share
+            else:
+                low = share
+        self.seconds = seconds
+        if best is None:
+            least = min((proposal.divergence for proposal in self.history), default=np.inf)
+            raise TargetError(
+                f"no smaller model diverges by less than {limit:g}; the nearest diverges by {least:.3g}", least
+            )
+        return best
+
+    def run(self) -> Proposal:
+        """Return the best proposal; raises TargetError where the budget cannot be met."""
+        starts = [self._evaluated(proposal) for proposal in self._starts()]
+        best = start = min(starts, key=lambda p: p.divergence)
+        if self.seconds:
+            best = self._improve(start)
+        if best is not start and self._vetoed(best, start):
+            best = start
+        return best
+
+    def _vetoed(self, best: Proposal, start: Proposal) -> bool:
+        """Whether data that the search never saw prefers the start."""
+        if not self.veto:
+            return False
+        unseen = Reference(self.analysis.facts.model, self.veto, self.threads)
+        return unseen.divergence(self._repaired(best)) > unseen.divergence(self._repaired(start))
+
+    # --- proposals --------------------------------------------------------------------------------------------------
+
+    def _starts(self) -> list[Proposal]:
+        if self.target.kind == "ratio" and self.options.scope == "layer":
+            widths = self.costs.widths.copy()
+            for g in self.movable:
+                widths[g] = nearest(self.legal[g], (1 - self.target.value) * self.legal[g][-1])
+            return [Proposal("uniform", np.ones(len(widths)), widths)]
+        ones = np.ones(len(self.analysis.groups))
+        found = [Proposal(name, ones, self._widths(ones, exponent)) for name, exponent in WEIGHINGS.items()]
+        shared = [len(self.tables.readings.get(g, ())) > 1 for g in range(len(ones))]
+        if any(shared) and not all(shared):
+            last = np.where(shared, SHARED_LAST, 1.0)
+            found.append(Proposal("shared last", last, self._widths(last, WEIGHINGS["mixed"])))
+        return [*found, Proposal("uniform", ones, self._uniform())]
+
+    def _budget(self) -> tuple[str, float]:
+        if self.target.kind == "ratio":
+            whole, fixed = self.costs.widths, self.costs.widths.copy()
+            fixed[self.movable] = 0
+            channels, stay = (float(self.costs.total("channels", widths)) for widths in (whole, fixed))
+            return "channels", channels - self.target.value * (channels - stay)
+        total = KINDS[self.target.kind]
+        return total, self.target.budget(float(self.costs.total(total, self.costs.widths)))
+
+    def _widths(self, weights: np.ndarray, exponent: float) -> np.ndarray:
+        """Narrow the group that loses least error per cost, one hull segment at a time, until the budget is met."""
+        total, limit = self._budget()
+        errors = [order.error * w for order, w in zip(self.orders[exponent], weights, strict=True)]
+        hulls = {g: _hull(self.legal[g], errors[g]) for g in self.movable}
+        widths = np.array([legal[-1] for legal in self.legal], np.int64)
+        cost = float(self.costs.total(total, widths))
+        while cost > limit:
+            options = [(g, hulls[g][int(widths[g])]) for g in self.movable if int(widths[g]) in hulls[g]]
+            if not options:
+                best = cost / float(self.costs.total(total, self.costs.widths))
+                raise TargetError(
+                    f"--target {self.target} is out of reach: the smallest result has {total} {best:.1%} of the original",
+                    cost,
+                )
+            trials = np.repeat(widths[:, None], len(options), axis=1)
+            for column, (g, (width, _)) in enumerate(options):
+                trials[g, column] = width
+            saved = np.maximum(cost - self.costs.total(total, trials), 1e-9)
+            g, (width, _) = options[int(np.argmin([error for _, (_, error) in options] / saved))]
+            widths[g] = next(w for w in reversed(self.legal[g]) if w < widths[g])
+            cost = float(self.costs.total(total, widths))
+        return self._filled(widths, errors, total, limit)
+
+    def _filled(self, widths: np.ndarray, errors: Sequence[np.ndarray], total: str, limit: float) -> np.ndarray:
+        """Widen groups again, the most useful first, while the budget allows."""
+        while True:
+            best = None
+            for g in self.movable:
+                wider = next((w for w in self.legal[g] if w > widths[g]), None)
+                if wider is None:
+                    continue
+                trial = widths.copy()
+                trial[g] = wider
+                cost = float(self.costs.total(total, trial))
+                if cost <= limit:
+                    full = self.analysis.groups[g].width
+                    gain = (errors[g][full - widths[g]] - errors[g][full - wider]) / max(
+                        cost - self.costs.total(total, widths), 1e-9
+                    )
+                    if best is None or gain > best[0]:
+                        best = (gain, trial)
+            if best is None:
+                return widths
+            widths = best[1]
+
+    def _uniform(self) -> np.ndarray:
+        """The same share of every group, as large as the budget allows."""
+        total, limit = self._budget()
+        for share in np.linspace(0, 1, 257):
+            widths = self.costs.widths.copy()
+            for g in self.movable:
+                widths[g] = nearest(self.legal[g], (1 - share) * self.legal[g][-1])
+            if float(self.costs.total(total, widths)) <= limit:
+                return widths
+        return self._widths(np.ones(len(widths)), WEIGHINGS["mixed"])
+
+    # --- judgement --------------------------------------------------------------------------------------------------
+
+    def _repaired(self, proposal: Proposal) -> Model:
+        return reconstruct(
+            self.analysis, proposal.widths, self.orders[proposal.exponent], self.fit,
+            positions=self.positions, turns=1, seed=self.seed, threads=self.threads, mask=self.mask,
+        ).model  # fmt: skip
+
+    def _evaluated(self, proposal: Proposal) -> Proposal:
+        proposal.divergence = self._judge.divergence(self._repaired(proposal))
+        self.history.append(proposal)
+        self.progress(f"{proposal.name}: divergence {proposal.divergence:.4g}")
+        return proposal
+
+    def _improve(self, start: Proposal) -> Proposal:
+        """Random changes of the groups' weights, kept when they help: every proposal meets the budget by construction."""
+        rng = np.random.default_rng(self.seed)
+        best, deadline = start, time.monotonic() + self.seconds
+        tried = {tuple(start.widths)}
+        idle = 0
+        while time.monotonic() < deadline and idle < 200:
+            chosen = rng.random(len(best.weights)) < max(2 / max(len(self.movable), 1), 0.15)
+            weights = best.weights * np.exp(chosen * rng.normal(0, SPREAD, len(chosen)))
+            widths = self._widths(weights, start.exponent)
+            if tuple(widths) in tried:
+                idle += 1
+                continue
+            idle = 0
+            tried.add(tuple(widths))
+            proposal = self._evaluated(Proposal(start.name, weights, widths))
+            if proposal.divergence < best.divergence:
+                best = proposal
+        return best
+
+
+def _hull(legal: Sequence[int], error: np.ndarray) -> dict[int, tuple[int, float]]:
+    """Return width -> (a narrower width on the lower convex hull, error it adds): the next vertex below each legal width."""
+    points = [(width, float(error[len(error) - 1 - width])) for width in sorted(legal, reverse=True)]
+    result, at = {}, 0
+    while at < len(points) - 1:
+        rest = points[at + 1 :]
+        slopes = [(e - points[at][1]) / (points[at][0] - w) for w, e in rest]
+        step = int(np.argmin(slopes)) + 1
+        target = points[at + step]
+        for inner in range(at, at + step):
+            result[points[inner][0]] = (target[0], slopes[step - 1] * (points[inner][0] - target[0]))
+        at += step
+    return result
