@@ -1,0 +1,27 @@
+"""``onnxprune apply``: carry out a plan."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import click
+
+from onnxprune.cli.options import CALIBRATION, DATA, FILE, MESSAGES, OUTPUT, QUALITY_GATES, RESULT, RUN, options
+
+
+@click.command(short_help="Carry out a plan.")
+@click.argument("plan", type=FILE)
+@click.argument("model", type=FILE)
+@click.argument("out", type=FILE, required=False)
+@options(CALIBRATION, DATA, QUALITY_GATES, RUN, RESULT, OUTPUT, MESSAGES)
+@click.pass_context
+def command(ctx: click.Context, plan: str, **values: Any) -> None:
+    """Cut MODEL as PLAN says; the same plan and model give the same bytes.
+
+    A model with another digest than the plan's is refused, unless --force is given and all shapes agree.
+    """
+    from onnxprune.api import apply
+    from onnxprune.cli.results import produce
+
+    produce(ctx, partial(apply, plan), **values)

@@ -1,0 +1,49 @@
+"""``onnxprune inspect``: what can be cut, what stays, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from onnxprune.cli.options import FILE, MESSAGES, OUTPUT, SHAPES, given, options
+
+
+@click.command(short_help="Show what can be cut, what stays, and why.")
+@click.argument("model", type=FILE)
+@click.option(
+    "--granularity",
+    metavar="NAME",
+    multiple=True,
+    help="heads (default), width, groups, paired, stream, or block alone. Repeatable.",
+)
+@options(SHAPES)
+@click.option("--all", "everything", is_flag=True, help="Show every group and every axis.")
+@options(OUTPUT, MESSAGES)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    model: str,
+    everything: bool,
+    **settings: Any,
+) -> None:
+    """Show the groups of MODEL, the share that can be pruned, and every weight axis that stays.
+
+    For each axis that stays: the node that keeps it, the reason, the MACs and parameters at stake, and the way out.
+    """
+    from onnxprune.api import inspect
+    from onnxprune.cli.console import Terminal, write_documents
+    from onnxprune.cli.tables import show_blocks, show_frozen, show_groups
+
+    terminal = Terminal(ctx)
+    with terminal.progress() as progress:
+        report = inspect(model, progress=progress, **given(settings))
+    share, before = report["prunable"], report["before"]
+    terminal.say(f"{model}: {before['parameters']:,} parameters, {before['macs']:,} MACs, {before['bytes']:,} bytes")
+    terminal.say(f"prunable: {share['macs']:.1%} of the MACs, {share['parameters']:.1%} of the parameters")
+    if "block" in report["settings"]["granularity"]:
+        show_blocks(terminal, report["blocks"], everything)
+    else:
+        show_groups(terminal, report["groups"], everything)
+        show_frozen(terminal, report["frozen"], everything)
+    write_documents(ctx, report)

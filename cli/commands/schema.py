@@ -1,0 +1,15 @@
+"""``onnxprune schema``: what a configuration may say."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command(short_help="Print the JSON Schema of the configuration.")
+def command() -> None:
+    """Print the JSON Schema of onnxprune.toml and of [tool.onnxprune] in pyproject.toml."""
+    from onnxprune.cli.schema import schema
+
+    click.echo(json.dumps(schema(), indent=1))

@@ -1,0 +1,36 @@
+"""``onnxprune sensitivity``: how much each group can lose."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import click
+
+from onnxprune.cli.options import FILE, IMAGES, MESSAGES, OUTPUT, RUN, SHAPES, WHERE, given, options, take_images
+
+
+@click.command(short_help="Show how much each group can lose.")
+@click.argument("model", type=FILE)
+@click.option("--calib", type=FILE, required=True, help="Data to repair and to judge on (different rows of it).")
+@click.option("--samples", type=int, help="Use so many random rows of --calib.")
+@options(IMAGES, WHERE, SHAPES, RUN, OUTPUT, MESSAGES)
+@click.pass_context
+def command(ctx: click.Context, model: str, calib: str, **values: Any) -> None:
+    """Cut each group of MODEL alone to three quarters, half and a quarter of its units, repair, and judge the outputs.
+
+    Prints a line of --exclude for what costs far more than the rest.
+    """
+    from onnxprune.api import sensitivity
+    from onnxprune.cli.console import Terminal, write_documents
+    from onnxprune.cli.tables import show_curves
+
+    images = take_images(values)
+    terminal = Terminal(ctx)
+    with terminal.progress() as progress:
+        report = sensitivity(model, calib, images=images, progress=progress, **given(values))
+    show_curves(terminal, report["curves"])
+    if report["exclude"]:
+        terminal.say("the most sensitive, to be left alone:")
+        terminal.say(" ".join(f"--exclude {shlex.quote(name)}" for name in report["exclude"]))
+    write_documents(ctx, report)

@@ -1,0 +1,53 @@
+"""``onnxprune sweep``: what many settings leave and lose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from onnxprune.cli.options import (
+    CALIBRATION,
+    DATA,
+    FILE,
+    MESSAGES,
+    OUTPUT,
+    RUN,
+    SHAPES,
+    WHERE,
+    given,
+    options,
+    take_images,
+)
+from onnxprune.cli.values import NAMES, SHARE, SHARES
+
+
+@click.command(short_help="Compare ratios, criteria and repairs.")
+@click.argument("model", type=FILE)
+@click.option("--ratios", type=SHARES, help="Shares to remove. Default 0.25,0.5,0.75.")
+@click.option("--criteria", type=NAMES, help="Names as for 'prune --criterion', separated by commas. Default auto.")
+@click.option("--repairs", type=NAMES, help="Names as for 'prune --repair', separated by commas. Default auto.")
+@click.option("--folder", type=FILE, help="Keeps one JSON file per point; a sweep goes on from what is there.")
+@click.option("--max-drop", type=SHARE, help="Choose the fewest MACs that lose no more than this.")
+@options(WHERE, SHAPES, CALIBRATION, DATA, RUN, OUTPUT, MESSAGES)
+@click.pass_context
+def command(ctx: click.Context, calib: str | None, **values: Any) -> None:
+    """Prune MODEL in every combination, write no model, and show what each leaves and loses, and which are worth having.
+
+    Lost is the drop of the task metric with labels, else the relative error of the outputs.
+    """
+    from onnxprune.api import sweep
+    from onnxprune.cli.console import Terminal, write_documents
+    from onnxprune.documents.tables import points
+
+    images = take_images(values)
+    terminal = Terminal(ctx)
+    with terminal.progress() as progress:
+        report = sweep(calibration=calib, images=images, progress=progress, **given(values))
+    head = ("criterion, repair, ratio", "MACs left", "bytes", "lost", "")
+    terminal.table(head, list(points(report)), f"lost: {report['quality']}")
+    chosen = next((point for point in report["points"] if point["id"] == report["chosen"]), None)
+    if chosen is not None:
+        found = chosen["settings"]
+        terminal.say(f"--criterion {found['criterion']} --repair {found['repair']} --ratio {found['ratio']}")
+    write_documents(ctx, report)

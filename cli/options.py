@@ -1,0 +1,266 @@
+"""The options that commands share, in the groups and the order in which help lists them."""
+
+from __future__ import annotations
+
+import logging
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune.cli.values import ALIGNMENT, NAMED_SHAPE, NAMES, NUMBERS, PATTERN_SHARE, SECONDS, SHARE, SIZE
+from onnxprune.registry import near_names
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+FILE = click.Path(dir_okay=True)
+WRITTEN = click.Path(allow_dash=True)
+
+
+def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Remember an option's value for the application, which reports failures."""
+
+    def callback(ctx: click.Context, _: click.Parameter, value: Any) -> Any:
+        ctx.meta[name] = value
+        return value
+
+    return callback
+
+
+def _document(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """Remember where a document goes; refuse, before any work, what could not be written."""
+    if value is None:
+        return
+    from onnxprune.documents import require
+
+    kind, chosen = str(param.name), ctx.meta.setdefault("documents", {})
+    if value == "-" and "-" in chosen.values():
+        raise click.BadParameter("only one document can go to stdout", ctx, param)
+    if not Path(value).parent.is_dir():
+        raise click.BadParameter(f"folder {Path(value).parent} does not exist; create it first", ctx, param)
+    require(kind)
+    chosen[kind] = value
+
+
+def _log_level(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    ctx.meta["verbose"] = value
+    logging.basicConfig(level=logging.INFO if value else logging.WARNING, format="%(message)s", force=True)
+    return value
+
+
+def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """Take defaults from a TOML file, whose keys are option names; a key that is none is refused with near names."""
+    if value is None:
+        return
+    try:
+        with open(value, "rb") as stream:
+            content = tomllib.load(stream)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{value} cannot be read: {error}", ctx, param) from None
+    names = {o.lstrip("-").replace("-", "_"): p.name for p in ctx.command.params for o in p.opts if o.startswith("--")}
+    for key in content:
+        if key.replace("-", "_") not in names:
+            raise click.BadParameter(f"{value}: there is no option {key!r}{near_names(key, list(names))}", ctx, param)
+    ctx.default_map = {names[key.replace("-", "_")]: item for key, item in content.items()}
+
+
+WHAT = (
+    click.option(
+        "--structured",
+        is_flag=True,
+        default=True,
+        expose_value=False,
+        help="Remove whole units (the default, the only way).",
+    ),
+    click.option("--ratio", type=float, help="Share of the prunable units to remove, e.g. 0.5 (the default)."),
+    click.option(
+        "--target",
+        metavar="KIND=VALUE",
+        help="What may remain instead: macs=50%, macs=2M, params=0.5x, size=8MB, latency=0.6x.",
+    ),
+    click.option(
+        "--max-divergence",
+        type=float,
+        metavar="D",
+        help="The smallest model instead whose outputs diverge by at most D on held-out rows of --calib.",
+    ),
+    click.option(
+        "--criterion",
+        metavar="NAME[:REDUCTION[:NORMALISER]]",
+        help="How units are scored; 'onnxprune criteria' lists them. Default: l2; with --calib, what repairs best.",
+    ),
+    click.option("--roles", metavar="ROLES", help="Which weights of a unit count: both (default), reads or writes."),
+    click.option(
+        "--scope",
+        metavar="SCOPE",
+        help="What shares the ratio: layer (default without data), global (with) or isomorphic.",
+    ),
+    click.option("--threshold", metavar="NAME", help="class-blind (default), class-uniform or class-distribution."),
+    click.option(
+        "--granularity",
+        metavar="NAME",
+        multiple=True,
+        help="heads (default), width of heads, or whole groups. Beside it 'paired': the least channels of every "
+        "convolution group go together, wherever they stand; 'stream': also cuts axes whose statistics that changes. "
+        "Alone 'block': whole residual branches go instead. Repeatable.",
+    ),
+    click.option(
+        "--lossless",
+        is_flag=True,
+        default=None,
+        help="Remove only what carries nothing: units nobody reads, constants, duplicates; instead of a ratio.",
+    ),
+    click.option("--max-layer-ratio", type=SHARE, help="The largest share that may go from any one group."),
+    click.option(
+        "--layer-ratio",
+        type=PATTERN_SHARE,
+        multiple=True,
+        help="A share of its own for what matches, e.g. 'conv1*=0.2'. Repeatable.",
+    ),
+    click.option(
+        "--round-to", type=ALIGNMENT, help="Widths are multiples of N, or (auto, the default) of the CPU's blocks."
+    ),
+    click.option("--min-width", type=int, help="Units that every group keeps at least. Default 1."),
+)
+WHERE = (
+    click.option(
+        "--include",
+        metavar="PATTERN",
+        multiple=True,
+        help="Cut only what matches: a glob on node or tensor names, re:REGEX, or op:Type. Repeatable.",
+    ),
+    click.option("--exclude", metavar="PATTERN", multiple=True, help="Never cut what matches. Repeatable."),
+)
+SHAPES = (
+    click.option(
+        "--input-shape",
+        type=NAMED_SHAPE,
+        multiple=True,
+        help="Sizes of an input with free dimensions, e.g. 'image:1,3,224,224'. Repeatable.",
+    ),
+)
+CALIBRATION = (
+    click.option(
+        "--calib",
+        type=FILE,
+        help="Data that may decide: .npy, .npz, a folder of them, test_data_set_* folders, images, or a .py file.",
+    ),
+    click.option("--cache", type=FILE, help="Folder that keeps what criteria gather from --calib for the next run."),
+    click.option(
+        "--eval", "evaluation", type=FILE, help="Data to measure the result on, never chosen by. Default: --calib."
+    ),
+)
+REPAIR = (
+    click.option(
+        "--repair",
+        metavar="METHOD",
+        help="Surviving weights, from --calib: auto (default), least-squares, batchnorm, bias or none.",
+    ),
+    click.option(
+        "--search", type=SECONDS, help="Time to search for better widths on --calib, e.g. 60s or 2m. Default 0."
+    ),
+    click.option(
+        "--recover",
+        metavar="STEPS|TIME",
+        help="Then train the weights towards the original's outputs on --calib: 200 steps, or e.g. 90s, 5m.",
+    ),
+    click.option(
+        "--recover-loss",
+        metavar="NAME",
+        help="auto (default: distillation, with labels in --calib the task loss too), distill, mse or labels.",
+    ),
+    click.option("--learning-rate", type=float, help="The largest of the training; it falls to zero. Default 0.001."),
+    click.option(
+        "--augment", type=NAMES, help="Images seen in training: flip, shift or flip,shift. Default: as given."
+    ),
+    click.option(
+        "--checkpoint", type=FILE, help="Keeps the state of --recover; a run that was killed goes on from it."
+    ),
+)
+IMAGES = (
+    click.option("--layout", metavar="LAYOUT", help="Images: NCHW or NHWC. Default: read off the model."),
+    click.option("--mean", type=NUMBERS, help="Images: subtracted after scaling, one number or one per channel."),
+    click.option("--std", type=NUMBERS, help="Images: divided by, one number or one per channel."),
+    click.option("--scale", type=float, help="Images: pixels are multiplied by this. Default 1/255 for float inputs."),
+)
+DATA = (
+    click.option("--labels", type=FILE, help="Labels of the data measured on: .npy, .npz or .txt."),
+    click.option("--samples", type=int, help="Use so many random rows of --calib (of --data)."),
+    click.option("--batch", type=int, help="Rows that go through the model at once, where it leaves that open."),
+    *IMAGES,
+)
+QUALITY_GATES = (
+    click.option("--max-drop", type=SHARE, help="Gate: the task metric may drop by so much, e.g. 1% (one point)."),
+    click.option("--min-agreement", type=SHARE, help="Gate: share of samples that keep their class."),
+    click.option("--min-cosine", type=SHARE, help="Gate: mean cosine of the outputs to the original's."),
+    click.option("--max-latency-ratio", type=SHARE, help="Gate: latency after over before, e.g. 0.6."),
+    click.option("--max-size", type=SIZE, help="Gate: bytes of the result, e.g. 8MB."),
+    click.option("--strict", is_flag=True, default=None, help="A gate that noise leaves undecided fails (exit 5)."),
+)
+BASELINE = (
+    click.option("--baseline", type=FILE, help="Gate: the JSON report of an earlier run; nothing may be worse."),
+    click.option("--tolerance", type=SHARE, help="By how much --baseline may be exceeded. Default 2%."),
+)
+RUN = (
+    click.option(
+        "--config",
+        type=FILE,
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="TOML file of option = value. Options win over ONNXPRUNE_* variables, these over the file.",
+    ),
+    click.option("--seed", type=int, help="Seed of everything random. Default 0."),
+    click.option("--threads", type=int, help="Threads of ONNX Runtime. Default 1."),
+)
+RESULT = (
+    click.option("-o", "--output", type=FILE, help="The same as OUT. Default: MODEL.pruned.onnx beside the input."),
+    click.option("--no-latency", "latency", is_flag=True, flag_value=False, default=None, help="Measure no latency."),
+    click.option("--dry-run", is_flag=True, help="Do everything but write the model."),
+    click.option("--plan", "plan_path", type=FILE, help="Write the plan, to be reviewed, or replayed with 'apply'."),
+    click.option("--force", is_flag=True, help="Replace what exists; 'apply' then takes models with another digest."),
+)
+OUTPUT = tuple(
+    click.option(
+        f"--{kind}",
+        type=WRITTEN,
+        metavar="FILE",
+        expose_value=False,
+        callback=_document,
+        help=f"Write the report as {title} (-: to stdout).",
+    )
+    for kind, title in (("json", "JSON"), ("markdown", "Markdown"), ("junit", "JUnit XML"), ("html", "one HTML file"))
+)
+MESSAGES = (
+    click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=_log_level, help="Say more on stderr."),
+    click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_keep("quiet"), help="Only errors."),
+    click.option("--no-color", is_flag=True, expose_value=False, callback=_keep("no_color"), help="Plain text."),
+)
+
+
+def options(*groups: tuple[Decorator, ...]) -> Decorator:
+    """Decorate a command with groups of options, listed in help in this order."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed([option for group in groups for option in group]):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were set, so that all defaults live in one place."""
+    return {name: value for name, value in values.items() if value is not None and value != ()}
+
+
+def take_images(values: dict[str, Any]) -> Any:
+    """Take the image options out of ``values``; None where there are none."""
+    found = given({name: values.pop(name, None) for name in ("layout", "mean", "std", "scale")})
+    if not found:
+        return None
+    from onnxprune.data.images import ImageOptions
+
+    return ImageOptions(**found)

@@ -1,0 +1,56 @@
+"""What ``prune``, ``apply`` and jobs share: settle the output, run, write the plan, show and write the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune.cli.options import given, take_images
+from onnxprune.errors import UsageError
+
+
+def produce(ctx: click.Context, run: Callable[..., Any], **values: Any) -> None:
+    """Call ``run`` (the API's prune, or apply with a plan), show the result, and end with the report's exit code."""
+    from onnxprune.cli.console import Terminal, write_documents
+    from onnxprune.cli.tables import show_result
+
+    terminal = Terminal(ctx)
+    with terminal.progress() as progress:
+        report = perform(run, progress, **values)
+    terminal.warn(report["warnings"])
+    show_result(terminal, report)
+    write_documents(ctx, report)
+    ctx.exit(report["exit_code"])
+
+
+def perform(
+    run: Callable[..., Any],
+    progress: Callable[[str], None],
+    *,
+    model: str,
+    out: str | None,
+    output: str | None,
+    dry_run: bool,
+    plan_path: str | None,
+    force: bool,
+    calib: str | None,
+    **values: Any,
+) -> dict[str, Any]:
+    """Settle the output, call ``run``, write the plan, and return the report."""
+    from onnxprune.output import check_writable, output_path, write_text
+
+    if out is not None and output is not None and out != output:
+        raise UsageError(f"two outputs, {out} and {output}; give one")
+    target = None if dry_run else output_path(Path(model), out or output, force)
+    if plan_path is not None:
+        check_writable(Path(plan_path), force)
+    images = take_images(values)
+    result = run(
+        model, output=target, calibration=calib, images=images, force=force, progress=progress, **given(values)
+    )
+    if plan_path is not None:
+        write_text(result.plan.to_json(), plan_path)
+    return result.report

@@ -1,0 +1,170 @@
+"""What people read: reports as tables and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from onnxprune.cli.console import Terminal
+from onnxprune.remedies import WINDOW
+from onnxprune.report import comparison, drift_rows, gate_rows, verdict
+
+SHOWN = 12  # rows of a long table on a terminal without --all
+
+
+def show_comparison(terminal: Terminal, report: dict[str, Any]) -> None:
+    """Print how two models compare: before and after, drift, gates."""
+    terminal.table(("", "before", "after", "change"), comparison(report))
+    drift = (report["drift"] or {}).get("outputs")
+    if drift:
+        samples = f"drift over {report['drift']['samples']} samples"
+        terminal.table(("output", "SQNR dB", "cosine", "same class"), drift_rows(drift), samples)
+    if report["gates"]:
+        terminal.table(("gate", "limit", "value", "passed"), gate_rows(report["gates"]))
+
+
+def show_result(terminal: Terminal, report: dict[str, Any]) -> None:
+    """Print what a run did: the comparison, exactness, what stays, and the verdict."""
+    show_comparison(terminal, report)
+    if "blocks" in report:
+        show_blocks(terminal, report["blocks"], everything=False)
+    surgery = report["surgery"]
+    terminal.say(f"surgery exact: largest error {surgery['max_relative_error']:.1e} of the largest output")
+    for line in _reconstruction(report):
+        terminal.say(line)
+    if "recover" in report:
+        trained = report["recover"]
+        terminal.say(
+            f"trained for {trained['steps']} steps: held-out loss {trained['before']:.4g} -> {trained['after']:.4g}"
+        )
+    if surgery["lossy_nodes"]:
+        terminal.say(f"statistics changed in {_some(surgery['lossy_nodes'])}")
+    if surgery["frozen_by_check"]:
+        terminal.say(f"kept whole because cutting was not exact: {_some(surgery['frozen_by_check'])}")
+    _show_kept(terminal, report)
+    if report["output"]:
+        terminal.say(f"written to {report['output']['path']}")
+    terminal.say(verdict(report))
+
+
+def show_layers(terminal: Terminal, report: dict[str, Any]) -> None:
+    """Print the inner tensors that are furthest apart, in the order of the graph."""
+    layers = report.get("layers")
+    if layers is None:
+        return
+    moved = [row for row in layers["tensors"] if row["sqnr_db"] is not None]
+    worst = {id(row) for row in sorted(moved, key=lambda row: row["sqnr_db"])[:SHOWN]}
+    rows = [(row["name"], row["op"], f"{row['sqnr_db']:.1f}") for row in moved if id(row) in worst]
+    if rows:
+        terminal.table(("tensor", "operator", "SQNR dB"), rows, f"furthest apart of {layers['compared']} inner tensors")
+    terminal.say(f"{layers['reshaped']} inner tensors have other shapes and are not compared")
+
+
+def show_jobs(terminal: Terminal, reports: dict[str, dict[str, Any]]) -> None:
+    """Print one line per job, and one per budget that was missed."""
+    rows = []
+    for name, report in reports.items():
+        failed = [gate for gate in report.get("gates", ()) if not gate["passed"]]
+        state = "cannot be run" if report.get("error") else "missed" if failed else "passed"
+        rows.append((name, report["command"], state, report.get("error") or verdict(report)))
+    terminal.table(("job", "command", "budgets", "result"), rows)
+    for name, report in reports.items():
+        for gate in report.get("gates", ()):
+            if not gate["passed"]:
+                terminal.say(f"{name}: {gate['name']} is {gate['value']:.6g}, the limit is {gate['limit']:.6g}")
+
+
+def _reconstruction(report: dict[str, Any]) -> list[str]:
+    """Say in a line each what the search and the repair did, with the divergence on held-out calibration rows."""
+    lines = []
+    tried = report.get("search") or []
+    if tried:
+        best = min(tried, key=lambda entry: entry["divergence"])
+        lines.append(f"widths: {len(tried)} proposals repaired and judged, best divergence {best['divergence']:.4g}")
+    repaired = report.get("repair") or {"method": "none"}
+    if repaired["method"] != "none":
+        found = repaired["divergence"]
+        moved = f", divergence {found['none']:.4g} -> {found[repaired['method']]:.4g}" if found else ""
+        lines.append(f"surviving weights repaired: {repaired['method']}, no labels, no training{moved}")
+    return lines
+
+
+def show_curves(terminal: Terminal, found: Sequence[dict[str, Any]]) -> None:
+    """Print divergence against width, the group that suffers most at its narrowest first."""
+    ordered = sorted(found, key=lambda curve: -curve["fitted"][-1])
+    rows = [
+        (
+            curve["group"],
+            str(curve["width"]),
+            ", ".join(f"{width}: {value:.3g}" for width, value in zip(curve["widths"], curve["fitted"], strict=True)),
+        )
+        for curve in ordered
+    ]
+    terminal.table(("group", "units", "divergence with so many left"), rows, "each group narrowed alone and repaired")
+
+
+def _show_kept(terminal: Terminal, report: dict[str, Any]) -> None:
+    share = report["prunable"]
+    terminal.say(f"prunable: {share['macs']:.1%} of the MACs, {share['parameters']:.1%} of the parameters")
+    rest = [row for row in report["frozen"] if row["kind"] not in ("input", "output") and row["reason"] != WINDOW]
+    if rest:
+        reasons = list(dict.fromkeys(row["reason"] for row in rest))
+        terminal.say(f"{len(rest)} weight axes stay ('onnxprune inspect' lists them): {_some(reasons, 2)}")
+
+
+def show_groups(terminal: Terminal, groups: Sequence[dict[str, Any]], everything: bool) -> None:
+    """Print groups, those with the most MACs first."""
+    ordered = sorted(groups, key=lambda group: (-group["macs"], -group["parameters"]))
+    rows = [(g["name"], _width(g), str(len(g["members"])), f"{g['macs']:,}", f"{g['parameters']:,}") for g in ordered]
+    _long_table(
+        terminal, ("group", "units", "axes", "MACs", "parameters"), rows, f"{len(rows)} groups can be cut", everything
+    )
+
+
+def show_blocks(terminal: Terminal, blocks: Sequence[dict[str, Any]], everything: bool) -> None:
+    """Print residual branches in the model's order: which sum loses them, what that saves, what they are worth."""
+    scored = any("score" in block for block in blocks)
+    head = ("branch", "sum", "status", "MACs", "parameters", *(["score"] if scored else []))
+    rows = [
+        (b["name"], b["sum"], b["status"], f"{b['macs']:,}", f"{b['parameters']:,}")
+        + ((f"{b['score']:.3g}",) if scored else ())
+        for b in blocks
+    ]
+    _long_table(terminal, head, rows, f"{len(rows)} residual branches can be removed", everything)
+
+
+def _width(group: dict[str, Any]) -> str:
+    per_unit = group["multiplicity"]
+    return str(group["width_before"]) if per_unit == 1 else f"{group['width_before']} of {per_unit}"
+
+
+def show_frozen(terminal: Terminal, frozen: Sequence[dict[str, Any]], everything: bool) -> None:
+    """Print what stays, reasons and remedies numbered below; kernel axes are counted unless everything is asked for."""
+    shown = [row for row in frozen if everything or row["reason"] != WINDOW]
+    causes: dict[tuple[str, str], int] = {}
+    rows = []
+    for row in shown:
+        number = causes.setdefault((row["reason"], row["remedy"]), len(causes) + 1)
+        keeper = f"{row['node']} ({row['op']})" if row["node"] else "the model's boundary"
+        rows.append((row["axis"], keeper, f"{row['macs']:,}", f"{row['parameters']:,}", f"[{number}]"))
+    head = ("axis", "kept by", "MACs", "parameters", "why")
+    _long_table(terminal, head, rows, f"{len(rows)} weight axes stay", everything)
+    for (reason, remedy), number in causes.items():
+        terminal.say(f"[{number}] {reason}\n    -> {remedy}")
+    if len(frozen) > len(shown):
+        terminal.say(f"Beside these {len(frozen) - len(shown)} kernel axes stay, along which a window slides.")
+
+
+def _long_table(
+    terminal: Terminal, head: Sequence[str], rows: list[tuple[str, ...]], title: str, everything: bool
+) -> None:
+    shown = rows if everything else rows[:SHOWN]
+    if shown:
+        terminal.table(head, shown, title)
+    if len(rows) > len(shown):
+        terminal.say(f"... and {len(rows) - len(shown)} more; --all shows them")
+
+
+def _some(names: Sequence[str], count: int = 4) -> str:
+    more = len(names) - count
+    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,355 @@
+"""The functions behind ``import onnxprune``: each opens what it is given and runs the pipeline."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+from onnxprune import io, plans, report
+from onnxprune.baseline import TOLERANCE, Baseline
+from onnxprune.branches import BranchRun, find_branches, prunable_shares
+from onnxprune.coupling.groups import Analysis
+from onnxprune.data import Dataset, input_specs, open_dataset
+from onnxprune.data.images import ImageOptions
+from onnxprune.errors import DataError, UsageError
+from onnxprune.gates import GATES, require_measurable
+from onnxprune.io import Model
+from onnxprune.lossless import LosslessRun, shrink
+from onnxprune.output import output_path
+from onnxprune.output import save as write_model
+from onnxprune.pipeline import Data, Result, Run, compare_models, describe, describe_curves, time_models
+from onnxprune.plans import Plan, make_plan
+from onnxprune.report import Report, coverage, header
+from onnxprune.settings import Settings, analysis_settings, make_settings
+from onnxprune.stages import Progress, Stages, analyse_model, choose, gather_evidence
+from onnxprune.sweep import grid, judged, run_points
+
+Source = str | os.PathLike[str] | ModelProto | Model
+Earlier = str | os.PathLike[str] | Mapping[str, Any]
+BUDGETED = {"bytes": "size", "parameters": "params", "macs": "macs"}
+
+
+def load(source: Source) -> Model:
+    """Read and check a model (a path or a ModelProto); raises ModelError."""
+    return source if isinstance(source, Model) else io.load(source)
+
+
+def save(model: ModelProto | Model, path: str | os.PathLike[str], *, force: bool = False) -> str:
+    """Write a model atomically and return its SHA-256; raises UsageError, OutputError."""
+    proto, folder = (model.proto, model.folder) if isinstance(model, Model) else (model, None)
+    return write_model(proto, path, force=force, folder=folder)
+
+
+def analyze(model: Source, **settings: Any) -> Analysis:
+    """Return the groups of a model, and every axis that stays with the reason."""
+    return analyse_model(load(model), make_settings(settings))
+
+
+def inspect(model: Source, *, progress: Progress | None = None, **settings: Any) -> Report:
+    """Return what can be cut, what stays and why, as the report of ``inspect --json``."""
+    chosen = make_settings(settings)
+    stages = Stages(progress or (lambda stage: None))
+    with stages("load"):
+        loaded = load(model)
+    with stages("analyze"):
+        analysis = analyse_model(loaded, chosen)
+    found = describe(loaded, analysis, chosen, stages)
+    branches = find_branches(analysis, chosen)
+    found["blocks"] = branches.entries()
+    return found | ({"prunable": prunable_shares(branches)} if chosen.removes_blocks else {})
+
+
+def plan(model: Source | Analysis, *, calibration: Any = None, **settings: Any) -> Plan:
+    """Decide what stays, without cutting; raises TargetError where the target is out of reach."""
+    chosen = make_settings(settings)
+    analysis = model if isinstance(model, Analysis) else analyse_model(load(model), chosen)
+    data = _open(analysis.facts.model, chosen, calibration, None, None, None)
+    if chosen.removes_blocks:
+        removed = find_branches(analysis, chosen).judged(data.calibration, chosen).chosen(chosen)
+        return Plan(analysis.facts.model.sha256, (), {}, chosen.to_json(), tuple(block.name for block in removed))
+    if chosen.lossless:
+        return make_plan(analysis, shrink(analysis, chosen).kept, chosen.to_json())
+    evidence, _ = gather_evidence(analysis, chosen, data.calibration)
+    return make_plan(analysis, choose(analysis, chosen, evidence)[0], chosen.to_json())
+
+
+def prune(
+    model: Source,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    calibration: Any = None,
+    labels: Any = None,
+    evaluation: Any = None,
+    images: ImageOptions | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    baseline: Earlier | None = None,
+    tolerance: float = TOLERANCE,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Result:
+    """Prune a model, prove the surgery exact, measure the result, write it to ``output`` if all gates pass.
+
+    ``calibration`` and ``evaluation``: arrays, dicts of arrays, paths, iterables, whatever ``--calib`` takes.
+    ``labels`` are the evaluation data's, or without such the calibration data's. ``checkpoint``: file that keeps the
+    state of ``recover``, to go on from. ``cache``: folder that keeps what criteria gather from calibration data.
+    ``baseline``: an earlier report that nothing may be worse than by more than ``tolerance``, as one more gate.
+    ``settings`` are the fields of ``Settings``, e.g. ``ratio=0.5, criterion="l2"``.
+    Raises the errors of ``onnxprune.errors``.
+    """
+    chosen = make_settings(settings)
+    run = _start("prune", model, chosen, output, force, progress)
+    run.data = _open(run.model, chosen, calibration, labels, evaluation, images)
+    run.data = replace(run.data, cache=None if cache is None else Path(cache))
+    run.checkpoint = None if checkpoint is None else Path(checkpoint)
+    run.baseline = _baseline(baseline, tolerance)
+    require_measurable(chosen, run.data.measured)
+    analysis = run.analyse()
+    return run.finish(analysis, run.choose(analysis), chosen.to_json())
+
+
+def apply(
+    plan: Plan | str | os.PathLike[str],
+    model: Source,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    calibration: Any = None,
+    labels: Any = None,
+    evaluation: Any = None,
+    images: ImageOptions | None = None,
+    force: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Result:
+    """Carry out a plan on the model it was made for (with ``force`` on any whose shapes agree); raises PlanError."""
+    recorded = plan if isinstance(plan, Plan) else plans.from_json(io.read_text(plan))
+    base = analysis_settings(recorded.settings)
+    chosen = make_settings(
+        {"granularity": base.granularity, "input_shape": base.input_shape, "lossless": base.lossless} | settings
+    )
+    run = _start("apply", model, chosen, output, force, progress)
+    run.data = _open(run.model, chosen, calibration, labels, evaluation, images)
+    run.checkpoint = None if checkpoint is None else Path(checkpoint)
+    require_measurable(chosen, run.data.measured)
+    analysis = run.analyse()
+    return run.finish(analysis, run.replay(recorded, analysis), recorded.settings)
+
+
+def validate(
+    before: Source,
+    after: Source,
+    data: Any,
+    *,
+    labels: Any = None,
+    images: ImageOptions | None = None,
+    metric: str | None = None,
+    calibration: Any = None,
+    layers: bool = False,
+    baseline: Earlier | None = None,
+    tolerance: float = TOLERANCE,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Report:
+    """Return how far ``after`` is from ``before`` on data, with labels the accuracy of both, and the gates judged.
+
+    ``metric``: ``script.py:function``, one number per sample. ``calibration``: data that decided, which should share no row
+    with ``data``. ``layers``: also compare every inner tensor that both models have.
+    """
+    chosen = make_settings({"latency": False} | settings)
+    stages = Stages(progress or (lambda stage: None))
+    with stages("load"):
+        models = load(before), load(after)
+    dataset = _dataset(models[0], data, labels, images, chosen.samples, chosen.seed)
+    require_measurable(chosen, dataset)
+    earlier = _baseline(baseline, tolerance)
+    decided = None if calibration is None else _dataset(models[0], calibration, None, images)
+    found = compare_models(*models, dataset, chosen, stages, metric, decided, layers)
+    return found if earlier is None else _judged(found, earlier.judge(found))
+
+
+def check(
+    model: Source,
+    *,
+    max_size: int | None = None,
+    max_params: int | None = None,
+    max_macs: int | None = None,
+    min_prunable: float | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Report:
+    """Return the report of ``inspect`` with budgets judged: bytes, parameters, MACs, prunable share of the MACs."""
+    found = inspect(model, progress=progress, **settings) | {"command": "check"}
+    limits = {"bytes": max_size, "parameters": max_params, "macs": max_macs}
+    values = [(f"max_{BUDGETED[key]}", limit, found["before"][key], 1) for key, limit in limits.items()]
+    values.append(("min_prunable", min_prunable, found["prunable"]["macs"], -1))
+    return _judged(
+        found | {"gates": []},
+        [
+            {"name": name, "limit": limit, "value": value, "passed": sign * value <= sign * limit}
+            for name, limit, value, sign in values
+            if limit is not None
+        ],
+    )
+
+
+def bench(
+    model: Source,
+    other: Source | None = None,
+    *,
+    pairs: int = 100,
+    seconds: float = 10.0,
+    strict: bool = False,
+    providers: Sequence[str] | None = None,
+    memory: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Report:
+    """Return the measured latency of one model, or of two in turns, on one random sample, and the memory of each.
+
+    ``providers``: execution providers of ONNX Runtime, the first that can runs a node. ``memory``: also measure the
+    resident memory of a fresh process per model.
+    """
+    chosen = make_settings(settings)
+    stages = Stages(progress or (lambda stage: None))
+    with stages("load"):
+        first = load(model)
+        second = None if other is None else load(other)
+    return time_models(
+        first, second, chosen, stages, pairs=pairs, seconds=seconds, strict=strict, providers=providers, memory=memory
+    )
+
+
+def sensitivity(
+    model: Source,
+    data: Any,
+    *,
+    images: ImageOptions | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Report:
+    """Return how far the outputs move when each group alone is narrowed and the model repaired, judged on held-out rows."""
+    chosen = make_settings(settings)
+    stages = Stages(progress or (lambda stage: None))
+    with stages("load"):
+        loaded = load(model)
+    dataset = _dataset(loaded, data, None, images, chosen.samples, chosen.seed)
+    return describe_curves(loaded, dataset, chosen, stages)
+
+
+def sweep(
+    model: Source,
+    *,
+    ratios: Sequence[float] = (0.25, 0.5, 0.75),
+    criteria: Sequence[str] = ("auto",),
+    repairs: Sequence[str] = ("auto",),
+    folder: str | os.PathLike[str] | None = None,
+    calibration: Any = None,
+    labels: Any = None,
+    evaluation: Any = None,
+    images: ImageOptions | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Report:
+    """Return what every combination of ratio, criterion and repair leaves and loses, and which ones are worth having.
+
+    ``folder`` keeps one JSON file per point, named by the hash of everything that decides it; a sweep goes on from there.
+    ``max_drop`` chooses: the fewest MACs that lose no more. Nothing is written but that.
+    """
+    loaded = load(model)
+    chosen = make_settings({"latency": False} | settings)
+    data = _open(loaded, chosen, calibration, labels, evaluation, images)
+    if data.measured is None:
+        raise UsageError("a sweep compares by what the outputs lose; give data (--calib or --eval)")
+    place = None if folder is None else Path(folder)
+    if place is not None:
+        place.mkdir(parents=True, exist_ok=True)
+    varied = {"ratio", "criterion", "repair", "latency", "strict", *GATES}
+    single = {name: value for name, value in chosen.to_json().items() if name not in varied}
+    shared = single | {"model": loaded.sha256, "data": [d and d.digest() for d in (data.calibration, data.evaluation)]}
+    ungated = settings | {"latency": False, "max_drop": None}
+
+    def evaluate(point: Mapping[str, Any]) -> Report:
+        own = ungated | dict(point)
+        return prune(
+            loaded, calibration=calibration, labels=labels, evaluation=evaluation, images=images, **own
+        ).report  # fmt: skip
+
+    points = grid(ratios, criteria, repairs)
+    for point in points:
+        make_settings(ungated | dict(point.settings))  # refuse what makes no sense before the first run
+    entries = run_points(points, shared, evaluate, place, progress or (lambda stage: None))
+    return header("sweep", chosen.to_json()) | {"model": report.model_entry(loaded)} | judged(entries, chosen.max_drop)
+
+
+def operators() -> Report:
+    """Return the coverage matrix: every operator of the installed onnx, and the family of its rule, if it has one."""
+    return header("ops") | coverage()
+
+
+def read_report(path: str | os.PathLike[str]) -> Report:
+    """Read a report that ``--json`` wrote; raises DataError for anything else."""
+    try:
+        found = json.loads(io.read_text(path))
+    except ValueError as error:
+        raise DataError(f"{path} is not a JSON report: {error}") from None
+    if not isinstance(found, dict) or "schema_version" not in found:
+        raise DataError(f"{path} is not a report of onnxprune; write one with --json")
+    return found
+
+
+def _baseline(source: Earlier | None, tolerance: float) -> Baseline | None:
+    if source is None:
+        return None
+    return Baseline(source if isinstance(source, Mapping) else read_report(source), tolerance)
+
+
+def _judged(facts: Report, gates: list[dict[str, Any]]) -> Report:
+    """Return a report with more gates, and the exit code they lead to."""
+    found = [*facts["gates"], *gates]
+    return facts | {"gates": found, "exit_code": int(not all(gate["passed"] for gate in found))}
+
+
+def _start(
+    command: str,
+    source: Source,
+    settings: Settings,
+    output: str | os.PathLike[str] | None,
+    force: bool,
+    progress: Callable[[str], None] | None,
+) -> Run:
+    stages = Stages(progress or (lambda stage: None))
+    with stages("load"):
+        model = load(source)
+    path = None
+    if output is not None:
+        path = output_path(model.path or Path(), output, force)
+    kind = BranchRun if settings.removes_blocks else LosslessRun if settings.lossless else Run
+    return kind(command, model, settings, Data(), stages, path, force)
+
+
+def _open(
+    model: Model, settings: Settings, calibration: Any, labels: Any, evaluation: Any, images: ImageOptions | None
+) -> Data:
+    if labels is not None and calibration is None and evaluation is None:
+        raise UsageError("labels without data; give evaluation or calibration data with them")
+    own = labels if evaluation is None else None
+    found = Data(
+        None if calibration is None else _dataset(model, calibration, own, images, settings.samples, settings.seed),
+        None if evaluation is None else _dataset(model, evaluation, labels, images),
+    )
+    return found.parted(settings.seed) if settings.recipe else found
+
+
+def _dataset(
+    model: Model, data: Any, labels: Any, images: ImageOptions | None, samples: int | None = None, seed: int = 0
+) -> Dataset:
+    specs = input_specs(model.proto)
+    return open_dataset(data, specs, labels=labels, samples=samples, seed=seed, images=images)

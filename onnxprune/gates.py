@@ -1,0 +1,142 @@
+"""What the pruned model is worth beside the original: drift, task metric, latency, and the gates they must pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from onnxprune.check import random_feeds
+from onnxprune.data import Dataset, overlap
+from onnxprune.errors import DataError, UsageError
+from onnxprune.facts import Facts, free_dimensions
+from onnxprune.io import Model
+from onnxprune.measure.bootstrap import unseen_bound
+from onnxprune.measure.drift import DriftReport, compare
+from onnxprune.measure.latency import LatencyReport, measure_pair
+from onnxprune.measure.metrics import script_metric
+from onnxprune.runtime import session
+from onnxprune.settings import Settings
+
+LATENCY_SECONDS = 2.0
+LATENCY_PAIRS = 50
+
+Measured = dict[str, Any]
+
+
+def single_feeds(facts: Facts, seed: int) -> dict[str, np.ndarray]:
+    """Return one random sample: the shapes of the analysis, a free batch set to 1."""
+    free = {name for name, axis, _ in free_dimensions(facts.graph) if axis == 0}
+    sizes = {name: (1, *shape[1:]) if name in free else tuple(shape) for name, shape in facts.sizes.items()}
+    return random_feeds(facts, seed, sizes)
+
+
+def measure_drift(
+    before: Model, after: Model, dataset: Dataset, settings: Settings, metric: str | None = None
+) -> DriftReport:
+    """Run both models on all data; compare outputs and, with labels or ``metric`` (script.py:function), their worth."""
+    first, second = (session(model, threads=settings.threads) for model in (before, after))
+    task = None if metric is None else script_metric(metric)
+    return compare(first, second, dataset, batch=settings.batch, metric=task, seed=settings.seed)
+
+
+def doubts(
+    found: DriftReport, settings: Settings, calibration: Dataset | None, evaluation: Dataset | None
+) -> list[str]:
+    """Say why the numbers may prove less than they seem to: too few samples, or rows that also decided.
+
+    Raises DataError for such rows when ``strict``.
+    """
+    texts = []
+    if found.task is not None and settings.max_drop is not None and found.task.values[0].size:
+        texts.append(found.task.prove(settings.max_drop).warning())
+    if settings.min_agreement is not None:
+        seen = unseen_bound(max(found.samples, 1))
+        if seen > 1 - settings.min_agreement:
+            text = f"{found.samples:,} samples cannot prove an agreement of {settings.min_agreement:.2%}: even without a change"
+            texts.append(f"{text}, {seen:.2%} of changed classes are not excluded")
+    shared = len(overlap(calibration, evaluation)) if calibration and evaluation else 0
+    if shared:
+        text = f"{shared:,} of {len(evaluation or ()):,} evaluation rows are calibration rows too: the result looks better than it is"
+        if settings.strict:
+            raise DataError(f"{text}; take them out of either")
+        texts.append(text)
+    return [text for text in texts if text]
+
+
+def measure_latency(before: Model, after: Model, facts: Facts, settings: Settings) -> LatencyReport:
+    """Time both models in turns on one random sample."""
+    return measure_pair(
+        before,
+        after,
+        single_feeds(facts, settings.seed),
+        threads=settings.threads,
+        pairs=LATENCY_PAIRS,
+        max_seconds=LATENCY_SECONDS,
+    )
+
+
+# --- gates ----------------------------------------------------------------------------------------------------------
+
+
+class Gate(NamedTuple):
+    """``value`` out of what was measured; ``possible``: whether a run with these settings and data will know it."""
+
+    value: Callable[[Measured], float | None]
+    possible: Callable[[Settings, Dataset | None], bool]
+    at_least: bool
+    needs: str
+
+
+def _of(part: str, key: str) -> Callable[[Measured], float | None]:
+    return lambda measured: (measured.get(part) or {}).get(key)
+
+
+def _worst(metric: str) -> Callable[[Measured], float | None]:
+    """The worst of all outputs that have the metric."""
+
+    def value(measured: Measured) -> float | None:
+        outputs = (measured.get("drift") or {}).get("outputs") or {}
+        return min((drift[metric] for drift in outputs.values() if drift[metric] is not None), default=None)
+
+    return value
+
+
+def _has_data(_: Settings, data: Dataset | None) -> bool:
+    return data is not None
+
+
+GATES: dict[str, Gate] = {
+    "max_drop": Gate(_of("task", "drop"), lambda _, data: bool(data and data.has_labels), False, "labelled data"),
+    "min_agreement": Gate(_worst("top1_agreement"), _has_data, True, "data for a classifier"),
+    "min_cosine": Gate(_worst("cosine"), _has_data, True, "data"),
+    "max_latency_ratio": Gate(_of("latency", "ratio_p10"), lambda s, _: s.latency, False, "a latency measurement"),
+    "max_size": Gate(_of("after", "bytes"), lambda _, data: True, False, "the size of the result"),
+}
+
+
+def require_measurable(settings: Settings, dataset: Dataset | None) -> None:
+    """Refuse gates that nothing given can decide, before any work; raises UsageError."""
+    for name, gate in GATES.items():
+        if getattr(settings, name) is not None and not gate.possible(settings, dataset):
+            raise _undecidable(name, gate)
+
+
+def judge(settings: Settings, measured: Measured) -> list[dict[str, Any]]:
+    """Return the verdict of every gate that was set; raises UsageError where nothing was measured to judge it by."""
+    gates = []
+    for name, gate in GATES.items():
+        limit = getattr(settings, name)
+        if limit is None:
+            continue
+        value = gate.value(measured)
+        if value is None:
+            raise _undecidable(name, gate)
+        passed = value >= limit if gate.at_least else value <= limit
+        gates.append({"name": name, "limit": limit, "value": value, "passed": bool(passed)})
+    return gates
+
+
+def _undecidable(name: str, gate: Gate) -> UsageError:
+    return UsageError(f"the gate {name} needs {gate.needs}, which was not given")

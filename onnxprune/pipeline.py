@@ -1,0 +1,441 @@
+"""Whole runs: load -> stages -> [repair, recover] -> measure -> gates -> save, and reports of what was found on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxprune import report
+from onnxprune.account import batch_size
+from onnxprune.allocate import Costs
+from onnxprune.baseline import Baseline
+from onnxprune.check import SurgeryCheck
+from onnxprune.coupling.groups import Analysis
+from onnxprune.criteria import score
+from onnxprune.curves import curves, most_sensitive, pattern
+from onnxprune.data import Dataset
+from onnxprune.errors import DataError, Inconclusive, ModelError, TargetError
+from onnxprune.facts import free_dimensions, gather_facts
+from onnxprune.gates import doubts, judge, measure_drift, measure_latency, single_feeds
+from onnxprune.graph import Graph
+from onnxprune.io import Model
+from onnxprune.measure.latency import measure, measure_pair
+from onnxprune.measure.layers import compare_layers
+from onnxprune.memory import peak_activation_bytes, peak_rss, weight_bytes
+from onnxprune.output import save, stored_bytes
+from onnxprune.plans import Plan, kept_units, make_plan
+from onnxprune.recover import recover, split_judge
+from onnxprune.repair import repair
+from onnxprune.report import Report
+from onnxprune.search import Reconstruction, search_units
+from onnxprune.settings import AUTO, Settings
+from onnxprune.stages import (
+    Stages,
+    analyse_model,
+    check_format,
+    choose,
+    cut_exactly,
+    gather_evidence,
+    peak_rss_bytes,
+    per_run,
+    sign,
+)
+from onnxprune.surgery import Kept, cut
+from onnxprune.timing import with_times
+
+LATENCY_TURNS = 5  # corrections of a latency budget
+LATENCY_SLACK = 0.93  # a result this much faster than asked is good enough
+
+FROZEN_BY_CHECK = "cutting it is not exact on this model: frozen by the surgery check"
+
+
+@dataclass(frozen=True)
+class Data:
+    """``calibration`` may decide what stays and repair weights; ``evaluation`` is measured on, never chosen by.
+
+    ``judge`` is what recovery is judged by; ``cache`` the folder for what was gathered from the calibration data.
+    """
+
+    calibration: Dataset | None = None
+    evaluation: Dataset | None = None
+    judge: Dataset | None = None
+    cache: Path | None = None
+
+    @property
+    def measured(self) -> Dataset | None:
+        return self.evaluation or self.calibration
+
+    def parted(self, seed: int) -> Data:
+        """Return the data with a part of the calibration rows kept from all that decides, for ``judge``."""
+        if self.calibration is None:
+            return self
+        rest, judge = split_judge(self.calibration, seed)
+        return replace(self, calibration=rest, judge=judge)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives: the report (the structure of ``--json``), the plan, and the pruned model."""
+
+    report: Report
+    plan: Plan
+    model: ModelProto
+
+    @property
+    def passed(self) -> bool:
+        """Whether all gates passed, so that the model was written if an output was asked for."""
+        return self.report["exit_code"] == 0
+
+
+@dataclass
+class Run:
+    """One run over a loaded model: where its report grows."""
+
+    command: str
+    model: Model
+    settings: Settings
+    data: Data
+    stages: Stages
+    output: Path | None = None
+    force: bool = False
+    checkpoint: Path | None = None
+    reconstruction: Reconstruction | None = None
+    extra: Report = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    baseline: Baseline | None = None
+
+    def analyse(self) -> Analysis:
+        with self.stages("analyze"):
+            return analyse_model(self.model, self.settings)
+
+    def choose(self, analysis: Analysis) -> list[np.ndarray]:
+        """Decide what stays; for a latency target, again with a corrected budget until what is measured meets it."""
+        if self.settings.aim.kind != "latency":
+            return self._chosen(analysis)
+        with self.stages("timing"):
+            before = measure_latency(self.model, self.model, analysis.facts, self.settings).before.p10
+            timed = with_times(analysis, before, threads=self.settings.threads, progress=self.stages.progress)
+        aim = budget = self.settings.aim.value
+        tried: list[tuple[float, float, list[np.ndarray]]] = []
+        settings = self.settings
+        for _ in range(LATENCY_TURNS):
+            self.settings = replace(settings, target=f"latency={min(budget, 0.999):.6f}x")
+            try:
+                kept = self._chosen(timed)
+            except TargetError:
+                break
+            finally:
+                self.settings = settings
+            with self.stages("timing"):
+                small = Model(cut(analysis, kept), "", self.model.path)
+                ratio = measure_latency(self.model, small, analysis.facts, settings).ratio_p10 or 1.0
+            tried.append((ratio, budget, kept))
+            if LATENCY_SLACK * aim <= ratio <= aim:
+                break
+            budget = _next_budget(aim, tried)
+        self.extra["latency_search"] = [{"budget": budget, "ratio_p10": ratio} for ratio, budget, _ in tried]
+        met = [entry for entry in tried if entry[0] <= aim]
+        if not met:
+            best = min((ratio for ratio, _, _ in tried), default=1.0)
+            raise TargetError(
+                f"--target {settings.aim} is out of reach: the fastest result measured takes {best:.2f} of the original",
+                best,
+            )
+        return max(met, key=lambda entry: entry[0])[2]
+
+    def _chosen(self, analysis: Analysis) -> list[np.ndarray]:
+        """Decide on the repaired model where calibration data is there to, else by the criterion's scores."""
+        if self.settings.max_divergence is not None and self.data.calibration is None:
+            raise DataError("--max-divergence is judged on data; give calibration data (--calib)")
+        if self.settings.reconstructs and self.data.calibration is not None:
+            return self._search(analysis, self.data.calibration)
+        with self.stages("evidence"):
+            evidence, doubts = gather_evidence(analysis, self.settings, self.data.calibration, self.data.cache)
+        with self.stages("allocate"):
+            kept, warnings = choose(analysis, self.settings, evidence)
+        self.warnings += [*doubts, *warnings]
+        return kept
+
+    def _search(self, analysis: Analysis, calibration: Dataset) -> list[np.ndarray]:
+        settings = self.settings
+        with self.stages("allocate"):
+            scores = score(analysis, settings.scorer, seed=settings.seed)
+            found = search_units(
+                analysis,
+                calibration,
+                per_run(settings.aim, analysis),
+                replace(settings.options, scope="global") if settings.scope == AUTO else settings.options,
+                scores.values,
+                max_divergence=settings.max_divergence,
+                seconds=settings.search,
+                seed=settings.seed,
+                threads=settings.threads,
+                progress=self.stages.progress,
+            )
+        self.reconstruction = found.final
+        self.warnings += scores.warnings
+        if found.unread:
+            names = ", ".join(analysis.groups[group].name for group in found.unread)
+            self.warnings.append(f"no weight reads these groups, so that weight norms ranked their units: {names}")
+        self.extra["search"] = [
+            {"name": p.name, "divergence": p.divergence, "widths": p.widths.tolist()} for p in found.tried
+        ]
+        return found.final.kept
+
+    def _repaired(self, analysis: Analysis, kept: Kept, small: ModelProto) -> ModelProto:
+        calibration = self.data.calibration
+        if calibration is None or self.settings.repair == "none":
+            if self.settings.repair not in (AUTO, "none"):
+                raise DataError(f"--repair {self.settings.repair} looks at data; give calibration data (--calib)")
+            return small
+        chosen = self.reconstruction
+        with self.stages("repair"):
+            same = chosen is not None and all(map(np.array_equal, chosen.kept, kept))
+            fitted = chosen.carried(analysis, small) if chosen is not None and same else None
+            found = repair(
+                analysis,
+                kept,
+                small,
+                calibration,
+                self.settings.repair,
+                fitted=fitted,
+                seed=self.settings.seed,
+                threads=self.settings.threads,
+            )
+        self.extra["repair"] = {"method": found.method, "divergence": found.divergences}
+        return found.model
+
+    def _recovered(self, small: ModelProto) -> ModelProto:
+        recipe, calibration = self.settings.recipe, self.data.calibration
+        if recipe is None:
+            return small
+        if calibration is None:
+            raise DataError("--recover trains on data; give calibration data (--calib)")
+        with self.stages("recover"):
+            found = recover(
+                self.model,
+                small,
+                calibration,
+                recipe,
+                judge=self.data.judge,
+                checkpoint=self.checkpoint,
+                threads=self.settings.threads,
+                progress=self.stages.progress,
+            )
+        self.extra["recover"] = found.to_json()
+        return found.model
+
+    def finish(self, analysis: Analysis, kept: Kept, settings: Mapping[str, Any]) -> Result:
+        """Carry out a decision: cut, check, repair, measure, judge, and write the file when all gates pass."""
+        small, kept, check = cut_exactly(analysis, kept, self.settings, self.stages)
+        small = self._recovered(self._repaired(analysis, kept, small))
+        plan = make_plan(analysis, kept, settings)
+        sign(small, plan)
+        return self.conclude(analysis, small, plan, self._facts(analysis, kept, check, small, settings))
+
+    def replay(self, plan: Plan, analysis: Analysis) -> list[np.ndarray]:
+        """Return the decision that a plan holds; raises PlanError where it does not fit the model."""
+        return kept_units(plan, analysis, force=self.force)
+
+    def conclude(self, analysis: Analysis, small: ModelProto, plan: Plan, found: Report) -> Result:
+        """Check the format of a signed model, measure and judge it; write the file when all gates pass."""
+        with self.stages("check"):
+            self.warnings += check_format(small, self.model)
+        facts = found | self.extra
+        facts |= self._measurements(analysis, small)
+        facts["gates"] = judge(self.settings, facts) + (self.baseline.judge(facts) if self.baseline else [])
+        self._judge_noise(facts)
+        failed = not all(gate["passed"] for gate in facts["gates"])
+        facts["exit_code"] = int(failed)
+        facts["output"] = None if failed or self.output is None else self._save(small, self.output)
+        facts |= {"warnings": self.warnings, "seconds": self.stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
+        return Result(facts, plan, small)
+
+    def _facts(
+        self, analysis: Analysis, kept: Kept, check: SurgeryCheck, small: ModelProto, settings: Mapping[str, Any]
+    ) -> Report:
+        costs = Costs(analysis)
+        place = self.output or self.model.path or Path("model.onnx")
+        after = stored_bytes(small, place, self.model.folder)
+        widths = np.array([int(mask.sum()) for mask in kept], np.int64)
+        reasons = {g.index: FROZEN_BY_CHECK for g in analysis.groups if g.name in check.frozen_by_check}
+        return report.header(self.command, settings) | {
+            "model": report.model_entry(self.model),
+            "output": None,
+            "before": totals(costs, analysis, analysis.widths) | {"bytes": self.model.size},
+            "after": totals(costs, analysis, widths) | {"bytes": after},
+            "prunable": costs.prunable(),
+            "groups": report.group_entries(analysis, kept, reasons),
+            "frozen": report.frozen_entries(analysis),
+            "surgery": report.surgery_entry(check),
+        }
+
+    def _measurements(self, analysis: Analysis, small: ModelProto) -> Report:
+        pruned = Model(small, "", self.model.path)
+        measured: Report = {"drift": None, "task": None, "latency": None}
+        if self.data.measured is not None:
+            with self.stages("drift"):
+                found = measure_drift(self.model, pruned, self.data.measured, self.settings)
+            measured |= found.to_json()
+            self.warnings += found.warnings
+            self.warnings += doubts(found, self.settings, self.data.calibration, self.data.evaluation)
+        if self.settings.latency:
+            try:
+                with self.stages("latency"):
+                    timed = measure_latency(self.model, pruned, analysis.facts, self.settings)
+                measured["latency"] = timed.to_json()
+            except ModelError as error:
+                self.warnings.append(f"latency was not measured: {error}")
+        return measured
+
+    def _judge_noise(self, facts: Report) -> None:
+        latency = facts["latency"]
+        gated = self.settings.max_latency_ratio is not None and latency is not None
+        if gated and not latency["conclusive"]:
+            reason = f"the latency measurement is inconclusive ({'; '.join(latency['reasons'])})"
+            if self.settings.strict:
+                raise Inconclusive(f"{reason}; nothing was written. Run again on a quieter machine")
+            self.warnings.append(f"{reason}; the gate was judged all the same (--strict refuses that)")
+
+    def _save(self, small: ModelProto, path: Path) -> Report:
+        with self.stages("save"):
+            digest = save(small, path, force=self.force, folder=self.model.folder)
+        return {"path": str(path), "sha256": digest}
+
+
+def _next_budget(aim: float, tried: list[tuple[float, float, list[np.ndarray]]]) -> float:
+    """Between the largest budget that met the aim and the smallest that did not; in proportion while one of them is unknown."""
+    met = max((budget for ratio, budget, _ in tried if ratio <= aim), default=None)
+    missed = min((budget for ratio, budget, _ in tried if ratio > aim and (met is None or budget > met)), default=None)
+    if met is not None and missed is not None:
+        return (met + missed) / 2
+    ratio, budget, _ = tried[-1]
+    return budget * (1 + LATENCY_SLACK) / 2 * aim / ratio
+
+
+def totals(costs: Costs, analysis: Analysis, widths: np.ndarray) -> dict[str, int]:
+    """Return parameters, MACs of one sample, bytes and channels with ``widths`` units left in each group."""
+    found = costs.totals(widths)
+    return found | {"macs": found["macs"] // batch_size(analysis.facts)}
+
+
+def describe(model: Model, analysis: Analysis, settings: Settings, stages: Stages) -> Report:
+    """Return the report of ``inspect``: groups, frozen axes, and what can be pruned."""
+    costs = Costs(analysis)
+    return report.header("inspect", settings.to_json()) | {
+        "model": report.model_entry(model),
+        "before": totals(costs, analysis, analysis.widths) | {"bytes": model.size},
+        "prunable": costs.prunable(),
+        "groups": report.group_entries(analysis),
+        "frozen": report.frozen_entries(analysis),
+        "seconds": stages.seconds,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+
+
+def describe_curves(model: Model, dataset: Dataset, settings: Settings, stages: Stages) -> Report:
+    """Return the report of ``sensitivity``: a curve per group, and patterns of the groups to leave alone."""
+    with stages("analyze"):
+        analysis = analyse_model(model, settings)
+    with stages("sensitivity"):
+        fallback = score(analysis, settings.scorer, seed=settings.seed).values
+        found = curves(
+            analysis, dataset, settings.options, fallback,
+            seed=settings.seed, threads=settings.threads, progress=stages.progress,
+        )  # fmt: skip
+    return report.header("sensitivity", settings.to_json()) | {
+        "model": report.model_entry(model),
+        "curves": [curve.to_json() for curve in found],
+        "exclude": [pattern(curve) for curve in most_sensitive(found)],
+        "seconds": stages.seconds,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+
+
+def compare_models(
+    before: Model,
+    after: Model,
+    dataset: Dataset,
+    settings: Settings,
+    stages: Stages,
+    metric: str | None = None,
+    calibration: Dataset | None = None,
+    layers: bool = False,
+) -> Report:
+    """Return the report of ``validate``: drift, task metric and, if asked for, latency and inner tensors of two models."""
+    facts = report.header("validate", settings.to_json()) | {
+        "model": report.model_entry(before),
+        "other": report.model_entry(after),
+        "before": {"bytes": before.size},
+        "after": {"bytes": after.size},
+        "latency": None,
+    }
+    with stages("drift"):
+        found = measure_drift(before, after, dataset, settings, metric)
+    facts |= found.to_json()
+    if layers:
+        with stages("layers"):
+            facts["layers"] = compare_layers(before, after, dataset, batch=settings.batch, threads=settings.threads)
+    if settings.latency:
+        with stages("latency"):
+            measured_facts = gather_facts(before, Graph(before.proto), dict(settings.input_shape))
+            facts["latency"] = measure_latency(before, after, measured_facts, settings).to_json()
+    facts["gates"] = judge(settings, facts)
+    facts["exit_code"] = int(not all(gate["passed"] for gate in facts["gates"]))
+    warnings = [*found.warnings, *doubts(found, settings, calibration, dataset)]
+    return facts | {"warnings": warnings, "seconds": stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
+
+
+def time_models(
+    model: Model,
+    other: Model | None,
+    settings: Settings,
+    stages: Stages,
+    *,
+    pairs: int,
+    seconds: float,
+    strict: bool,
+    providers: Sequence[str] | None = None,
+    memory: bool = False,
+) -> Report:
+    """Return the report of ``bench``; exit code 5 for an inconclusive measurement when ``strict``."""
+    facts = gather_facts(model, Graph(model.proto), dict(settings.input_shape))
+    feeds = single_feeds(facts, settings.seed)
+    limits = {"threads": settings.threads, "providers": providers, "max_seconds": seconds}
+    with stages("latency"):
+        if other is None:
+            found = measure(model, feeds, runs=pairs, **limits)
+        else:
+            found = measure_pair(model, other, feeds, pairs=pairs, **limits)
+    with stages("memory"):
+        held = {
+            name: memory_entry(one, feeds, settings, memory)
+            for name, one in (("before", model), ("after", other))
+            if one
+        }
+    return report.header("bench", settings.to_json()) | {
+        "exit_code": Inconclusive.exit_code if strict and not found.conclusive else 0,
+        "model": report.model_entry(model),
+        "other": None if other is None else report.model_entry(other),
+        "latency": found.to_json(),
+        "memory": held,
+        "seconds": stages.seconds,
+    }
+
+
+def memory_entry(model: Model, feeds: Mapping[str, np.ndarray], settings: Settings, resident: bool) -> Report:
+    """Return bytes of weights, of activations alive at once for one sample and, if asked for, of a fresh process."""
+    free = {name for name, _, _ in free_dimensions(Graph(model.proto))}
+    facts = gather_facts(model, Graph(model.proto), {n: a.shape for n, a in feeds.items() if n in free})
+    rss = peak_rss(model, feeds, settings.threads) if resident else None
+    return {
+        "weight_bytes": weight_bytes(facts),
+        "peak_activation_bytes": peak_activation_bytes(facts),
+        "idle_rss_bytes": rss and rss["idle"],
+        "peak_rss_bytes": rss and rss["peak"],
+    }

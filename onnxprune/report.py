@@ -1,0 +1,204 @@
+"""What a run found and did, as JSON (schema_version 1; keys are only ever added) and as rows of text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.account import frozen_stakes, group_stakes
+from onnxprune.check import SurgeryCheck
+from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.links import RULES
+from onnxprune.io import Model
+from onnxprune.remedies import remedy
+from onnxprune.version import __version__
+
+SCHEMA_VERSION = 1
+
+Report = dict[str, Any]
+
+
+def header(command: str, settings: Mapping[str, Any] | None = None) -> Report:
+    """Return the keys every command's report begins with."""
+    report: Report = {
+        "schema_version": SCHEMA_VERSION,
+        "tool": {"name": "onnxprune", "version": __version__},
+        "command": command,
+        "exit_code": 0,
+    }
+    return report if settings is None else report | {"settings": dict(settings)}
+
+
+def model_entry(model: Model) -> Report:
+    opsets = {opset.domain: opset.version for opset in model.proto.opset_import}
+    return {
+        "path": str(model.path) if model.path else None,
+        "sha256": model.sha256,
+        "opset": opsets.get("", opsets.get("ai.onnx")),
+        "ir_version": model.proto.ir_version,
+    }
+
+
+def group_entries(
+    analysis: Analysis, kept: Sequence[np.ndarray] | None = None, reasons: Mapping[int, str] | None = None
+) -> list[Report]:
+    """Describe every group; ``kept``: bool[width] each (None: undecided), ``reasons``: of those the check froze."""
+    entries = []
+    for group, stake in zip(analysis.groups, group_stakes(analysis), strict=True):
+        after = group.width if kept is None else int(np.count_nonzero(kept[group.index]))
+        reason = (reasons or {}).get(group.index)
+        entries.append(
+            {
+                "name": group.name,
+                "width_before": group.width,
+                "width_after": after,
+                "status": "frozen" if reason else "pruned" if after < group.width else "kept",
+                "reason": reason,
+                "node": group.writer.node.label,
+                "op": group.writer.node.op,
+                "multiplicity": group.multiplicity,
+                "lossy_nodes": [node.label for node in group.lossy],
+                "parameters": stake.parameters,
+                "macs": stake.macs,
+                "members": [{"parameter": m.parameter, "axis": m.axis, "role": m.role} for m in group.members],
+            }
+        )
+    return entries
+
+
+def frozen_entries(analysis: Analysis) -> list[Report]:
+    """Describe every axis that stays, the costliest first."""
+    return [
+        {
+            "axis": f"{frozen.parameter}[{frozen.axis}]",
+            "node": frozen.barrier.node.label if frozen.barrier.node else None,
+            "op": frozen.barrier.node.op if frozen.barrier.node else None,
+            "reason": frozen.barrier.reason,
+            "kind": frozen.barrier.kind,
+            "positions": frozen.positions,
+            "size": frozen.size,
+            "macs": stake.macs,
+            "parameters": stake.parameters,
+            "remedy": remedy(frozen.barrier),
+        }
+        for frozen, stake in frozen_stakes(analysis)
+    ]
+
+
+def coverage() -> Report:
+    """Return every operator of the installed onnx's default domain and every other one that has a rule."""
+    opset = onnx.defs.onnx_opset_version()
+    known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+    names = sorted({*known, *RULES}, key=lambda name: ("::" in name, name))
+    rows = []
+    for name in names:
+        rule = RULES.get(name)
+        domain, _, op = name.rpartition("::")
+        rows.append({"domain": domain, "op": op, "family": rule.family if rule else None})
+    with_rule = sum(row["family"] is not None for row in rows)
+    return {"operators": rows, "counts": {"total": len(rows), "with_rule": with_rule, "opset": opset}}
+
+
+def surgery_entry(check: SurgeryCheck) -> Report:
+    return {
+        "exact": check.exact,
+        "max_abs_error": check.max_abs_error,
+        "max_relative_error": check.error,
+        "tolerance": check.tolerance,
+        "lossy_nodes": list(check.lossy_nodes),
+        "frozen_by_check": list(check.frozen_by_check),
+    }
+
+
+def dumps(report: Report) -> str:
+    """Return a report as JSON; infinities and NaN become null."""
+    return json.dumps(_plain(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+# --- rows -------------------------------------------------------------------------------------------------------
+
+TOTALS = {"channels": "channels", "parameters": "parameters", "macs": "MACs", "bytes": "bytes"}
+
+
+def comparison(report: Report) -> list[tuple[str, str, str, str]]:
+    """Return (what, before, after, change) for everything that a report compares."""
+    before, after = report.get("before") or {}, report.get("after") or {}
+    rows = [
+        (title, f"{before[key]:,}", f"{after[key]:,}", _change(before[key], after[key]))
+        for key, title in TOTALS.items()
+        if key in before and key in after
+    ]
+    latency = report.get("latency") or {}
+    if latency.get("after"):
+        one, two = latency["before"]["p10"], latency["after"]["p10"]
+        doubt = "" if latency["conclusive"] else " (noisy)"
+        title = f"latency p10 (µs, {latency['threads']} thread{'s' * (latency['threads'] > 1)}){doubt}"
+        rows.append((title, f"{one:,.0f}", f"{two:,.0f}", _change(one, two)))
+    task = report.get("task") or {}
+    if task.get("before") is not None:
+        rows.append(
+            (task["metric"], f"{task['before']:.2%}", f"{task['after']:.2%}", f"{0.0 - task['drop'] * 100:+.2f} points")
+        )
+    return rows
+
+
+def _change(before: float, after: float) -> str:
+    return f"{(after - before) / before:+.1%}" if before else "-"
+
+
+def drift_rows(outputs: Mapping[str, Report]) -> list[tuple[str, str, str, str]]:
+    """Return (output, SQNR, cosine, agreement); equal outputs have no SQNR."""
+    return [
+        (
+            name,
+            _number(drift["sqnr_db"], ".1f", "equal" if drift["max_abs"] == 0 else "-"),
+            _number(drift["cosine"], ".4f"),
+            _number(drift["top1_agreement"], ".2%"),
+        )
+        for name, drift in outputs.items()
+    ]
+
+
+def gate_rows(gates: Sequence[Report]) -> list[tuple[str, str, str, str]]:
+    return [
+        (gate["name"], f"{gate['limit']:g}", _number(gate["value"], ".4g"), "yes" if gate["passed"] else "no")
+        for gate in gates
+    ]
+
+
+def _number(value: float | None, spec: str, absent: str = "-") -> str:
+    return absent if value is None else format(value, spec)
+
+
+def verdict(report: Report) -> str:
+    """Return the result of a run in one plain sentence; empty where there is nothing to compare."""
+    before, after = report.get("before"), report.get("after")
+    if not before or not after:
+        return ""
+    told = [key for key in TOTALS if key != "channels" and key in before and key in after]
+    gone = [f"{TOTALS[key]} {_change(before[key], after[key])}" for key in told]
+    ratio = (report.get("latency") or {}).get("ratio_p10")
+    speed = (
+        "" if ratio is None else f", {1 / ratio:.2f}x as fast" + ("" if report["latency"]["conclusive"] else " (noisy)")
+    )
+    failed = [gate["name"] for gate in report.get("gates", ()) if not gate["passed"]]
+    nothing = "; nothing was written" if "output" in report else ""
+    end = f"; gate failed: {', '.join(failed)}{nothing}" if failed else ""
+    return f"{', '.join(gone)}{speed}{end}."

@@ -1,0 +1,237 @@
+"""Everything that decides a result, in one value: what the command line, the Python API and the report share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from onnxprune.allocate import SCOPES, THRESHOLDS, Options, Target, alignment, parse_ratio, parse_target
+from onnxprune.criteria import Criterion
+from onnxprune.criteria import parse as parse_criterion
+from onnxprune.errors import UsageError
+from onnxprune.recover import Recipe, parse_length
+from onnxprune.registry import Registry, near_names
+
+DEFAULT_RATIO = 0.5
+AUTO = "auto"
+REPAIRS = (AUTO, "none", "least-squares", "batchnorm", "bias")
+BESIDE_LOSSLESS: dict[str, tuple[Any, ...]] = {
+    "ratio": (None,),
+    "target": (None,),
+    "max_divergence": (None,),
+    "criterion": (AUTO,),
+    "repair": (AUTO, "none"),
+    "recover": (0, "0"),
+    "search": (0.0,),
+}
+"""What the settings that decide on more may be."""
+
+# granularity -> (preferred factor of a product axis or None, kinds of lossy nodes that may be cut)
+GRANULARITIES: Registry[tuple[str | None, frozenset[str]]] = Registry("granularity")
+GRANULARITIES.add("heads", ("outer", frozenset()))
+GRANULARITIES.add("width", ("inner", frozenset()))
+GRANULARITIES.add("groups", ("groups", frozenset()))
+GRANULARITIES.add("paired", (None, frozenset()))  # channels of convolution groups by rank of saliency
+GRANULARITIES.add("stream", (None, frozenset({"statistics"})))
+GRANULARITIES.add("block", (None, frozenset()))  # whole residual branches instead of widths
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to remove, where, with which data and seed, and the budgets that the result must keep.
+
+    ``ratio``: share of units that go; ``target``: what may remain, such as ``macs=50%``; neither means ratio 0.5.
+    ``max_divergence``: the smallest model within it instead (KL of class scores, squared error over variance of other outputs).
+    ``criterion``: ``auto`` is l2 without calibration data; with data, units and widths are chosen on the repaired model,
+    which ``search`` seconds more may improve. ``repair``: auto, none, least-squares, batchnorm or bias.
+    ``lossless``: remove only what carries nothing, with widths as ``round_to`` says where it is a number.
+    ``granularity``: heads, width or groups, beside it paired and stream; or block alone. ``input_shape``: input -> sizes for free dimensions.
+    The gates ``max_drop``, ``min_agreement``, ``min_cosine`` and ``max_latency_ratio`` are shares of 1, ``max_size`` is in bytes.
+    """
+
+    ratio: float | None = None
+    target: str | None = None
+    max_divergence: float | None = None
+    criterion: str = "auto"
+    roles: str = "both"
+    scope: str = "auto"
+    threshold: str = "class-blind"
+    granularity: tuple[str, ...] = ("heads",)
+    lossless: bool = False
+    max_layer_ratio: float = 1.0
+    layer_ratio: tuple[tuple[str, float], ...] = ()
+    round_to: str | int = "auto"
+    min_width: int = 1
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    repair: str = "auto"
+    recover: str | int = 0
+    recover_loss: str = "auto"
+    learning_rate: float | None = None
+    augment: tuple[str, ...] = ()
+    search: float = 0.0
+    samples: int | None = None
+    batch: int | None = None
+    input_shape: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    max_drop: float | None = None
+    min_agreement: float | None = None
+    min_cosine: float | None = None
+    max_latency_ratio: float | None = None
+    max_size: int | None = None
+    strict: bool = False
+    latency: bool = True
+    seed: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense before any work is done; raises UsageError."""
+        if sum(aim is not None for aim in (self.ratio, self.target, self.max_divergence)) > 1:
+            raise UsageError("give one of ratio, target and max_divergence")
+        if self.max_divergence is not None and not (self.max_divergence > 0 and self.reconstructs):
+            raise UsageError(
+                "max_divergence is above 0 and goes with criterion auto and repair auto or least-squares alone"
+            )
+        for registry, names in (
+            (SCOPES, ["layer" if self.scope == AUTO else self.scope]),
+            (THRESHOLDS, [self.threshold]),
+            (GRANULARITIES, self.granularity),
+        ):
+            for name in names:
+                registry[name]
+        if self.repair not in REPAIRS:
+            hint = near_names(self.repair, list(REPAIRS)) or f"; known: {', '.join(REPAIRS)}"
+            raise UsageError(f"unknown repair {self.repair!r}{hint}")
+        if len({"heads", "width", "groups"} & set(self.granularity)) > 1:
+            raise UsageError("granularity is one of heads, width and groups; paired and stream can be added")
+        self._refuse_beside_blocks()
+        self._refuse_beside_lossless()
+        for name in ("seed", "threads", "samples", "batch"):
+            value = getattr(self, name)
+            if value is not None and value < (name != "seed"):
+                raise UsageError(f"{name} {value}: give a whole number of at least {int(name != 'seed')}")
+        for read in ("aim", "options", "recipe", "scorer"):
+            getattr(self, read)  # each refuses what it cannot read
+
+    def _refuse_beside_blocks(self) -> None:
+        """Removing branches changes no width and no weight: options that do are not for it."""
+        if not self.removes_blocks:
+            return
+        if set(self.granularity) != {"block"}:
+            raise UsageError("granularity block removes whole branches and nothing else; prune widths in a second run")
+        for name, only in (("criterion", (AUTO,)), ("repair", (AUTO, "none")), ("search", (0.0,))):
+            if getattr(self, name) not in only:
+                raise UsageError(f"{name} {getattr(self, name)} does not go with granularity block; leave it out")
+
+    def _refuse_beside_lossless(self) -> None:
+        """What carries nothing goes, and no more: options that decide on more are not for it."""
+        if not self.lossless:
+            return
+        for name, only in BESIDE_LOSSLESS.items():
+            if getattr(self, name) not in only:
+                raise UsageError(f"{name} {getattr(self, name)} does not go with lossless; leave it out")
+        if self.removes_blocks:
+            raise UsageError("lossless takes units out, not blocks; leave granularity block out")
+
+    @property
+    def removes_blocks(self) -> bool:
+        """Whether whole residual branches go instead of widths."""
+        return "block" in self.granularity
+
+    @property
+    def aim(self) -> Target:
+        if self.target is not None:
+            return parse_target(self.target)
+        return parse_ratio(DEFAULT_RATIO if self.ratio is None else self.ratio)
+
+    @property
+    def scorer(self) -> Criterion:
+        """The criterion; ``auto`` is l2 wherever no calibration data decides."""
+        return parse_criterion("l2" if self.criterion == AUTO else self.criterion, self.roles)
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether calibration data, where there is any, chooses units and widths on the repaired model."""
+        return self.criterion == AUTO and self.repair in (AUTO, "least-squares")
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """How to recover by gradient steps; None where that was not asked for."""
+        asked = self.recover not in (0, "0")
+        found = Recipe(
+            **(parse_length(self.recover) if asked else {"steps": 1}),
+            loss=self.recover_loss,
+            learning_rate=self.learning_rate,
+            augment=self.augment,
+            batch=self.batch or Recipe.batch,
+            seed=self.seed,
+        )
+        return found if asked else None
+
+    @property
+    def options(self) -> Options:
+        return Options(
+            scope="layer" if self.scope == AUTO else self.scope,
+            threshold=self.threshold,
+            round_to=alignment(self.round_to),
+            minimum=self.min_width,
+            max_layer_ratio=self.max_layer_ratio,
+            layer_ratios=tuple(self.layer_ratio),
+            include=tuple(self.include),
+            exclude=tuple(self.exclude),
+        )
+
+    @property
+    def prefer(self) -> str:
+        """The factor of a product axis to cut where both free equally much: outer (heads), inner (width) or whole groups."""
+        return next(filter(None, (GRANULARITIES[name][0] for name in self.granularity)), "outer")
+
+    @property
+    def pairs(self) -> bool:
+        """Whether the channels of convolution groups are paired by rank of their saliency instead of their index."""
+        return "paired" in self.granularity
+
+    @property
+    def allowed(self) -> frozenset[str]:
+        """Kinds of lossy nodes whose axes may be cut."""
+        return frozenset({"neighbours"}).union(*(GRANULARITIES[name][1] for name in self.granularity))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every setting, ``ratio`` and ``round_to`` as they were resolved, with the seed."""
+        values = {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
+        resolved = {
+            "criterion": AUTO if self.criterion == AUTO else str(self.scorer),
+            "round_to": alignment(self.round_to),
+        }
+        return (
+            values
+            | resolved
+            | ({"ratio": self.aim.value} if self.target is None and self.max_divergence is None else {})
+        )
+
+
+def make_settings(values: Mapping[str, Any]) -> Settings:
+    """Build settings from names and values; raises UsageError with near names for one that does not exist."""
+    known = [field.name for field in dataclasses.fields(Settings)]
+    for name in values:
+        if name not in known:
+            hint = near_names(name, known) or f"; known: {', '.join(known)}"
+            raise UsageError(f"unknown setting {name!r}{hint}")
+    return Settings(**{name: _frozen(value) for name, value in values.items()})
+
+
+def analysis_settings(recorded: Mapping[str, Any]) -> Settings:
+    """Return settings with what a plan's record says about how the model was analysed."""
+    names = ("granularity", "input_shape", "lossless")
+    return make_settings({name: recorded[name] for name in names if name in recorded})
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return tuple((name, _frozen(item)) for name, item in value.items())
+    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,184 @@
+"""The stages from a model to a smaller one that is proven right, each a function from values to a value.
+
+prepare, analyse -> evidence -> choose -> cut, checked -> strict format check -> signature
+"""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+from threadpoolctl import threadpool_limits
+
+from onnxprune import io
+from onnxprune.ablation import ablate
+from onnxprune.account import batch_size
+from onnxprune.allocate import Target, allocate
+from onnxprune.check import SurgeryCheck, check_cut, culprits
+from onnxprune.coupling.groups import Analysis, analyse
+from onnxprune.criteria import score
+from onnxprune.data import Dataset
+from onnxprune.errors import DataError, ModelError, SurgeryError, TargetError
+from onnxprune.evidence import Cache, collect
+from onnxprune.evidence import Options as Streaming
+from onnxprune.facts import Facts, gather_facts
+from onnxprune.graph import Graph
+from onnxprune.io import Model
+from onnxprune.pairing import paired
+from onnxprune.plans import Plan
+from onnxprune.prepare import prepare
+from onnxprune.runtime import release_memory
+from onnxprune.sensitivity import sensitivities
+from onnxprune.settings import Settings
+from onnxprune.surgery import Kept, cut
+from onnxprune.version import __version__
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Stages:
+    """Times the stages of a run and tells ``progress`` which one begins.
+
+    BLAS gets one thread: on many small products its threads wait for each other longer than they work, on busy cores ten
+    times as long.
+    """
+
+    progress: Progress = lambda stage: None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self.progress(name)
+        start = time.perf_counter()
+        try:
+            with threadpool_limits(1, "blas"):
+                yield
+        finally:
+            release_memory()
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)
+
+
+def analyse_model(model: Model, settings: Settings) -> Analysis:
+    """Find the groups of a model and everything that stays, with reasons."""
+    facts = _facts_of(prepare(model), settings)
+    if settings.pairs:
+        facts = _facts_of(paired(facts, settings.allowed), settings)
+    return analyse(facts, settings.allowed, settings.prefer)
+
+
+def _facts_of(model: Model, settings: Settings) -> Facts:
+    return gather_facts(model, Graph(model.proto), dict(settings.input_shape))
+
+
+def gather_evidence(
+    analysis: Analysis, settings: Settings, dataset: Dataset | None, cache: Path | None = None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return kind -> evidence for what the criterion needs, and warnings; ``cache``: a folder that keeps it.
+
+    Raises DataError without data.
+    """
+    needs = settings.scorer.needs
+    if not needs:
+        return {}, ()
+    if dataset is None:
+        raise DataError(f"criterion {settings.scorer.name!r} looks at data; give calibration data (--calib)")
+    mask = dataset.schema.padding_mask or None
+    options = Streaming(seed=settings.seed, mask=mask, batch=settings.batch, threads=settings.threads)
+    streamed = collect(analysis, needs, dataset, options, cache=None if cache is None else Cache(cache))
+    differentiated, remarks = sensitivities(analysis, needs, dataset, options)
+    ablated = ablate(analysis, needs, dataset, threads=settings.threads, batch=settings.batch)
+    warnings = [text for evidence in streamed.values() for text in evidence.warnings]
+    return {**streamed, **differentiated, **ablated}, tuple(dict.fromkeys([*warnings, *remarks]))
+
+
+def choose(
+    analysis: Analysis, settings: Settings, evidence: Mapping[str, Any] | None = None
+) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    """Return bool[width] per group, the units that stay, and warnings; raises TargetError where that is impossible."""
+    scores = score(analysis, settings.scorer, evidence=evidence, seed=settings.seed)
+    return allocate(analysis, scores.values, per_run(settings.aim, analysis), settings.options), scores.warnings
+
+
+def per_run(target: Target, analysis: Analysis) -> Target:
+    """Costs count MACs of the batch that the analysis ran with; a user's number means one sample."""
+    absolute_macs = target.kind == "macs" and not target.relative
+    return replace(target, value=target.value * batch_size(analysis.facts)) if absolute_macs else target
+
+
+def cut_exactly(
+    analysis: Analysis, kept: Kept, settings: Settings, stages: Stages
+) -> tuple[ModelProto, list[np.ndarray], SurgeryCheck]:
+    """Cut, prove the cut exact, and where it is not, keep the groups at fault whole and cut again.
+
+    Raises SurgeryError when no exact cut is found.
+    """
+    small, check = _try_cut(analysis, kept, settings, stages)
+    frozen: list[int] = []
+    if not check.exact:
+        with stages("check"):
+            frozen = culprits(analysis, kept, seed=settings.seed, threads=settings.threads)
+        kept = [np.ones_like(mask) if g in frozen else mask for g, mask in enumerate(kept)]
+        small, check = _try_cut(analysis, kept, settings, stages)
+    if small is None or not check.exact:
+        raise SurgeryError(f"the pruned model does not compute what it should ({check.problem}); nothing was written")
+    if frozen and all(mask.all() for mask in kept):
+        raise TargetError("no group of this model can be cut exactly; please report this model. Nothing was written")
+    return small, list(kept), replace(check, frozen_by_check=tuple(analysis.groups[g].name for g in frozen))
+
+
+def _try_cut(
+    analysis: Analysis, kept: Kept, settings: Settings, stages: Stages
+) -> tuple[ModelProto | None, SurgeryCheck]:
+    try:
+        with stages("cut"):
+            small = cut(analysis, kept)
+        with stages("check"):
+            return small, check_cut(analysis, kept, small, seed=settings.seed, threads=settings.threads)
+    except SurgeryError as error:
+        return None, SurgeryCheck(False, np.inf, np.inf, 0.0, problem=str(error))
+
+
+def check_format(small: ModelProto, original: Model) -> tuple[str, ...]:
+    """Run the strict checker on the result; raises SurgeryError unless the original fails it too (then: a warning)."""
+    try:
+        io.check(small, "the pruned model", full=True)
+    except ModelError as error:
+        try:
+            io.check(original.proto, original.name, full=True)
+        except ModelError as older:
+            return (f"the strict checker refuses the original already: {older}",)
+        raise SurgeryError(f"{error}; nothing was written") from error
+    return ()
+
+
+def sign(proto: ModelProto, plan: Plan) -> None:
+    """Record the tool, the plan and the original in the model's metadata; nothing that differs from run to run."""
+    entries = {
+        "onnxprune.version": __version__,
+        "onnxprune.plan_digest": hashlib.sha256(plan.to_json().encode()).hexdigest(),
+        "onnxprune.source_sha256": plan.model_sha256,
+    }
+    for entry in proto.metadata_props:
+        if entry.key in entries:
+            entry.value = entries.pop(entry.key)
+    for key, value in entries.items():
+        proto.metadata_props.add(key=key, value=value)
+
+
+def peak_rss_bytes() -> int:
+    """Return the most memory this process has held so far (on Linux getrusage also counts its parent's before exec)."""
+    if sys.platform == "linux":
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

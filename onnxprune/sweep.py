@@ -1,0 +1,126 @@
+"""Many runs of one model: ratios, criteria and repairs, one file per point, and which of them are worth having."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxprune.errors import OnnxPruneError, UsageError
+from onnxprune.output import write_text
+from onnxprune.version import __version__
+
+Report = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of settings; ``settings``: what differs from point to point."""
+
+    settings: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        return " ".join(f"{self.settings[name]}" for name in ("criterion", "repair", "ratio"))
+
+    def id(self, shared: Mapping[str, Any]) -> str:
+        """Return the hash of everything that decides this point; ``shared``: what is the same for all of them."""
+        content = json.dumps([__version__, dict(shared), dict(self.settings)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:20]
+
+
+def grid(ratios: Sequence[float], criteria: Sequence[str], repairs: Sequence[str]) -> list[Point]:
+    """Return every combination, each once; raises UsageError where there is none."""
+    combined = dict.fromkeys(itertools.product(criteria, repairs, ratios))
+    if not combined:
+        raise UsageError("a sweep needs at least one ratio, one criterion and one repair")
+    return [Point({"criterion": c, "repair": r, "ratio": q}) for c, r, q in combined]
+
+
+def run_points(
+    points: Sequence[Point],
+    shared: Mapping[str, Any],
+    evaluate: Callable[[Mapping[str, Any]], Report],
+    folder: Path | None,
+    progress: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Return an entry per point: read from ``folder`` where it is there already, else run and written there.
+
+    A point that cannot be run has ``error``; such points are tried again the next time.
+    """
+    entries = []
+    for number, point in enumerate(points):
+        name = point.id(shared)
+        path = None if folder is None else folder / f"{name}.json"
+        entry = _kept(path, name)
+        if entry is None:
+            progress(f"point {number + 1} of {len(points)}: {point.label}")
+            entry = _entry(point, name, evaluate)
+            if path is not None and entry["error"] is None:
+                write_text(json.dumps(entry, indent=1, sort_keys=True) + "\n", path)
+        entries.append(entry)
+    return entries
+
+
+def _kept(path: Path | None, name: str) -> dict[str, Any] | None:
+    """Return the entry of an earlier sweep; None where the file is missing or something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path else None
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("id") == name and "macs_share" in found else None
+
+
+def _entry(point: Point, name: str, evaluate: Callable[[Mapping[str, Any]], Report]) -> dict[str, Any]:
+    empty = {"id": name, "label": point.label, "settings": dict(point.settings), "error": None}
+    try:
+        report = evaluate(point.settings)
+    except OnnxPruneError as error:
+        return empty | {"error": str(error)}
+    before, after = report["before"], report["after"]
+    task = report.get("task") or {}
+    return empty | {
+        "macs": after["macs"],
+        "macs_share": after["macs"] / before["macs"] if before["macs"] else 1.0,
+        "parameters": after["parameters"],
+        "bytes": after["bytes"],
+        "drop": task.get("drop"),
+        "metric": task.get("metric"),
+        "relative_l2": _worst(report),
+        "seconds": round(sum(report["seconds"].values()), 3),
+    }
+
+
+def _worst(report: Report) -> float | None:
+    """The largest relative error of any output."""
+    outputs = ((report.get("drift") or {}).get("outputs") or {}).values()
+    return max((output["relative_l2"] for output in outputs if output["relative_l2"] is not None), default=None)
+
+
+def judged(entries: Sequence[dict[str, Any]], max_drop: float | None = None) -> dict[str, Any]:
+    """Return ``points`` with quality and Pareto marks, ``quality`` (what is lost) and ``chosen``.
+
+    Lost is the drop of the task metric where labels gave one, else the relative error of the outputs. Chosen is the point
+    with the fewest MACs whose loss is at most ``max_drop``; null without such a limit or such a point.
+    """
+    measured = [entry for entry in entries if entry["error"] is None]
+    labelled = bool(measured) and all(entry["drop"] is not None for entry in measured)
+    key = "drop" if labelled else "relative_l2"
+    points = [entry | {"quality": entry.get(key), "pareto": False} for entry in entries]
+    usable = [point for point in points if point["quality"] is not None]
+    for point in usable:
+        point["pareto"] = not any(_beats(other, point) for other in usable)
+    within = [point for point in usable if max_drop is not None and point["quality"] <= max_drop]
+    chosen = min(within, key=lambda p: (p["macs"], p["quality"], p["id"]), default=None)
+    title = f"drop of {measured[0]['metric']}" if labelled else "relative error of the outputs"
+    return {"points": points, "quality": title, "chosen": chosen and chosen["id"]}
+
+
+def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether ``one`` is at least as good in both and better in one."""
+    a, b = (one["macs"], one["quality"]), (other["macs"], other["quality"])
+    return a[0] <= b[0] and a[1] <= b[1] and a != b
