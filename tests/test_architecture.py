@@ -1,0 +1,157 @@
+"""Edges that hold the design together: downward imports, a sorted surface, light help, complete packages."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import onnxprune
+
+ROOT = Path(__file__).parents[1]
+SOURCES = {"onnxprune": ROOT / "onnxprune", "onnxprune.cli": ROOT / "cli"}
+
+# from the ground up; a module may import from its own layer and from those before it
+LAYERS = (
+    {"version", "errors", "registry"},
+    {"graph", "io", "output", "runtime", "facts"},
+    {"data"},
+    {"measure"},
+    {"coupling", "grad"},
+    {"evidence"},
+    {"sensitivity"},
+    {"criteria"},
+    {"allocate", "plans"},
+    {"prepare", "surgery", "check", "redundancy", "repair", "recover", "ablation", "depth", "pairing"},
+    {"curves", "search", "timing"},
+    {
+        "settings",
+        "account",
+        "remedies",
+        "baseline",
+        "gates",
+        "memory",
+        "stages",
+        "report",
+        "documents",
+        "pipeline",
+        "lossless",
+        "branches",
+        "sweep",
+        "api",
+        "__init__",
+    },
+    {"cli", "__main__"},
+)
+LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in layer}
+BLIND = (("coupling", "grad"), ("grad", "coupling"))
+FOR_COMMANDS = {"api", "cli", "criteria", "data", "documents", "errors", "output", "registry", "remedies", "report", ""}
+HEAVY = {"numpy", "onnx", "onnxruntime", "scipy", "rich", "google.protobuf"}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Yield (dotted name, file) of every module."""
+    for package, folder in SOURCES.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            yield ".".join([package, *(p for p in parts if p != "__init__")]), path
+
+
+def part(name: str) -> str:
+    """The part of the package that a dotted name belongs to: ``onnxprune.coupling.links`` -> ``coupling``."""
+    return [*name.split("."), ""][1] or "__init__"
+
+
+def imported(path: Path) -> set[str]:
+    """Return the dotted names of everything imported anywhere in a file, type-checking imports included."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            found.update(whole if node.module == "onnxprune" else [node.module])
+    return found
+
+
+MODULES = dict(modules())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_downwards(name: str) -> None:
+    own = part(name)
+    assert own in LAYER_OF, f"give {own} a layer"
+    if own == "__init__":
+        return  # the lazy surface names everything and imports nothing
+    for target in {part(t) for t in imported(MODULES[name]) if t.split(".")[0] == "onnxprune"} - {"__version__"}:
+        assert LAYER_OF[target] <= LAYER_OF[own], f"{name} imports {target} from above"
+        assert (own, target) not in BLIND, f"{own} and {target} are to be blind to each other"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("onnxprune.cli")])
+def test_commands_use_the_public_functions(name: str) -> None:
+    parts = {target.split(".")[1] for target in imported(MODULES[name]) if target.startswith("onnxprune.")}
+    assert parts - {"__version__"} <= FOR_COMMANDS
+
+
+def test_one_module_opens_sessions() -> None:
+    users = [name for name, path in MODULES.items() if any(t.split(".")[0] == "onnxruntime" for t in imported(path))]
+    assert users == ["onnxprune.runtime"]
+
+
+def test_no_training_framework_and_no_pickle() -> None:
+    for name, path in MODULES.items():
+        assert not {t.split(".")[0] for t in imported(path)} & {"torch", "tensorflow", "pickle"}, name
+        assert "allow_pickle=True" not in path.read_text(), name
+
+
+def test_criteria_know_no_operators() -> None:
+    """A criterion sees groups and roles; an operator's name in quotes would be knowledge that belongs into a rule."""
+    import onnx
+
+    operators = {schema.name for schema in onnx.defs.get_all_schemas()}
+    for path in (ROOT / "onnxprune" / "criteria").glob("*.py"):
+        texts = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
+        named = texts & operators
+        assert named <= {"DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}, path.name
+
+
+def test_public_surface_is_sorted_and_there() -> None:
+    assert onnxprune.__all__ == sorted(onnxprune.__all__)
+    assert len(onnxprune.__all__) <= 15
+    for name in onnxprune.__all__:
+        assert getattr(onnxprune, name) is not None
+    assert callable(onnxprune.plan)
+
+
+def test_unknown_attribute_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'prunee'"):
+        _ = onnxprune.prunee
+
+
+def loaded_by(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint('LOADED', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("LOADED")[2].split())
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert not loaded_by("import onnxprune") & HEAVY
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["prune", "--help"], ["inspect", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = f"from onnxprune.cli import main\nmain({arguments!r}, standalone_mode=False)"
+    assert not loaded_by(code) & HEAVY
+
+
+def test_every_package_is_installed() -> None:
+    """package-dir rules out automatic discovery, so the list in pyproject.toml has to be complete."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    assert sorted(settings["packages"]) == sorted(found)

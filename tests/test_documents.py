@@ -1,0 +1,211 @@
+"""Documents made of a report: the same numbers in each, hostile names never run, sizes bounded, no overflow."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+import onnxprune
+from onnxprune.documents import figures, markdown, page, render
+from onnxprune.documents.tables import exclude_line, shortened, tables
+
+CNN = Path(__file__).parents[1] / "models" / "digits_cnn.onnx"
+HOSTILE = "a|b`<script>alert(1)</script>]]>&\"'</svg>$x_1$\n\x1b[31m@everyone" + "long" * 100
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, Any]:
+    return json.loads(render("json", onnxprune.prune(CNN, latency=False, max_size=10**6).report))
+
+
+@pytest.fixture(scope="module")
+def hostile(plain: dict[str, Any]) -> dict[str, Any]:
+    """A report of every kind of content, every text in it hostile."""
+    report = json.loads(json.dumps(plain))
+    for group in report["groups"]:
+        group["name"] = group["node"] = HOSTILE
+    for row in report["frozen"]:
+        row |= {"axis": HOSTILE, "node": HOSTILE, "reason": HOSTILE, "remedy": HOSTILE}
+    report["model"]["path"] = HOSTILE
+    report["warnings"] = [HOSTILE]
+    report["surgery"]["frozen_by_check"] = [HOSTILE]
+    report["gates"].append({"name": HOSTILE, "limit": 1.0, "value": 2.0, "passed": False})
+    tensors = [{"name": HOSTILE, "op": HOSTILE, "sqnr_db": float(n)} for n in range(60)]
+    report["layers"] = {"compared": 60, "reshaped": 0, "tensors": tensors}
+    points = [
+        {
+            "id": str(n),
+            "label": HOSTILE,
+            "macs_share": n / 9,
+            "bytes": n,
+            "quality": 1 / n,
+            "pareto": n % 2 == 0,
+            "error": None,
+        }
+        for n in range(1, 9)
+    ]
+    curve = {"group": HOSTILE, "width": 8, "widths": [4, 2], "fitted": [0.1, 0.2]}
+    report |= {"curves": [curve] * 5, "exclude": [HOSTILE]}
+    return report | {"points": points, "chosen": "4", "quality": HOSTILE[:40]}
+
+
+class Tags(HTMLParser):
+    """Collects tags, and that every opened one is closed."""
+
+    VOID = frozenset({"meta", "link", "br", "hr", "img"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        self.attributes.update(name for name, _ in attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def parsed(text: str) -> Tags:
+    tags = Tags()
+    tags.feed(text)
+    tags.close()
+    assert not tags.open
+    return tags
+
+
+@pytest.mark.parametrize("which", ["plain", "hostile"])
+def test_html_is_well_formed_and_runs_nothing(which: str, request: pytest.FixtureRequest) -> None:
+    text = page.render(request.getfixturevalue(which))
+    tags = parsed(text)
+    assert not tags.seen & {"script", "iframe", "object", "img", "link", "form"}
+    assert not [name for name in tags.attributes if name.startswith("on")]
+    assert not re.search(r"(?:src|href)=[\"']?(?!#)(?!http://www\.w3\.org)[\w/]", text)
+    assert len(text.encode()) <= page.LIMIT
+
+
+def test_html_shows_a_hostile_name_as_text(hostile: dict[str, Any]) -> None:
+    text = page.render(hostile)
+    assert "&lt;script&gt;alert(1)" in text
+    assert "\x1b" not in text
+
+
+def test_every_document_has_the_numbers_of_the_report(plain: dict[str, Any]) -> None:
+    for kind in ("markdown", "html"):
+        assert f"{plain['after']['parameters']:,}" in render(kind, plain)
+        assert f"{plain['after']['macs']:,}" in render(kind, plain)
+
+
+def test_equal_reports_give_equal_documents(plain: dict[str, Any]) -> None:
+    for kind in ("json", "markdown", "junit", "html"):
+        assert render(kind, plain) == render(kind, json.loads(json.dumps(plain)))
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("markdown", markdown.LIMIT), ("html", page.LIMIT)])
+def test_a_report_of_a_huge_model_stays_below_the_limit(kind: str, limit: int, hostile: dict[str, Any]) -> None:
+    groups, frozen = (hostile["groups"] * 2000)[:6000], (hostile["frozen"] * 500)[:3000]
+    text = render(kind, hostile | {"groups": groups, "frozen": frozen})
+    assert 1000 < len(text.encode()) <= limit
+    assert "more" in text
+
+
+def test_markdown_tables_keep_their_columns(hostile: dict[str, Any]) -> None:
+    """A name with pipes and line breaks stays one cell: as many unescaped pipes in each line as the head has."""
+    lines = [line for line in markdown.render(hostile).splitlines() if line.startswith("|")]
+    columns = 0
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        pipes = len(re.findall(r"(?<!\\)\|", line))
+        columns = pipes if set(following) == set("| -") else columns
+        assert pipes == columns, line
+    assert "<script" not in markdown.render(hostile)
+
+
+def test_markdown_begins_with_what_matters_and_folds_the_rest(plain: dict[str, Any]) -> None:
+    text = markdown.render(plain)
+    assert text.index("| parameters |") < text.index("<details>") < text.index(plain["groups"][0]["name"].split("_")[0])
+    assert text.count("<details>") == text.count("</details>") >= 2
+
+
+def test_junit_counts_gates_and_failures(hostile: dict[str, Any]) -> None:
+    root = ElementTree.fromstring(render("junit", hostile).encode())
+    assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("4", "1", "0")
+    assert len(root.findall("./testsuite/testcase/failure")) == 1
+
+
+def test_junit_of_a_failed_run_is_an_error() -> None:
+    failure = {"schema_version": 1, "command": "prune", "exit_code": 3, "error": "no such file"}
+    root = ElementTree.fromstring(render("junit", failure).encode())
+    assert (root.get("tests"), root.get("errors")) == ("1", "1")
+    assert "no such file" in render("markdown", failure)
+    parsed(render("html", failure))
+
+
+def test_jobs_become_sections_and_suites(plain: dict[str, Any]) -> None:
+    failed = {"schema_version": 1, "command": "prune", "exit_code": 3, "error": "no such file"}
+    run = {"command": "run", "exit_code": 3, "jobs": {"one": plain, "two": failed}}
+    suites = ElementTree.fromstring(render("junit", run).encode()).findall("testsuite")
+    assert [suite.get("name") for suite in suites] == ["one", "two"]
+    assert "## two" in render("markdown", run)
+    assert parsed(render("html", run)).seen >= {"ul", "svg"}
+
+
+def test_figures_take_their_colours_from_the_page(hostile: dict[str, Any]) -> None:
+    found = figures.figures(hostile)
+    assert len(found) == 4
+    for _, svg in found:
+        assert "var(--after)" in svg
+        assert not set(re.findall(r"#[0-9a-f]{6}", svg)) & set(figures.COLOURS)
+        ElementTree.fromstring(svg)
+
+
+def test_long_names_lose_their_middle() -> None:
+    assert shortened("abcdefghij", 5) == "ab…ij"
+    assert shortened("abcde", 5) == "abcde"
+    assert exclude_line("conv's[0]") == "--exclude " + shlex.quote(r"re:^conv's\[0\]$")
+    assert exclude_line("conv1/w") == "--exclude conv1/w"
+
+
+def test_tables_without_rows_are_left_out() -> None:
+    assert tables({"command": "ops"}) == []
+
+
+FRAME = """<!doctype html><meta charset=utf-8><body style="margin:0">
+<iframe id=page style="border:0;width:{width}px;height:9000px" src="report.html"></iframe>
+<script>onload = () => {{
+  const page = document.getElementById('page').contentDocument, root = page.documentElement
+  page.querySelectorAll('details').forEach(folded => folded.open = true)
+  document.title = [root.scrollWidth, root.clientWidth, page.querySelectorAll('svg').length].join(' ')
+}}</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to render the page with")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_does_not_overflow(width: int, hostile: dict[str, Any], tmp_path: Path) -> None:
+    """Rendered at a phone's and a desktop's width with all details open, nothing sticks out sideways."""
+    (tmp_path / "report.html").write_text(page.render(hostile))
+    (tmp_path / "frame.html").write_text(FRAME.format(width=width))
+    command = [
+        CHROMIUM or "", "--headless", "--hide-scrollbars", "--no-sandbox", "--disable-gpu",
+        "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "frame.html").as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    scroll, client, drawn = map(int, re.search(r"<title>(\d+) (\d+) (\d+)</title>", done.stdout).groups())
+    assert (scroll, drawn) == (client, 4)
+    assert client == width

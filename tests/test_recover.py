@@ -1,0 +1,387 @@
+"""Recovery: optimisers and one step by hand, laws of the whole training, checkpoints, data, augmentation."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from networks import network
+from onnx import ModelProto, numpy_helper
+
+from onnxprune import io
+from onnxprune.cli import main
+from onnxprune.data import Dataset, input_specs, open_dataset
+from onnxprune.errors import DataError, InputError, ModelError, UsageError
+from onnxprune.recover import Recipe, Recovered, parse_length, recover
+from onnxprune.recover.augment import augmenter, flip, shift
+from onnxprune.recover.batches import Shuffled
+from onnxprune.recover.optimisers import Adam, Sgd, clipped, norm
+from onnxprune.recover.parameters import trainable, with_parameters
+from onnxprune.recover.statistics import with_statistics
+from onnxprune.recover.train import Training
+from onnxprune.runtime import session
+
+MODELS = Path(__file__).parents[1] / "models"
+
+LINEAR = "w = %6x3; b = %3; p = MatMul(x, w); y = Add(p, b)"
+MLP = "w1 = %6x8; b1 = %8; w2 = %8x3; b2 = %3; p = Gemm(x, w1, b1); h = Relu(p); y = Gemm(h, w2, b2)"
+CNN = """
+w1 = %4x3x3x3; g = %+4; s = %4; m = %4; v = %+4; w2 = %2x4
+p = Conv<pads=[1,1,1,1]>(x, w1); n = BatchNormalization(p, g, s, m, v); r = Relu(n)
+a = GlobalAveragePool(r); f = Flatten(a); y = Gemm<transB=1>(f, w2)
+"""
+
+
+def flat(body: str = MLP, seed: int = 0, **options) -> ModelProto:
+    return network(body, "float[n,6] x", "float[n,3] y", seed=seed, **options)
+
+
+def images(seed: int = 0) -> ModelProto:
+    return network(CNN, "float[n,3,8,8] x", "float[n,2] y", seed=seed)
+
+
+def data(model: ModelProto, rows: int = 64, labels: np.ndarray | None = None, seed: int = 0) -> Dataset:
+    shape = [dim.dim_value or rows for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return open_dataset(x, input_specs(model), labels=labels)
+
+
+def damaged(model: ModelProto, amount: float = 0.3) -> ModelProto:
+    """Return the model with every trainable weight moved at random."""
+    random = np.random.default_rng(7)
+    arrays = trainable(io.load(model))
+    return with_parameters(
+        model, {n: a + amount * random.standard_normal(a.shape).astype(a.dtype) for n, a in arrays.items()}
+    )
+
+
+def run(original: ModelProto, pruned: ModelProto, dataset: Dataset | None = None, **settings) -> Recovered:
+    extra = {name: settings.pop(name) for name in ("masks", "checkpoint", "progress") if name in settings}
+    recipe = Recipe(**({"batch": 16, "learning_rate": 1e-2} | settings))
+    return recover(io.load(original), pruned, dataset or data(original), recipe, **extra)
+
+
+# --- by hand --------------------------------------------------------------------------------------------------------
+
+
+def test_adam_by_hand() -> None:
+    """m = 0.1 g and v = 0.001 g^2 first, corrected to g and g^2; then m = 0.9 m + 0.1 g over 0.19, and so on."""
+    weight = {"w": np.array([1.0])}
+    adam = Adam(weight)
+    adam.update({"w": np.array([2.0])}, 0.1)
+    assert weight["w"][0] == pytest.approx(1 - 0.1 * 2 / (2 + 1e-8))
+    adam.update({"w": np.array([-1.0])}, 0.1)
+    mean = (0.9 * 0.2 - 0.1) / 0.19
+    power = (0.999 * 0.004 + 0.001) / (1 - 0.999**2)
+    assert weight["w"][0] == pytest.approx(0.9 - 0.1 * mean / (np.sqrt(power) + 1e-8))
+
+
+def test_momentum_by_hand() -> None:
+    weight = {"w": np.array([1.0])}
+    sgd = Sgd(weight)
+    sgd.update({"w": np.array([2.0])}, 0.1)
+    sgd.update({"w": np.array([1.0])}, 0.1)
+    assert weight["w"][0] == pytest.approx(1 - 0.1 * 2 - 0.1 * (0.9 * 2 + 1))
+
+
+def test_weight_decay_is_apart_from_the_gradient_and_leaves_vectors_alone() -> None:
+    weights = {"matrix": np.full((1, 1), 2.0), "vector": np.full(1, 2.0)}
+    Sgd(weights, decay=0.5).update({name: np.zeros_like(w) for name, w in weights.items()}, 0.1)
+    assert weights["matrix"][0, 0] == pytest.approx(2 - 0.1 * 0.5 * 2)
+    assert weights["vector"][0] == 2
+
+
+def test_clipping_keeps_the_direction() -> None:
+    gradients = {"a": np.array([3.0]), "b": np.array([4.0])}
+    assert norm(gradients) == 5
+    assert {n: g[0] for n, g in clipped(gradients, 1.0).items()} == pytest.approx({"a": 0.6, "b": 0.8})
+    assert {n: g[0] for n, g in clipped(gradients, 9.0).items()} == {"a": 3, "b": 4}
+
+
+def test_schedule_rises_and_falls_to_zero() -> None:
+    recipe = Recipe(10, learning_rate=0.2, warm_up=0.1)
+    assert [recipe.rate_at(s) for s in (0, 0.05, 0.1, 0.55, 1)] == pytest.approx([0, 0.1, 0.2, 0.1, 0])
+
+
+def test_one_step_by_hand() -> None:
+    """Mean squared error over its variance through y = x w + b: dL/dw = 2 x^T (y - t) / (elements * variance)."""
+    original = flat(LINEAR)
+    pruned = damaged(original)
+    recipe = Recipe(1, loss="mse", optimiser="sgd", learning_rate=0.1, batch=48, warm_up=0, clip=1e9)
+    rows = data(original, 48)
+    training = Training(io.load(original), pruned, rows, rows, recipe, {}, 1, lambda text: None)
+    list(training.run())
+    w, b = trainable(io.load(pruned)).values()
+    w0, b0 = trainable(io.load(original)).values()
+    x = next(rows.batches(48))["x"].astype(np.float64)
+    slope = 2 * (x @ (w - w0) + b - b0) / (len(x) * 3 * training.objective.terms[0].variance)
+    halfway = 0.1 * 0.5  # the middle of the only step, halfway down the cosine
+    found = training.parameters
+    np.testing.assert_allclose(found["w"], w - halfway * x.T @ slope, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["b"], b - halfway * slope.sum(0), rtol=1e-5, atol=1e-6)
+
+
+# --- laws -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+@pytest.mark.parametrize("make", [flat, images], ids=["mlp", "cnn"])
+def test_outputs_come_back(make, optimiser: str) -> None:
+    original = make()
+    found = run(original, damaged(original), steps=60, optimiser=optimiser)
+    assert found.after < 0.5 * found.before
+    assert found.kept.startswith("trained")
+
+
+def test_never_worse() -> None:
+    original = flat()
+    pruned = damaged(original, 1e-4)
+    found = run(original, pruned, steps=20, learning_rate=30.0)
+    assert found.after <= found.before
+    assert found.went_back > 0
+    assert found.kept != "original" or found.model is pruned
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_gradients_that_are_not_finite_go_back() -> None:
+    original = flat("w = %6x3; e = Exp(x); p = MatMul(e, w); y = Mul(p, p)")
+    dataset = open_dataset(np.full((64, 6), 60, np.float32), input_specs(original))
+    found = run(original, damaged(original), dataset, steps=3, loss="mse")
+    assert found.kept == "original"
+    assert found.went_back == 3
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_the_held_out_loss_does_not_depend_on_batches(batch: int) -> None:
+    original = flat()
+    losses = [run(original, damaged(original), data(original, 150), steps=1, batch=size).before for size in (64, batch)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_nothing_to_gain_changes_nothing() -> None:
+    original = flat()
+    found = run(original, original, steps=5)
+    assert (found.before, found.after, found.kept) == (0, 0, "original")
+    assert found.model == original
+
+
+@pytest.mark.parametrize("augment", [(), ("flip", "shift")])
+def test_two_runs_give_equal_bytes(augment: tuple[str, ...]) -> None:
+    original = images()
+    first, second = (run(original, damaged(original), steps=8, augment=augment).model for _ in range(2))
+    assert first.SerializeToString() == second.SerializeToString()
+    assert first != run(original, damaged(original), steps=8, augment=augment, seed=1).model
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("augment", [(), ("flip",)])
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, augment: tuple[str, ...]) -> None:
+    original = images()
+    settings = {"steps": 40, "augment": augment}
+    calls = itertools.count(1)
+
+    def kill(text: str) -> None:
+        if next(calls) == 25:
+            raise Killed
+
+    path = tmp_path / "state.npz"
+    with pytest.raises(Killed):
+        run(original, damaged(original), checkpoint=path, progress=kill, **settings)
+    later: list[str] = []
+    resumed = run(original, damaged(original), checkpoint=path, progress=later.append, **settings)
+    assert len(later) < 40
+    whole = run(original, damaged(original), **settings)
+    assert resumed.model.SerializeToString() == whole.model.SerializeToString()
+    assert (resumed.steps, resumed.before, resumed.after) == (whole.steps, whole.before, whole.after)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    original, path = flat(), tmp_path / "state.npz"
+    run(original, damaged(original), steps=2, checkpoint=path)
+    with pytest.raises(UsageError, match="another model"):
+        run(original, damaged(original), steps=3, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="delete it"):
+        run(original, damaged(original), steps=2, checkpoint=path)
+
+
+def test_masked_weights_stay_zero() -> None:
+    original = flat()
+    mask = np.random.default_rng(0).random((6, 8)) < 0.5
+    found = run(original, damaged(original), steps=30, masks={"w1": mask}, weight_decay=0.1)
+    weights = trainable(io.load(found.model))
+    assert found.kept.startswith("trained")
+    assert not weights["w1"][~mask].any()
+    assert weights["w1"][mask].all()
+    kept = run(original, original, steps=2, masks={"w1": mask}, learning_rate=1e-9)
+    assert not trainable(io.load(kept.model))["w1"][~mask].any()
+
+
+def test_time_ends_a_training() -> None:
+    original = flat()
+    assert run(original, damaged(original), seconds=0.05).steps >= 1
+
+
+# --- losses and data ------------------------------------------------------------------------------------------------
+
+
+def test_labels_take_part_where_they_are_class_numbers() -> None:
+    original = flat()
+    classes = np.arange(64) % 3
+    without = run(original, damaged(original), steps=10)
+    mixed = run(original, damaged(original), data(original, labels=classes), steps=10)
+    alone = run(original, damaged(original), data(original, labels=classes), steps=30, loss="labels")
+    assert (without.labels, mixed.labels, alone.labels) == (False, True, True)
+    assert alone.after < alone.before
+    distilled = run(original, damaged(original), data(original, labels=classes), steps=10, loss="distill")
+    assert distilled.model == without.model
+    with pytest.raises(DataError, match="class number"):
+        run(original, damaged(original), data(original, labels=classes + 1), steps=10, loss="labels")
+
+
+def test_probabilities_are_compared_as_scores() -> None:
+    original = flat(MLP.replace("y = Gemm", "z = Gemm") + "; y = Softmax(z)")
+    found = run(original, damaged(original), steps=40)
+    assert found.after < 0.5 * found.before
+
+
+def test_16_bit_weights_keep_their_type() -> None:
+    body = "w = %6x3:float16; y = MatMul(x, w)"
+    original = network(body, "float16[n,6] x", "float16[n,3] y")
+    x = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float16)
+    found = run(original, damaged(original), open_dataset(x, input_specs(original)), steps=30)
+    assert found.after < found.before
+    assert found.model.graph.initializer[0].data_type == onnx.TensorProto.FLOAT16
+
+
+def test_running_statistics_and_settings_are_not_trained() -> None:
+    assert list(trainable(io.load(images()))) == ["w1", "g", "s", "w2"]
+    clip = flat(
+        "low = @0.0; high = @6.0; w = %6x3; grid = %3x3; p = MatMul(x, w); c = Clip(p, low, high); y = Mul(c, @2.0)"
+    )
+    assert list(trainable(io.load(clip))) == ["w"]
+    with pytest.raises(ModelError, match="no float weights"):
+        trainable(io.load(flat("y = Slice(x, @[0], @[3], @[1])")))
+
+
+def test_statistics_are_those_of_the_data() -> None:
+    model = images()
+    batches = list(data(model).batches(16))
+    fresh = {t.name: numpy_helper.to_array(t) for t in with_statistics(io.load(model), batches).graph.initializer}
+    model.graph.output.append(onnx.ValueInfoProto(name="p"))
+    p = np.concatenate([session(model).run(batch)["p"] for batch in batches]).astype(np.float64)
+    np.testing.assert_allclose(fresh["m"], p.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(fresh["v"], p.var((0, 2, 3)), rtol=1e-5)
+    plain = io.load(flat())
+    assert with_statistics(plain, batches) is plain.proto
+
+
+@pytest.mark.parametrize("memory", [1 << 20, 300])
+def test_every_row_comes_once_per_epoch(memory: int) -> None:
+    model = flat()
+    x = np.arange(40, dtype=np.float32)[:, None].repeat(6, 1)
+    stream = Shuffled(open_dataset(x, input_specs(model)), 4, 0, lambda inputs, labels: inputs, memory)
+    epochs = [[batch["x"][:, 0] for batch in itertools.islice(iter(stream), k, k + 10)] for k in (0, 10)]
+    for epoch in epochs:
+        assert sorted(np.concatenate(epoch)) == list(range(40))
+    assert not np.array_equal(*(np.concatenate(epoch) for epoch in epochs))
+
+
+# --- augmentation ---------------------------------------------------------------------------------------------------
+
+
+def test_flipped_images_are_mirrored_or_as_they_were() -> None:
+    x = np.random.default_rng(0).standard_normal((20, 3, 4, 4)).astype(np.float32)
+    flipped = flip(x, np.random.default_rng(1))
+    mirrored = [np.array_equal(a, b[..., ::-1]) for a, b in zip(flipped, x, strict=True)]
+    same = [np.array_equal(a, b) for a, b in zip(flipped, x, strict=True)]
+    assert all(m != s for m, s in zip(mirrored, same, strict=True))
+    assert 0 < sum(mirrored) < 20
+
+
+def test_shifted_images_are_windows_of_the_padded_ones() -> None:
+    x = np.random.default_rng(0).standard_normal((20, 3, 16, 16)).astype(np.float32)
+    shifted = shift(x, np.random.default_rng(1))
+    padded = np.pad(x, ((0, 0), (0, 0), (2, 2), (2, 2)), mode="symmetric")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (16, 16), (2, 3))
+    found = [(windows[i] == shifted[i][:, None, None]).all((0, 3, 4)) for i in range(20)]
+    assert all(match.sum() == 1 for match in found)
+    assert sum(match[2, 2] for match in found) < 10
+
+
+def test_augmentation_knows_both_layouts_and_refuses_what_is_no_image() -> None:
+    model = network("y = Relu(x)", "float[n,8,8,3] x", "float[n,8,8,3] y")
+    x = np.random.default_rng(0).standard_normal((9, 8, 8, 3)).astype(np.float32)
+    found = augmenter(["flip"], input_specs(model))({"x": x}, np.random.default_rng(0))["x"]
+    assert all(np.array_equal(a, b) or np.array_equal(a, b[:, ::-1]) for a, b in zip(found, x, strict=True))
+    with pytest.raises(UsageError, match="image input"):
+        augmenter(["flip"], input_specs(flat()))
+
+
+# --- settings and the command line ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [("200", {"steps": 200}), (7, {"steps": 7}), ("90s", {"seconds": 90}), ("1.5m", {"seconds": 90})],
+)
+def test_lengths(text: str | int, fields: dict[str, float]) -> None:
+    assert parse_length(text) == fields
+
+
+@pytest.mark.parametrize("text", ["", "5x", "1.5", "-3", "0m"])
+def test_what_is_no_length(text: str) -> None:
+    with pytest.raises(UsageError, match="5m"):
+        parse_length(text)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"steps": 1, "seconds": 1.0}, {"steps": 1, "learning_rate": 0}, {"steps": 1, "loss": "x"}]
+)
+def test_recipes_that_make_no_sense(settings: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        Recipe(**settings)
+
+
+def test_from_the_command_line_to_the_report(tmp_path: Path) -> None:
+    arguments = [MODELS / "digits_cnn.onnx", tmp_path / "small.onnx", "--ratio", "0.75", "--criterion", "l2"]
+    arguments += [
+        "--calib",
+        MODELS / "digits_test.npz",
+        "--repair",
+        "none",
+        "--no-latency",
+        "--json",
+        tmp_path / "r.json",
+    ]
+    arguments += [
+        "--recover",
+        "20",
+        "--learning-rate",
+        "0.003",
+        "--augment",
+        "shift",
+        "--checkpoint",
+        tmp_path / "c.npz",
+    ]
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    assert "trained for 20 steps" in result.stdout
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["recover"]["after"] < report["recover"]["before"]
+    assert report["recover"]["labels"]
+    assert report["settings"]["augment"] == ["shift"]
+
+
+def test_recovery_without_data_is_refused(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, [str(MODELS / "digits_cnn.onnx"), str(tmp_path / "o.onnx"), "--recover", "5"])
+    assert result.exit_code == DataError.exit_code
+    assert "--calib" in result.output

@@ -1,0 +1,109 @@
+"""Sweeps: every combination once, resumed where they stopped, Pareto and choice by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxprune.api import sweep
+from onnxprune.cli import main
+from onnxprune.errors import TargetError, UsageError
+from onnxprune.sweep import Point, grid, judged, run_points
+
+MODELS = Path(__file__).parents[1] / "models"
+CNN, TEST = MODELS / "digits_cnn.onnx", MODELS / "digits_test.npz"
+
+
+def entry(number: int, macs: float, lost: float | None) -> dict[str, Any]:
+    error = "out of reach" if lost is None else None
+    return {"id": str(number), "macs": macs, "drop": lost, "metric": "accuracy", "relative_l2": lost, "error": error}
+
+
+def test_pareto_and_choice_by_hand() -> None:
+    entries = [entry(0, 90, 0.0), entry(1, 50, 0.01), entry(2, 60, 0.02), entry(3, 20, 0.3), entry(4, 0, None)]
+    found = judged(entries, max_drop=0.02)
+    assert [point["pareto"] for point in found["points"]] == [True, True, False, True, False]
+    assert found["chosen"] == "1"
+    assert found["quality"] == "drop of accuracy"
+    assert judged(entries)["chosen"] is None
+    assert judged(entries[3:], max_drop=0.02)["chosen"] is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12))
+def test_pareto_points_beat_all_others_and_not_each_other(values: list[tuple[int, int]]) -> None:
+    points = judged([entry(i, macs, lost) for i, (macs, lost) in enumerate(values)])["points"]
+    front = [point for point in points if point["pareto"]]
+    assert front
+    for point in points:
+        beaten = [f for f in front if f["macs"] <= point["macs"] and f["quality"] <= point["quality"]]
+        assert beaten
+        if point["pareto"]:
+            assert all((f["macs"], f["quality"]) == (point["macs"], point["quality"]) for f in beaten)
+
+
+def test_grid_has_each_combination_once() -> None:
+    points = grid([0.25, 0.5, 0.25], ["l1", "l2"], ["none"])
+    assert [point.label for point in points] == ["l1 none 0.25", "l1 none 0.5", "l2 none 0.25", "l2 none 0.5"]
+    assert len({point.id({}) for point in points}) == 4
+    assert points[0].id({"seed": 0}) != points[0].id({"seed": 1})
+    with pytest.raises(UsageError, match="at least one"):
+        grid([], ["l1"], ["none"])
+
+
+def report(macs: int) -> dict[str, Any]:
+    return {"before": {"macs": 10}, "after": {"macs": macs, "parameters": 1, "bytes": 1}, "seconds": {}}
+
+
+def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    ran: list[float] = []
+
+    def evaluate(settings: Any) -> dict[str, Any]:
+        ran.append(settings["ratio"])
+        if settings["ratio"] == 0.5 and len(ran) < 3:
+            raise TargetError("out of reach")
+        return report(5)
+
+    points = grid([0.25, 0.5], ["l2"], ["none"])
+    first = run_points(points, {}, evaluate, tmp_path, lambda text: None)
+    assert [found["error"] for found in first] == [None, "out of reach"]
+    second = run_points(points, {}, evaluate, tmp_path, lambda text: None)
+    assert (ran, second[0]) == ([0.25, 0.5, 0.5], first[0])
+    assert run_points(points, {}, evaluate, tmp_path, lambda text: None) == second
+    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(point.id({}) for point in points)
+
+
+def test_a_damaged_point_is_run_again(tmp_path: Path) -> None:
+    point = Point({"criterion": "l2", "repair": "none", "ratio": 0.5})
+    for damage in ("{", "[]", '{"id": "other"}'):
+        (tmp_path / f"{point.id({})}.json").write_text(damage)
+        (found,) = run_points([point], {}, lambda settings: report(4), tmp_path, lambda text: None)
+        assert found["macs_share"] == 0.4
+
+
+def test_on_a_real_model(tmp_path: Path) -> None:
+    arguments = ["sweep", CNN, "--ratios", "10%,0.5", "--criteria", "l2,l1", "--repairs", "none", "--eval", TEST]
+    arguments += ["--folder", tmp_path / "points", "--max-drop", "2%"]
+    runs = []
+    for number in range(2):
+        target = tmp_path / f"{number}.json"
+        done = CliRunner().invoke(main, [str(a) for a in (*arguments, "--json", target, "--html", tmp_path / "r.html")])
+        assert done.exit_code == 0, done.output
+        runs.append(json.loads(target.read_text()))
+    assert runs[0] == runs[1]
+    assert len(list((tmp_path / "points").iterdir())) == len(runs[0]["points"]) == 4
+    chosen = next(point for point in runs[0]["points"] if point["id"] == runs[0]["chosen"])
+    assert (chosen["settings"]["ratio"], chosen["drop"] <= 0.02) == (0.1, True)
+    assert "Lost against MACs left" in (tmp_path / "r.html").read_text()
+
+
+def test_settings_that_make_no_sense_are_refused_before_the_first_run() -> None:
+    with pytest.raises(UsageError, match="unknown repair"):
+        sweep(CNN, repairs=["auto", "magic"], evaluation=TEST)
+    with pytest.raises(UsageError, match="give data"):
+        sweep(CNN)
