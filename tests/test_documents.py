@@ -175,6 +175,15 @@ def test_figures_take_their_colours_from_the_page(hostile: dict[str, Any]) -> No
         ElementTree.fromstring(svg)
 
 
+def test_a_chart_has_a_limited_number_of_bars_in_the_order_of_the_model(plain: dict[str, Any]) -> None:
+    """The costliest groups are drawn even where all are called the same."""
+    groups = [plain["groups"][0] | {"name": "same", "width_before": n, "macs": n} for n in range(3 * figures.BARS)]
+    figure = figures.channels({"groups": groups})
+    assert figure is not None
+    before = figure.axes[0].containers[0]
+    assert [bar.get_width() for bar in before] == list(range(2 * figures.BARS, 3 * figures.BARS))
+
+
 def test_long_names_lose_their_middle() -> None:
     assert shortened("abcdefghij", 5) == "ab…ij"
     assert shortened("abcde", 5) == "abcde"

@@ -81,10 +81,15 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_axisbelow(True)
 
 
+def _first(rows: Sequence[Report], rank: Callable[[Report], float]) -> list[Report]:
+    """Return the rows of the least rank, as many as a bar chart takes, in the order they had."""
+    ranked = sorted(range(len(rows)), key=lambda index: rank(rows[index]))
+    return [rows[index] for index in sorted(ranked[:BARS])]
+
+
 def channels(report: Report) -> Figure:
     """Draw the width of every group before and after, the costliest groups where there are too many."""
-    groups = sorted(report["groups"], key=lambda group: -group["macs"])[:BARS]
-    groups = [group for group in report["groups"] if group in groups]
+    groups = _first(report["groups"], lambda group: -group["macs"])
     rows = range(len(groups))
     figure, axes = _axes(len(groups))
     axes.barh(rows, [g["width_before"] for g in groups], color=BEFORE, height=0.72, label="before")
@@ -100,8 +105,7 @@ def divergence(report: Report) -> Figure | None:
     tensors = [t for t in report["layers"]["tensors"] if t["sqnr_db"] is not None]
     if not tensors:
         return None
-    worst = {id(t) for t in sorted(tensors, key=lambda t: t["sqnr_db"])[:BARS]}
-    shown = [t for t in tensors if id(t) in worst]
+    shown = _first(tensors, lambda tensor: tensor["sqnr_db"])
     figure, axes = _axes(len(shown))
     axes.barh(range(len(shown)), [t["sqnr_db"] for t in shown], color=AFTER, height=0.6)
     _name_rows(axes, [t["name"] for t in shown])

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from onnxprune.remedies import WINDOW
@@ -27,7 +28,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     folded: bool = True
 
-    @property
+    @cached_property
     def numeric(self) -> tuple[bool, ...]:
         """Whether a column holds nothing but numbers, changes and dashes."""
         return tuple(all(NUMBER.match(row[column]) for row in self.rows) for column in range(len(self.head)))
