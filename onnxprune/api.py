@@ -285,8 +285,9 @@ def sweep(
     points = grid(ratios, criteria, repairs)
     for point in points:
         make_settings(ungated | dict(point.settings))  # refuse what makes no sense before the first run
-    entries = run_points(points, shared, evaluate, place, progress or (lambda stage: None))
-    return header("sweep", chosen.to_json()) | {"model": report.model_entry(loaded)} | judged(entries, chosen.max_drop)
+    entries, warnings = run_points(points, shared, evaluate, place, progress or (lambda stage: None))
+    about = {"model": report.model_entry(loaded), "warnings": warnings}
+    return header("sweep", chosen.to_json()) | about | judged(entries, chosen.max_drop)
 
 
 def operators() -> Report:

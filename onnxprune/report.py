@@ -178,9 +178,14 @@ def drift_rows(outputs: Mapping[str, Report]) -> list[tuple[str, str, str, str]]
 
 def gate_rows(gates: Sequence[Report]) -> list[tuple[str, str, str, str]]:
     return [
-        (gate["name"], f"{gate['limit']:g}", _number(gate["value"], ".4g"), "yes" if gate["passed"] else "no")
+        (gate["name"], amount(gate["limit"]), amount(gate["value"]), "yes" if gate["passed"] else "no")
         for gate in gates
     ]
+
+
+def amount(value: float) -> str:
+    """Return a share with four digits, a count in full."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _number(value: float | None, spec: str, absent: str = "-") -> str:

@@ -47,58 +47,76 @@ def run_points(
     evaluate: Callable[[Mapping[str, Any]], Report],
     folder: Path | None,
     progress: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """Return an entry per point: read from ``folder`` where it is there already, else run and written there.
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return an entry per point, read from ``folder`` where it is there already, else run and written there; and warnings.
 
-    A point that cannot be run has ``error``; such points are tried again the next time.
+    A point that cannot be run has ``error``; such points are tried again the next time. A file that is not what a sweep wrote
+    is replaced, with a warning.
     """
-    entries = []
+    entries, warnings = [], []
     for number, point in enumerate(points):
         name = point.id(shared)
         path = None if folder is None else folder / f"{name}.json"
-        entry = _kept(path, name)
+        entry = None
+        if path is not None and path.exists():
+            entry = _kept(path, name)
+            if entry is None:
+                warnings.append(f"{path} is damaged; the point ({point.label}) was run again")
         if entry is None:
             progress(f"point {number + 1} of {len(points)}: {point.label}")
             entry = _entry(point, name, evaluate)
             if path is not None and entry["error"] is None:
                 write_text(json.dumps(entry, indent=1, sort_keys=True) + "\n", path)
         entries.append(entry)
-    return entries
+    return entries, warnings
 
 
-def _kept(path: Path | None, name: str) -> dict[str, Any] | None:
-    """Return the entry of an earlier sweep; None where the file is missing or something else."""
+def _kept(path: Path, name: str) -> dict[str, Any] | None:
+    """Return the entry of an earlier sweep; None where the file holds something else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path else None
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.get("id") == name and "macs_share" in found else None
+    whole = isinstance(found, dict) and found.get("id") == name and MEASURED.keys() <= found.keys()
+    return found if whole else None
 
 
 def _entry(point: Point, name: str, evaluate: Callable[[Mapping[str, Any]], Report]) -> dict[str, Any]:
-    empty = {"id": name, "label": point.label, "settings": dict(point.settings), "error": None}
+    entry = {"id": name, "label": point.label, "settings": dict(point.settings), "error": None}
     try:
         report = evaluate(point.settings)
     except OnnxPruneError as error:
-        return empty | {"error": str(error)}
-    before, after = report["before"], report["after"]
-    task = report.get("task") or {}
-    return empty | {
-        "macs": after["macs"],
-        "macs_share": after["macs"] / before["macs"] if before["macs"] else 1.0,
-        "parameters": after["parameters"],
-        "bytes": after["bytes"],
-        "drop": task.get("drop"),
-        "metric": task.get("metric"),
-        "relative_l2": _worst(report),
-        "seconds": round(sum(report["seconds"].values()), 3),
-    }
+        return entry | {"error": str(error)}
+    return entry | {key: read(report) for key, read in MEASURED.items()}
+
+
+def _macs_share(report: Report) -> float:
+    before = report["before"]["macs"]
+    return report["after"]["macs"] / before if before else 1.0
+
+
+def _task(key: str) -> Callable[[Report], Any]:
+    return lambda report: (report.get("task") or {}).get(key)
 
 
 def _worst(report: Report) -> float | None:
     """The largest relative error of any output."""
     outputs = ((report.get("drift") or {}).get("outputs") or {}).values()
     return max((output["relative_l2"] for output in outputs if output["relative_l2"] is not None), default=None)
+
+
+MEASURED: Mapping[str, Callable[[Report], Any]] = {
+    "macs": lambda report: report["after"]["macs"],
+    "macs_share": _macs_share,
+    "parameters": lambda report: report["after"]["parameters"],
+    "bytes": lambda report: report["after"]["bytes"],
+    "metric": _task("metric"),
+    "score": _task("after"),
+    "drop": _task("drop"),
+    "relative_l2": _worst,
+    "seconds": lambda report: round(sum(report["seconds"].values()), 3),
+}
+"""What an entry keeps of the report of its run."""
 
 
 def judged(entries: Sequence[dict[str, Any]], max_drop: float | None = None) -> dict[str, Any]:

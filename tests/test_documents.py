@@ -49,6 +49,9 @@ def hostile(plain: dict[str, Any]) -> dict[str, Any]:
             "macs_share": n / 9,
             "bytes": n,
             "quality": 1 / n,
+            "metric": None,
+            "score": None,
+            "drop": None,
             "pareto": n % 2 == 0,
             "error": None,
         }

@@ -70,20 +70,30 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
         return report(5)
 
     points = grid([0.25, 0.5], ["l2"], ["none"])
-    first = run_points(points, {}, evaluate, tmp_path, lambda text: None)
+    first, _ = run_points(points, {}, evaluate, tmp_path, lambda text: None)
     assert [found["error"] for found in first] == [None, "out of reach"]
-    second = run_points(points, {}, evaluate, tmp_path, lambda text: None)
+    second, warnings = run_points(points, {}, evaluate, tmp_path, lambda text: None)
+    assert not warnings
     assert (ran, second[0]) == ([0.25, 0.5, 0.5], first[0])
-    assert run_points(points, {}, evaluate, tmp_path, lambda text: None) == second
+    assert run_points(points, {}, evaluate, tmp_path, lambda text: None) == (second, [])
     assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(point.id({}) for point in points)
 
 
 def test_a_damaged_point_is_run_again(tmp_path: Path) -> None:
     point = Point({"criterion": "l2", "repair": "none", "ratio": 0.5})
-    for damage in ("{", "[]", '{"id": "other"}'):
-        (tmp_path / f"{point.id({})}.json").write_text(damage)
-        (found,) = run_points([point], {}, lambda settings: report(4), tmp_path, lambda text: None)
-        assert found["macs_share"] == 0.4
+    path = tmp_path / f"{point.id({})}.json"
+    for damage in (
+        b"{",
+        b"[]",
+        b'{"id": "other"}',
+        b"\xff\xfe",
+        b'{"id": "%s", "macs_share": 0.4}' % path.stem.encode(),
+    ):
+        path.write_bytes(damage)
+        (found,), (warning,) = run_points([point], {}, lambda settings: report(4), tmp_path, lambda text: None)
+        assert (found["macs_share"], found["error"]) == (0.4, None)
+        assert str(path) in warning and "l2 none 0.5" in warning
+        assert json.loads(path.read_text()) == found
 
 
 def test_on_a_real_model(tmp_path: Path) -> None:
@@ -99,7 +109,8 @@ def test_on_a_real_model(tmp_path: Path) -> None:
     assert len(list((tmp_path / "points").iterdir())) == len(runs[0]["points"]) == 4
     chosen = next(point for point in runs[0]["points"] if point["id"] == runs[0]["chosen"])
     assert (chosen["settings"]["ratio"], chosen["drop"] <= 0.02) == (0.1, True)
-    assert "Lost against MACs left" in (tmp_path / "r.html").read_text()
+    assert all(point["score"] is not None for point in runs[0]["points"])
+    assert "What stays against MACs left" in (tmp_path / "r.html").read_text()
 
 
 def test_settings_that_make_no_sense_are_refused_before_the_first_run() -> None:
@@ -107,3 +118,25 @@ def test_settings_that_make_no_sense_are_refused_before_the_first_run() -> None:
         sweep(CNN, repairs=["auto", "magic"], evaluation=TEST)
     with pytest.raises(UsageError, match="give data"):
         sweep(CNN)
+
+
+def test_other_data_options_or_model_is_another_point(tmp_path: Path) -> None:
+    """Names are hashes of content: a copied model is the same, whatever else changes the result is not."""
+    copied = tmp_path / "copied.onnx"
+    copied.write_bytes(CNN.read_bytes())
+
+    def names(model: Path = CNN, **changed: Any) -> set[str]:
+        options = {"ratios": [0.5], "criteria": ["l2"], "repairs": ["none"], "evaluation": TEST} | changed
+        return {point["id"] for point in sweep(model, **options)["points"]}
+
+    first = names()
+    assert names(copied) == first == names(max_drop=0.5)
+    others = [
+        names(MODELS / "digits_transformer.onnx"),
+        names(seed=1),
+        names(exclude=["op:Gemm"]),
+        names(ratios=[0.25]),
+        names(evaluation=MODELS / "digits_calib.npz"),
+        names(calibration=MODELS / "digits_calib.npz"),
+    ]
+    assert len(first.union(*others)) == 1 + len(others)

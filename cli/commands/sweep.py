@@ -38,13 +38,14 @@ def command(ctx: click.Context, calib: str | None, **values: Any) -> None:
     """
     from onnxprune.api import sweep
     from onnxprune.cli.console import Terminal, write_documents
-    from onnxprune.documents.tables import points
+    from onnxprune.documents.tables import POINT, points
 
     images = take_images(values)
     terminal = Terminal(ctx)
     with terminal.progress() as progress:
         report = sweep(calibration=calib, images=images, progress=progress, **given(values))
-    head = ("criterion, repair, ratio", "MACs left", "bytes", "lost", "")
+    terminal.warn(report["warnings"])
+    head = (POINT, "MACs left", "bytes", "lost", "")
     terminal.table(head, list(points(report)), f"lost: {report['quality']}")
     chosen = next((point for point in report["points"] if point["id"] == report["chosen"]), None)
     if chosen is not None:

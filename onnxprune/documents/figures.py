@@ -16,7 +16,7 @@ from onnxprune.documents.tables import shortened
 
 Report = Mapping[str, Any]
 
-WIDTH = 4.2  # inches: drawn for a phone, so that text stays readable there
+WIDTH = 3.9  # inches: drawn for a phone, so that text stays readable there
 BARS = 40  # rows of a bar chart, the costliest
 LABEL = 26  # characters
 COLOURS = {"#010101": "ink", "#020202": "faint", "#030303": "before", "#040404": "after", "#050505": "chosen"}
@@ -47,16 +47,16 @@ def figures(report: Report) -> list[tuple[str, str]]:
         for title, key, draw in FIGURES:
             figure = draw(report) if report.get(key) else None
             if figure is not None:
-                found.append((title, _svg(figure, key)))
+                found.append((title, _svg(figure, title, key)))
     return found
 
 
-def _svg(figure: Figure, prefix: str) -> str:
-    """Return a figure as an SVG element whose ids begin with ``prefix`` and whose colours are CSS variables."""
+def _svg(figure: Figure, title: str, prefix: str) -> str:
+    """Return a figure as an SVG image called ``title``, its ids beginning with ``prefix``, its colours CSS variables."""
     stream = io.StringIO()
     FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
-    text = text[text.index("<svg") :]
+    text = f'<svg role="img" aria-label="{title}"' + text[text.index("<svg") + len("<svg") :]
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", text)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     for colour, name in COLOURS.items():
@@ -74,7 +74,7 @@ def _axes(rows: int | None = None) -> tuple[Figure, Axes]:
 
 
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), [shortened(name, LABEL) for name in names], fontsize=8)
+    axes.set_yticks(range(len(names)), [shortened(name, LABEL) for name in names], fontsize=8.5)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
@@ -113,29 +113,35 @@ def divergence(report: Report) -> Figure | None:
     return figure
 
 
-def tradeoff(report: Report) -> Figure:
-    """Draw what every point of a sweep loses against the MACs it leaves, the Pareto front joined, the chosen one marked."""
+def tradeoff(report: Report) -> Figure | None:
+    """Draw the task metric (without one, what is lost) of every point of a sweep against the MACs it leaves.
+
+    The Pareto front is joined, the chosen point ringed, the original dotted where its metric is known.
+    """
     points = [point for point in report["points"] if point["quality"] is not None]
+    if not points:
+        return None
+    scored = all(point["score"] is not None for point in points)
+    key, title = ("score", points[0]["metric"]) if scored else ("quality", report["quality"])
     front = sorted((p for p in points if p["pareto"]), key=lambda p: p["macs_share"])
+    chosen = [point for point in points if point["id"] == report.get("chosen")]
     figure, axes = _axes()
-    axes.plot(
-        [p["macs_share"] * 100 for p in points], [p["quality"] for p in points], "o", color=BEFORE, label="points"
-    )
-    if front:
-        axes.plot(
-            [p["macs_share"] * 100 for p in front], [p["quality"] for p in front], "o-", color=AFTER, label="Pareto"
+    if scored:
+        axes.axhline(
+            100 * (points[0]["score"] + points[0]["drop"]), color=INK, linestyle=":", linewidth=1, label="original"
         )
-    for point in points:
-        if point["id"] == report.get("chosen"):
-            axes.plot(
-                point["macs_share"] * 100, point["quality"], "o",
-                markersize=12, markerfacecolor="none", markeredgewidth=2, color=CHOSEN, label="chosen",
-            )  # fmt: skip
+    for label, shown, style, look in (
+        ("points", points, "o", {"color": BEFORE}),
+        ("Pareto", front, "o-", {"color": AFTER}),
+        ("chosen", chosen, "o", {"color": CHOSEN, "markersize": 12, "markerfacecolor": "none", "markeredgewidth": 2}),
+    ):
+        if shown:
+            axes.plot([100 * p["macs_share"] for p in shown], [100 * p[key] for p in shown], style, label=label, **look)
     axes.set_xlabel("MACs left in %")
-    axes.set_ylabel(report["quality"])
+    axes.set_ylabel(f"{shortened(title, LABEL)} in %")
     axes.grid()
     axes.set_axisbelow(True)
-    figure.legend(loc="outside upper right", ncols=3, frameon=False)
+    figure.legend(loc="outside upper right", ncols=4, frameon=False, fontsize=8.5, columnspacing=1, handlelength=1.2)
     return figure
 
 
@@ -159,7 +165,7 @@ def sensitivity(report: Report) -> Figure:
 
 
 FIGURES: tuple[tuple[str, str, Callable[[Report], Figure | None]], ...] = (
-    ("Lost against MACs left", "points", tradeoff),
+    ("What stays against MACs left", "points", tradeoff),
     ("Each group narrowed alone", "curves", sensitivity),
     ("Widths before and after", "groups", channels),
     ("Divergence per tensor", "layers", divergence),

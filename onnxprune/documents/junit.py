@@ -7,6 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from onnxprune.documents.tables import parts, shortened
+from onnxprune.report import amount
 
 LONGEST = 500
 
@@ -47,4 +48,8 @@ def _cases(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     if surgery:
         yield "surgery is exact", "" if surgery["exact"] else "failure", f"largest error {surgery['max_abs_error']}"
     for gate in report.get("gates", ()):
-        yield gate["name"], "" if gate["passed"] else "failure", f"value {gate['value']:g}, limit {gate['limit']:g}"
+        yield (
+            gate["name"],
+            "" if gate["passed"] else "failure",
+            f"value {amount(gate['value'])}, limit {amount(gate['limit'])}",
+        )

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from onnxprune.documents.figures import figures
-from onnxprune.documents.tables import exclude_lines, parts, shortened, tables
+from onnxprune.documents.tables import PASTE, exclude_lines, parts, shortened, tables
 from onnxprune.report import verdict
 
 LIMIT = 1_000_000
@@ -36,7 +36,7 @@ def render(report: Mapping[str, Any]) -> str:
     plain = [section | {"figures": []} for section in sections]
     attempts = [*((sections, rows) for rows in ROWS), (plain, 0)]
     for shown, rows in attempts:
-        text = template.render(command=command, tool=tool, sections=shown, rows=rows)
+        text = template.render(command=command, tool=tool, sections=shown, rows=rows, paste=PASTE)
         if len(text.encode()) <= LIMIT:
             break
     return text
@@ -45,7 +45,7 @@ def render(report: Mapping[str, Any]) -> str:
 def _section(name: str, report: Mapping[str, Any], number: int) -> dict[str, Any]:
     """Return what the template shows of one job."""
     failed = [gate["name"] for gate in report.get("gates", ()) if not gate["passed"]]
-    found = tables(report)
+    found = [table for table in tables(report) if table.title != PASTE]
     models = [report[key] for key in ("model", "other", "output") if report.get(key)]
     return {
         "name": name,

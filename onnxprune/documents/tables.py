@@ -13,6 +13,8 @@ from onnxprune.remedies import WINDOW
 from onnxprune.report import comparison, drift_rows, gate_rows
 
 LONGEST_CELL = 160
+POINT = "criterion, repair, ratio"
+PASTE = "To paste: leaves alone what is not worth cutting"
 NUMBER = re.compile(r"[+-]?[\d.,]+([eE%].*| points)?$|-$|equal$|$")
 
 Report = Mapping[str, Any]
@@ -107,7 +109,7 @@ def points(report: Report) -> Iterator[tuple[str, ...]]:
             yield point["label"], "-", "-", "-", point["error"]
             continue
         marks = {"chosen": point["id"] == report.get("chosen"), "Pareto": point["pareto"]}
-        lost = "-" if point["quality"] is None else f"{point['quality']:.4f}"
+        lost = "-" if point["quality"] is None else f"{point['quality']:.2%}"
         share, size = f"{point['macs_share']:.1%}", f"{point['bytes']:,}"
         yield point["label"], share, size, lost, ", ".join(mark for mark, holds in marks.items() if holds)
 
@@ -148,7 +150,7 @@ def _count(number: int | None) -> str:
 TABLES: tuple[tuple[str, tuple[str, ...], Callable[[Report], Any], bool], ...] = (
     ("Before and after", ("", "before", "after", "change"), lambda r: comparison(dict(r)), False),
     ("Gates", ("gate", "limit", "value", "passed"), _gates, False),
-    ("Points", ("point", "MACs left", "bytes", "lost", ""), points, False),
+    ("Points", (POINT, "MACs left", "bytes", "lost", ""), points, False),
     ("Warnings", ("warning",), _warnings, False),
     ("Latency in µs", ("model", "min", "p10", "p50", "p90", "p99", "runs"), _latency, True),
     ("Memory in bytes", ("model", "weights", "peak activations", "peak resident"), memory_rows, True),
@@ -157,5 +159,5 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[Report], Any], bool], ...] =
     ("Each group narrowed alone", ("group", "units", "divergence with so many left"), _curves, True),
     ("Groups", ("group", "width before", "after", "status", "MACs", "parameters"), _groups, True),
     ("Axes that stay", ("axis", "kept by", "MACs", "reason", "way out"), _frozen, True),
-    ("To paste, to leave alone what is not worth cutting", ("options",), _excludes, True),
+    (PASTE, ("options",), _excludes, True),
 )
