@@ -120,7 +120,10 @@ WHAT = (
         help="A share of its own for what matches, e.g. 'conv1*=0.2'. Repeatable.",
     ),
     click.option(
-        "--round-to", type=ALIGNMENT, help="Widths are multiples of N, or (auto, the default) of the CPU's blocks."
+        "--round-to",
+        type=ALIGNMENT,
+        help="Widths are multiples of N, of what a target computes in (qnn-htp, tensorrt-int8, ...: docs/targets.md), "
+        "or (auto, the default) of this CPU's blocks.",
     ),
     click.option("--min-width", type=int, help="Units that every group keeps at least. Default 1."),
 )

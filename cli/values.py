@@ -87,12 +87,8 @@ def pattern_share(text: str) -> tuple[str, float]:
 
 
 def alignment(text: str) -> str | int:
-    """Read ``auto`` or a whole number above zero."""
-    if text == "auto":
-        return text
-    if not text.isdigit() or int(text) < 1:
-        raise ValueError("expected auto or a whole number above zero")
-    return int(text)
+    """Read a whole number; ``auto`` and the names of targets stay as they are."""
+    return int(text) if text.isascii() and text.isdigit() else text
 
 
 def shares(text: str) -> tuple[float, ...]:
@@ -107,6 +103,6 @@ NAMED_SHAPE = Value("name:shape", named_shape)
 NAMES = Value("names", names)
 NUMBERS = Value("numbers", numbers)
 PATTERN_SHARE = Value("pattern=share", pattern_share)
-ALIGNMENT = Value("auto|n", alignment)
+ALIGNMENT = Value("auto|n|target", alignment)
 SCRIPT = Value("script.py:function", str)
 SHARES = Value("shares", shares)

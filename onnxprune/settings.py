@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnxprune.allocate import SCOPES, THRESHOLDS, Options, Target, alignment, parse_ratio, parse_target
+from onnxprune.allocate import (
+    SCOPES,
+    THRESHOLDS,
+    Options,
+    Target,
+    alignment,
+    parse_ratio,
+    parse_target,
+    profile_name,
+)
 from onnxprune.criteria import Criterion
 from onnxprune.criteria import parse as parse_criterion
 from onnxprune.errors import UsageError
@@ -46,7 +55,8 @@ class Settings:
     ``max_divergence``: the smallest model within it instead (KL of class scores, squared error over variance of other outputs).
     ``criterion``: ``auto`` is l2 without calibration data; with data, units and widths are chosen on the repaired model,
     which ``search`` seconds more may improve. ``repair``: auto, none, least-squares, batchnorm or bias.
-    ``lossless``: remove only what carries nothing, with widths as ``round_to`` says where it is a number.
+    ``round_to``: auto, a number or the name of a target; ``lossless``: remove only what carries nothing, with widths as
+    ``round_to`` says where it is not auto.
     ``granularity``: heads, width or groups, beside it paired and stream; or block alone. ``input_shape``: input -> sizes for free dimensions.
     The gates ``max_drop``, ``min_agreement``, ``min_cosine`` and ``max_latency_ratio`` are shares of 1, ``max_size`` is in bytes.
     """
@@ -203,6 +213,7 @@ class Settings:
         resolved = {
             "criterion": AUTO if self.criterion == AUTO else str(self.scorer),
             "round_to": alignment(self.round_to),
+            "round_to_profile": profile_name(self.round_to),
         }
         return (
             values

@@ -10,7 +10,7 @@ from networks import network
 from onnx import numpy_helper
 from oracles import analysed
 
-from onnxprune.allocate import Costs, Options, Target, alignment, allocate, parse_ratio, parse_target, select
+from onnxprune.allocate import Costs, Options, Target, allocate, parse_ratio, parse_target, select
 from onnxprune.allocate.legal import aligned_widths, group_widths, nearest
 from onnxprune.allocate.policies import THRESHOLDS, keep_best, masks, pools
 from onnxprune.coupling.groups import Analysis, Group
@@ -146,15 +146,6 @@ def test_minimum_and_cap() -> None:
 
 def test_nearest_takes_the_wider_of_two() -> None:
     assert [nearest([8, 16, 24], wanted) for wanted in (0, 11.9, 12, 16, 30)] == [8, 8, 16, 16, 24]
-
-
-def test_auto_alignment_follows_the_cpu() -> None:
-    assert alignment("auto", frozenset({"avx2", "avx512f"})) == 16
-    assert alignment("auto", frozenset({"avx2"})) == 8
-    assert alignment("4") == alignment(4) == 4
-    for wrong in ("0", "-8", "eight", "2.5"):
-        with pytest.raises(UsageError, match="--round-to"):
-            alignment(wrong)
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,7 @@ def test_version() -> None:
         (pattern_share, "a=b=20%", ("a=b", 0.2)),
         (alignment, "auto", "auto"),
         (alignment, "8", 8),
+        (alignment, "qnn-htp", "qnn-htp"),
     ],
 )
 def test_option_values(read, text: str, value: object) -> None:
@@ -238,7 +239,6 @@ def test_option_values(read, text: str, value: object) -> None:
         (named_shape, "1,3"),
         (numbers, "1;2"),
         (pattern_share, "0.2"),
-        (alignment, "0"),
     ],
 )
 def test_option_values_that_make_no_sense(read, text: str) -> None:

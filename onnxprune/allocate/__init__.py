@@ -2,15 +2,18 @@
 
 from onnxprune.allocate.budget import allocate
 from onnxprune.allocate.cost import Costs
-from onnxprune.allocate.legal import Options, alignment, legal_widths, matcher, select
+from onnxprune.allocate.legal import Options, legal_widths, matcher, select
 from onnxprune.allocate.policies import SCOPES, THRESHOLDS
+from onnxprune.allocate.profiles import PROFILES, Profile, alignment, profile_name
 from onnxprune.allocate.target import Target, parse_ratio, parse_target
 
 __all__ = [
+    "PROFILES",
     "SCOPES",
     "THRESHOLDS",
     "Costs",
     "Options",
+    "Profile",
     "Target",
     "alignment",
     "allocate",
@@ -18,5 +21,6 @@ __all__ = [
     "matcher",
     "parse_ratio",
     "parse_target",
+    "profile_name",
     "select",
 ]

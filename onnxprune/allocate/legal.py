@@ -1,4 +1,4 @@
-"""Which widths a group may have: alignment, minimum, caps, and the user's choice of where to prune."""
+"""Which widths a group may have: multiples, minimum, caps, and the user's choice of where to prune."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
@@ -17,13 +15,12 @@ from onnxprune.coupling.groups import Analysis, Group
 from onnxprune.errors import UsageError
 from onnxprune.graph import Node
 
-WIDE, NARROW = 16, 8  # channels per block of ONNX Runtime's CPU convolutions with and without AVX-512
 SLACK = 1e-9  # of a width: decimal ratios such as 0.3 are not exact in binary
 
 
 @dataclass(frozen=True)
 class Options:
-    """How units are shared out; see ``policies`` for scope and threshold, ``alignment`` for round_to.
+    """How units are shared out; see ``policies`` for scope and threshold, ``profiles.alignment`` for round_to.
 
     ``max_layer_ratio``: the largest share that may go from any group. ``layer_ratios``: (pattern, share that goes) of
     groups with a share of their own, the last match wins. ``include``, ``exclude``: patterns.
@@ -46,30 +43,6 @@ class Options:
         for pattern, ratio in self.layer_ratios:
             if not 0 <= ratio < 1:
                 raise UsageError(f"--layer-ratio {pattern}={ratio}: give a share from 0 to less than 1")
-
-
-def alignment(round_to: str | int = "auto", cpu_flags: frozenset[str] | None = None) -> int:
-    """Return the step of widths: the number given, for ``auto`` the CPU's convolution block; raises UsageError."""
-    if round_to == "auto":
-        return WIDE if "avx512f" in (_cpu_flags() if cpu_flags is None else cpu_flags) else NARROW
-    try:
-        step = int(round_to)
-    except ValueError:
-        step = 0
-    if step < 1:
-        raise UsageError(f"--round-to {round_to}: give auto or a whole number of at least 1")
-    return step
-
-
-@lru_cache
-def _cpu_flags() -> frozenset[str]:
-    """Return the flags of the first CPU, none where the system does not list them."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return frozenset()
-    flags = (line.partition(":")[2].split() for line in text.splitlines() if line.startswith("flags"))
-    return frozenset(next(flags, []))
 
 
 def legal_widths(analysis: Analysis, options: Options) -> list[list[int]]:
