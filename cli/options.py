@@ -93,6 +93,11 @@ WHAT = (
     ),
     click.option("--roles", metavar="ROLES", help="Which weights of a unit count: both (default), reads or writes."),
     click.option(
+        "--selection",
+        metavar="NAME",
+        help="independent (default); greedy: weights that meet units already gone do not count (weight criteria).",
+    ),
+    click.option(
         "--scope",
         metavar="SCOPE",
         help="What shares the ratio: layer (default without data), global (with) or isomorphic.",
@@ -163,6 +168,17 @@ REPAIR = (
     ),
     click.option(
         "--search", type=SECONDS, help="Time to search for better widths on --calib, e.g. 60s or 2m. Default 0."
+    ),
+    click.option(
+        "--schedule",
+        metavar="NAME[:STEPS]",
+        help="Go to the target in steps, repaired and recovered each: linear, cubic or geometric. Default one-shot.",
+    ),
+    click.option(
+        "--may-return", is_flag=True, default=None, help="Each step of --schedule chooses among all units anew."
+    ),
+    click.option(
+        "--rewind", type=FILE, help="The same network as first or early trained: its weights are what remains."
     ),
     click.option(
         "--recover",

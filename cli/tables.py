@@ -77,6 +77,16 @@ def show_jobs(terminal: Terminal, reports: dict[str, dict[str, Any]]) -> None:
 def _reconstruction(report: dict[str, Any]) -> list[str]:
     """Say in a line each what the search and the repair did, with the divergence on held-out calibration rows."""
     lines = []
+    schedule = report.get("schedule")
+    if schedule:
+        units = ", ".join(str(step["units"]) for step in schedule["steps"])
+        returned = sum(step["returned"] for step in schedule["steps"])
+        lines.append(f"schedule {schedule['name']}: units left {units}; {returned} came back on the way")
+        if "overlap_with_rewind" in schedule:
+            found = schedule["overlap_with_rewind"]
+            lines.append(
+                f"of what went, the weights rewound to would let go {found['jaccard']:.0%} (chance: {found['chance']:.0%})"
+            )
     tried = report.get("search") or []
     if tried:
         best = min(tried, key=lambda entry: entry["divergence"])

@@ -28,6 +28,7 @@ from onnxprune.plans import Plan, make_plan
 from onnxprune.report import Report, coverage, header
 from onnxprune.settings import Settings, analysis_settings, make_settings
 from onnxprune.stages import Progress, Stages, analyse_model, choose, gather_evidence
+from onnxprune.steps import SteppedRun
 from onnxprune.sweep import grid, judged, run_points
 
 Source = str | os.PathLike[str] | ModelProto | Model
@@ -90,6 +91,7 @@ def prune(
     cache: str | os.PathLike[str] | None = None,
     force: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
+    rewind: Source | None = None,
     baseline: Earlier | None = None,
     tolerance: float = TOLERANCE,
     progress: Progress | None = None,
@@ -100,12 +102,13 @@ def prune(
     ``calibration`` and ``evaluation``: arrays, dicts of arrays, paths, iterables, whatever ``--calib`` takes.
     ``labels`` are the evaluation data's, or without such the calibration data's. ``checkpoint``: file that keeps the
     state of ``recover``, to go on from. ``cache``: folder that keeps what criteria gather from calibration data.
+    ``rewind``: the same network with its initial or early weights, which are what remains (and what ``recover`` trains).
     ``baseline``: an earlier report that nothing may be worse than by more than ``tolerance``, as one more gate.
     ``settings`` are the fields of ``Settings``, e.g. ``ratio=0.5, criterion="l2"``.
     Raises the errors of ``onnxprune.errors``.
     """
     chosen = make_settings(settings)
-    run = _start("prune", model, chosen, output, force, progress)
+    run = _start("prune", model, chosen, output, force, progress, rewind)
     run.data = _open(run.model, chosen, calibration, labels, evaluation, images)
     run.data = replace(run.data, cache=None if cache is None else Path(cache))
     run.checkpoint = None if checkpoint is None else Path(checkpoint)
@@ -325,6 +328,7 @@ def _start(
     output: str | os.PathLike[str] | None,
     force: bool,
     progress: Callable[[str], None] | None,
+    rewind: Source | None = None,
 ) -> Run:
     stages = Stages(progress or (lambda stage: None))
     with stages("load"):
@@ -332,8 +336,19 @@ def _start(
     path = None
     if output is not None:
         path = output_path(model.path or Path(), output, force)
+    if rewind is not None or settings.steps.steps > 1:
+        return SteppedRun(command, model, settings, Data(), stages, path, force, rewind=_earlier(settings, rewind))
     kind = BranchRun if settings.removes_blocks else LosslessRun if settings.lossless else Run
     return kind(command, model, settings, Data(), stages, path, force)
+
+
+def _earlier(settings: Settings, rewind: Source | None) -> Model | None:
+    """Open the model to rewind to; raises UsageError where no weights are left to choose."""
+    if rewind is None:
+        return None
+    if settings.removes_blocks or settings.lossless:
+        raise UsageError("rewind goes with widths, not with granularity block or lossless; leave one of them out")
+    return load(rewind)
 
 
 def _open(

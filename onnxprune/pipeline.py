@@ -230,10 +230,14 @@ class Run:
         self.extra["recover"] = found.to_json()
         return found.model
 
+    def carry_out(self, analysis: Analysis, kept: Kept) -> tuple[ModelProto, list[np.ndarray], SurgeryCheck]:
+        """Cut, prove the cut exact, repair and recover; what stays may be more than ``kept`` where that is not exact."""
+        small, kept, check = cut_exactly(analysis, kept, self.settings, self.stages)
+        return self._recovered(self._repaired(analysis, kept, small)), kept, check
+
     def finish(self, analysis: Analysis, kept: Kept, settings: Mapping[str, Any]) -> Result:
         """Carry out a decision: cut, check, repair, measure, judge, and write the file when all gates pass."""
-        small, kept, check = cut_exactly(analysis, kept, self.settings, self.stages)
-        small = self._recovered(self._repaired(analysis, kept, small))
+        small, kept, check = self.carry_out(analysis, kept)
         plan = make_plan(analysis, kept, settings)
         sign(small, plan)
         return self.conclude(analysis, small, plan, self._facts(analysis, kept, check, small, settings))

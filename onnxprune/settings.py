@@ -9,11 +9,14 @@ from typing import Any
 
 from onnxprune.allocate import (
     SCOPES,
+    SELECTIONS,
     THRESHOLDS,
     Options,
+    Schedule,
     Target,
     alignment,
     parse_ratio,
+    parse_schedule,
     parse_target,
     profile_name,
 )
@@ -55,6 +58,7 @@ class Settings:
     ``max_divergence``: the smallest model within it instead (KL of class scores, squared error over variance of other outputs).
     ``criterion``: ``auto`` is l2 without calibration data; with data, units and widths are chosen on the repaired model,
     which ``search`` seconds more may improve. ``repair``: auto, none, least-squares, batchnorm or bias.
+    ``schedule``: name[:steps], the way to the target; ``may_return``: every step chooses among all units again.
     ``round_to``: auto, a number or the name of a target; ``lossless``: remove only what carries nothing, with widths as
     ``round_to`` says where it is not auto.
     ``granularity``: heads, width or groups, beside it paired and stream; or block alone. ``input_shape``: input -> sizes for free dimensions.
@@ -66,6 +70,7 @@ class Settings:
     max_divergence: float | None = None
     criterion: str = "auto"
     roles: str = "both"
+    selection: str = "independent"
     scope: str = "auto"
     threshold: str = "class-blind"
     granularity: tuple[str, ...] = ("heads",)
@@ -77,6 +82,8 @@ class Settings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     repair: str = "auto"
+    schedule: str = "one-shot"
+    may_return: bool = False
     recover: str | int = 0
     recover_loss: str = "auto"
     learning_rate: float | None = None
@@ -106,6 +113,7 @@ class Settings:
         for registry, names in (
             (SCOPES, ["layer" if self.scope == AUTO else self.scope]),
             (THRESHOLDS, [self.threshold]),
+            (SELECTIONS, [self.selection]),
             (GRANULARITIES, self.granularity),
         ):
             for name in names:
@@ -117,6 +125,8 @@ class Settings:
             raise UsageError("granularity is one of heads, width and groups; paired and stream can be added")
         self._refuse_beside_blocks()
         self._refuse_beside_lossless()
+        self._refuse_beside_steps()
+        self._refuse_beside_greedy()
         for name in ("seed", "threads", "samples", "batch"):
             value = getattr(self, name)
             if value is not None and value < (name != "seed"):
@@ -143,6 +153,35 @@ class Settings:
                 raise UsageError(f"{name} {getattr(self, name)} does not go with lossless; leave it out")
         if self.removes_blocks:
             raise UsageError("lossless takes units out, not blocks; leave granularity block out")
+
+    def _refuse_beside_greedy(self) -> None:
+        """Weights that count no more can be left out of a score of weights alone."""
+        if self.selection != "independent" and (self.criterion == AUTO or self.scorer.needs):
+            raise UsageError(
+                f"selection {self.selection} scores weights again and again; name a criterion that looks at weights "
+                "alone, such as l1"
+            )
+
+    def _refuse_beside_steps(self) -> None:
+        """A target is shared out over the steps: what is found by measuring, or all at once, cannot be."""
+        if self.steps.steps == 1:
+            if self.may_return:
+                raise UsageError("may_return goes with a schedule of several steps, e.g. schedule linear:4")
+            return
+        beside = {
+            "max_divergence": self.max_divergence is not None,
+            "target latency": self.aim.kind == "latency",
+            "lossless": self.lossless,
+            "granularity block": self.removes_blocks,
+        }
+        for name, given in beside.items():
+            if given:
+                raise UsageError(f"{name} does not go with schedule {self.schedule}; leave one of them out")
+
+    @property
+    def steps(self) -> Schedule:
+        """The way to the target."""
+        return parse_schedule(self.schedule)
 
     @property
     def removes_blocks(self) -> bool:

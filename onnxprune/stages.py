@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from onnxprune import io
 from onnxprune.ablation import ablate
 from onnxprune.account import batch_size
-from onnxprune.allocate import Target, allocate
+from onnxprune.allocate import SELECTIONS, Target, allocate
 from onnxprune.check import SurgeryCheck, check_cut, culprits
 from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.criteria import score
@@ -106,7 +106,8 @@ def choose(
 ) -> tuple[list[np.ndarray], tuple[str, ...]]:
     """Return bool[width] per group, the units that stay, and warnings; raises TargetError where that is impossible."""
     scores = score(analysis, settings.scorer, evidence=evidence, seed=settings.seed)
-    return allocate(analysis, scores.values, per_run(settings.aim, analysis), settings.options), scores.warnings
+    kept = allocate(analysis, scores.values, per_run(settings.aim, analysis), settings.options)
+    return SELECTIONS[settings.selection](analysis, settings.scorer, kept, settings.seed), scores.warnings
 
 
 def per_run(target: Target, analysis: Analysis) -> Target:

@@ -41,6 +41,7 @@ LAYERS = (
         "documents",
         "pipeline",
         "lossless",
+        "steps",
         "branches",
         "sweep",
         "api",

@@ -3,23 +3,30 @@
 from onnxprune.allocate.budget import allocate
 from onnxprune.allocate.cost import Costs
 from onnxprune.allocate.legal import Options, legal_widths, matcher, select
-from onnxprune.allocate.policies import SCOPES, THRESHOLDS
+from onnxprune.allocate.policies import SCOPES, THRESHOLDS, keep_best
 from onnxprune.allocate.profiles import PROFILES, Profile, alignment, profile_name
+from onnxprune.allocate.schedule import SCHEDULES, Schedule, parse_schedule
+from onnxprune.allocate.selection import SELECTIONS
 from onnxprune.allocate.target import Target, parse_ratio, parse_target
 
 __all__ = [
     "PROFILES",
+    "SCHEDULES",
     "SCOPES",
+    "SELECTIONS",
     "THRESHOLDS",
     "Costs",
     "Options",
     "Profile",
+    "Schedule",
     "Target",
     "alignment",
     "allocate",
+    "keep_best",
     "legal_widths",
     "matcher",
     "parse_ratio",
+    "parse_schedule",
     "parse_target",
     "profile_name",
     "select",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +94,15 @@ def score(
     with np.errstate(all="ignore"):
         values = [_combined(group, scorer.score(group, context), criterion, context) for group in analysis.groups]
     return Scores(values, tuple(f"{message}: {_listed(names)}" for message, names in context.notes.items()))
+
+
+def score_group(
+    analysis: Analysis, criterion: Criterion, group: Group, gone: Sequence[np.ndarray], seed: int = 0
+) -> np.ndarray:
+    """Score the units of one group by weights alone; what meets units that are ``gone`` (bool[width] per group) is zero."""
+    context = Context(analysis, Weights(analysis, gone), criterion.roles, seed)
+    with np.errstate(all="ignore"):
+        return _combined(group, CRITERIA[criterion.name].score(group, context), criterion, context)
 
 
 def _listed(names: list[str], most: int = 3) -> str:

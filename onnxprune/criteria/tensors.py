@@ -48,10 +48,17 @@ NORMS = {
 
 
 class Weights:
-    """The weights behind an analysis; a tensor is read once per kind of norm, for all its axes that groups lie on."""
+    """The weights behind an analysis; a tensor is read once per kind of norm, for all its axes that groups lie on.
 
-    def __init__(self, analysis: Analysis):
+    ``gone``: bool[width] per group: units whose weights count as zero.
+    """
+
+    def __init__(self, analysis: Analysis, gone: Sequence[np.ndarray] = ()):
         self._facts = analysis.facts
+        self._gone: dict[str, list[tuple[int, np.ndarray]]] = defaultdict(list)
+        for group, mask in zip(analysis.groups, gone, strict=False):
+            for member in group.members if mask.any() else ():
+                self._gone[member.parameter].append((member.axis, (member.units >= 0) & mask[member.units]))
         self._axes: dict[str, set[int]] = defaultdict(set)
         for group in analysis.groups:
             for member in group.members:
@@ -73,12 +80,17 @@ class Weights:
         """Yield the tensor in blocks along one axis: the first if that is enough, else the longest; not ``whole``."""
         content = self._facts.content(parameter)
         scaling = _scaling(self._facts, parameter, content.ndim)
-        yield from _split(content, scaling, whole)
+        for block in _split(content, scaling, whole):
+            for axis, silent in self._gone[parameter]:
+                block.content[
+                    (slice(None),) * axis + (silent[block.start : block.stop] if axis == block.axis else silent,)
+                ] = 0
+            yield block
 
     def _read(self, parameter: str, norm: Norm) -> dict[int, np.ndarray]:
         """Return per wanted axis float64[size]: the joined parts of each position's slice."""
         content, axes = self._facts.content(parameter), sorted(self._axes[parameter])
-        if content.size and not any(content.strides):
+        if content.size and not any(content.strides) and not self._gone[parameter]:
             return {axis: _uniform(content, axis, norm) for axis in axes}
         totals = {axis: np.zeros(content.shape[axis]) for axis in axes}
         for axis, start, stop, block in self.blocks(parameter):
