@@ -16,6 +16,7 @@ from onnxprune.search.tables import error_tables
 from onnxprune.search.widths import Proposal, Search
 
 FIT, JUDGE = 256, 512  # samples: proposals are repaired on the former and judged, later vetoed, on the latter
+FINALISTS = 3  # proposals at most that are repaired on much data before one is taken
 TABLES = 512  # samples for the error tables
 HELD_OUT = 0.25
 
@@ -43,7 +44,9 @@ def search_units(
 ) -> Found:
     """Decide what stays for ``target``, or within ``max_divergence`` of the original.
 
-    A quarter of the calibration data at most judges, a quarter vetoes; the units of the best widths are chosen on all of it.
+    A quarter of the calibration data at most judges, a quarter vetoes a long search. A repair on little data favours
+    proposals with little to repair, so those that come near the best are repaired on all but the judging data and judged
+    again; a single one is repaired on all of it.
     """
     rest, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
     fit, veto = held_out(rest, HELD_OUT, JUDGE, seed + 1)
@@ -54,8 +57,17 @@ def search_units(
         Batches(fit.take(FIT, seed)), Batches(judge), Batches(veto), seconds, seed, threads, mask=mask, progress=progress,
     )  # fmt: skip
     best = found.run() if max_divergence is None else found.smallest(max_divergence)
-    final = reconstruct(
-        analysis, best.widths, found.orders[best.exponent], Batches(dataset), seed=seed, threads=threads, mask=mask
-    )
+    finalists = [best] if max_divergence is not None else found.near(best)[:FINALISTS]
+    data = Batches(dataset if len(finalists) == 1 else rest)
+
+    def repaired(proposal: Proposal) -> Reconstruction:
+        progress(f"{proposal.name}: repairing on all data")
+        order = found.orders[proposal.exponent]
+        return reconstruct(analysis, proposal.widths, order, data, seed=seed, threads=threads, mask=mask)
+
+    if len(finalists) > 1:
+        best, final = found.best_of((proposal, repaired(proposal)) for proposal in finalists)
+    else:
+        final = repaired(best)
     narrowed = [group for group in tables.unread if best.widths[group] < analysis.widths[group]]
     return Found(final, found.history, narrowed)

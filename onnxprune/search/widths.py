@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ from onnxprune.errors import TargetError
 from onnxprune.io import Model
 from onnxprune.measure.divergence import Reference
 from onnxprune.repair.sequential import POSITIONS, Batches
-from onnxprune.search.reconstruct import reconstruct
+from onnxprune.search.reconstruct import Reconstruction, reconstruct
 from onnxprune.search.tables import Tables
 
 WEIGHINGS = {
@@ -28,6 +28,7 @@ SPREAD = 0.6  # standard deviation of a proposal's change, in the logarithm of a
 SHARED_LAST = (
     1e3  # weight of groups with several readers (residual streams) where they are to go only when nothing else can
 )
+NEAR = 1.25  # times the best divergence: proposals this good on little data may be better on much
 BISECTIONS = 7  # of the share of MACs: to 1 %
 
 
@@ -68,6 +69,7 @@ class Search:
     mask: str = ""
     progress: Callable[[str], None] = lambda message: None
     history: list[Proposal] = field(default_factory=list)
+    starts: list[Proposal] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.legal = legal_widths(self.analysis, self.options)
@@ -107,12 +109,30 @@ class Search:
 
     def run(self) -> Proposal:
         """Return the best proposal; raises TargetError where the budget cannot be met."""
-        starts = [self._evaluated(proposal) for proposal in self._starts()]
-        best = start = min(starts, key=lambda p: p.divergence)
+        self.starts = [self._evaluated(proposal) for proposal in self._starts()]
+        best = start = min(self.starts, key=lambda p: p.divergence)
         if self.seconds:
             best = self._improve(start)
         if best is not start and self._vetoed(best, start):
             best = start
+        return best
+
+    def near(self, best: Proposal) -> list[Proposal]:
+        """Return ``best`` and the starting points whose divergence is not much larger, the best first, equal widths once."""
+        close = [p for p in self.starts if p.divergence <= NEAR * best.divergence]
+        distinct: dict[tuple[int, ...], Proposal] = {}
+        for proposal in [best, *sorted(close, key=lambda p: p.divergence)]:
+            distinct.setdefault(tuple(proposal.widths), proposal)
+        return list(distinct.values())
+
+    def best_of(self, repaired: Iterable[tuple[Proposal, Reconstruction]]) -> tuple[Proposal, Reconstruction]:
+        """Return the proposal whose reconstruction, made on much data, diverges least; its divergence is updated."""
+        best: tuple[Proposal, Reconstruction] | None = None
+        for proposal, found in repaired:
+            proposal.divergence = self._judge.divergence(found.model)
+            if best is None or proposal.divergence < best[0].divergence:
+                best = proposal, found
+        assert best is not None
         return best
 
     def _vetoed(self, best: Proposal, start: Proposal) -> bool:
