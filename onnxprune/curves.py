@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +35,11 @@ class Curve:
     error: tuple[float, ...]
     divergence: tuple[float, ...]
     fitted: tuple[float, ...]
+
+    @property
+    def half(self) -> float:
+        """Return what the curve says at half the width: read between measured widths, or at the least one."""
+        return float(np.interp(-0.5 * self.width, [-self.width, *np.negative(self.widths)], [0.0, *self.fitted]))
 
     def to_json(self) -> dict[str, Any]:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
@@ -78,13 +82,8 @@ def curves(
 
 
 def most_sensitive(found: Sequence[Curve]) -> list[Curve]:
-    """Return the groups that cost SENSITIVE times as much as the middle one at about half their width, the worst first."""
-    halves = [curve.fitted[len(curve.fitted) // 2] for curve in found]
+    """Return the groups that cost SENSITIVE times as much as the middle one at half their width, the worst first."""
+    halves = [curve.half for curve in found]
     limit = SENSITIVE * float(np.median(halves)) if halves else np.inf
     ranked = sorted(zip(halves, range(len(found)), strict=True), key=lambda entry: (-entry[0], entry[1]))
     return [found[index] for half, index in ranked if half > limit]
-
-
-def pattern(curve: Curve) -> str:
-    """Return a pattern for --exclude that names this group and no other."""
-    return glob.escape(curve.group)

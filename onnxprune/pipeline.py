@@ -12,12 +12,12 @@ from onnx import ModelProto
 
 from onnxprune import report
 from onnxprune.account import batch_size
-from onnxprune.allocate import Costs
+from onnxprune.allocate import Costs, literal
 from onnxprune.baseline import Baseline
 from onnxprune.check import SurgeryCheck
 from onnxprune.coupling.groups import Analysis
 from onnxprune.criteria import score
-from onnxprune.curves import curves, most_sensitive, pattern
+from onnxprune.curves import curves, most_sensitive
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, Inconclusive, ModelError, TargetError
 from onnxprune.facts import free_dimensions, gather_facts
@@ -355,7 +355,7 @@ def describe_curves(model: Model, dataset: Dataset, settings: Settings, stages: 
     return report.header("sensitivity", settings.to_json()) | {
         "model": report.model_entry(model),
         "curves": [curve.to_json() for curve in found],
-        "exclude": [pattern(curve) for curve in most_sensitive(found)],
+        "exclude": [literal(curve.group) for curve in most_sensitive(found)],
         "seconds": stages.seconds,
         "peak_rss_bytes": peak_rss_bytes(),
     }

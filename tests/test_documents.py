@@ -15,8 +15,9 @@ from xml.etree import ElementTree
 import pytest
 
 import onnxprune
+from onnxprune.allocate import matcher
 from onnxprune.documents import figures, markdown, page, render
-from onnxprune.documents.tables import exclude_line, shortened, tables
+from onnxprune.documents.tables import exclude_lines, shortened, tables
 
 CNN = Path(__file__).parents[1] / "models" / "digits_cnn.onnx"
 HOSTILE = "a|b`<script>alert(1)</script>]]>&\"'</svg>$x_1$\n\x1b[31m@everyone" + "long" * 100
@@ -190,8 +191,18 @@ def test_a_chart_has_a_limited_number_of_bars_in_the_order_of_the_model(plain: d
 def test_long_names_lose_their_middle() -> None:
     assert shortened("abcdefghij", 5) == "ab…ij"
     assert shortened("abcde", 5) == "abcde"
-    assert exclude_line("conv's[0]") == "--exclude " + shlex.quote(r"re:^conv's\[0\]$")
-    assert exclude_line("conv1/w") == "--exclude conv1/w"
+
+
+@pytest.mark.parametrize("name", ["conv1/w", "conv's[0]", "op:Conv", "re:x", "a b*c?", "line\nbreak", "x" * 500])
+def test_lines_to_paste_name_one_thing(name: str) -> None:
+    """Through the document, a shell and the option: the pattern finds the name, and nothing else that looks like it."""
+    (line,) = exclude_lines({"surgery": {"frozen_by_check": [name]}})
+    (table,) = tables({"command": "prune", "surgery": {"frozen_by_check": [name]}})
+    assert table.rows == ((line,),)
+    option, pattern = shlex.split(line)
+    _, named = matcher(pattern)
+    assert option == "--exclude" and named(name)
+    assert not any(named(other) for other in (name + "0", "0" + name, name[1:], "Conv", "conv's0", "abc"))
 
 
 def test_tables_without_rows_are_left_out() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 import click
@@ -24,6 +23,7 @@ def command(ctx: click.Context, model: str, calib: str, **values: Any) -> None:
     from onnxprune.api import sensitivity
     from onnxprune.cli.console import Terminal, write_documents
     from onnxprune.cli.tables import show_curves
+    from onnxprune.documents.tables import exclude_lines
 
     images = take_images(values)
     terminal = Terminal(ctx)
@@ -32,5 +32,5 @@ def command(ctx: click.Context, model: str, calib: str, **values: Any) -> None:
     show_curves(terminal, report["curves"])
     if report["exclude"]:
         terminal.say("the most sensitive, to be left alone:")
-        terminal.say(" ".join(f"--exclude {shlex.quote(name)}" for name in report["exclude"]))
+        terminal.say(" ".join(exclude_lines(report)))
     write_documents(ctx, report)

@@ -2,7 +2,7 @@
 
 from onnxprune.allocate.budget import allocate
 from onnxprune.allocate.cost import Costs
-from onnxprune.allocate.legal import Options, legal_widths, matcher, select
+from onnxprune.allocate.legal import Options, legal_widths, literal, matcher, select
 from onnxprune.allocate.policies import SCOPES, THRESHOLDS, keep_best
 from onnxprune.allocate.profiles import PROFILES, Profile, alignment, profile_name
 from onnxprune.allocate.schedule import SCHEDULES, Schedule, parse_schedule
@@ -24,6 +24,7 @@ __all__ = [
     "allocate",
     "keep_best",
     "legal_widths",
+    "literal",
     "matcher",
     "parse_ratio",
     "parse_schedule",

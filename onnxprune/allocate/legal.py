@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 import math
 import re
 from bisect import bisect_left
@@ -132,6 +133,12 @@ def _groups_on(analysis: Analysis, value: str) -> set[int]:
         units = analysis.unit[links.axis(value, axis)]
         found.update((np.unique(np.searchsorted(analysis.starts, units[units >= 0], "right")) - 1).tolist())
     return found
+
+
+def literal(name: str) -> str:
+    """Return a pattern that names ``name`` alone, on one line: what does not print matches as any character."""
+    escaped = "".join(c if c.isprintable() else "?" for c in glob.escape(name))
+    return f"[{escaped[0]}]{escaped[1:]}" if name.startswith(("op:", "re:")) else escaped
 
 
 def matcher(pattern: str) -> tuple[Callable[[Node], bool], Callable[[str], bool]]:

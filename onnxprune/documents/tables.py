@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from onnxprune.allocate import literal
 from onnxprune.remedies import WINDOW
 from onnxprune.report import comparison, drift_rows, gate_rows
 
 LONGEST_CELL = 160
+LONGEST_OPTION = 1000
 POINT = "criterion, repair, ratio"
 PASTE = "To paste: leaves alone what is not worth cutting"
 NUMBER = re.compile(r"[+-]?[\d.,]+([eE%].*| points)?$|-$|equal$|$")
@@ -47,23 +49,19 @@ def shortened(text: str, longest: int = LONGEST_CELL) -> str:
     return plain if len(plain) <= longest else f"{plain[:half]}…{plain[-half:]}"
 
 
-def exclude_line(name: str) -> str:
-    """Return the option that leaves what is called ``name`` alone, quoted for a shell."""
-    pattern = f"re:^{re.escape(name)}$" if re.search(r"[*?\[\]]|^(re|op):", name) else name
-    return f"--exclude {shlex.quote(pattern)}"
-
-
 def exclude_lines(report: Report) -> list[str]:
-    """Return the options that leave alone what could not be cut exactly, or what is by far the most sensitive."""
+    """Return the options, quoted for a shell, that leave alone what could not be cut exactly, or is by far the most sensitive."""
     by_check = (report.get("surgery") or {}).get("frozen_by_check", ())
-    return [*map(exclude_line, by_check), *(f"--exclude {shlex.quote(name)}" for name in report.get("exclude", ()))]
+    patterns = [*map(literal, by_check), *report.get("exclude", ())]
+    return [f"--exclude {shlex.quote(pattern)}" for pattern in patterns]
 
 
 def tables(report: Report) -> list[Table]:
     """Return every table that a report of any command gives rise to, those without rows left out."""
     found = []
     for title, head, build, folded in TABLES:
-        rows = tuple(tuple(shortened(cell) for cell in row) for row in build(report))
+        longest = LONGEST_OPTION if title == PASTE else LONGEST_CELL
+        rows = tuple(tuple(shortened(cell, longest) for cell in row) for row in build(report))
         if rows:
             found.append(Table(title, head, rows, folded))
     return found
