@@ -94,6 +94,8 @@ class _Walk:
         facts = self.analysis.facts
         self.old = (facts.first, facts.second)
         self.new: tuple[dict[str, Fact], ...] = ({}, {})
+        self.copies: dict[tuple, str] = {}
+        self.left: set[str] = set()
         self.taken = {name for node in self.small.nodes for name in (*node.proto.input, *node.proto.output)}
         self.taken.update(tensor.name for tensor in self.small.model.graph.initializer)
         for name, tensor in self.small.tensors.items():
@@ -120,6 +122,7 @@ class _Walk:
             if not self._followed(original):
                 positions.update(range(len(original.inputs)))
             self._evaluate(node, self._require(original, node, edits, sorted(positions)))
+        self._drop_unread()
 
     def _mask(self, value: str, axis: int) -> np.ndarray | None:
         return self.analysis.keep_mask(list(self.kept), value, axis)
@@ -199,9 +202,23 @@ class _Walk:
         return True
 
     def _new_tensor(self, node: Node, position: int, content: np.ndarray, what: str = "") -> str:
-        name = self._fresh(f"{node.proto.input[position] if node.input(position) else node.label}{what}_pruned")
-        node.owner.initializer.append(numpy_helper.from_array(content, name))
-        return name
+        """Return the name of a tensor with this content, one for all nodes of a graph that used the same before."""
+        base = f"{node.proto.input[position] if node.input(position) else node.label}{what}_pruned"
+        key = (id(node.owner), base, content.dtype.str, content.shape, content.tobytes())
+        if key not in self.copies:
+            self.copies[key] = self._fresh(base)
+            node.owner.initializer.append(numpy_helper.from_array(content, self.copies[key]))
+        return self.copies[key]
+
+    def _drop_unread(self) -> None:
+        """Take out the stored tensors whose last reader now reads another; those that nothing ever read stay."""
+        owners = {id(node.owner): node.owner for node in self.small.nodes}.values()
+        read = {name for owner in owners for node in owner.node for name in node.input}
+        read.update(value.name for owner in owners for value in (*owner.input, *owner.output))
+        graph, unread = self.small.model.graph, self.left - read
+        for items in (graph.initializer, graph.value_info):
+            for index in reversed([i for i, item in enumerate(items) if item.name in unread]):
+                del items[index]
 
     def _fresh(self, base: str) -> str:
         name, number = base, 1
@@ -244,6 +261,7 @@ class _Walk:
     def _set_input(self, proto: NodeProto, position: int, name: str) -> None:
         while len(proto.input) <= position:
             proto.input.append("")
+        self.left.add(proto.input[position])
         proto.input[position] = name
 
     def _evaluate(self, node: Node, changed: dict[int, Pair]) -> None:

@@ -69,6 +69,21 @@ def test_a_target_shared_by_two_reshapes_is_copied_for_the_one_that_changes() ->
     assert second.input[1] == "s" and stored(small, first.input[1]) == [2, 12]
 
 
+def test_a_target_that_all_its_readers_need_changed_is_replaced_once() -> None:
+    """The file has one tensor for it as before, and none that nothing reads."""
+    text = (
+        f"{TOKENS}; s = @[2, 24]; f = Reshape(p, s); y1 = MatMul(f, %24x5); w2 = %3x6; q = MatMul(x, w2);"
+        "k = Reshape(q, s); y = MatMul(k, %24x7)"
+    )
+    model = network(text, "float[2,4,3] x", "float[] y, float[] y1")
+    model.graph.value_info.append(helper.make_tensor_value_info("s", TensorProto.INT64, [2]))
+    small = halved(model)
+    first, second = node(small, "Reshape"), node(small, "Reshape", 1)
+    assert first.input[1] == second.input[1] and stored(small, first.input[1]) == [2, 12]
+    assert len(names(small)) == len(names(model))
+    assert "s" not in names(small) | {value.name for value in small.graph.value_info}
+
+
 def test_a_computed_target_with_free_batch_follows_the_batch() -> None:
     text = (
         f"{TOKENS}; d = Shape(x); n = Gather(d, @[0]); l = Gather(d, @[1]); s = Concat<axis=0>(n, l, @[2, 3]);"
