@@ -109,7 +109,8 @@ WHAT = (
         multiple=True,
         help="heads (default), width of heads, or whole groups. Beside it 'paired': the least channels of every "
         "convolution group go together, wherever they stand; 'stream': also cuts axes whose statistics that changes. "
-        "Alone 'block': whole residual branches go instead. Repeatable.",
+        "Alone 'block': whole residual branches go instead; alone 'eigen': directions of each layer's eigenbasis, which "
+        "makes it two or three thinner ones. Repeatable.",
     ),
     click.option(
         "--lossless",
@@ -168,6 +169,12 @@ REPAIR = (
     ),
     click.option(
         "--search", type=SECONDS, help="Time to search for better widths on --calib, e.g. 60s or 2m. Default 0."
+    ),
+    click.option(
+        "--search-recover",
+        type=int,
+        metavar="STEPS",
+        help="Train every proposal of the search so long before it is judged. Default 0.",
     ),
     click.option(
         "--schedule",

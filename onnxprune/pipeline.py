@@ -30,7 +30,7 @@ from onnxprune.memory import peak_activation_bytes, peak_rss, weight_bytes
 from onnxprune.output import save, stored_bytes
 from onnxprune.plans import Plan, kept_units, make_plan
 from onnxprune.recover import recover, split_judge
-from onnxprune.repair import repair
+from onnxprune.repair import Subspace, repair
 from onnxprune.report import Report
 from onnxprune.search import Reconstruction, search_units
 from onnxprune.settings import AUTO, Settings
@@ -105,6 +105,7 @@ class Run:
     force: bool = False
     checkpoint: Path | None = None
     reconstruction: Reconstruction | None = None
+    subspaces: Mapping[str, Subspace] = field(default_factory=dict)
     extra: Report = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     baseline: Baseline | None = None
@@ -175,6 +176,7 @@ class Run:
                 seconds=settings.search,
                 seed=settings.seed,
                 threads=settings.threads,
+                train=self._briefly_trained if settings.search_recover else None,
                 progress=self.stages.progress,
             )
         self.reconstruction = found.final
@@ -186,6 +188,12 @@ class Run:
             {"name": p.name, "divergence": p.divergence, "widths": p.widths.tolist()} for p in found.tried
         ]
         return found.final.kept
+
+    def _briefly_trained(self, model: Model, dataset: Dataset) -> Model:
+        """Return a proposal of the search after a short recovery, which is what it is judged by."""
+        recipe = replace(self.settings.training, steps=self.settings.search_recover, seconds=0.0)
+        found = recover(self.model, model.proto, dataset, recipe, threads=self.settings.threads)
+        return Model(found.model, "", model.path)
 
     def _repaired(self, analysis: Analysis, kept: Kept, small: ModelProto) -> ModelProto:
         calibration = self.data.calibration
@@ -204,6 +212,7 @@ class Run:
                 calibration,
                 self.settings.repair,
                 fitted=fitted,
+                subspaces=self.subspaces,
                 seed=self.settings.seed,
                 threads=self.settings.threads,
             )

@@ -37,8 +37,19 @@ BESIDE_LOSSLESS: dict[str, tuple[Any, ...]] = {
     "repair": (AUTO, "none"),
     "recover": (0, "0"),
     "search": (0.0,),
+    "search_recover": (0,),
 }
 """What the settings that decide on more may be."""
+BESIDE_DIRECTIONS: dict[str, tuple[Any, ...]] = {
+    "criterion": (AUTO, "eigendamage"),
+    "max_divergence": (None,),
+    "scope": (AUTO, "global", "layer"),
+    "search": (0.0,),
+    "lossless": (False,),
+    "layer_ratio": ((),),
+    "schedule": ("one-shot",),
+}
+"""What the settings for units may be where directions go."""
 
 # granularity -> (preferred factor of a product axis or None, kinds of lossy nodes that may be cut)
 GRANULARITIES: Registry[tuple[str | None, frozenset[str]]] = Registry("granularity")
@@ -48,6 +59,7 @@ GRANULARITIES.add("groups", ("groups", frozenset()))
 GRANULARITIES.add("paired", (None, frozenset()))  # channels of convolution groups by rank of saliency
 GRANULARITIES.add("stream", (None, frozenset({"statistics"})))
 GRANULARITIES.add("block", (None, frozenset()))  # whole residual branches instead of widths
+GRANULARITIES.add("eigen", (None, frozenset()))  # directions of the Kronecker-factored eigenbasis instead of units
 
 
 @dataclass(frozen=True)
@@ -57,11 +69,11 @@ class Settings:
     ``ratio``: share of units that go; ``target``: what may remain, such as ``macs=50%``; neither means ratio 0.5.
     ``max_divergence``: the smallest model within it instead (KL of class scores, squared error over variance of other outputs).
     ``criterion``: ``auto`` is l2 without calibration data; with data, units and widths are chosen on the repaired model,
-    which ``search`` seconds more may improve. ``repair``: auto, none, least-squares, batchnorm or bias.
+    which ``search`` seconds more may improve, each proposal after ``search_recover`` steps of training. ``repair``: auto, none, least-squares, batchnorm or bias.
     ``schedule``: name[:steps], the way to the target; ``may_return``: every step chooses among all units again.
     ``round_to``: auto, a number or the name of a target; ``lossless``: remove only what carries nothing, with widths as
     ``round_to`` says where it is not auto.
-    ``granularity``: heads, width or groups, beside it paired and stream; or block alone. ``input_shape``: input -> sizes for free dimensions.
+    ``granularity``: heads, width or groups, beside it paired and stream; or block or eigen alone. ``input_shape``: input -> sizes for free dimensions.
     The gates ``max_drop``, ``min_agreement``, ``min_cosine`` and ``max_latency_ratio`` are shares of 1, ``max_size`` is in bytes.
     """
 
@@ -89,6 +101,7 @@ class Settings:
     learning_rate: float | None = None
     augment: tuple[str, ...] = ()
     search: float = 0.0
+    search_recover: int = 0
     samples: int | None = None
     batch: int | None = None
     input_shape: tuple[tuple[str, tuple[int, ...]], ...] = ()
@@ -124,6 +137,7 @@ class Settings:
         if len({"heads", "width", "groups"} & set(self.granularity)) > 1:
             raise UsageError("granularity is one of heads, width and groups; paired and stream can be added")
         self._refuse_beside_blocks()
+        self._refuse_beside_directions()
         self._refuse_beside_lossless()
         self._refuse_beside_steps()
         self._refuse_beside_greedy()
@@ -131,6 +145,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < (name != "seed"):
                 raise UsageError(f"{name} {value}: give a whole number of at least {int(name != 'seed')}")
+        if self.search_recover < 0:
+            raise UsageError(f"search_recover {self.search_recover}: give a number of steps, such as 50")
+        if self.search_recover and not self.reconstructs:
+            raise UsageError("search_recover trains what the search proposes; leave criterion and repair at auto")
         for read in ("aim", "options", "recipe", "scorer"):
             getattr(self, read)  # each refuses what it cannot read
 
@@ -140,9 +158,26 @@ class Settings:
             return
         if set(self.granularity) != {"block"}:
             raise UsageError("granularity block removes whole branches and nothing else; prune widths in a second run")
-        for name, only in (("criterion", (AUTO,)), ("repair", (AUTO, "none")), ("search", (0.0,))):
+        for name, only in (
+            ("criterion", (AUTO,)),
+            ("repair", (AUTO, "none")),
+            ("search", (0.0,)),
+            ("search_recover", (0,)),
+        ):
             if getattr(self, name) not in only:
                 raise UsageError(f"{name} {getattr(self, name)} does not go with granularity block; leave it out")
+
+    def _refuse_beside_directions(self) -> None:
+        """Directions are found and ranked in one way: options for units are not for it."""
+        if not self.removes_directions:
+            return
+        if set(self.granularity) != {"eigen"}:
+            raise UsageError("granularity eigen removes directions and nothing else; prune widths in a second run")
+        for name, only in BESIDE_DIRECTIONS.items():
+            if getattr(self, name) not in only:
+                raise UsageError(f"{name} {getattr(self, name)} does not go with granularity eigen; leave it out")
+        if self.aim.kind == "latency":
+            raise UsageError("target latency does not go with granularity eigen; give macs, params or size")
 
     def _refuse_beside_lossless(self) -> None:
         """What carries nothing goes, and no more: options that decide on more are not for it."""
@@ -151,8 +186,8 @@ class Settings:
         for name, only in BESIDE_LOSSLESS.items():
             if getattr(self, name) not in only:
                 raise UsageError(f"{name} {getattr(self, name)} does not go with lossless; leave it out")
-        if self.removes_blocks:
-            raise UsageError("lossless takes units out, not blocks; leave granularity block out")
+        if self.removes_blocks or self.removes_directions:
+            raise UsageError(f"lossless takes units out; leave granularity {self.granularity[0]} out")
 
     def _refuse_beside_greedy(self) -> None:
         """Weights that count no more can be left out of a score of weights alone."""
@@ -189,6 +224,11 @@ class Settings:
         return "block" in self.granularity
 
     @property
+    def removes_directions(self) -> bool:
+        """Whether directions of each layer's eigenbasis go instead of units."""
+        return "eigen" in self.granularity
+
+    @property
     def aim(self) -> Target:
         if self.target is not None:
             return parse_target(self.target)
@@ -205,18 +245,21 @@ class Settings:
         return self.criterion == AUTO and self.repair in (AUTO, "least-squares")
 
     @property
-    def recipe(self) -> Recipe | None:
-        """How to recover by gradient steps; None where that was not asked for."""
-        asked = self.recover not in (0, "0")
-        found = Recipe(
-            **(parse_length(self.recover) if asked else {"steps": 1}),
+    def training(self) -> Recipe:
+        """How weights are trained wherever that is asked for; a single step long where no length is given."""
+        return Recipe(
+            **(parse_length(self.recover) if self.recover not in (0, "0") else {"steps": 1}),
             loss=self.recover_loss,
             learning_rate=self.learning_rate,
             augment=self.augment,
             batch=self.batch or Recipe.batch,
             seed=self.seed,
         )
-        return found if asked else None
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """How to recover by gradient steps; None where that was not asked for."""
+        return None if self.recover in (0, "0") else self.training
 
     @property
     def options(self) -> Options:

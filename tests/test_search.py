@@ -261,3 +261,17 @@ def test_cached_evidence_gives_the_same_model(digits, tmp_path):
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
     assert files and onnxprune.prune(**how).model == first
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == files
+
+
+def test_proposals_are_judged_after_a_short_training():
+    """Training changes what proposals are judged by, and their divergences with it; it makes none worse."""
+    options = {"calibration": MODELS / "digits_calib.npz", "target": "macs=30%", "latency": False, "round_to": 1}
+    plain, trained = (
+        onnxprune.prune(MODELS / "digits_cnn.onnx", search_recover=steps, **options).report["search"]
+        for steps in (0, 25)
+    )
+    before, after = ({entry["name"]: entry["divergence"] for entry in found} for found in (plain, trained))
+    assert before.keys() == after.keys()
+    assert all(after[name] < before[name] for name in ("relative", "raw"))
+    with pytest.raises(UsageError, match="search_recover"):
+        onnxprune.prune(MODELS / "digits_cnn.onnx", criterion="l2", search_recover=5)

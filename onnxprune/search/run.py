@@ -11,6 +11,7 @@ from onnxprune.allocate import Options, Target
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out
+from onnxprune.io import Model
 from onnxprune.search.reconstruct import Reconstruction, reconstruct
 from onnxprune.search.tables import error_tables
 from onnxprune.search.widths import Proposal, Search
@@ -40,13 +41,15 @@ def search_units(
     seconds: float = 0.0,
     seed: int = 0,
     threads: int = 1,
+    train: Callable[[Model, Dataset], Model] | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Found:
     """Decide what stays for ``target``, or within ``max_divergence`` of the original.
 
     A quarter of the calibration data at most judges, a quarter vetoes a long search. A repair on little data favours
     proposals with little to repair, so those that come near the best are repaired on all but the judging data and judged
-    again; a single one is repaired on all of it.
+    again; a single one is repaired on all of it. ``train``: what every proposal goes through before it is judged, with
+    the data that repaired it.
     """
     rest, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
     fit, veto = held_out(rest, HELD_OUT, JUDGE, seed + 1)
@@ -55,6 +58,7 @@ def search_units(
     found = Search(
         analysis, tables, target, options,
         Batches(fit.take(FIT, seed)), Batches(judge), Batches(veto), seconds, seed, threads, mask=mask, progress=progress,
+        train=None if train is None else lambda model: train(model, fit),
     )  # fmt: skip
     best = found.run() if max_divergence is None else found.smallest(max_divergence)
     finalists = [best] if max_divergence is not None else found.near(best)[:FINALISTS]

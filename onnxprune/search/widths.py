@@ -52,7 +52,7 @@ class Search:
 
     ``fit`` batches repair each proposal, ``judge`` batches score it, ``veto`` batches (may be empty) decide at the end between the
     best proposal and the best starting point, so that a long search cannot overfit. ``seconds``: time for the search beyond the
-    starting points.
+    starting points. ``train``: what a repaired proposal goes through before it is scored.
     """
 
     analysis: Analysis
@@ -67,6 +67,7 @@ class Search:
     threads: int = 1
     positions: int = POSITIONS // 2
     mask: str = ""
+    train: Callable[[Model], Model] | None = None
     progress: Callable[[str], None] = lambda message: None
     history: list[Proposal] = field(default_factory=list)
     starts: list[Proposal] = field(default_factory=list)
@@ -129,7 +130,7 @@ class Search:
         """Return the proposal whose reconstruction, made on much data, diverges least; its divergence is updated."""
         best: tuple[Proposal, Reconstruction] | None = None
         for proposal, found in repaired:
-            proposal.divergence = self._judge.divergence(found.model)
+            proposal.divergence = self._judge.divergence(self._trained(found.model))
             if best is None or proposal.divergence < best[0].divergence:
                 best = proposal, found
         assert best is not None
@@ -226,11 +227,15 @@ class Search:
 
     # --- judgement --------------------------------------------------------------------------------------------------
 
+    def _trained(self, model: Model) -> Model:
+        return model if self.train is None else self.train(model)
+
     def _repaired(self, proposal: Proposal) -> Model:
-        return reconstruct(
+        found = reconstruct(
             self.analysis, proposal.widths, self.orders[proposal.exponent], self.fit,
             positions=self.positions, turns=1, seed=self.seed, threads=self.threads, mask=self.mask,
-        ).model  # fmt: skip
+        )  # fmt: skip
+        return self._trained(found.model)
 
     def _evaluated(self, proposal: Proposal) -> Proposal:
         proposal.divergence = self._judge.divergence(self._repaired(proposal))
