@@ -28,6 +28,8 @@ def show_result(terminal: Terminal, report: dict[str, Any]) -> None:
     show_comparison(terminal, report)
     if "blocks" in report:
         show_blocks(terminal, report["blocks"], everything=False)
+    if "directions" in report:
+        show_directions(terminal, report["directions"], everything=False)
     surgery = report["surgery"]
     terminal.say(f"surgery exact: largest error {surgery['max_relative_error']:.1e} of the largest output")
     for line in _reconstruction(report):
@@ -141,6 +143,21 @@ def show_blocks(terminal: Terminal, blocks: Sequence[dict[str, Any]], everything
         for b in blocks
     ]
     _long_table(terminal, head, rows, f"{len(rows)} residual branches can be removed", everything)
+
+
+def show_directions(terminal: Terminal, layers: Sequence[dict[str, Any]], everything: bool) -> None:
+    """Print layers in the model's order: the directions of input and output that stay, and what each layer then costs."""
+    found = [layer for layer in layers if "inputs" in layer]
+    rows = [
+        (e["name"], f"{e['inputs_after']} of {e['inputs']}", f"{e['outputs_after']} of {e['outputs']}", e["status"],
+         f"{e['macs']:,}", f"{e['macs_after']:,}")
+        for e in found
+    ]  # fmt: skip
+    head = ("layer", "inputs", "outputs", "status", "MACs", "after")
+    _long_table(terminal, head, rows, f"{len(rows)} layers can be written as factors", everything)
+    rest = list(dict.fromkeys(layer["reason"] for layer in layers if "inputs" not in layer))
+    if rest:
+        terminal.say(f"{len(layers) - len(found)} nodes stay as they are: {_some(rest, 3)}")
 
 
 def _width(group: dict[str, Any]) -> str:

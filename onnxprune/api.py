@@ -17,6 +17,7 @@ from onnxprune.branches import BranchRun, find_branches, prunable_shares
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset, input_specs, open_dataset
 from onnxprune.data.images import ImageOptions
+from onnxprune.directions import EigenRun, choose_directions, find_directions
 from onnxprune.errors import DataError, UsageError
 from onnxprune.gates import GATES, require_measurable
 from onnxprune.io import Model
@@ -33,6 +34,7 @@ from onnxprune.sweep import grid, judged, run_points
 
 Source = str | os.PathLike[str] | ModelProto | Model
 Earlier = str | os.PathLike[str] | Mapping[str, Any]
+_RUNS: dict[str, type[Run]] = {"removes_blocks": BranchRun, "removes_directions": EigenRun, "lossless": LosslessRun}
 BUDGETED = {"bytes": "size", "parameters": "params", "macs": "macs"}
 
 
@@ -63,6 +65,9 @@ def inspect(model: Source, *, progress: Progress | None = None, **settings: Any)
     found = describe(loaded, analysis, chosen, stages)
     branches = find_branches(analysis, chosen)
     found["blocks"] = branches.entries()
+    if chosen.removes_directions:
+        directions = find_directions(analysis, chosen)
+        found |= {"directions": directions.entries(), "prunable": directions.prunable()}
     return found | ({"prunable": prunable_shares(branches)} if chosen.removes_blocks else {})
 
 
@@ -74,6 +79,11 @@ def plan(model: Source | Analysis, *, calibration: Any = None, **settings: Any) 
     if chosen.removes_blocks:
         removed = find_branches(analysis, chosen).judged(data.calibration, chosen).chosen(chosen)
         return Plan(analysis.facts.model.sha256, (), {}, chosen.to_json(), tuple(block.name for block in removed))
+    if chosen.removes_directions:
+        directions = find_directions(analysis, chosen)
+        cuts = choose_directions(directions, directions.bases(data, chosen)[0], chosen)
+        counts = {cut.layer.name: (cut.inputs, cut.rank) for cut in cuts}
+        return Plan(analysis.facts.model.sha256, (), {}, chosen.to_json(), directions=counts)
     if chosen.lossless:
         return make_plan(analysis, shrink(analysis, chosen).kept, chosen.to_json())
     evidence, _ = gather_evidence(analysis, chosen, data.calibration)
@@ -338,7 +348,7 @@ def _start(
         path = output_path(model.path or Path(), output, force)
     if rewind is not None or settings.steps.steps > 1:
         return SteppedRun(command, model, settings, Data(), stages, path, force, rewind=_earlier(settings, rewind))
-    kind = BranchRun if settings.removes_blocks else LosslessRun if settings.lossless else Run
+    kind = next((run for chosen, run in _RUNS.items() if getattr(settings, chosen)), Run)
     return kind(command, model, settings, Data(), stages, path, force)
 
 

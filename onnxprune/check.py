@@ -55,9 +55,16 @@ def check_cut(
 
 
 def agreement(
-    facts: Facts, reference: ModelProto, small: ModelProto, *, seed: int = 0, threads: int = 1, runs: int = 1
+    facts: Facts,
+    reference: ModelProto,
+    small: ModelProto,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    runs: int = 1,
+    complete: bool = False,
 ) -> SurgeryCheck:
-    """Compare ``small`` with a reference that the original lends its initializers to, on random inputs.
+    """Compare ``small`` with a reference that the original lends its initializers to (``complete``: it has its own), on random inputs.
 
     Where the caller chooses sizes, a second choice is tried too, as far as the original takes it.
     """
@@ -69,7 +76,7 @@ def agreement(
     elif (other := _other_sizes(facts)) is not None:
         feeds.append(random_feeds(facts, seed, other))
     try:
-        expected = _run_all(reference, facts.model, feeds, threads, lender=facts.model.proto, lenient=len(feeds) > runs)
+        expected = _run_all(reference, facts.model, feeds, threads, None if complete else facts.model.proto, len(feeds) > runs)
         del reference
         feeds = feeds[: len(expected)]
         found = _run_all(small, facts.model, feeds, threads)

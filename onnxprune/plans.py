@@ -30,7 +30,7 @@ class PlanGroup:
 class Plan:
     """``kept``: stored tensor -> axis -> positions that stay, for every tensor whose shape changes.
 
-    ``blocks``: the residual branches that go.
+    ``blocks``: the residual branches that go. ``directions``: weight -> how many of its input's and its output's stay.
     """
 
     model_sha256: str
@@ -38,6 +38,7 @@ class Plan:
     kept: Mapping[str, Mapping[int, Indices]]
     settings: Mapping[str, Any] = field(default_factory=dict)
     blocks: tuple[str, ...] = ()
+    directions: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the file's text: the same for equal plans, one group or tensor per line."""
@@ -49,6 +50,9 @@ class Plan:
         lines.append(f'"kept": {{\n{_lines(tensors)}\n}}')
         if self.blocks:
             lines.append(f'"blocks": [\n{_lines([_dump(name) for name in self.blocks])}\n]')
+        if self.directions:
+            entries = [f"{_dump(name)}: {_dump(counts)}" for name, counts in self.directions.items()]
+            lines.append(f'"directions": {{\n{_lines(entries)}\n}}')
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
@@ -150,7 +154,9 @@ def from_json(text: str) -> Plan:
     settings = _entry(top, "settings", dict, "the plan")
     names = _of_type(top.get("blocks", []), list, "the plan: blocks")
     blocks = tuple(_of_type(name, str, f"blocks[{number}]") for number, name in enumerate(names))
-    return Plan(_entry(top, "model_sha256", str, "the plan"), groups, kept, settings, blocks)
+    found = _of_type(top.get("directions", {}), dict, "the plan: directions")
+    directions = {name: _counts(value, f"directions[{name!r}]") for name, value in found.items()}
+    return Plan(_entry(top, "model_sha256", str, "the plan"), groups, kept, settings, blocks, directions)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -184,6 +190,13 @@ def _group(item: Mapping[str, Any], where: str) -> PlanGroup:
     if kept[-1] >= width:
         raise PlanError(f"{where}: kept has {kept[-1]}, but the group has only {width} units")
     return PlanGroup(_entry(item, "name", str, where), width, kept)
+
+
+def _counts(value: Any, where: str) -> tuple[int, int]:
+    counts = _of_type(value, list, where)
+    if len(counts) != 2 or any(_of_type(count, int, where) < 1 for count in counts):
+        raise PlanError(f"{where} must be two numbers of directions of at least 1; found {value}")
+    return counts[0], counts[1]
 
 
 def _axes(axes: Any, where: str) -> dict[int, Indices]:

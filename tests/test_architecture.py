@@ -27,7 +27,7 @@ LAYERS = (
     {"sensitivity"},
     {"criteria"},
     {"allocate", "plans"},
-    {"prepare", "surgery", "check", "redundancy", "repair", "recover", "ablation", "depth", "pairing"},
+    {"prepare", "surgery", "check", "redundancy", "repair", "recover", "ablation", "depth", "eigen", "pairing"},
     {"curves", "search", "timing"},
     {
         "settings",
@@ -43,6 +43,7 @@ LAYERS = (
         "lossless",
         "steps",
         "branches",
+        "directions",
         "sweep",
         "api",
         "__init__",

@@ -15,7 +15,7 @@ from onnxprune.cli.options import FILE, MESSAGES, OUTPUT, SHAPES, given, options
     "--granularity",
     metavar="NAME",
     multiple=True,
-    help="heads (default), width, groups, paired, stream, or block alone. Repeatable.",
+    help="heads (default), width, groups, paired, stream, or block or eigen alone. Repeatable.",
 )
 @options(SHAPES)
 @click.option("--all", "everything", is_flag=True, help="Show every group and every axis.")
@@ -33,7 +33,7 @@ def command(
     """
     from onnxprune.api import inspect
     from onnxprune.cli.console import Terminal, write_documents
-    from onnxprune.cli.tables import show_blocks, show_frozen, show_groups
+    from onnxprune.cli.tables import show_blocks, show_directions, show_frozen, show_groups
 
     terminal = Terminal(ctx)
     with terminal.progress() as progress:
@@ -43,6 +43,8 @@ def command(
     terminal.say(f"prunable: {share['macs']:.1%} of the MACs, {share['parameters']:.1%} of the parameters")
     if "block" in report["settings"]["granularity"]:
         show_blocks(terminal, report["blocks"], everything)
+    elif "directions" in report:
+        show_directions(terminal, report["directions"], everything)
     else:
         show_groups(terminal, report["groups"], everything)
         show_frozen(terminal, report["frozen"], everything)

@@ -1,6 +1,7 @@
 """Changes surviving weights in closed form so that the outputs come back: no labels, no training."""
 
 from onnxprune.repair.auto import Repaired, repair
+from onnxprune.repair.moments import Subspace
 from onnxprune.repair.sequential import Sequential
 
-__all__ = ["Repaired", "Sequential", "repair"]
+__all__ = ["Repaired", "Sequential", "Subspace", "repair"]

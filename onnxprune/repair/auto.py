@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from onnx import ModelProto
@@ -12,7 +12,7 @@ from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out
 from onnxprune.io import Model
 from onnxprune.measure.divergence import Reference
-from onnxprune.repair.moments import SOLVERS
+from onnxprune.repair.moments import SOLVERS, Subspace
 from onnxprune.repair.sequential import TURNS, Progress, Sequential
 from onnxprune.surgery import Kept
 
@@ -38,13 +38,14 @@ def repair(
     method: str = "auto",
     *,
     fitted: ModelProto | None = None,
+    subspaces: Mapping[str, Subspace] | None = None,
     seed: int = 0,
     threads: int = 1,
     progress: Callable[[str], Progress] = lambda method: lambda done, total: None,
 ) -> Repaired:
     """Return ``small`` repaired by ``method``; ``auto`` never returns a model worse than no repair on held-out data.
 
-    ``fitted``: ``small`` as least squares on the whole dataset has repaired it already.
+    ``fitted``: ``small`` as least squares on the whole dataset has repaired it already. ``subspaces``: see ``Sequential``.
     """
     path, mask = analysis.facts.model.path, dataset.schema.padding_mask
 
@@ -52,8 +53,9 @@ def repair(
         if fitted is not None and name == "least-squares" and data is dataset:
             return fitted
         walk = Sequential(
-            analysis, kept, Batches(data), method=name, turns=turns, seed=seed, threads=threads, mask=mask
-        )
+            analysis, kept, Batches(data), subspaces=subspaces or {}, method=name, turns=turns,
+            seed=seed, threads=threads, mask=mask,
+        )  # fmt: skip
         walk.progress = progress(name)
         return walk.run(small)
 

@@ -56,9 +56,9 @@ class Linear:
         return (w if self._rows_first else w.T)[None] * self._alpha
 
     def stored(self, matrix: np.ndarray, like: np.ndarray) -> np.ndarray:
-        """Return a matrix in the layout and type of the weight it replaces."""
+        """Return a matrix in the layout and type of the weight it replaces; of a product it may have other sizes."""
         if self.window is None:
-            matrix = (matrix[0] if self._rows_first else matrix[0].T) / self._alpha
+            return np.ascontiguousarray((matrix[0] if self._rows_first else matrix[0].T) / self._alpha, like.dtype)
         return np.ascontiguousarray(matrix.reshape(like.shape), like.dtype)
 
     @property

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
+METRIC_DAMPING = 1e-2  # of the mean: outputs that hardly matter still count a little
+
 
 @dataclass
 class Moments:
@@ -69,6 +71,11 @@ class Moments:
         gram = self.gram[:, inputs][:, :, inputs]
         return Moments(gram, self.cross[:, inputs], self.sum_x[:, inputs], self.sum_t, self.energy, self.count)
 
+    def through(self, basis: np.ndarray) -> Moments:
+        """Return the moments of ``basis``^T x, basis float64[d, q]."""
+        gram, cross = basis.T @ self.gram @ basis, basis.T @ self.cross
+        return Moments(gram, cross, self.sum_x @ basis, self.sum_t, self.energy, self.count)
+
     @property
     def covariance(self) -> np.ndarray:
         """float64[groups, d, d]: covariance of the inputs."""
@@ -98,6 +105,49 @@ def solve(moments: Moments, old: np.ndarray, damping: float, intercept: bool) ->
         factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
         fitted[g] += scipy.linalg.cho_solve(factor, residual, overwrite_b=True, check_finite=False).T
     return fitted, mean_t - np.einsum("god,gd->go", fitted, mean_x) if intercept else np.zeros_like(mean_t)
+
+
+@dataclass(frozen=True, eq=False)
+class Subspace:
+    """A weight that reads nothing of its inputs but ``inputs`` (float64[channels, q], orthonormal) and has ``rank`` at most.
+
+    ``metric`` float64[o, o] weighs the errors of its outputs where the rank is taken off.
+    """
+
+    inputs: np.ndarray
+    rank: int
+    metric: np.ndarray
+
+    def within(self, solver: Solver) -> Solver:
+        """Return a solver that stays inside: the other one on what is read, then the best outputs of that rank.
+
+        Source: reduced-rank regression (Izenman 1975): with C = G^(1/2) W, G the metric and M the inputs' moment, the
+        leading eigenvectors U of C M C^T; W becomes G^(-1/2) U U^T C.
+        """
+
+        def solve_inside(
+            moments: Moments, old: np.ndarray, damping: float, intercept: bool
+        ) -> tuple[np.ndarray, np.ndarray]:
+            taps = old.shape[2] // len(self.inputs)
+            basis = np.kron(self.inputs, np.eye(taps))
+            inner = moments.through(basis)
+            fitted, bias = solver(inner, old @ basis, damping, intercept)
+            reduced = self._truncated(fitted[0], inner.covariance[0] if intercept else inner.gram[0] / inner.count)
+            if intercept:
+                bias = bias + ((fitted[0] - reduced) @ (inner.sum_x[0] / inner.count))[None]
+            return (reduced @ basis.T)[None], bias
+
+        return solve_inside
+
+    def _truncated(self, weight: np.ndarray, moment: np.ndarray) -> np.ndarray:
+        if self.rank >= min(weight.shape):
+            return weight
+        values, vectors = np.linalg.eigh((self.metric + self.metric.T) / 2)
+        values = np.sqrt(np.maximum(values, 0.0) + METRIC_DAMPING * max(float(values.mean()), 1e-30))
+        core = (vectors * values) @ vectors.T @ weight
+        _, leading = np.linalg.eigh(core @ moment @ core.T)
+        leading = leading[:, -self.rank :]
+        return (vectors / values) @ vectors.T @ leading @ (leading.T @ core)
 
 
 def squared_error(moments: Moments, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:

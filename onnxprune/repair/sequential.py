@@ -23,7 +23,7 @@ from onnxprune.graph import Graph, Node
 from onnxprune.io import Model, tensor_array
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
-from onnxprune.repair.moments import SOLVERS, Moments, squared_error
+from onnxprune.repair.moments import SOLVERS, Moments, Solver, Subspace, squared_error
 from onnxprune.repair.targets import DEAD_SCALE, Stored, Target, own_output, target_of
 from onnxprune.surgery import Kept
 
@@ -61,6 +61,7 @@ class Step:
 class Sequential:
     """Refits a cut model against the original of ``analysis``, from which the units outside ``kept`` are gone.
 
+    ``subspaces``: weight -> what its repair must keep to, at nodes that are visited whether anything before them is cut or not.
     ``batches``: calibration inputs, samples along the first axis; every second batch is held out where the damping is chosen,
     all count in the final solve. ``everything``: visit every linear node; ``frozen``: look, but change no weight. ``choices``: weight -> units to choose among at the node that reads them (they are then still in
     the model; those that go are zeroed where they are read, see ``chosen``).
@@ -70,6 +71,7 @@ class Sequential:
     kept: Kept
     batches: Batches
     choices: Mapping[str, Choice] = field(default_factory=dict)
+    subspaces: Mapping[str, Subspace] = field(default_factory=dict)
     method: str = "least-squares"
     positions: int = POSITIONS
     turns: int = TURNS
@@ -114,15 +116,12 @@ class Sequential:
     def _sites(self, graph: Graph) -> list[Linear]:
         """Linear nodes whose inputs differ from the original's, or are to be chosen among."""
         touched: set[str] = set(graph.inputs) if self.everything else set()
+        own = {*self.choices, *self.subspaces}
         found = []
         for node in graph.top:
-            if (
-                self._is_cut(node.outputs)
-                or any(name in touched for name in node.inputs)
-                or node.input(1) in self.choices
-            ):
+            if self._is_cut(node.outputs) or any(name in touched for name in node.inputs) or node.input(1) in own:
                 linear = self._linear(node)
-                if linear is not None and (node.inputs[0] in touched or linear.weight in self.choices):
+                if linear is not None and (node.inputs[0] in touched or linear.weight in own):
                     found.append(linear)
                 touched.update(node.outputs)
         return found
@@ -200,14 +199,15 @@ class Sequential:
         weight = self._stored.arrays[linear.weight]
         old, offset, intercept = linear.matrix(weight), linear.offset(self._stored), bool(linear.bias)
         keep, order = self._choose(linear, target, moments, old, intercept)
-        damping = self._damping([half.only(keep) for half in halves], old[:, :, keep], intercept)
+        solve = self._solver(linear)
+        damping = self._damping(solve, [half.only(keep) for half in halves], old[:, :, keep], intercept)
         reduced = moments.only(keep)
-        fitted, bias = self._solve(reduced, old[:, :, keep], damping, intercept)
+        fitted, bias = solve(reduced, old[:, :, keep], damping, intercept)
         if not intercept:
             bias = offset
         for _ in range(self.turns if target.rectified else 0):
             turned = self._majorised(linear, target, rows, scale, keep, reduced, fitted, bias)
-            fitted, free = self._solve(turned, old[:, :, keep], damping, intercept)
+            fitted, free = solve(turned, old[:, :, keep], damping, intercept)
             bias = free if intercept else offset
         energy = max(float(moments.variance.sum()) * moments.count, 1e-30)
         before = float(squared_error(moments, old, offset).sum()) / energy
@@ -260,11 +260,15 @@ class Sequential:
             turned.update_target(x, _grouped((z - offset) / scale, linear.groups))
         return turned
 
-    def _damping(self, halves: Sequence[Moments], old: np.ndarray, intercept: bool) -> float:
+    def _solver(self, linear: Linear) -> Solver:
+        subspace = self.subspaces.get(linear.weight)
+        return self._solve if subspace is None else subspace.within(self._solve)
+
+    def _damping(self, solve: Solver, halves: Sequence[Moments], old: np.ndarray, intercept: bool) -> float:
         """The strength that predicts the held-out rows best when fitted on the others."""
         if len(halves) < 2 or self.method != "least-squares":
             return DAMPING[1]
-        errors = [float(squared_error(halves[1], *self._solve(halves[0], old, d, intercept)).sum()) for d in DAMPING]
+        errors = [float(squared_error(halves[1], *solve(halves[0], old, d, intercept)).sum()) for d in DAMPING]
         return DAMPING[int(np.argmin(errors))]
 
     def _write(self, linear: Linear, keep: np.ndarray, fitted: np.ndarray, change: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """How a loss answers to a model's units: gradient statistics from one backward graph, in constant memory."""
 
-from onnxprune.sensitivity.gather import KINDS, sensitivities
+from onnxprune.sensitivity.gather import KINDS, curvatures, sensitivities
 from onnxprune.sensitivity.statistics import Curvature, Gates, Products
 
-__all__ = ["KINDS", "Curvature", "Gates", "Products", "sensitivities"]
+__all__ = ["KINDS", "Curvature", "Gates", "Products", "curvatures", "sensitivities"]

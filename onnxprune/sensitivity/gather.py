@@ -19,13 +19,14 @@ from onnxprune.io import Model
 from onnxprune.runtime import session
 from onnxprune.sensitivity.objective import choose
 from onnxprune.sensitivity.statistics import (
+    Curvature,
     CurvatureObserver,
     GateObserver,
     HessianObserver,
     Observer,
     ProductObserver,
 )
-from onnxprune.sensitivity.taps import Tapped, tapped
+from onnxprune.sensitivity.taps import Tap, Tapped, tapped
 
 BATCH = {1: 32, 2: 8}  # most samples at a time by order of differentiation: means over batches depend on it
 BUDGET = 1 << 29  # bytes of activations held at a time
@@ -72,6 +73,15 @@ def sensitivities(
         remarks.append(_observe(analysis, taps, own, sampled, dataset, options or Options(), progress))
     results = {kind: observer.results() for kind, observer in observers.items()}
     return results, tuple(dict.fromkeys(filter(None, remarks)))
+
+
+def curvatures(analysis: Analysis, taps: Sequence[Tap], dataset: Dataset, options: Options) -> list[Curvature]:
+    """Return the second moments of the gradients at the outputs of ``taps``, by the Fisher matrix of the model's own outputs."""
+    place = Tapped(analysis.facts.model, (tuple(taps),))
+    observer = CurvatureObserver(analysis, place)
+    _observe(analysis, place, [observer], True, dataset, options, None)
+    (found,) = observer.results()
+    return [found[tap.site] for tap in taps]
 
 
 def _observe(

@@ -1,0 +1,226 @@
+"""Whole runs that remove directions of the Kronecker-factored eigenbasis instead of units: ``--granularity eigen``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxprune import report
+from onnxprune.account import batch_size
+from onnxprune.allocate import Costs, matcher
+from onnxprune.check import SurgeryCheck
+from onnxprune.coupling.groups import Analysis
+from onnxprune.eigen import (
+    Basis,
+    Cut,
+    Layer,
+    Layers,
+    check_factors,
+    choose_cuts,
+    culprit_cuts,
+    cut_to,
+    eigenbases,
+    find_layers,
+    projected,
+    subspaces,
+    totals,
+    with_factors,
+)
+from onnxprune.errors import DataError, PlanError, SurgeryError, TargetError, UsageError
+from onnxprune.evidence import Cache
+from onnxprune.evidence import Options as Streaming
+from onnxprune.graph import Node
+from onnxprune.output import stored_bytes
+from onnxprune.pipeline import Data, Result, Run
+from onnxprune.plans import Plan, check_digest
+from onnxprune.report import Report
+from onnxprune.settings import AUTO, Settings
+from onnxprune.stages import Stages, per_run, sign
+
+FROZEN_BY_CHECK = "writing it as factors is not exact on this model: kept by the surgery check"
+EXCLUDED = "left alone by --include or --exclude"
+WEIGHINGS = {AUTO: 0.5, "global": 1.0, "layer": 0.0}
+"""Scope -> exponent of a layer's own damage in the weight of its share: damages as they are (as in the paper), shares, or between."""
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The layers that may become factors, all others with the reason, and what the whole model costs."""
+
+    analysis: Analysis
+    layers: Layers
+    whole: dict[str, int]
+
+    def bases(self, data: Data, settings: Settings) -> tuple[list[Basis], tuple[str, ...]]:
+        """Return the eigenbasis of every layer, and warnings; raises DataError without calibration data."""
+        if data.calibration is None:
+            raise DataError("granularity eigen takes directions from data; give calibration data (--calib)")
+        mask = data.calibration.schema.padding_mask or None
+        options = Streaming(seed=settings.seed, mask=mask, batch=settings.batch, threads=settings.threads)
+        cache = None if data.cache is None else Cache(data.cache)
+        return eigenbases(self.analysis, self.layers.found, data.calibration, options, cache)
+
+    def totals(self, cuts: Sequence[Cut] = ()) -> dict[str, int]:
+        """Return parameters, MACs of one sample and bytes."""
+        found = totals(self.whole, [cut.entry for cut in cuts])
+        return found | {"macs": found["macs"] // batch_size(self.analysis.facts)}
+
+    def prunable(self) -> dict[str, float]:
+        """Return the shares of parameters and MACs in layers that can be written as factors."""
+        return {
+            kind: sum(getattr(layer, kind) for layer in self.layers.found) / max(self.whole[kind], 1)
+            for kind in ("parameters", "macs")
+        }
+
+    def entries(self, cuts: Sequence[Cut] = (), frozen: Sequence[Cut] = ()) -> list[Report]:
+        """Describe every layer: directions that it reads and makes, what stays of them, and what it costs."""
+        chosen, by_check = {cut.layer: cut for cut in cuts}, {cut.layer for cut in frozen}
+        rows = [self._entry(layer, chosen.get(layer), layer in by_check) for layer in self.layers.found]
+        return rows + [
+            {"name": node.label, "node": node.label, "op": node.op, "status": "kept", "reason": reason}
+            for node, reason in self.layers.kept
+        ]
+
+    def _entry(self, layer: Layer, cut: Cut | None, frozen: bool) -> Report:
+        batch = batch_size(self.analysis.facts)
+        after = self.totals() if cut is None else self.totals([cut])
+        saved = {kind: self.totals()[kind] - after[kind] for kind in ("parameters", "macs")}
+        return {
+            "name": layer.name,
+            "node": layer.node.label,
+            "op": layer.node.op,
+            "status": "frozen" if frozen else "kept" if cut is None else "pruned",
+            "reason": FROZEN_BY_CHECK if frozen else None,
+            "inputs": layer.inputs,
+            "outputs": layer.outputs,
+            "inputs_after": layer.inputs if cut is None else cut.reads,
+            "outputs_after": layer.outputs if cut is None else cut.makes,
+            "parameters": layer.parameters,
+            "macs": layer.macs // batch,
+            "parameters_after": layer.parameters - saved["parameters"],
+            "macs_after": layer.macs // batch - saved["macs"],
+        }
+
+
+def find_directions(analysis: Analysis, settings: Settings) -> Directions:
+    """Find the layers that ``include`` and ``exclude`` leave; raises UsageError where a pattern matches none."""
+    found = find_layers(analysis)
+    included = [_matching(found.found, pattern, "--include") for pattern in settings.include] or [set(found.found)]
+    excluded = [_matching(found.found, pattern, "--exclude") for pattern in settings.exclude]
+    chosen = set().union(*included).difference(*excluded)
+    rest: list[tuple[Node, str]] = [(layer.node, EXCLUDED) for layer in found.found if layer not in chosen]
+    layers = Layers(tuple(layer for layer in found.found if layer in chosen), (*found.kept, *rest))
+    costs = Costs(analysis).totals(analysis.widths)
+    return Directions(analysis, layers, {kind: int(value) for kind, value in costs.items()})
+
+
+def _matching(layers: Sequence[Layer], pattern: str, option: str) -> set[Layer]:
+    by_node, by_name = matcher(pattern)
+    found = {e for e in layers if by_node(e.node) or any(map(by_name, (*e.node.inputs, *e.node.outputs)))}
+    if not found:
+        raise UsageError(f"{option} {pattern!r} matches no layer that can be written as factors")
+    return found
+
+
+@dataclass
+class EigenRun(Run):
+    """One run that removes directions: the stages of ``Run`` with another kind of decision."""
+
+    directions: Directions = field(init=False)
+
+    def analyse(self) -> Analysis:
+        analysis = super().analyse()
+        self.directions = find_directions(analysis, self.settings)
+        return analysis
+
+    def choose(self, analysis: Analysis) -> Sequence[Cut]:  # type: ignore[override]
+        bases = self._bases()
+        with self.stages("allocate"):
+            return choose_directions(self.directions, bases, self.settings)
+
+    def _bases(self) -> list[Basis]:
+        with self.stages("evidence"):
+            bases, warnings = self.directions.bases(self.data, self.settings)
+        self.warnings += warnings
+        return bases
+
+    def replay(self, plan: Plan, analysis: Analysis) -> Sequence[Cut]:  # type: ignore[override]
+        """Return as many directions as the plan says, of the bases that the calibration data gives; raises PlanError."""
+        check_digest(plan, analysis.facts.model.sha256, force=self.force)
+        bases = {basis.layer.name: basis for basis in self._bases()}
+        for name, counts in plan.directions.items():
+            basis = bases.get(name)
+            if basis is None or not (counts[0] <= basis.layer.inputs and counts[1] <= basis.layer.outputs):
+                raise PlanError(f"the plan keeps {counts} directions of {name!r}, which this model does not have")
+        return tuple(cut_to(bases[name], *counts) for name, counts in plan.directions.items())
+
+    def finish(self, analysis: Analysis, kept: Sequence[Cut], settings: Mapping[str, Any]) -> Result:  # type: ignore[override]
+        facts = analysis.facts
+        cuts, check, frozen = factor_exactly(self.directions, kept, self.settings, self.stages)
+        everything = [np.ones(width, bool) for width in analysis.widths]
+        self.subspaces = subspaces(cuts)
+        repaired = self._repaired(analysis, everything, projected(facts, cuts))
+        with self.stages("cut"):
+            small = with_factors(facts, repaired, cuts)
+        small = self._recovered(small)
+        plan = Plan(facts.model.sha256, (), {}, settings, directions={c.layer.name: (c.inputs, c.rank) for c in cuts})
+        sign(small, plan)
+        found = self._direction_facts(small, cuts, check, settings)
+        found["directions"] = self.directions.entries(cuts, frozen)
+        return self.conclude(analysis, small, plan, found)
+
+    def _direction_facts(
+        self, small: ModelProto, cuts: Sequence[Cut], check: SurgeryCheck, settings: Mapping[str, Any]
+    ) -> Report:
+        found, place = self.directions, self.output or self.model.path or Path("model.onnx")
+        return report.header(self.command, settings) | {
+            "model": report.model_entry(self.model),
+            "output": None,
+            "before": found.totals() | {"bytes": self.model.size},
+            "after": found.totals(cuts) | {"bytes": stored_bytes(small, place, self.model.folder)},
+            "prunable": found.prunable(),
+            "groups": [],
+            "frozen": [],
+            "surgery": report.surgery_entry(check),
+        }
+
+
+def choose_directions(found: Directions, bases: Sequence[Basis], settings: Settings) -> tuple[Cut, ...]:
+    """Return the layers to write as factors for the target; raises TargetError where none becomes cheaper."""
+    aim = per_run(settings.aim, found.analysis)
+    return choose_cuts(bases, found.whole, aim, settings.options.round_to, WEIGHINGS[settings.scope])
+
+
+def factor_exactly(
+    found: Directions, cuts: Sequence[Cut], settings: Settings, stages: Stages
+) -> tuple[Sequence[Cut], SurgeryCheck, list[Cut]]:
+    """Write the factors, prove them exact, and where they are not, keep the layers at fault and write the rest again.
+
+    Raises SurgeryError when the rest is not exact either, TargetError when nothing is left.
+    """
+    facts, frozen = found.analysis.facts, list[Cut]()
+    options = {"seed": settings.seed, "threads": settings.threads}
+    check = _try_factors(found, cuts, stages, options)
+    if not check.exact:
+        with stages("check"):
+            frozen = culprit_cuts(facts, cuts, **options)
+        cuts = [cut for cut in cuts if cut not in frozen]
+        if frozen and not cuts:
+            raise TargetError("no layer of this model can be written as factors exactly; please report this model")
+        check = _try_factors(found, cuts, stages, options)
+    if not check.exact:
+        raise SurgeryError(f"the pruned model does not compute what it should ({check.problem}); nothing was written")
+    return cuts, replace(check, frozen_by_check=tuple(cut.layer.name for cut in frozen)), frozen
+
+
+def _try_factors(found: Directions, cuts: Sequence[Cut], stages: Stages, options: dict[str, int]) -> SurgeryCheck:
+    facts = found.analysis.facts
+    with stages("cut"):
+        small = with_factors(facts, projected(facts, cuts), cuts)
+    with stages("check"):
+        return check_factors(facts, cuts, small, **options)
