@@ -1,12 +1,10 @@
-"""Documents made of a report: the same numbers in each, hostile names never run, sizes bounded, no overflow."""
+"""Documents made of a report: the same numbers in each, hostile names never run, sizes bounded."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ from onnxprune.documents.tables import exclude_lines, shortened, tables
 
 CNN = Path(__file__).parents[1] / "models" / "digits_cnn.onnx"
 HOSTILE = "a|b`<script>alert(1)</script>]]>&\"'</svg>$x_1$\n\x1b[31m@everyone" + "long" * 100
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="module")
@@ -207,28 +204,3 @@ def test_lines_to_paste_name_one_thing(name: str) -> None:
 
 def test_tables_without_rows_are_left_out() -> None:
     assert tables({"command": "ops"}) == []
-
-
-FRAME = """<!doctype html><meta charset=utf-8><body style="margin:0">
-<iframe id=page style="border:0;width:{width}px;height:9000px" src="report.html"></iframe>
-<script>onload = () => {{
-  const page = document.getElementById('page').contentDocument, root = page.documentElement
-  page.querySelectorAll('details').forEach(folded => folded.open = true)
-  document.title = [root.scrollWidth, root.clientWidth, page.querySelectorAll('svg').length].join(' ')
-}}</script>"""
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to render the page with")
-@pytest.mark.parametrize("width", [390, 1280])
-def test_page_does_not_overflow(width: int, hostile: dict[str, Any], tmp_path: Path) -> None:
-    """Rendered at a phone's and a desktop's width with all details open, nothing sticks out sideways."""
-    (tmp_path / "report.html").write_text(page.render(hostile))
-    (tmp_path / "frame.html").write_text(FRAME.format(width=width))
-    command = [
-        CHROMIUM or "", "--headless", "--hide-scrollbars", "--no-sandbox", "--disable-gpu",
-        "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "frame.html").as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    scroll, client, drawn = map(int, re.search(r"<title>(\d+) (\d+) (\d+)</title>", done.stdout).groups())
-    assert (scroll, drawn) == (client, 4)
-    assert client == width
