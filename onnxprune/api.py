@@ -356,8 +356,10 @@ def _earlier(settings: Settings, rewind: Source | None) -> Model | None:
     """Open the model to rewind to; raises UsageError where no weights are left to choose."""
     if rewind is None:
         return None
-    if settings.removes_blocks or settings.lossless:
-        raise UsageError("rewind goes with widths, not with granularity block or lossless; leave one of them out")
+    if any(getattr(settings, kind) for kind in _RUNS):
+        raise UsageError(
+            "rewind goes with widths, not with granularity block, eigen or lossless; leave one of them out"
+        )
     return load(rewind)
 
 
