@@ -14,8 +14,9 @@ import pytest
 
 import onnxprune
 from onnxprune.allocate import matcher
+from onnxprune.api import inspect
 from onnxprune.documents import figures, markdown, page, render
-from onnxprune.documents.tables import exclude_lines, shortened, tables
+from onnxprune.documents.tables import Table, exclude_lines, shortened, tables
 
 CNN = Path(__file__).parents[1] / "models" / "digits_cnn.onnx"
 HOSTILE = "a|b`<script>alert(1)</script>]]>&\"'</svg>$x_1$\n\x1b[31m@everyone" + "long" * 100
@@ -200,6 +201,20 @@ def test_lines_to_paste_name_one_thing(name: str) -> None:
     _, named = matcher(pattern)
     assert option == "--exclude" and named(name)
     assert not any(named(other) for other in (name + "0", "0" + name, name[1:], "Conv", "conv's0", "abc"))
+
+
+def test_a_model_as_it_is_shows_its_size_and_one_bar_per_group() -> None:
+    """Nothing was decided by inspect, so nothing is 'after'."""
+    report = inspect(CNN)
+    (size,) = [table for table in tables(report) if table.title == "Size"]
+    assert dict(row[:2] for row in size.rows)["parameters"] == f"{report['before']['parameters']:,}"
+    figure = figures.channels(report)
+    assert figure is not None and len(figure.axes[0].containers) == 1
+
+
+def test_columns_are_numbers_short_or_anything() -> None:
+    rows = (("a", "1,000", "-", "x" * 30), ("b", "-5.1%", "pruned", "1"))
+    assert Table("", ("",) * 4, rows).kinds == ("short", "number", "short", "")
 
 
 def test_tables_without_rows_are_left_out() -> None:

@@ -88,15 +88,16 @@ def _first(rows: Sequence[Report], rank: Callable[[Report], float]) -> list[Repo
 
 
 def channels(report: Report) -> Figure:
-    """Draw the width of every group before and after, the costliest groups where there are too many."""
+    """Draw the width of every group, before and after where anything was decided, the costliest where there are too many."""
     groups = _first(report["groups"], lambda group: -group["macs"])
     rows = range(len(groups))
     figure, axes = _axes(len(groups))
     axes.barh(rows, [g["width_before"] for g in groups], color=BEFORE, height=0.72, label="before")
-    axes.barh(rows, [g["width_after"] for g in groups], color=AFTER, height=0.4, label="after")
     _name_rows(axes, [g["name"] for g in groups])
     axes.set_xlabel("units")
-    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    if "after" in report:
+        axes.barh(rows, [g["width_after"] for g in groups], color=AFTER, height=0.4, label="after")
+        figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure
 
 
@@ -167,6 +168,6 @@ def sensitivity(report: Report) -> Figure:
 FIGURES: tuple[tuple[str, str, Callable[[Report], Figure | None]], ...] = (
     ("What stays against MACs left", "points", tradeoff),
     ("Each group narrowed alone", "curves", sensitivity),
-    ("Widths before and after", "groups", channels),
+    ("Width of each group", "groups", channels),
     ("Divergence per tensor", "layers", divergence),
 )

@@ -17,6 +17,7 @@ LIMIT = 1_000_000
 ROWS = (1000, 200, 50, 10, 3)
 """How many rows a table may have, the first that keeps within the limit."""
 LONGEST_TEXT = 1000
+UNFOLDED = 3  # rows of details that are not worth folding
 FIGURED = 8  # jobs of a run whose figures are drawn
 
 
@@ -36,7 +37,7 @@ def render(report: Mapping[str, Any]) -> str:
     plain = [section | {"figures": []} for section in sections]
     attempts = [*((sections, rows) for rows in ROWS), (plain, 0)]
     for shown, rows in attempts:
-        text = template.render(command=command, tool=tool, sections=shown, rows=rows, paste=PASTE)
+        text = template.render(command=command, tool=tool, sections=shown, rows=rows, paste=PASTE, unfolded=UNFOLDED)
         if len(text.encode()) <= LIMIT:
             break
     return text

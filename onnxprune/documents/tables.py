@@ -11,10 +11,11 @@ from typing import Any
 
 from onnxprune.allocate import literal
 from onnxprune.remedies import WINDOW
-from onnxprune.report import comparison, drift_rows, gate_rows
+from onnxprune.report import TOTALS, comparison, drift_rows, gate_rows
 
 LONGEST_CELL = 160
 LONGEST_OPTION = 1000
+SHORT = 18
 POINT = "criterion, repair, ratio"
 PASTE = "To paste: leaves alone what is not worth cutting"
 NUMBER = re.compile(r"[+-]?[\d.,]+([eE%].*| points)?$|-$|equal$|$")
@@ -33,13 +34,19 @@ class Table:
     folded: bool = True
 
     @cached_property
-    def numeric(self) -> tuple[bool, ...]:
-        """Whether a column holds nothing but numbers, changes and dashes."""
-        return tuple(all(NUMBER.match(row[column]) for row in self.rows) for column in range(len(self.head)))
+    def kinds(self) -> tuple[str, ...]:
+        """Return what each column holds: ``number`` (changes and dashes too), ``short`` texts, or anything."""
+        return tuple(_kind([row[column] for row in self.rows]) for column in range(len(self.head)))
 
     def first(self, count: int) -> tuple[tuple[tuple[str, ...], ...], int]:
         """Return at most ``count`` rows and how many were left out."""
         return self.rows[:count], max(0, len(self.rows) - count)
+
+
+def _kind(cells: Sequence[str]) -> str:
+    if all(map(NUMBER.match, cells)):
+        return "number"
+    return "short" if max(map(len, cells)) <= SHORT else ""
 
 
 def shortened(text: str, longest: int = LONGEST_CELL) -> str:
@@ -71,6 +78,15 @@ def parts(report: Report) -> list[tuple[str, Report]]:
     """Return (name, report) of every job; a report of one command is a single part without a name."""
     jobs = report.get("jobs")
     return [("", report)] if jobs is None else list(jobs.items())
+
+
+def _sizes(report: Report) -> Iterator[tuple[str, ...]]:
+    """Yield what a model as it is has, and how much of that depends on something that can be cut."""
+    shares = report.get("prunable")
+    if shares and "after" not in report:
+        for key, title in TOTALS.items():
+            share = f"{shares[key]:.1%}" if key in shares else "-"
+            yield title, f"{report['before'][key]:,}", share
 
 
 def _gates(report: Report) -> Rows:
@@ -147,6 +163,7 @@ def _count(number: int | None) -> str:
 
 TABLES: tuple[tuple[str, tuple[str, ...], Callable[[Report], Any], bool], ...] = (
     ("Before and after", ("", "before", "after", "change"), lambda r: comparison(dict(r)), False),
+    ("Size", ("", "now", "prunable"), _sizes, False),
     ("Gates", ("gate", "limit", "value", "passed"), _gates, False),
     ("Points", (POINT, "MACs left", "bytes", "lost", ""), points, False),
     ("Warnings", ("warning",), _warnings, False),
@@ -155,7 +172,7 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[Report], Any], bool], ...] =
     ("Drift", ("output", "SQNR dB", "cosine", "same class"), _drift, True),
     ("Divergence per tensor", ("tensor", "operator", "SQNR dB"), _layers, True),
     ("Each group narrowed alone", ("group", "units", "divergence with so many left"), _curves, True),
-    ("Groups", ("group", "width before", "after", "status", "MACs", "parameters"), _groups, True),
+    ("Groups", ("group", "before", "after", "status", "MACs", "parameters"), _groups, True),
     ("Axes that stay", ("axis", "kept by", "MACs", "reason", "way out"), _frozen, True),
     (PASTE, ("options",), _excludes, True),
 )
