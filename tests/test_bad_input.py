@@ -159,9 +159,21 @@ def test_weights_that_are_no_numbers(model: Path, value: float) -> None:
 # --- nothing to do --------------------------------------------------------------------------------------------------
 
 
-def test_nothing_prunable(tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_data", [False, True])
+def test_nothing_prunable(tmp_path: Path, with_data: bool) -> None:
     onnx.save(network("w = %5x3x1x1; y = Conv(x, w)"), tmp_path / "net.onnx")
-    refused(run(tmp_path / "net.onnx"), UNREACHABLE, "nothing in this model can be pruned", "inspect")
+    refused(_run_on(tmp_path, with_data), UNREACHABLE, "nothing in this model can be pruned", "inspect")
+    assert "net.pruned.onnx" not in files(tmp_path)
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+def test_nothing_left_by_the_settings(model: Path, with_data: bool) -> None:
+    refused(_run_on(model.parent, with_data, "--exclude", "op:Conv"), UNREACHABLE, "none of the 1 groups", "--exclude")
+
+
+def _run_on(folder: Path, with_data: bool, *arguments: str) -> Result:
+    np.save(folder / "x.npy", np.zeros((8, 3, 4, 4), np.float32))
+    return run(folder / "net.onnx", *arguments, *(["--calib", folder / "x.npy", "-q"] if with_data else []))
 
 
 def test_target_out_of_reach_names_the_best(model: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from onnxprune.allocate.cost import Costs
-from onnxprune.allocate.legal import Options, legal_widths, nearest
+from onnxprune.allocate.legal import Options, narrower_widths, nearest
 from onnxprune.allocate.policies import Ranking, keep_best, pools
 from onnxprune.allocate.target import KINDS, Target
 from onnxprune.coupling.groups import Analysis
@@ -21,7 +21,7 @@ def allocate(analysis: Analysis, scores: Sequence[np.ndarray], target: Target, o
 
     Raises TargetError where nothing can be pruned or the target is out of reach, UsageError for patterns without match.
     """
-    legal = legal_widths(analysis, options)
+    legal = narrower_widths(analysis, options)
     choice = _Choice(analysis, scores, legal, options)
     widths = choice.by_ratio(target.value) if target.kind == "ratio" else choice.by_budget(target)
     return [keep_best(s, int(width)) for s, width in zip(scores, widths, strict=True)]
@@ -34,8 +34,6 @@ class _Choice:
         self.legal, self.costs = legal, Costs(analysis)
         self.movable = [g for g, widths in enumerate(legal) if len(widths) > 1]
         self.fixed = np.array([widths[-1] for widths in legal], np.int64)
-        if all(widths == [group.width] for widths, group in zip(legal, analysis.groups, strict=True)):
-            raise TargetError(_why_nothing(analysis))
         rankings = pools(analysis, options.scope, self.movable)
         self.rankings = [Ranking(scores, pool, options.threshold) for pool in rankings]
 
@@ -105,17 +103,3 @@ class _Choice:
             chosen = fits[np.argmin(excess[fits])]
             widths[open_groups[chosen]] = wider[chosen]
             place[open_groups[chosen]] += 1
-
-
-def _why_nothing(analysis: Analysis) -> str:
-    if not analysis.groups and any(frozen.barrier.kind == "lossy" for frozen in analysis.frozen):
-        return (
-            "nothing in this model can be pruned as it is: every axis has statistics taken over it; --granularity stream "
-            "cuts such axes (the statistics change). onnxprune inspect MODEL says which node keeps each axis, and why"
-        )
-    if not analysis.groups:
-        return "nothing in this model can be pruned; onnxprune inspect MODEL says which node keeps each axis, and why"
-    return (
-        f"none of the {len(analysis.groups)} groups can become narrower with these settings; "
-        "relax --include, --exclude, --max-layer-ratio or --round-to"
-    )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.coupling.groups import Analysis, Group
-from onnxprune.errors import UsageError
+from onnxprune.errors import TargetError, UsageError
 from onnxprune.graph import Node
 
 SLACK = 1e-9  # of a width: decimal ratios such as 0.3 are not exact in binary
@@ -62,6 +62,28 @@ def legal_widths(analysis: Analysis, options: Options) -> list[list[int]]:
             group = analysis.groups[index]
             legal[index] = [nearest(aligned_widths(group, options), (1 - ratio) * group.width)]
     return legal
+
+
+def narrower_widths(analysis: Analysis, options: Options) -> list[list[int]]:
+    """Return the legal widths; raises TargetError where no group has another than its own."""
+    legal = legal_widths(analysis, options)
+    if all(widths == [group.width] for widths, group in zip(legal, analysis.groups, strict=True)):
+        raise TargetError(_why_nothing(analysis))
+    return legal
+
+
+def _why_nothing(analysis: Analysis) -> str:
+    if not analysis.groups and any(frozen.barrier.kind == "lossy" for frozen in analysis.frozen):
+        return (
+            "nothing in this model can be pruned as it is: every axis has statistics taken over it; --granularity stream "
+            "cuts such axes (the statistics change). onnxprune inspect MODEL says which node keeps each axis, and why"
+        )
+    if not analysis.groups:
+        return "nothing in this model can be pruned; onnxprune inspect MODEL says which node keeps each axis, and why"
+    return (
+        f"none of the {len(analysis.groups)} groups can become narrower with these settings; "
+        "relax --include, --exclude, --max-layer-ratio or --round-to"
+    )
 
 
 def group_widths(group: Group, options: Options) -> list[int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune.allocate import Costs, Options, Target
-from onnxprune.allocate.legal import legal_widths, nearest
+from onnxprune.allocate.legal import narrower_widths, nearest
 from onnxprune.allocate.target import KINDS
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import TargetError
@@ -73,7 +73,7 @@ class Search:
     starts: list[Proposal] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.legal = legal_widths(self.analysis, self.options)
+        self.legal = narrower_widths(self.analysis, self.options)
         self.movable = [g for g, widths in enumerate(self.legal) if len(widths) > 1]
         self.costs = Costs(self.analysis)
         self._judge = Reference(self.analysis.facts.model, self.judge, self.threads)
