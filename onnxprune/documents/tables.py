@@ -122,10 +122,10 @@ def points(report: Report) -> Iterator[tuple[str, ...]]:
         if point["error"] is not None:
             yield point["label"], "-", "-", "-", point["error"]
             continue
-        marks = {"chosen": point["id"] == report.get("chosen"), "Pareto": point["pareto"]}
+        mark = "chosen" if point["id"] == report.get("chosen") else "Pareto" if point["pareto"] else ""
         lost = "-" if point["quality"] is None else f"{point['quality']:.2%}"
         share, size = f"{point['macs_share']:.1%}", f"{point['bytes']:,}"
-        yield point["label"], share, size, lost, ", ".join(mark for mark, holds in marks.items() if holds)
+        yield point["label"], share, size, lost, mark
 
 
 def _curves(report: Report) -> Iterator[tuple[str, ...]]:
