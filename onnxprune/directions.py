@@ -193,7 +193,7 @@ class EigenRun(Run):
 def choose_directions(found: Directions, bases: Sequence[Basis], settings: Settings) -> tuple[Cut, ...]:
     """Return the layers to write as factors for the target; raises TargetError where none becomes cheaper."""
     aim = per_run(settings.aim, found.analysis)
-    return choose_cuts(bases, found.whole, aim, settings.options.round_to, WEIGHINGS[settings.scope])
+    return choose_cuts(bases, found.whole, aim, settings.options, WEIGHINGS[settings.scope])
 
 
 def factor_exactly(

@@ -16,6 +16,7 @@ from oracles import LEVELS, analysed
 import onnxprune
 from onnxprune import io
 from onnxprune.allocate import Costs, parse_ratio, parse_target
+from onnxprune.allocate import Options as Widths
 from onnxprune.data import input_specs, open_dataset
 from onnxprune.eigen import (
     Basis,
@@ -244,7 +245,7 @@ def test_a_budget_takes_the_least_damage() -> None:
     basis = basis_of(layer, model)
     whole = {kind: int(value) for kind, value in Costs(analysis).totals(analysis.widths).items()}
     for share in (0.9, 0.6, 0.3):
-        (cut,) = choose_cuts([basis], whole, parse_target(f"macs={share}x"))
+        (cut,) = choose_cuts([basis], whole, parse_target(f"macs={share}x"), Widths())
         affordable = [
             basis.lost()[p, q]
             for form in FORMS for p in range(1, 9) for q in range(1, 7)
@@ -259,18 +260,18 @@ def test_a_layer_is_written_only_where_that_is_cheaper() -> None:
     basis = basis_of(layer, model)
     whole = {kind: int(value) for kind, value in Costs(analysis).totals(analysis.widths).items()}
     with pytest.raises(TargetError, match="no layer of this model becomes cheaper"):
-        choose_cuts([basis], whole, parse_ratio(0.5))  # 4 (6 + 8) > 6 * 8
-    (cut,) = choose_cuts([basis], whole, parse_ratio(0.7))  # 3 (6 + 8) < 6 * 8
-    assert cut.entry[1:] == ("out", 6, 3)
+        choose_cuts([basis], whole, parse_ratio(0.5), Widths())  # 4 (6 + 8) > 6 * 8
+    (cut,) = choose_cuts([basis], whole, parse_ratio(0.7), Widths())  # 2 (6 + 8) < 6 * 8
+    assert cut.entry[1:] == ("out", 6, 2)
     with pytest.raises(TargetError, match="out of reach"):
-        choose_cuts([basis], whole, parse_target("macs=10%"))
+        choose_cuts([basis], whole, parse_target("macs=10%"), Widths())
 
 
 def test_numbers_of_directions_are_aligned() -> None:
     model, analysis, layer = made("bias")
     whole = {kind: int(value) for kind, value in Costs(analysis).totals(analysis.widths).items()}
-    (cut,) = choose_cuts([basis_of(layer, model)], whole, parse_target("macs=70%"), step=4)
-    assert cut.inputs in (4, 6) and cut.rank in (4, 8)
+    (cut,) = choose_cuts([basis_of(layer, model)], whole, parse_target("macs=70%"), Widths(round_to=4))
+    assert cut.inputs in (2, 4, 6) and cut.rank in (4, 8)  # 6 directions are less than two steps of 4
 
 
 def test_inputs_in_a_subspace_cost_nothing() -> None:

@@ -88,22 +88,29 @@ def _why_nothing(analysis: Analysis) -> str:
 
 def group_widths(group: Group, options: Options) -> list[int]:
     """Return the aligned widths of a group that the cap allows."""
-    floor = math.ceil(group.width * (1 - options.max_layer_ratio) - SLACK * group.width)
-    return [width for width in aligned_widths(group, options) if width >= floor]
+    return capped(aligned_widths(group, options), options)
+
+
+def capped(widths: list[int], options: Options) -> list[int]:
+    """Return the widths that the cap allows, the last being the whole."""
+    floor = math.ceil(widths[-1] * (1 - options.max_layer_ratio) - SLACK * widths[-1])
+    return [width for width in widths if width >= floor]
 
 
 def aligned_widths(group: Group, options: Options) -> list[int]:
-    """Return the widths whose positions on the writing axis are a multiple of ``round_to``, and the whole width.
+    """Return the widths whose positions on the writing axis are a multiple of ``round_to``, and the whole width."""
+    return aligned(group.width, options, group.multiplicity)
 
-    A group narrower than two steps falls back to the largest power of two of which it has two steps.
+
+def aligned(width: int, options: Options, multiplicity: int = 1) -> list[int]:
+    """Return the parts of ``width`` units, of so many positions each, whose positions are a multiple of ``round_to``, and the whole.
+
+    What is narrower than two steps falls back to the largest power of two of which it has two steps.
     """
-    step = next(
-        (s for s in _steps(options.round_to) if group.width >= 2 * s // math.gcd(s, group.multiplicity)),
-        1,
-    )
-    step //= math.gcd(step, group.multiplicity)
-    lowest = -(-min(options.minimum, group.width) // step) * step
-    return [*range(lowest, group.width, step), group.width]
+    step = next((s for s in _steps(options.round_to) if width >= 2 * s // math.gcd(s, multiplicity)), 1)
+    step //= math.gcd(step, multiplicity)
+    lowest = -(-min(options.minimum, width) // step) * step
+    return [*range(lowest, width, step), width]
 
 
 def _steps(step: int) -> list[int]:

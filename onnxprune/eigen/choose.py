@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from onnxprune.allocate.legal import Options, aligned, capped, nearest
 from onnxprune.allocate.target import KINDS, Target
 from onnxprune.eigen.basis import Basis
 from onnxprune.eigen.costs import FORMS, cost, forms
@@ -72,19 +72,19 @@ def cut_to(basis: Basis, inputs: int, rank: int) -> Cut:
 
 
 def choose_cuts(
-    bases: Sequence[Basis], whole: dict[str, int], target: Target, step: int = 1, exponent: float = 1.0
+    bases: Sequence[Basis], whole: dict[str, int], target: Target, options: Options, exponent: float = 1.0
 ) -> tuple[Cut, ...]:
     """Return the layers to write as factors, in the order of ``bases``.
 
     A ratio is the share of each layer's directions that goes, on both sides. A budget is met with the least damage, by
-    steps of least damage per cost along each layer's convex frontier. Numbers of directions are multiples of ``step``.
+    steps of least damage per cost along each layer's convex frontier. ``options``: which numbers of directions there may be.
     ``exponent``: damages are divided by the layer's own to 1 - exponent. Raises TargetError where nothing becomes cheaper.
     """
     if target.kind == "ratio":
-        cuts = [_by_ratio(basis, target.value, step) for basis in bases]
+        cuts = [_by_ratio(basis, target.value, options) for basis in bases]
     else:
         kind = KINDS[target.kind]
-        cuts = _by_budget(bases, whole, kind, target, step, exponent)
+        cuts = _by_budget(bases, whole, kind, target, options, exponent)
     chosen = tuple(cut for cut in cuts if cut is not None)
     if not chosen:
         raise TargetError(
@@ -93,24 +93,20 @@ def choose_cuts(
     return chosen
 
 
-def _by_ratio(basis: Basis, ratio: float, step: int) -> Cut | None:
+def _by_ratio(basis: Basis, ratio: float, options: Options) -> Cut | None:
     layer = basis.layer
-    inputs, rank = (_share(width, 1 - ratio, step) for width in (layer.inputs, layer.outputs))
+    inputs, rank = (nearest(aligned(n, options), (1 - ratio) * n) for n in (layer.inputs, layer.outputs))
     found = cut_to(basis, inputs, rank)
     found = replace(found, inputs=found.reads, rank=found.makes)  # what a form does not save, it keeps
     return found if cost(*found.entry, "macs") < layer.macs else None
 
 
-def _share(width: int, share: float, step: int) -> int:
-    return min(width, max(1, math.ceil(width * share / step - 1e-9)) * step)
-
-
 def _by_budget(
-    bases: Sequence[Basis], whole: dict[str, int], kind: str, target: Target, step: int, exponent: float
+    bases: Sequence[Basis], whole: dict[str, int], kind: str, target: Target, options: Options, exponent: float
 ) -> list[Cut | None]:
     limit = target.budget(whole[kind])
-    options = [_options(basis, *_levels(basis, step), kind, exponent) for basis in bases]
-    frontiers = [_hull(own) for own in options]
+    ways = [_options(basis, options, kind, exponent) for basis in bases]
+    frontiers = [_hull(own) for own in ways]
     steps = sorted(
         (_price(before, after), number, place)
         for number, frontier in enumerate(frontiers)
@@ -127,16 +123,16 @@ def _by_budget(
         share = total / max(whole[kind], 1)
         reason = f"with the fewest directions in every layer {share:.1%} of the {kind} are left"
         raise TargetError(f"--target {target} is out of reach: {reason}; prune widths too, in another run", total)
-    _spend(limit - total, options, chosen)
+    _spend(limit - total, ways, chosen)
     return [option.cut for option in chosen]
 
 
-def _spend(slack: float, options: Sequence[Sequence[Option]], chosen: list[Option]) -> None:
+def _spend(slack: float, ways: Sequence[Sequence[Option]], chosen: list[Option]) -> None:
     """Replace options by better ones while the budget allows, the largest gain first."""
     while True:
         gains = [
             (now.damage - best.damage, -number, best)
-            for number, (own, now) in enumerate(zip(options, chosen, strict=True))
+            for number, (own, now) in enumerate(zip(ways, chosen, strict=True))
             for best in [min((o for o in own if o.cost <= now.cost + slack), key=lambda o: (o.damage, o.cost))]
         ]
         gain, number, best = max(gains, key=lambda entry: entry[:2])
@@ -146,19 +142,16 @@ def _spend(slack: float, options: Sequence[Sequence[Option]], chosen: list[Optio
         chosen[-number] = best
 
 
-def _levels(basis: Basis, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of input and of output directions to look at, ascending, all of them last."""
-
-    def of(width: int) -> np.ndarray:
-        every = np.unique([*range(step, width, step), width])
-        return every[np.unique(np.linspace(0, len(every) - 1, LEVELS).round().astype(int))]
-
-    return of(basis.layer.inputs), of(basis.layer.outputs)
+def _levels(width: int, options: Options) -> np.ndarray:
+    """Return the numbers of directions to look at, ascending, all of them last."""
+    every = np.array(capped(aligned(width, options), options))
+    return every[np.unique(np.linspace(0, len(every) - 1, LEVELS).round().astype(int))]
 
 
-def _options(basis: Basis, inputs: np.ndarray, rank: np.ndarray, kind: str, exponent: float) -> list[Option]:
+def _options(basis: Basis, options: Options, kind: str, exponent: float) -> list[Option]:
     """Return the layer as it was, and everything that is cheaper."""
     layer, lost = basis.layer, basis.lost()
+    inputs, rank = _levels(layer.inputs, options), _levels(layer.outputs, options)
     damage = lost[np.ix_(rank, inputs)] / max(float(lost[0, 0]), 1e-300) ** (1 - exponent)
     q, p = inputs[None, :], rank[:, None]
     original = float(cost(layer, "", 0, 0, kind))
