@@ -70,10 +70,10 @@ def kron_obs(group: Group, context: Context) -> np.ndarray:
 
 @criterion("eigendamage", needs=NEEDS, normaliser="none")
 def eigendamage(group: Group, context: Context) -> np.ndarray:
-    """Damage of each direction of the inputs' eigenbasis, shared out to the units by their part in it.
+    """Damage of each direction of the inputs' eigenbasis, shared out to the units by their part in it (see --granularity eigen).
 
     Wang et al. 2019 (see kron-obd): with A = Q L Q^T direction j costs T L_j |G^(1/2) W q_j|^2 / 2; unit u gets the share
-    sum of Q_cj^2 over its columns c. They remove directions, which turns a layer into three; this keeps the layer.
+    sum of Q_cj^2 over its columns c. They remove directions, which turns a layer into three (``--granularity eigen``).
     """
     found = _problems(group, context, centred=False)
     return sum(map(_shared, found), np.zeros(group.width))[None] if found else unseen(group, context)
