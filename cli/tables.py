@@ -183,7 +183,7 @@ def show_frozen(terminal: Terminal, frozen: Sequence[dict[str, Any]], everything
 
 
 def _long_table(
-    terminal: Terminal, head: Sequence[str], rows: list[tuple[str, ...]], title: str, everything: bool
+    terminal: Terminal, head: Sequence[str], rows: Sequence[tuple[str, ...]], title: str, everything: bool
 ) -> None:
     shown = rows if everything else rows[:SHOWN]
     if shown:

@@ -200,7 +200,7 @@ def check(
 ) -> Report:
     """Return the report of ``inspect`` with budgets judged: bytes, parameters, MACs, prunable share of the MACs."""
     found = inspect(model, progress=progress, **settings) | {"command": "check"}
-    limits = {"bytes": max_size, "parameters": max_params, "macs": max_macs}
+    limits: dict[str, float | None] = {"bytes": max_size, "parameters": max_params, "macs": max_macs}
     values = [(f"max_{BUDGETED[key]}", limit, found["before"][key], 1) for key, limit in limits.items()]
     values.append(("min_prunable", min_prunable, found["prunable"]["macs"], -1))
     return _judged(

@@ -7,7 +7,7 @@ bodies may use the same name twice; names captured from outside keep the name th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +102,9 @@ class Graph:
         nodes = tuple(self._node(proto, graph, names, define, prefix) for proto in graph.node)
         return inputs, tuple(names.get(value.name, value.name) for value in graph.output), nodes
 
-    def _node(self, proto: NodeProto, graph: GraphProto, names: dict, define, prefix: str) -> Node:
+    def _node(
+        self, proto: NodeProto, graph: GraphProto, names: dict[str, str], define: Callable[[str], str], prefix: str
+    ) -> Node:
         domain = "" if proto.domain in DEFAULT_DOMAINS else proto.domain
         inputs = tuple(names.get(name, name) if name else "" for name in proto.input)
         bodies = []

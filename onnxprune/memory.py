@@ -19,7 +19,7 @@ from onnxprune.facts import Facts
 from onnxprune.graph import Node
 from onnxprune.io import Model
 
-PACKED = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.FLOAT4E2M1: 4}
+PACKED: dict[int, int] = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.FLOAT4E2M1: 4}
 """Bits of the element types that share bytes."""
 
 
@@ -88,7 +88,7 @@ def peak_rss(model: Model, feeds: Mapping[str, np.ndarray], threads: int = 1) ->
         raise ModelError("peak memory is measured in another process, which needs the model in a file")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "feeds.npz"
-        np.savez(place, **{f"feed_{number}": array for number, array in enumerate(feeds.values())})
+        np.savez(place, *feeds.values())
         request = json.dumps({"model": str(model.path), "names": list(feeds), "feeds": str(place), "threads": threads})
         command = [sys.executable, "-m", "onnxprune.memory", request]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -103,7 +103,7 @@ def _child(request: Mapping[str, Any]) -> dict[str, int]:
 
     runtime_version()  # imports ONNX Runtime
     with np.load(request["feeds"], allow_pickle=False) as stored:
-        feeds = {name: stored[f"feed_{number}"] for number, name in enumerate(request["names"])}
+        feeds = {name: stored[f"arr_{number}"] for number, name in enumerate(request["names"])}
     idle = resident_peak()
     session(request["model"], threads=request["threads"]).run(feeds)
     return {"idle": idle, "peak": resident_peak()}

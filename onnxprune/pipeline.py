@@ -419,7 +419,7 @@ def time_models(
     """Return the report of ``bench``; exit code 5 for an inconclusive measurement when ``strict``."""
     facts = gather_facts(model, Graph(model.proto), dict(settings.input_shape))
     feeds = single_feeds(facts, settings.seed)
-    limits = {"threads": settings.threads, "providers": providers, "max_seconds": seconds}
+    limits: dict[str, Any] = {"threads": settings.threads, "providers": providers, "max_seconds": seconds}
     with stages("latency"):
         if other is None:
             found = measure(model, feeds, runs=pairs, **limits)

@@ -158,7 +158,7 @@ class _Walk:
                 continue
             name = node.input(position)
             have = [new.get(name, UNKNOWN).array if name else None for new in self.new]
-            if not all(h is not None and _equal(h, w) for h, w in zip(have, wanted, strict=True)):
+            if not all(map(_equal, have, wanted)):
                 self._patch(node, position, have, wanted)
                 changed[position] = wanted
         return changed
@@ -287,8 +287,10 @@ class _Walk:
         return Fact(fact.dtype, Cut(self._mask, lambda _: 0).shape(name, fact.shape))
 
 
-def _equal(one: np.ndarray, two: np.ndarray) -> bool:
-    """Whether shapes and contents are equal, NaN being equal to NaN."""
+def _equal(one: np.ndarray | None, two: np.ndarray | None) -> bool:
+    """Whether both are known and shapes and contents are equal, NaN being equal to NaN."""
+    if one is None or two is None:
+        return False
     return np.array_equal(one, two, equal_nan=one.dtype.kind in "fc" and two.dtype.kind in "fc")
 
 

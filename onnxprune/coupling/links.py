@@ -150,7 +150,7 @@ def _couple(links: Links, index: int, name: str, operand: Operand) -> None:
                 links.bar(positions, Barrier(node, f"the rule for {node.op} says nothing about this axis"))
             continue
         letters = [letter for letter in term.letters if spec.sizes[letter] > 1] or [term.letters[0]]
-        flat = np.arange(len(positions)) if term.index is None else term.index
+        flat = np.arange(len(positions)) if term.places is None else term.places
         inside = flat >= 0
         if len(letters) == 1:
             links.link(positions[inside], links.letter(index, letters[0])[flat[inside]])
@@ -217,7 +217,7 @@ def _moving(spec: Spec, other: Spec) -> set[str]:
     return {
         letter
         for one, two in terms
-        if one.index is not None and (two.index is None or not np.array_equal(one.index, two.index))
+        if one.places is not None and (two.places is None or not np.array_equal(one.places, two.places))
         for letter in one.letters
     }
 
@@ -235,11 +235,11 @@ def _governed(links: Links, free: Collection[tuple[int, str]]) -> set[tuple[int,
             inside = [(index, letter) for letter in term.letters if (index, letter) in free]
             whole = number.setdefault((name, axis), len(number))
             factors = [letter for letter in term.letters if spec.sizes[letter] > 1]
-            if inside and len(factors) == 1 and term.index is None:
+            if inside and len(factors) == 1 and term.places is None:
                 edges.append((whole, number.setdefault(inside[0], len(number))))
                 continue
             parts.update(inside)
-            if inside and len(inside) < len(factors) and term.index is None:
+            if inside and len(inside) < len(factors) and term.places is None:
                 products.append(whole)
     left, right = np.array(edges, np.int64).reshape(-1, 2).T
     _, labels = components(len(number), left, right)

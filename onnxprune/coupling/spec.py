@@ -19,13 +19,13 @@ from onnxprune.registry import Registry
 
 
 class Term(NamedTuple):
-    """One axis: position k belongs to position ``index[k]`` of the product of ``letters`` (row-major; None: identity; -1: to none).
+    """One axis: position k belongs to position ``places[k]`` of the product of ``letters`` (row-major; None: identity; -1: to none).
 
     An axis without letters takes no part (a size-one axis that broadcasts).
     """
 
     letters: tuple[str, ...] = ()
-    index: np.ndarray | None = None
+    places: np.ndarray | None = None
 
 
 Operand = tuple[Term, ...] | None  # None: the operand carries no positions (a shape, a flag, an absent input)

@@ -22,7 +22,7 @@ LABEL = 26  # characters
 COLOURS = {"#010101": "ink", "#020202": "faint", "#030303": "before", "#040404": "after", "#050505": "chosen"}
 INK, FAINT, BEFORE, AFTER, CHOSEN = COLOURS
 NAMED = (CHOSEN, AFTER, INK)  # colours of the curves that have a name
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "onnxprune",
     "font.family": "sans-serif",
@@ -152,10 +152,10 @@ def sensitivity(report: Report) -> Figure:
     figure, axes = _axes()
     for rank, curve in enumerate(curves):
         shares = [100, *(100 * width / curve["width"] for width in curve["widths"])]
-        named = (
-            {"color": NAMED[rank], "label": shortened(curve["group"], LABEL), "zorder": 3} if rank < len(NAMED) else {}
-        )
-        axes.plot(shares, [0.0, *curve["fitted"]], "o-", **({"color": BEFORE, "linewidth": 1, "markersize": 3} | named))
+        look: dict[str, Any] = {"color": BEFORE, "linewidth": 1, "markersize": 3}
+        if rank < len(NAMED):
+            look |= {"color": NAMED[rank], "label": shortened(curve["group"], LABEL), "zorder": 3}
+        axes.plot(shares, [0.0, *curve["fitted"]], "o-", **look)
     axes.invert_xaxis()
     axes.set_xlabel("units left in %")
     axes.set_ylabel("divergence of the outputs")

@@ -134,7 +134,16 @@ class _Problem:
         )
 
 
-def _problem(source, names, loss, feeds, seed, threads, input_shapes, dtype) -> _Problem:
+def _problem(
+    source: Model,
+    names: list[str],
+    loss: Loss | None,
+    feeds: Mapping[str, np.ndarray],
+    seed: int,
+    threads: int,
+    input_shapes: Mapping[str, Sequence[int]] | None,
+    dtype: int,
+) -> _Problem:
     taken = {name for node in source.proto.graph.node for name in node.output}
     order = next(n for n in itertools.count(1) if loss_name(n) not in taken)
     outputs = [] if loss else float_outputs(source, input_shapes)
