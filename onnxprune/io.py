@@ -7,10 +7,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxprune.errors import ModelError, PlanError
@@ -222,12 +223,12 @@ def skeleton(proto: ModelProto, keep_bytes: int = 1024) -> ModelProto:
     result = ModelProto()
     for descriptor, value in proto.ListFields():
         if descriptor.name != "graph":
-            _copy_field(result, descriptor, value)
+            _copy_field(result, descriptor.name, value)
     result.ir_version = max(proto.ir_version, 4)
     declared = {value.name for value in proto.graph.input}
     for descriptor, value in proto.graph.ListFields():
         if descriptor.name != "initializer":
-            _copy_field(result.graph, descriptor, value)
+            _copy_field(result.graph, descriptor.name, value)
     for tensor in proto.graph.initializer:
         if tensor.data_location != TensorProto.EXTERNAL and tensor.ByteSize() <= keep_bytes:
             result.graph.initializer.add().CopyFrom(tensor)
@@ -238,13 +239,14 @@ def skeleton(proto: ModelProto, keep_bytes: int = 1024) -> ModelProto:
     return result
 
 
-def _copy_field(target, descriptor, value) -> None:
-    if descriptor.is_repeated:
-        getattr(target, descriptor.name).extend(value)
-    elif descriptor.type == descriptor.TYPE_MESSAGE:
-        getattr(target, descriptor.name).CopyFrom(value)
+def _copy_field(target: Message, name: str, value: Any) -> None:
+    """Set a field by the kind of its value: descriptors say that differently from one protobuf release to another."""
+    if isinstance(value, Message):
+        getattr(target, name).CopyFrom(value)
+    elif isinstance(value, int | float | str | bytes):
+        setattr(target, name, value)
     else:
-        setattr(target, descriptor.name, value)
+        getattr(target, name).extend(value)
 
 
 def skeleton_without_data(proto: ModelProto) -> ModelProto:
@@ -252,17 +254,17 @@ def skeleton_without_data(proto: ModelProto) -> ModelProto:
     result = ModelProto()
     for descriptor, value in proto.ListFields():
         if descriptor.name != "graph":
-            _copy_field(result, descriptor, value)
+            _copy_field(result, descriptor.name, value)
     for descriptor, value in proto.graph.ListFields():
         if descriptor.name != "initializer":
-            _copy_field(result.graph, descriptor, value)
+            _copy_field(result.graph, descriptor.name, value)
     return result
 
 
 def copy_tensor_header(source: TensorProto, target: TensorProto) -> None:
     for descriptor, value in source.ListFields():
         if descriptor.name not in ("raw_data", "external_data", "data_location"):
-            _copy_field(target, descriptor, value)
+            _copy_field(target, descriptor.name, value)
 
 
 def read_text(path: str | os.PathLike, limit: int = TEXT_LIMIT) -> str:

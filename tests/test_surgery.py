@@ -9,6 +9,7 @@ from networks import feeds, network
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from oracles import analysed, assert_sound, random_plan, run, same
 
+from onnxprune.io import _copy_field
 from onnxprune.surgery import cut
 
 CONV = "w = %6x3x1x1; b = %6; p = Conv(x, w, b)"
@@ -261,6 +262,17 @@ def test_tensors_that_stay_whole_are_not_encoded_anew() -> None:
     small = halved(model)
     kept = next(t for t in small.graph.initializer if t.name == "side")
     assert kept.SerializeToString() == side.SerializeToString() and kept.float_data
+
+
+def test_fields_of_every_kind_are_copied_by_their_value() -> None:
+    """Not by their descriptor, which names its kind differently in protobuf 4 and 7."""
+    model = network(f"{CONV}; y = Relu(p)")
+    model.producer_name, model.model_version = "maker", 3
+    model.metadata_props.add(key="a", value="b")
+    copy = ModelProto()
+    for name in ("ir_version", "producer_name", "model_version", "opset_import", "metadata_props", "graph"):
+        _copy_field(copy, name, getattr(model, name))
+    assert copy == model
 
 
 def test_unused_tensors_and_missing_node_names_survive() -> None:
