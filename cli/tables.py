@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxprune.cli.console import Terminal
 from onnxprune.remedies import WINDOW
-from onnxprune.report import comparison, drift_rows, gate_rows, verdict
+from onnxprune.report import amount, comparison, drift_rows, gate_rows, verdict
 
 SHOWN = 12  # rows of a long table on a terminal without --all
 
@@ -73,7 +73,7 @@ def show_jobs(terminal: Terminal, reports: dict[str, dict[str, Any]]) -> None:
     for name, report in reports.items():
         for gate in report.get("gates", ()):
             if not gate["passed"]:
-                terminal.say(f"{name}: {gate['name']} is {gate['value']:.6g}, the limit is {gate['limit']:.6g}")
+                terminal.say(f"{name}: {gate['name']} is {amount(gate['value'])}, the limit is {amount(gate['limit'])}")
 
 
 def _reconstruction(report: dict[str, Any]) -> list[str]:

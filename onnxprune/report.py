@@ -184,8 +184,8 @@ def gate_rows(gates: Sequence[Report]) -> list[tuple[str, str, str, str]]:
 
 
 def amount(value: float) -> str:
-    """Return a share with four digits, a count in full."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    """Return a share with six digits, a count in full."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
 
 
 def _number(value: float | None, spec: str, absent: str = "-") -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -37,20 +38,26 @@ def runner(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def step(folder: Path, arguments: str, html: str = "") -> tuple[int, dict[str, str], str]:
-    """Run the action's last step as a runner does; return exit code, outputs and summary."""
+def shell(folder: Path, text: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell step as a runner does, with ``bin`` of the folder first on the path."""
     script = folder / "step.sh"
-    script.write_text(ACTION["runs"]["steps"][-1]["run"])
-    environment = os.environ | {
-        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
-        "ARGUMENTS": arguments,
-        "HTML": html,
-        "RUNNER_TEMP": str(folder),
-        "GITHUB_STEP_SUMMARY": str(folder / "summary"),
-        "GITHUB_OUTPUT": str(folder / "output"),
-    }
+    script.write_text(text)
+    environment = os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"} | variables
     command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def step(folder: Path, arguments: str, html: str = "") -> tuple[int, dict[str, str], str]:
+    """Run the action's last step; return exit code, outputs and summary."""
+    done = shell(
+        folder,
+        ACTION["runs"]["steps"][-1]["run"],
+        ARGUMENTS=arguments,
+        HTML=html,
+        RUNNER_TEMP=str(folder),
+        GITHUB_STEP_SUMMARY=str(folder / "summary"),
+        GITHUB_OUTPUT=str(folder / "output"),
+    )
     outputs = dict(line.split("=", 1) for line in (folder / "output").read_text().splitlines())
     return done.returncode, outputs, (folder / "summary").read_text()
 
@@ -61,6 +68,57 @@ def test_action_passes_on_result_summary_and_outputs(runner: Path) -> None:
     assert "max\\_size" in summary
     assert json.loads(Path(outputs["report"]).read_text())["command"] == "check"
     assert (runner / "r.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("version", "installed"),
+    [(ACTION["inputs"]["version"]["default"], "/action[report]"), ("onnxprune[report]==1.0", "onnxprune[report]==1.0")],
+)
+def test_action_installs_its_own_sources_or_what_it_is_told(version: str, installed: str, runner: Path) -> None:
+    pip = runner / "bin" / "python3"
+    pip.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > asked\n')
+    pip.chmod(0o755)
+    done = shell(runner, ACTION["runs"]["steps"][0]["run"], VERSION=version, GITHUB_ACTION_PATH="/action")
+    assert done.returncode == 0, done.stderr
+    assert (runner / "asked").read_text().splitlines() == ["-m", "pip", "install", "--quiet", installed]
+
+
+def example() -> tuple[str, str]:
+    """Return the configuration and the command of the README's pipeline section."""
+    section = (ROOT / "README.md").read_text().partition("## In a pipeline")[2].partition("\n## ")[0]
+    (configuration,) = re.findall(r"```toml\n(.*?)```", section, re.S)
+    (command,) = re.findall(r"```sh\n(.*?)```", section, re.S)
+    return configuration, command
+
+
+def test_readme_example_passes(runner: Path) -> None:
+    configuration, command = example()
+    (runner / "onnxprune.toml").write_text(configuration)
+    (runner / "models").symlink_to(ROOT / "models")
+    done = shell(runner, command)
+    assert done.returncode == 0, done.stderr
+    suite = ElementTree.parse(runner / "onnxprune.xml").getroot()
+    assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
+    names = {case.get("name") for case in suite.iter("testcase")}
+    assert {"max_drop", "max_size", "surgery is exact"} <= names
+    assert "digits" in (runner / "onnxprune.html").read_text()
+    assert (runner / "digits.onnx").stat().st_size <= 400_000
+
+
+def test_readme_example_names_every_missed_budget(runner: Path) -> None:
+    """Exit code 1, one line for each in the output, one failure for each in the JUnit file, no model."""
+    configuration, command = example()
+    tight = configuration.replace('max-drop = "2%"', "min-cosine = 0.99999").replace("400kB", "1kB")
+    assert tight.count("kB") == tight.count("cosine") == 1
+    (runner / "onnxprune.toml").write_text(tight)
+    (runner / "models").symlink_to(ROOT / "models")
+    done = shell(runner, command)
+    assert done.returncode == 1
+    assert re.search(r"^digits: min_cosine is 0\.\d+, the limit is 0\.99999$", done.stdout, re.M)
+    assert re.search(r"^digits: max_size is [\d,]+, the limit is 1,000$", done.stdout, re.M)
+    failures = ElementTree.parse(runner / "onnxprune.xml").getroot().findall("testsuite/testcase/failure")
+    assert len(failures) == 2
+    assert not (runner / "digits.onnx").exists()
 
 
 def test_action_fails_with_a_missed_budget(runner: Path) -> None:

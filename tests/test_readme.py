@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
 SHELL = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
 SETUP = [line for line in SHELL if line.startswith("python3 -m venv")]
-TOUR = [line for line in SHELL if line.startswith("onnxprune ")]
+TOUR = [line for line in SHELL if line.startswith("onnxprune ") and not line.startswith("onnxprune run ")]
 PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 
 
