@@ -12,12 +12,14 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out
 from onnxprune.io import Model
+from onnxprune.repair.sequential import TURNS
 from onnxprune.search.reconstruct import Reconstruction, reconstruct
 from onnxprune.search.tables import error_tables
 from onnxprune.search.widths import Proposal, Search
 
 FIT, JUDGE = 256, 512  # samples: proposals are repaired on the former and judged, later vetoed, on the latter
 FINALISTS = 3  # proposals at most that are repaired on much data before one is taken
+SCARCE = 1024  # with fewer samples, those that judged take part in the last repair
 TABLES = 512  # samples for the error tables
 HELD_OUT = 0.25
 
@@ -48,7 +50,8 @@ def search_units(
 
     A quarter of the calibration data at most judges, a quarter vetoes a long search. A repair on little data favours
     proposals with little to repair, so those that come near the best are repaired on all but the judging data and judged
-    again; a single one is repaired on all of it. ``train``: what every proposal goes through before it is judged, with
+    again. Rectified targets help shallow networks and overfit deep ones: the best proposal is judged with them and
+    without. ``train``: what every proposal goes through before it is judged, with
     the data that repaired it.
     """
     rest, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
@@ -62,16 +65,19 @@ def search_units(
     )  # fmt: skip
     best = found.run() if max_divergence is None else found.smallest(max_divergence)
     finalists = [best] if max_divergence is not None else found.near(best)[:FINALISTS]
-    data = Batches(dataset if len(finalists) == 1 else rest)
 
-    def repaired(proposal: Proposal) -> Reconstruction:
-        progress(f"{proposal.name}: repairing on all data")
-        order = found.orders[proposal.exponent]
-        return reconstruct(analysis, proposal.widths, order, data, seed=seed, threads=threads, mask=mask)
+    def repaired(proposal: Proposal, turns: int, data: Dataset) -> Reconstruction:
+        progress(f"{proposal.name}: repairing on {len(data)} rows")
+        return reconstruct(
+            analysis, proposal.widths, found.orders[proposal.exponent], Batches(data),
+            turns=turns, seed=seed, threads=threads, mask=mask,
+        )  # fmt: skip
 
-    if len(finalists) > 1:
-        best, final = found.best_of((proposal, repaired(proposal)) for proposal in finalists)
-    else:
-        final = repaired(best)
+    final, turns = found.best_of((repaired(best, turns, rest), turns) for turns in (TURNS, 0))
+    rivals = [(final, best), *((repaired(rival, turns, rest), rival) for rival in finalists[1:])]
+    if len(rivals) > 1:
+        final, best = found.best_of(rivals)
+    if len(dataset) < SCARCE:
+        final = repaired(best, turns, dataset)
     narrowed = [group for group in tables.unread if best.widths[group] < analysis.widths[group]]
     return Found(final, found.history, narrowed)

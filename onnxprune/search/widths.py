@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from onnxprune.repair.sequential import POSITIONS, Batches
 from onnxprune.search.reconstruct import Reconstruction, reconstruct
 from onnxprune.search.tables import Tables
 
+T = TypeVar("T")
+
 WEIGHINGS = {
     "relative": 0.0,
     "mixed": 0.5,
@@ -29,6 +32,7 @@ SHARED_LAST = (
     1e3  # weight of groups with several readers (residual streams) where they are to go only when nothing else can
 )
 NEAR = 1.25  # times the best divergence: proposals this good on little data may be better on much
+FLOOR = 0.5  # of the uniform width: what every group keeps in one of the starting points
 BISECTIONS = 7  # of the share of MACs: to 1 %
 
 
@@ -126,15 +130,9 @@ class Search:
             distinct.setdefault(tuple(proposal.widths), proposal)
         return list(distinct.values())
 
-    def best_of(self, repaired: Iterable[tuple[Proposal, Reconstruction]]) -> tuple[Proposal, Reconstruction]:
-        """Return the proposal whose reconstruction, made on much data, diverges least; its divergence is updated."""
-        best: tuple[Proposal, Reconstruction] | None = None
-        for proposal, found in repaired:
-            proposal.divergence = self._judge.divergence(self._trained(found.model))
-            if best is None or proposal.divergence < best[0].divergence:
-                best = proposal, found
-        assert best is not None
-        return best
+    def best_of(self, made: Iterable[tuple[Reconstruction, T]]) -> tuple[Reconstruction, T]:
+        """Return the reconstruction that diverges least, with what it is paired with."""
+        return min(made, key=lambda pair: self._judge.divergence(self._trained(pair[0].model)))
 
     def _vetoed(self, best: Proposal, start: Proposal) -> bool:
         """Whether data that the search never saw prefers the start."""
@@ -157,7 +155,10 @@ class Search:
         if any(shared) and not all(shared):
             last = np.where(shared, SHARED_LAST, 1.0)
             found.append(Proposal("shared last", last, self._widths(last, WEIGHINGS["mixed"])))
-        return [*found, Proposal("uniform", ones, self._uniform())]
+        uniform = self._uniform()
+        floors = [min(nearest(legal, FLOOR * w), w) for legal, w in zip(self.legal, uniform.tolist(), strict=True)]
+        found.append(Proposal("floored", ones, self._widths(ones, WEIGHINGS["mixed"], floors)))
+        return [*found, Proposal("uniform", ones, uniform)]
 
     def _budget(self) -> tuple[str, float]:
         if self.target.kind == "ratio":
@@ -168,11 +169,15 @@ class Search:
         total = KINDS[self.target.kind]
         return total, self.target.budget(float(self.costs.total(total, self.costs.widths)))
 
-    def _widths(self, weights: np.ndarray, exponent: float) -> np.ndarray:
-        """Narrow the group that loses least error per cost, one hull segment at a time, until the budget is met."""
+    def _widths(self, weights: np.ndarray, exponent: float, floors: Sequence[int] = ()) -> np.ndarray:
+        """Narrow the group that loses least error per cost, one hull segment at a time, until the budget is met.
+
+        ``floors``: width per group that is not to be undercut.
+        """
         total, limit = self._budget()
         errors = [order.error * w for order, w in zip(self.orders[exponent], weights, strict=True)]
-        hulls = {g: _hull(self.legal[g], errors[g]) for g in self.movable}
+        lowest = floors or [0] * len(self.legal)
+        hulls = {g: _hull([w for w in self.legal[g] if w >= lowest[g]], errors[g]) for g in self.movable}
         widths = np.array([legal[-1] for legal in self.legal], np.int64)
         cost = float(self.costs.total(total, widths))
         while cost > limit:
