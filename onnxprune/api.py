@@ -228,9 +228,11 @@ def bench(
     """Return the measured latency of one model, or of two in turns, on one random sample, and the memory of each.
 
     ``providers``: execution providers of ONNX Runtime, the first that can runs a node. ``memory``: also measure the
-    resident memory of a fresh process per model.
+    resident memory of a fresh process per model. The gate ``max_latency_ratio`` goes by p10.
     """
     chosen = make_settings(settings)
+    if other is None and chosen.max_latency_ratio is not None:
+        raise UsageError("the gate max_latency_ratio compares two models; give the other one too")
     stages = Stages(progress or (lambda stage: None))
     with stages("load"):
         first = load(model)

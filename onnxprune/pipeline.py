@@ -416,7 +416,7 @@ def time_models(
     providers: Sequence[str] | None = None,
     memory: bool = False,
 ) -> Report:
-    """Return the report of ``bench``; exit code 5 for an inconclusive measurement when ``strict``."""
+    """Return the report of ``bench``; exit code 1 for a missed gate, 5 for an inconclusive measurement when ``strict``."""
     facts = gather_facts(model, Graph(model.proto), dict(settings.input_shape))
     feeds = single_feeds(facts, settings.seed)
     limits: dict[str, Any] = {"threads": settings.threads, "providers": providers, "max_seconds": seconds}
@@ -431,12 +431,15 @@ def time_models(
             for name, one in (("before", model), ("after", other))
             if one
         }
+    gates = judge(settings, {"latency": found.to_json()})
+    missed = int(not all(gate["passed"] for gate in gates))
     return report.header("bench", settings.to_json()) | {
-        "exit_code": Inconclusive.exit_code if strict and not found.conclusive else 0,
+        "exit_code": Inconclusive.exit_code if strict and not found.conclusive else missed,
         "model": report.model_entry(model),
         "other": None if other is None else report.model_entry(other),
         "latency": found.to_json(),
         "memory": held,
+        "gates": gates,
         "seconds": stages.seconds,
     }
 

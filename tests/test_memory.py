@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +82,17 @@ def test_bench_reports_memory_and_refuses_unknown_providers() -> None:
         bench(CNN, providers=["MagicExecutionProvider"])
     done = CliRunner().invoke(main, ["bench", str(CNN), "--providers", "Magic"])
     assert (done.exit_code, "MagicExecutionProvider" in done.stderr) == (2, True)
+
+
+def test_bench_judges_a_ratio_and_states_the_conditions(tmp_path: Path) -> None:
+    """A limit of next to nothing is missed (1), one of a million holds (0); one model has no ratio to judge (2)."""
+    arguments = ["bench", str(CNN), str(CNN), "--pairs", "12", "--seconds", "0.2", "--threads", "2"]
+    document = tmp_path / "bench.json"
+    for limit, code in (("0.0001", 1), ("1000000", 0)):
+        done = CliRunner().invoke(main, [*arguments, "--max-latency-ratio", limit, "--json", str(document)])
+        assert done.exit_code == code, done.output
+        assert "threads: 2, on CPUExecutionProvider" in done.stdout
+        (gate,) = json.loads(document.read_text())["gates"]
+        assert (gate["name"], gate["passed"]) == ("max_latency_ratio", code == 0)
+    alone = CliRunner().invoke(main, ["bench", str(CNN), "--max-latency-ratio", "0.5"])
+    assert (alone.exit_code, "give the other one too" in alone.stderr) == (2, True)

@@ -67,6 +67,11 @@ class LatencyReport:
         return self.after.p10 / self.before.p10 if self.after and self.before.p10 > 0 else None
 
     @property
+    def ratio_min(self) -> float | None:
+        """after / before of the fastest runs; None for one model."""
+        return self.after.min / self.before.min if self.after and self.before.min > 0 else None
+
+    @property
     def reasons(self) -> list[str]:
         """Why nothing can be concluded from this measurement; empty when something can."""
         models = {"before": self.before} | ({"after": self.after} if self.after else {})
@@ -86,11 +91,11 @@ class LatencyReport:
         return not self.reasons
 
     def to_json(self) -> dict[str, Any]:
-        pair = {"after": self.after.to_json(), "ratio_p10": self.ratio_p10} if self.after else {}
+        pair = {"after": self.after and self.after.to_json(), "ratio_p10": self.ratio_p10, "ratio_min": self.ratio_min}
         return {
             "unit": "us",
             "before": self.before.to_json(),
-            **pair,
+            **(pair if self.after else {}),
             "threads": self.threads,
             "providers": list(self.providers),
             "conclusive": self.conclusive,
