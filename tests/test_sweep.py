@@ -79,6 +79,23 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(point.id({}) for point in points)
 
 
+def test_an_interrupted_sweep_keeps_the_points_it_has(tmp_path: Path) -> None:
+    ran: list[float] = []
+
+    def evaluate(settings: Any) -> dict[str, Any]:
+        ran.append(settings["ratio"])
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        return report(5)
+
+    points = grid([0.25, 0.5, 0.75], ["l2"], ["none"])
+    with pytest.raises(KeyboardInterrupt):
+        run_points(points, {}, evaluate, tmp_path, lambda text: None)
+    found, warnings = run_points(points, {}, evaluate, tmp_path, lambda text: None)
+    assert (ran, warnings) == ([0.25, 0.5, 0.5, 0.75], [])
+    assert [entry["macs_share"] for entry in found] == [0.5] * 3
+
+
 def test_a_damaged_point_is_run_again(tmp_path: Path) -> None:
     point = Point({"criterion": "l2", "repair": "none", "ratio": 0.5})
     path = tmp_path / f"{point.id({})}.json"
@@ -110,7 +127,7 @@ def test_on_a_real_model(tmp_path: Path) -> None:
     chosen = next(point for point in runs[0]["points"] if point["id"] == runs[0]["chosen"])
     assert (chosen["settings"]["ratio"], chosen["drop"] <= 0.02) == (0.1, True)
     assert all(point["score"] is not None for point in runs[0]["points"])
-    assert "What stays against MACs left" in (tmp_path / "r.html").read_text()
+    assert "Quality against MACs left" in (tmp_path / "r.html").read_text()
 
 
 def test_settings_that_make_no_sense_are_refused_before_the_first_run() -> None:

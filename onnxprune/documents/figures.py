@@ -139,7 +139,7 @@ def tradeoff(report: Report) -> Figure | None:
         if shown:
             axes.plot([100 * p["macs_share"] for p in shown], [100 * p[key] for p in shown], style, label=label, **look)
     axes.set_xlabel("MACs left in %")
-    axes.set_ylabel(f"{shortened(title, LABEL)} in %")
+    axes.set_ylabel(f"{shortened(title, 2 * LABEL)} in %")
     axes.grid()
     axes.set_axisbelow(True)
     figure.legend(loc="outside upper right", ncols=4, frameon=False, fontsize=8.5, columnspacing=1, handlelength=1.2)
@@ -166,7 +166,7 @@ def sensitivity(report: Report) -> Figure:
 
 
 FIGURES: tuple[tuple[str, str, Callable[[Report], Figure | None]], ...] = (
-    ("What stays against MACs left", "points", tradeoff),
+    ("Quality against MACs left", "points", tradeoff),
     ("Each group narrowed alone", "curves", sensitivity),
     ("Width of each group", "groups", channels),
     ("Divergence per tensor", "layers", divergence),
