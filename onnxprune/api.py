@@ -316,7 +316,7 @@ def read_report(path: str | os.PathLike[str]) -> Report:
         found = json.loads(io.read_text(path))
     except ValueError as error:
         raise DataError(f"{path} is not a JSON report: {error}") from None
-    if not isinstance(found, dict) or "schema_version" not in found:
+    if not isinstance(found, dict) or not {"schema_version", "command"} <= found.keys():
         raise DataError(f"{path} is not a report of onnxprune; write one with --json")
     return found
 

@@ -62,7 +62,7 @@ def hostile(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 class Tags(HTMLParser):
-    """Collects tags, and that every opened one is closed."""
+    """Collects tags and ids, and that every opened one is closed and every id is there once."""
 
     VOID = frozenset({"meta", "link", "br", "hr", "img"})
 
@@ -71,15 +71,21 @@ class Tags(HTMLParser):
         self.open: list[str] = []
         self.seen: set[str] = set()
         self.attributes: set[str] = set()
+        self.ids: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.add(tag)
         self.attributes.update(name for name, _ in attrs)
+        self._identify(attrs)
         if tag not in self.VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.add(tag)
+        self._identify(attrs)
+
+    def _identify(self, attrs: list[tuple[str, str | None]]) -> None:
+        self.ids += [value or "" for name, value in attrs if name == "id"]
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -90,6 +96,7 @@ def parsed(text: str) -> Tags:
     tags.feed(text)
     tags.close()
     assert not tags.open
+    assert len(tags.ids) == len(set(tags.ids))
     return tags
 
 
@@ -166,6 +173,7 @@ def test_jobs_become_sections_and_suites(plain: dict[str, Any]) -> None:
     assert [suite.get("name") for suite in suites] == ["one", "two"]
     assert "## two" in render("markdown", run)
     assert parsed(render("html", run)).seen >= {"ul", "svg"}
+    parsed(render("html", {"command": "run", "jobs": {"one": plain, "two": plain}}))
 
 
 def test_figures_take_their_colours_from_the_page(hostile: dict[str, Any]) -> None:

@@ -157,3 +157,26 @@ def test_other_data_options_or_model_is_another_point(tmp_path: Path) -> None:
         names(calibration=MODELS / "digits_calib.npz"),
     ]
     assert len(first.union(*others)) == 1 + len(others)
+
+
+def test_reports_of_several_commands_become_one(tmp_path: Path) -> None:
+    """Sections are called after the files, after file and job where a file holds jobs, after the path where stems clash."""
+    names = ("sweep.json", "check.json", "other/check.json")
+    (tmp_path / "other").mkdir()
+    made = [str(tmp_path / name) for name in names]
+    commands = [
+        ["sweep", CNN, "--ratios", "0.1", "--repairs", "none", "--eval", TEST],
+        ["check", CNN],
+        ["inspect", CNN],
+    ]
+    page, joined = str(tmp_path / "all.html"), str(tmp_path / "all.json")
+    for command, path in zip(commands, made, strict=True):
+        assert CliRunner().invoke(main, [*map(str, command), "--json", path]).exit_code == 0
+    done = CliRunner().invoke(main, ["report", *made, "--html", page, "--json", joined])
+    assert done.exit_code == 0, done.output
+    jobs = json.loads(Path(joined).read_text())["jobs"]
+    assert list(jobs) == ["sweep", f"{made[1]}: {CNN}", made[2]]
+    text = Path(page).read_text()
+    assert "Quality against MACs left" in text and "Width of each group" in text
+    done = CliRunner().invoke(main, ["report", str(MODELS / "digests.json")])
+    assert (done.exit_code, "not a report of onnxprune" in done.stderr) == (3, True)

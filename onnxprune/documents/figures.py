@@ -40,14 +40,14 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def figures(report: Report) -> list[tuple[str, str]]:
-    """Return (title, SVG) of every figure that a report gives rise to."""
+def figures(report: Report, number: int = 0) -> list[tuple[str, str]]:
+    """Return (title, SVG) of every figure that a report gives rise to; ``number``: of the report, to keep ids apart."""
     found = []
     with rc_context(STYLE):
         for title, key, draw in FIGURES:
             figure = draw(report) if report.get(key) else None
             if figure is not None:
-                found.append((title, _svg(figure, title, key)))
+                found.append((title, _svg(figure, title, f"{key}-{number}")))
     return found
 
 

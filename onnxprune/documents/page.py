@@ -55,7 +55,7 @@ def _section(name: str, report: Mapping[str, Any], number: int) -> dict[str, Any
         "gated": bool(report.get("gates")),
         "verdict": "" if report.get("error") else verdict(dict(report)),
         "models": [(shortened(str(m["path"] or "a model in memory")), m["sha256"]) for m in models],
-        "figures": [(title, Markup(svg)) for title, svg in figures(report)] if number < FIGURED else [],
+        "figures": [(title, Markup(svg)) for title, svg in figures(report, number)] if number < FIGURED else [],
         "open": [table for table in found if not table.folded],
         "folded": [table for table in found if table.folded],
         "excludes": exclude_lines(report),

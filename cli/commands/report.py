@@ -1,0 +1,35 @@
+"""``onnxprune report``: reports of several runs as one document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from onnxprune.cli.options import FILE, MESSAGES, OUTPUT, options
+
+
+@click.command(short_help="Join JSON reports into one document.")
+@click.argument("reports", type=FILE, metavar="REPORT...", nargs=-1, required=True)
+@options(OUTPUT, MESSAGES)
+@click.pass_context
+def command(ctx: click.Context, reports: Sequence[str]) -> None:
+    """Join each REPORT (of any command, written with --json) into one page or table: a section per run, under the file's name.
+
+    Nothing is run again and nothing is judged: ends with 0 whatever the reports say.
+    """
+    from onnxprune.api import read_report
+    from onnxprune.cli.console import Terminal, write_documents
+    from onnxprune.cli.tables import show_jobs
+    from onnxprune.documents.tables import parts
+    from onnxprune.report import header
+
+    stems = [Path(path).stem for path in reports]
+    found = {}
+    for path, stem in zip(reports, stems, strict=True):
+        name = stem if stems.count(stem) == 1 else path
+        for job, report in parts(read_report(path)):
+            found[f"{name}: {job}" if job else name] = report
+    show_jobs(Terminal(ctx), found)
+    write_documents(ctx, header("report") | {"jobs": found})
