@@ -195,7 +195,8 @@ REPAIR = (
     click.option(
         "--recover-loss",
         metavar="NAME",
-        help="auto (default: distillation, with labels in --calib the task loss too), distill, mse or labels.",
+        help="auto (default: distillation, with labels in --calib the task loss too), distill, mse, labels, or blocks: "
+        "block after block, so many STEPS for each.",
     ),
     click.option("--learning-rate", type=float, help="The largest of the training; it falls to zero. Default 0.001."),
     click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from onnxprune.measure.layers import compare_layers
 from onnxprune.memory import peak_activation_bytes, peak_rss, weight_bytes
 from onnxprune.output import save, stored_bytes
 from onnxprune.plans import Plan, kept_units, make_plan
-from onnxprune.recover import recover, split_judge
+from onnxprune.recover import Positions, recover, split_judge
 from onnxprune.repair import Subspace, repair
 from onnxprune.report import Report
 from onnxprune.search import Reconstruction, search_units
@@ -219,7 +220,8 @@ class Run:
         self.extra["repair"] = {"method": found.method, "divergence": found.divergences}
         return found.model
 
-    def _recovered(self, small: ModelProto) -> ModelProto:
+    def _recovered(self, small: ModelProto, positions: Positions = lambda value: {}) -> ModelProto:
+        """Train as the recipe says; ``positions``: what is left of each axis of a value of the model."""
         recipe, calibration = self.settings.recipe, self.data.calibration
         if recipe is None:
             return small
@@ -232,6 +234,7 @@ class Run:
                 calibration,
                 recipe,
                 judge=self.data.judge,
+                positions=positions,
                 checkpoint=self.checkpoint,
                 threads=self.settings.threads,
                 progress=self.stages.progress,
@@ -242,7 +245,8 @@ class Run:
     def carry_out(self, analysis: Analysis, kept: Kept) -> tuple[ModelProto, list[np.ndarray], SurgeryCheck]:
         """Cut, prove the cut exact, repair and recover; what stays may be more than ``kept`` where that is not exact."""
         small, kept, check = cut_exactly(analysis, kept, self.settings, self.stages)
-        return self._recovered(self._repaired(analysis, kept, small)), kept, check
+        repaired = self._repaired(analysis, kept, small)
+        return self._recovered(repaired, partial(analysis.kept_positions, kept)), kept, check
 
     def finish(self, analysis: Analysis, kept: Kept, settings: Mapping[str, Any]) -> Result:
         """Carry out a decision: cut, check, repair, measure, judge, and write the file when all gates pass."""

@@ -141,6 +141,8 @@ class Settings:
         self._refuse_beside_lossless()
         self._refuse_beside_steps()
         self._refuse_beside_greedy()
+        if self.pairs and self.recover_loss == "blocks":
+            raise UsageError("recover_loss blocks compares channels by their place, which granularity paired changes")
         for name in ("seed", "threads", "samples", "batch"):
             value = getattr(self, name)
             if value is not None and value < (name != "seed"):

@@ -13,13 +13,18 @@ from click.testing import CliRunner
 from networks import network
 from onnx import ModelProto, numpy_helper
 
+import onnxprune
 from onnxprune import io
 from onnxprune.cli import main
 from onnxprune.data import Dataset, input_specs, open_dataset
 from onnxprune.errors import DataError, InputError, ModelError, UsageError
+from onnxprune.facts import gather_facts
+from onnxprune.graph import Graph
 from onnxprune.recover import Recipe, Recovered, parse_length, recover
 from onnxprune.recover.augment import augmenter, flip, shift
 from onnxprune.recover.batches import Shuffled
+from onnxprune.recover.blocks import BlockTraining, extracted, own_parameters, segments
+from onnxprune.recover.lessons import WholeModel
 from onnxprune.recover.optimisers import Adam, Sgd, clipped, norm
 from onnxprune.recover.parameters import trainable, with_parameters
 from onnxprune.recover.statistics import with_statistics
@@ -114,12 +119,13 @@ def test_one_step_by_hand() -> None:
     pruned = damaged(original)
     recipe = Recipe(1, loss="mse", optimiser="sgd", learning_rate=0.1, batch=48, warm_up=0, clip=1e9)
     rows = data(original, 48)
-    training = Training(io.load(original), pruned, rows, rows, recipe, {}, 1, lambda text: None)
+    lessons = WholeModel(io.load(original), rows, rows, recipe)
+    training = Training(io.load(pruned), trainable(io.load(pruned)), lessons, recipe)
     list(training.run())
     w, b = trainable(io.load(pruned)).values()
     w0, b0 = trainable(io.load(original)).values()
     x = next(rows.batches(48))["x"].astype(np.float64)
-    slope = 2 * (x @ (w - w0) + b - b0) / (len(x) * 3 * training.objective.terms[0].variance)
+    slope = 2 * (x @ (w - w0) + b - b0) / (len(x) * 3 * lessons.objective.terms[0].variance)
     halfway = 0.1 * 0.5  # the middle of the only step, halfway down the cosine
     found = training.parameters
     np.testing.assert_allclose(found["w"], w - halfway * x.T @ slope, rtol=1e-5, atol=1e-6)
@@ -385,3 +391,156 @@ def test_recovery_without_data_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [str(MODELS / "digits_cnn.onnx"), str(tmp_path / "o.onnx"), "--recover", "5"])
     assert result.exit_code == DataError.exit_code
     assert "--calib" in result.output
+
+
+# --- by blocks ------------------------------------------------------------------------------------------------------
+
+
+RESIDUAL = """
+w1 = %6x3x3x3; b1 = %6; w2 = %6x6x3x3; w3 = %6x6x3x3; w4 = %4x6; b4 = %4
+p = Conv<pads=[1,1,1,1]>(x, w1, b1); a = Relu(p)
+q = Conv<pads=[1,1,1,1]>(a, w2); r = Relu(q); s = Conv<pads=[1,1,1,1]>(r, w3); t = Add(a, s); c = Relu(t)
+g = GlobalAveragePool(c); f = Flatten(g); y = Gemm<transB=1>(f, w4, b4)
+"""
+
+
+def residual(body: str = RESIDUAL) -> ModelProto:
+    return network(body, "float[n,3,6,6] x", "float[n,4] y")
+
+
+def blocks_of(model: ModelProto, comparable=lambda name: True) -> list[tuple[str, ...]]:
+    loaded = io.load(model)
+    facts = gather_facts(loaded, Graph(loaded.proto))
+    return [part.outputs for part in segments(facts, comparable)]
+
+
+def test_blocks_end_where_one_value_carries_everything() -> None:
+    """Inside the branch two values are alive; a block goes on to the last value before the next matrix."""
+    assert blocks_of(residual()) == [("a",), ("f",), ("y",)]
+    assert blocks_of(residual(), lambda name: name != "f") == [("a",), ("g",), ("y",)]
+    assert blocks_of(residual(), lambda name: name not in "actgf") == [("p",), ("y",)]
+    assert blocks_of(flat()) == [("h",), ("y",)]
+    assert blocks_of(flat(), lambda name: False) == [("y",)]
+
+
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_transformer"])
+def test_blocks_one_after_the_other_are_the_model(name: str) -> None:
+    model = io.load(MODELS / f"{name}.onnx")
+    facts = gather_facts(model, Graph(model.proto))
+    values = dict(data(model.proto, 4).batches(4).__next__())
+    expected = session(model).run(values)
+    for part in segments(facts, lambda value: True):
+        block = extracted(facts, part, [{value: values[value] for value in part.inputs}])
+        values |= session(block).run({value: values[value] for value in part.inputs})
+    for output, array in expected.items():
+        np.testing.assert_allclose(values[output], array, rtol=1e-4, atol=1e-5)
+
+
+def test_a_parameter_that_two_blocks_read_belongs_to_none() -> None:
+    body = "w = %6x6; v = %6x3; k = Identity(w); p = MatMul(x, k); h = Relu(p); q = MatMul(h, w); r = Relu(q); y = MatMul(r, v)"
+    model = io.load(network(body, "float[n,6] x", "float[n,3] y"))
+    facts = gather_facts(model, Graph(model.proto))
+    parts = segments(facts, lambda name: True)
+    assert [part.outputs for part in parts] == [("h",), ("r",), ("y",)]
+    assert [own_parameters(facts, part) for part in parts] == [[], [], ["v"]]
+
+
+def test_one_step_of_a_block_is_a_step_towards_the_originals_value() -> None:
+    """The first block of the perceptron alone: its target is the original's hidden layer, whatever comes after."""
+    original = flat()
+    broken = damaged(original)
+    later = with_parameters(broken, {"w2": np.zeros((8, 3), np.float32)})
+    settings = {"steps": 1, "loss": "blocks", "optimiser": "sgd", "warm_up": 0.0}
+    lessons = WholeModel(io.load(original), data(original), data(original, seed=1), Recipe(batch=16, **settings))
+    found = []
+    for model in (broken, later):
+        training = BlockTraining(io.load(original), io.load(model), lessons, data(original, seed=1), lambda value: {})
+        list(training.run())
+        found.append(training.parameters["w1"])
+        before = trainable(io.load(model))["w1"]
+        assert not np.array_equal(found[-1], before)
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("make", [residual, flat, images], ids=["residual", "mlp", "cnn"])
+def test_outputs_come_back_block_by_block(make) -> None:
+    original = make()
+    found = run(original, damaged(original, 0.2), steps=60, loss="blocks")
+    assert found.after < 0.5 * found.before and found.kept.startswith("trained")
+
+
+def test_blocks_of_narrower_models_are_compared_at_what_is_left() -> None:
+    """Hidden units 1 and 4 are gone; the rest is compared with the same units of the original."""
+    original = flat()
+    keep = np.array([0, 2, 3, 5, 6, 7])
+    arrays = trainable(io.load(original))
+    small = ModelProto()
+    small.CopyFrom(original)
+    for tensor in small.graph.initializer:
+        axis = {"w1": 1, "b1": 0, "w2": 0}.get(tensor.name)
+        if axis is not None:
+            tensor.CopyFrom(numpy_helper.from_array(np.take(arrays[tensor.name], keep, axis), tensor.name))
+    broken = damaged(small, 0.2)
+    left = {"p": {1: keep}, "h": {1: keep}}
+    lessons = WholeModel(
+        io.load(original),
+        data(original),
+        data(original, seed=1),
+        Recipe(200, loss="blocks", batch=16, learning_rate=1e-2),
+    )
+    training = BlockTraining(
+        io.load(original), io.load(broken), lessons, data(original, seed=1), lambda value: left.get(value, {})
+    )
+    list(training.run())
+    gaps = [np.abs(p["w1"] - arrays["w1"][:, keep]).mean() for p in (trainable(io.load(broken)), training.parameters)]
+    assert gaps[1] < 0.5 * gaps[0]
+
+
+def test_blocks_are_never_worse_and_repeat(tmp_path: Path) -> None:
+    original = residual()
+    broken = damaged(original, 0.1)
+    first, second = (run(original, broken, steps=5, loss="blocks") for _ in range(2))
+    assert first.model.SerializeToString(deterministic=True) == second.model.SerializeToString(deterministic=True)
+    worse = run(original, damaged(original, 1e-5), steps=3, loss="blocks", learning_rate=1.0)
+    assert worse.after <= worse.before
+
+
+def test_blocks_go_on_where_they_were_killed(tmp_path: Path) -> None:
+    original = residual()
+    broken = damaged(original, 0.1)
+    whole = run(original, broken, steps=4, loss="blocks")
+    path = tmp_path / "state.npz"
+
+    def stop(text: str) -> None:
+        if "block 3 of 3" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(original, broken, steps=4, loss="blocks", checkpoint=path, progress=stop)
+    again = run(original, broken, steps=4, loss="blocks", checkpoint=path)
+    assert again.model.SerializeToString(deterministic=True) == whole.model.SerializeToString(deterministic=True)
+    assert again.steps == whole.steps == 12
+
+
+def test_masked_weights_stay_zero_in_blocks() -> None:
+    original = flat()
+    mask = np.random.default_rng(0).random((6, 8)) < 0.5
+    found = run(original, damaged(original), steps=10, loss="blocks", masks={"w1": mask})
+    assert not trainable(io.load(found.model))["w1"][~mask].any()
+
+
+def test_blocks_take_no_augmentation_and_no_pairs() -> None:
+    with pytest.raises(UsageError, match="leave augmentation out"):
+        Recipe(1, loss="blocks", augment=("flip",))
+    with pytest.raises(UsageError, match="granularity paired"):
+        onnxprune.prune(MODELS / "digits_cnn.onnx", granularity=("paired",), recover=1, recover_loss="blocks")
+
+
+def test_a_bundled_model_recovers_by_blocks() -> None:
+    result = onnxprune.prune(
+        MODELS / "digits_cnn.onnx", calibration=MODELS / "digits_calib.npz", evaluation=MODELS / "digits_test.npz",
+        criterion="l2", repair="none", ratio=0.5, recover=10, recover_loss="blocks", samples=128, latency=False,
+    )  # fmt: skip
+    found = result.report["recover"]
+    assert found["after"] < 0.6 * found["before"] and found["steps"] == 60
+    assert result.report["task"]["after"] > 0.85

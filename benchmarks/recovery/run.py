@@ -1,8 +1,8 @@
 """Recovery by distillation: top-1 before and after, with what it took.
 
-    python benchmarks/recovery/run.py resnet20-jpeg resnet20 [--data ../shared] [--recover 5m] [--labelled] [--pruned x.onnx]
+    python benchmarks/recovery/run.py resnet20-jpeg resnet20 [--data ../shared] [--recover 5m] [--labelled] [--loss blocks]
 
-Prunes to half of the MACs with calibration data (or takes ``--pruned``), recovers, and measures on test images that
+Prunes to half of the MACs with calibration data, recovers, and measures on test images that
 nothing was chosen by. Wall-clock time says little on a busy machine, so CPU seconds of both threads and steps are given.
 """
 
@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 import onnxprune  # noqa: E402
 from onnxprune.data import ImageOptions, input_specs, open_dataset  # noqa: E402
+from onnxprune.plans import kept_units  # noqa: E402
 from onnxprune.recover import Recipe, parse_length, recover  # noqa: E402
 from onnxprune.runtime import session  # noqa: E402
 
@@ -67,18 +69,21 @@ def measure(name: str, options: argparse.Namespace) -> None:
     specs = input_specs(original.proto)
     whole = open_dataset(x, specs, labels=y if options.labelled else None, images=IMAGES)
     fit, judge = whole.split(min(512, len(x) // 8), 0)
-    if options.pruned:
-        small = onnxprune.load(options.pruned).proto
-    else:
-        settings = {"target": "macs=50%", "round_to": 1, "latency": False, "threads": options.threads}
-        small = onnxprune.prune(original, calibration=fit, **settings).model
+    settings = {"target": "macs=50%", "round_to": 1, "latency": False, "threads": options.threads}
+    result = onnxprune.prune(original, calibration=fit, repair=options.repair, criterion=options.criterion, **settings)
+    small, analysis = result.model, onnxprune.analyze(original)
+    positions = partial(analysis.kept_positions, kept_units(result.plan, analysis))
     recipe = Recipe(
         **parse_length(options.recover or case.length),
         augment=case.augment if options.augment is None else tuple(options.augment.split(",")),
+        loss=options.loss,
         **({"learning_rate": options.learning_rate} if options.learning_rate else {}),
     )
     wall, cpu = time.perf_counter(), time.process_time()
-    found = recover(original, small, fit, recipe, judge=judge, threads=options.threads, progress=options.progress)
+    found = recover(
+        original, small, fit, recipe, judge=judge, positions=positions,
+        threads=options.threads, progress=options.progress,
+    )  # fmt: skip
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     before, after = (top1(model, *test, options.threads) for model in (small, found.model))
     print(
@@ -95,9 +100,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--recover", help="steps or a time; default: what the bar says")
     parser.add_argument("--augment", help="default: what the bar says")
+    parser.add_argument("--loss", default="auto", help="auto, distill, mse, labels or blocks")
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--labelled", action="store_true", help="use the labels of the training images too")
-    parser.add_argument("--pruned", type=Path, help="a model pruned already, which has not seen the held-out images")
+    parser.add_argument("--criterion", default="auto")
+    parser.add_argument("--repair", default="auto")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +105,11 @@ class Analysis:
         if (value, axis) not in self.solution.links.axes:
             return None
         return self._mask(kept, self.solution.links.axis(value, axis))
+
+    def kept_positions(self, kept: Sequence[np.ndarray], value: str) -> dict[int, np.ndarray]:
+        """Return axis -> positions that stay, for every axis of a value that loses some."""
+        masks = {axis: self.keep_mask(list(kept), value, axis) for axis in range(len(self.facts.shape(value) or ()))}
+        return {axis: np.flatnonzero(mask) for axis, mask in masks.items() if mask is not None}
 
     def letter_mask(self, kept: list[np.ndarray], index: int, letter: str) -> np.ndarray | None:
         """Return bool[size] of the positions of a signature's letter that stay, None where all do."""

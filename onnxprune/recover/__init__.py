@@ -1,6 +1,7 @@
 """Recovery by gradient steps: distillation from the original model and, where labels are given, the task loss."""
 
+from onnxprune.recover.blocks import Positions
 from onnxprune.recover.recipe import Recipe, parse_length
-from onnxprune.recover.train import Recovered, recover, split_judge
+from onnxprune.recover.run import Recovered, recover, split_judge
 
-__all__ = ["Recipe", "Recovered", "parse_length", "recover", "split_judge"]
+__all__ = ["Positions", "Recipe", "Recovered", "parse_length", "recover", "split_judge"]

@@ -24,6 +24,7 @@ LOSSES.add("auto", "distillation, mixed with the task loss where labels are give
 LOSSES.add("distill", "distance to the original's outputs: KL of class scores, mean squared error of all others")
 LOSSES.add("mse", "mean squared error to all of the original's outputs, over their variance")
 LOSSES.add("labels", "cross entropy of the class scores")
+LOSSES.add("blocks", "block after block: mean squared error to what the original's block gives; cheap for large models")
 
 
 def target_name(output: str) -> str:

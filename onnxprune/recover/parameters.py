@@ -48,20 +48,22 @@ def trainable(model: Model) -> dict[str, np.ndarray]:
     graph = Graph(model.proto)
     found: dict[str, np.ndarray] = {}
     for node in graph.top:
-        for name in _weights(node, graph):
-            tensor = graph.tensors[name]
-            if name not in found and tensor.data_type in FLOATS and tensor.dims and _in_file(name, graph):
-                array = model.array(tensor)
+        for name in stored_weights(node, graph):
+            if name not in found:
+                array = model.array(graph.tensors[name])
                 found[name] = array.astype(np.float32 if array.itemsize == 2 else array.dtype)
     if not found:
         raise ModelError(f"{model.name}: no float weights that could be trained")
     return found
 
 
-def _weights(node: Node, graph: Graph) -> Iterator[str]:
+def stored_weights(node: Node, graph: Graph) -> Iterator[str]:
+    """Yield the stored float tensors that a node multiplies by, adds or the like, and that can be trained."""
     for place in WEIGHTS.get(node.op, range(2) if node.op in VECTORS else ()):
         name = _stored(node.input(place), graph)
-        if name and (node.op not in VECTORS or _is_vector(graph.tensors[name])):
+        if not name or (node.op in VECTORS and not _is_vector(graph.tensors[name])):
+            continue
+        if graph.tensors[name].data_type in FLOATS and graph.tensors[name].dims and _in_file(name, graph):
             yield name
 
 
@@ -87,9 +89,13 @@ def with_parameters(proto: ModelProto, values: Mapping[str, np.ndarray]) -> Mode
     """Return a copy of the model that holds these values, in the types it had."""
     result = ModelProto()
     result.CopyFrom(proto)
-    tensors = Graph(result).tensors
+    write_parameters(Graph(result), values)
+    return result
+
+
+def write_parameters(graph: Graph, values: Mapping[str, np.ndarray]) -> None:
+    """Replace the content of stored tensors, in the types they have."""
     for name, array in values.items():
-        old = tensors[name]
+        old = graph.tensors[name]
         dtype = numpy_helper.to_array(TensorProto(data_type=old.data_type, dims=[0])).dtype
         old.CopyFrom(numpy_helper.from_array(array.astype(dtype), old.name))
-    return result

@@ -18,7 +18,7 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 class Recipe:
     """Stop after ``steps`` or, where that is 0, after ``seconds``.
 
-    ``loss``: see ``LOSSES``. ``label_weight``: share of the task loss where labels are given. ``learning_rate`` None:
+    ``loss``: see ``LOSSES``; by blocks every block takes so many steps, or its part of the time. ``label_weight``: share of the task loss where labels are given. ``learning_rate`` None:
     the optimiser's own default. ``warm_up``: share of the training in which the rate rises; it then falls along a
     cosine. ``clip``: largest norm of all gradients together. ``weight_decay``: per step and unit of rate, of all but
     vectors.
@@ -45,12 +45,24 @@ class Recipe:
                 registry[name]
         if bool(self.steps) == bool(self.seconds) or self.steps < 0 or self.seconds < 0:
             raise UsageError("recovery stops after a number of steps or after a time: give one of them, above zero")
+        if self.by_blocks and self.augment:
+            raise UsageError("recovery by blocks sees what the blocks read once, as it is; leave augmentation out")
         limits = {"batch": 1, "temperature": 0, "clip": 0, "label_weight": 0, "warm_up": 0, "weight_decay": 0}
         for name, least in limits.items():
             if not getattr(self, name) >= least:
                 raise UsageError(f"{name} {getattr(self, name)}: give a number of at least {least}")
         if not 0 < self.rate < math.inf:
             raise UsageError(f"learning rate {self.learning_rate}: give a number above zero, such as 0.001")
+
+    @property
+    def by_blocks(self) -> bool:
+        """Whether blocks are trained one after the other instead of the whole model at once."""
+        return self.loss == "blocks"
+
+    @property
+    def outer_loss(self) -> str:
+        """What the outputs of the whole model are judged by."""
+        return "auto" if self.by_blocks else self.loss
 
     @property
     def rate(self) -> float:

@@ -1,0 +1,109 @@
+"""A whole recovery: hold data out, train, and return the best of what was found, never a worse model."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onnx import ModelProto
+
+from onnxprune.data import Dataset
+from onnxprune.data.repeated import held_out
+from onnxprune.io import Model
+from onnxprune.recover import checkpoint as file
+from onnxprune.recover.blocks import BlockTraining, Positions
+from onnxprune.recover.lessons import Arrays, WholeModel
+from onnxprune.recover.parameters import trainable
+from onnxprune.recover.recipe import Recipe
+from onnxprune.recover.statistics import with_statistics
+from onnxprune.recover.train import Training
+
+HELD_OUT, MOST_HELD_OUT = 0.125, 512  # share of the data to judge by, rows at most
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """The model and how it came about; ``before`` and ``after``: the held-out loss.
+
+    ``kept``: trained, trained+statistics, or original where training made nothing better. ``went_back``: how often it
+    diverged. ``labels``: whether the task loss took part.
+    """
+
+    model: ModelProto
+    steps: int
+    seconds: float
+    before: float
+    after: float
+    kept: str
+    went_back: int
+    labels: bool
+
+    def to_json(self) -> dict[str, object]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
+
+
+def recover(
+    original: Model,
+    pruned: ModelProto,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    judge: Dataset | None = None,
+    masks: Arrays | None = None,
+    positions: Positions = lambda value: {},
+    checkpoint: Path | None = None,
+    threads: int = 1,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Recovered:
+    """Train the weights of ``pruned`` to bring the outputs of ``original`` back; never return a worse model.
+
+    ``judge``: data that decides what is better, best none that a repair has seen; by default an eighth of ``dataset``, at
+    most 512 rows, which is then not trained on. ``masks``: parameter -> bool of its shape; where
+    False the weight stays zero. ``positions``: value of the original -> axis -> what is left of it, to train by blocks.
+    ``checkpoint``: file to keep the state in, and to go on from if it is there.
+    Raises ModelError where no gradient can be taken, DataError where the loss does not fit the data.
+    """
+    rest, judge = (dataset, judge) if judge else split_judge(dataset, recipe.seed)
+    model = Model(pruned, "", original.path)
+    lessons = WholeModel(original, rest, judge, recipe, threads)
+    training: Training | BlockTraining
+    if recipe.by_blocks:
+        training = BlockTraining(original, model, lessons, judge, positions, masks, progress)
+    else:
+        training = Training(model, trainable(model), lessons, recipe, masks, threads, progress)
+    digest = _digest(original, pruned, (rest, judge), recipe) if checkpoint else ""
+    if checkpoint and checkpoint.exists():
+        training.restore(file.read(checkpoint, digest, training.arrays))
+    for _ in training.run():
+        if checkpoint:
+            file.write(checkpoint, digest, training.state, training.arrays)
+    return _best(training, lessons)
+
+
+def split_judge(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+    """Return (what to train on, what to judge by)."""
+    return held_out(dataset, HELD_OUT, MOST_HELD_OUT, seed)
+
+
+def _digest(original: Model, pruned: ModelProto, data: Sequence[Dataset], recipe: Recipe) -> str:
+    parts = (original.sha256, hashlib.sha256(pruned.SerializeToString(deterministic=True)).hexdigest())
+    return hashlib.sha256(repr((*parts, *(part.digest() for part in data), recipe)).encode()).hexdigest()
+
+
+def _best(training: Training | BlockTraining, lessons: WholeModel) -> Recovered:
+    """Return the best of: the model as it was, the best weights, these with statistics taken anew."""
+    start, at = time.perf_counter(), training.at
+    found = {"original": (at.before, training.pruned.proto)}
+    if (trained := training.trained) is not None:
+        found["trained"] = (at.best, trained.proto)
+        fresh = with_statistics(trained, lessons.fit.batches(lessons.recipe.batch), lessons.threads)
+        if fresh is not trained.proto:
+            found["trained+statistics"] = (lessons.score(replace(trained, proto=fresh)), fresh)
+    kept = min(found, key=lambda name: found[name][0])
+    seconds = round(at.seconds + time.perf_counter() - start, 3)
+    after, model = found[kept]
+    return Recovered(model, at.steps, seconds, at.before, after, kept, at.went_back, bool(lessons.objective.classes))
