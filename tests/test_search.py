@@ -98,7 +98,7 @@ def test_every_proposal_meets_the_budget_and_the_alignment(case, target, total, 
 
 def test_budgets_are_used_up(case):
     search = _search(case)
-    for proposal in search._starts()[:3]:
+    for proposal in (p for p in search._starts() if p.name != "uniform"):
         for g in search.movable:
             wider = [w for w in search.legal[g] if w > proposal.widths[g]]
             if wider:
@@ -123,7 +123,8 @@ def test_a_ratio_per_layer_is_the_same_share_everywhere(case):
 def test_without_time_the_best_start_wins_and_nothing_is_random(case):
     first, second = _search(case), _search(case, seed=7)
     best = first.run()
-    assert best.divergence == min(p.divergence for p in first.history) and len(first.history) == 4
+    assert best.divergence == min(p.divergence for p in first.history)
+    assert len(first.history) == len({(*p.widths, p.exponent) for p in first.history}) >= 3
     assert second.run().widths.tolist() == best.widths.tolist()
 
 

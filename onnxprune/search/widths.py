@@ -158,7 +158,8 @@ class Search:
         uniform = self._uniform()
         floors = [min(nearest(legal, FLOOR * w), w) for legal, w in zip(self.legal, uniform.tolist(), strict=True)]
         found.append(Proposal("floored", ones, self._widths(ones, WEIGHINGS["mixed"], floors)))
-        return [*found, Proposal("uniform", ones, uniform)]
+        found.append(Proposal("uniform", ones, uniform))
+        return list({(*p.widths.tolist(), p.exponent): p for p in reversed(found)}.values())[::-1]
 
     def _budget(self) -> tuple[str, float]:
         if self.target.kind == "ratio":
