@@ -125,6 +125,7 @@ def cut_exactly(
     """
     small, check = _try_cut(analysis, kept, settings, stages)
     frozen: list[int] = []
+    reason = check.problem or f"the outputs differ by {check.error:.1e} of the largest"
     if not check.exact:
         with stages("check"):
             frozen = culprits(analysis, kept, seed=settings.seed, threads=settings.threads)
@@ -133,7 +134,10 @@ def cut_exactly(
     if small is None or not check.exact:
         raise SurgeryError(f"the pruned model does not compute what it should ({check.problem}); nothing was written")
     if frozen and all(mask.all() for mask in kept):
-        raise TargetError("no group of this model can be cut exactly; please report this model. Nothing was written")
+        raise TargetError(
+            f"no group of this model can be cut exactly ({reason}); try a newer onnxruntime, "
+            "and if that does not help, please report this model. Nothing was written"
+        )
     return small, list(kept), replace(check, frozen_by_check=tuple(analysis.groups[g].name for g in frozen))
 
 
