@@ -197,10 +197,22 @@ def test_patches_are_what_the_convolution_reads(data):
     np.testing.assert_allclose(np.moveaxis(have, -1, 1), want, atol=1e-4)
 
 
+def test_patches_of_a_value_that_folds_another_axis_into_the_samples():
+    """Frames folded into the batch: six images where the data has two samples, each with positions of its own."""
+    facts = _facts(network("w = %6x4x3x3\ny = Conv<kernel_shape=[3,3]>(x, w)", "float[6,4,7,6] x", "float[6,6,a,b] y"))
+    value = np.random.default_rng(0).standard_normal((6, 4, 7, 6)).astype(np.float32)
+    window = convolution_window(facts.graph.nodes[0], (3, 3), (7, 6))
+    found = patches(value, window, 1, Sampler(2, positions=5))
+    assert found.shape == (1, 30, 36)
+    whole = patches(value, window, 1, Sampler(2, positions=1000)).reshape(6, 20, 36)
+    for image, rows in zip(whole, found.reshape(6, 5, 36), strict=True):
+        assert all((image == row).all(axis=1).any() for row in rows)
+
+
 def test_sampled_positions_depend_on_seed_and_sample_number_alone():
-    whole = Sampler(6, 5, 3).choose(40)
-    np.testing.assert_array_equal(np.vstack([Sampler(2, 5, 3).choose(40), Sampler(4, 5, 3, 2).choose(40)]), whole)
-    assert not np.array_equal(whole, Sampler(6, 5, 4).choose(40))
+    whole = Sampler(6, 5, 3).choose(40, 6)
+    np.testing.assert_array_equal(np.vstack([Sampler(2, 5, 3).choose(40, 2), Sampler(4, 5, 3, 2).choose(40, 4)]), whole)
+    assert not np.array_equal(whole, Sampler(6, 5, 4).choose(40, 6))
     assert all(len(set(row)) == 5 for row in whole.tolist())
 
 

@@ -23,16 +23,20 @@ class Sampler:
     seed: int = 0
     first: int = 0
     mask: np.ndarray | None = None
-    _chosen: dict[int, np.ndarray] = field(default_factory=dict)
+    _chosen: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
-    def choose(self, size: int) -> np.ndarray:
-        """Return int64[samples, min(size, positions)]: different positions below ``size``, ascending."""
+    def choose(self, size: int, count: int) -> np.ndarray:
+        """Return int64[count, min(size, positions)]: different positions below ``size`` for each sample, ascending.
+
+        ``count``: samples of the value at hand; a model may fold other axes into the first, or unfold it.
+        """
         if size <= self.positions:
-            return np.broadcast_to(np.arange(size), (self.samples, size))
-        if size not in self._chosen:
-            draws = (np.random.default_rng([self.seed, self.first + i]) for i in range(self.samples))
-            self._chosen[size] = np.array([np.sort(r.choice(size, self.positions, replace=False)) for r in draws])
-        return self._chosen[size]
+            return np.broadcast_to(np.arange(size), (count, size))
+        if (size, count) not in self._chosen:
+            draws = (np.random.default_rng([self.seed, self.first + i]) for i in range(count))
+            places = np.array([np.sort(r.choice(size, self.positions, replace=False)) for r in draws])
+            self._chosen[size, count] = places
+        return self._chosen[size, count]
 
     def choose_valid(self, valid: np.ndarray) -> np.ndarray:
         """Return bool[samples, size]: at most ``positions`` of the valid positions of each sample."""
@@ -89,7 +93,7 @@ def _some_rows(value: np.ndarray, axis: int, sampler: Sampler) -> np.ndarray:
     valid = valid_positions(value, axis, sampler.mask)
     if valid is not None:
         return rows[sampler.choose_valid(valid)]
-    places = sampler.choose(rows.shape[1])[: len(rows)]
+    places = sampler.choose(rows.shape[1], len(rows))
     return np.take_along_axis(rows, places[:, :, None], axis=1).reshape(-1, rows.shape[-1])
 
 
@@ -101,7 +105,7 @@ def patches(value: np.ndarray, window: Window, groups: int, sampler: Sampler) ->
     count, channels = value.shape[:2]
     space = window.out_shape(value.shape[2:])
     padded = np.pad(value, [(0, 0), (0, 0), *window.pads])
-    places = sampler.choose(int(np.prod(space, dtype=np.int64)))[:count]
+    places = sampler.choose(int(np.prod(space, dtype=np.int64)), count)
     corner = np.stack(np.unravel_index(places, space), axis=-1) * np.array(window.strides)
     taps = corner[:, :, None, :] + window.offsets()
     flat = np.ravel_multi_index(tuple(np.moveaxis(taps, -1, 0)), padded.shape[2:])  # [samples, positions, taps]
