@@ -165,7 +165,7 @@ REPAIR = (
     click.option(
         "--repair",
         metavar="METHOD",
-        help="Surviving weights, from --calib: auto (default), least-squares, batchnorm, bias or none.",
+        help="Surviving weights, from --calib: auto (default), least-squares, batchnorm, bias or none; without: isometry.",
     ),
     click.option(
         "--search", type=SECONDS, help="Time to search for better widths on --calib, e.g. 60s or 2m. Default 0."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,14 @@ from onnxprune.facts import free_dimensions, gather_facts
 from onnxprune.gates import doubts, judge, measure_drift, measure_latency, single_feeds
 from onnxprune.graph import Graph
 from onnxprune.io import Model
+from onnxprune.measure.isometry import isometry
 from onnxprune.measure.latency import measure, measure_pair
 from onnxprune.measure.layers import compare_layers
 from onnxprune.memory import peak_activation_bytes, peak_rss, weight_bytes
 from onnxprune.output import save, stored_bytes
 from onnxprune.plans import Plan, kept_units, make_plan
 from onnxprune.recover import Positions, recover, split_judge
-from onnxprune.repair import Subspace, repair
+from onnxprune.repair import Subspace, isometric, repair
 from onnxprune.report import Report
 from onnxprune.search import Reconstruction, search_units
 from onnxprune.settings import AUTO, Settings
@@ -198,6 +199,8 @@ class Run:
 
     def _repaired(self, analysis: Analysis, kept: Kept, small: ModelProto) -> ModelProto:
         calibration = self.data.calibration
+        if self.settings.repair == "isometry":
+            return self._isometric(analysis, kept, small)
         if calibration is None or self.settings.repair == "none":
             if self.settings.repair not in (AUTO, "none"):
                 raise DataError(f"--repair {self.settings.repair} looks at data; give calibration data (--calib)")
@@ -219,6 +222,20 @@ class Run:
             )
         self.extra["repair"] = {"method": found.method, "divergence": found.divergences}
         return found.model
+
+    def _isometric(self, analysis: Analysis, kept: Kept, small: ModelProto) -> ModelProto:
+        """Repair without data; report the singular values in the original, the cut and the repaired model."""
+        with self.stages("repair"):
+            repaired = isometric(analysis, kept, small)
+            before, path = analysis.facts.model, self.model.path
+            found = [isometry(before, Model(proto, "", path)) for proto in (small, repaired)]
+        self.extra["repair"] = {"method": "isometry", "divergence": {}}
+        self.extra["isometry"] = [
+            {"weight": cut.weight, "original": asdict(cut.before)}
+            | {name: e.after and asdict(e.after) for name, e in (("cut", cut), ("repaired", new))}
+            for cut, new in zip(*found, strict=True)
+        ]
+        return repaired
 
     def _recovered(self, small: ModelProto, positions: Positions = lambda value: {}) -> ModelProto:
         """Train as the recipe says; ``positions``: what is left of each axis of a value of the model."""

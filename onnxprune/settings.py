@@ -28,7 +28,7 @@ from onnxprune.registry import Registry, near_names
 
 DEFAULT_RATIO = 0.5
 AUTO = "auto"
-REPAIRS = (AUTO, "none", "least-squares", "batchnorm", "bias")
+REPAIRS = (AUTO, "none", "least-squares", "batchnorm", "bias", "isometry")
 BESIDE_LOSSLESS: dict[str, tuple[Any, ...]] = {
     "ratio": (None,),
     "target": (None,),
@@ -44,6 +44,7 @@ BESIDE_DIRECTIONS: dict[str, tuple[Any, ...]] = {
     "criterion": (AUTO, "eigendamage"),
     "max_divergence": (None,),
     "scope": (AUTO, "global", "layer"),
+    "repair": tuple(name for name in REPAIRS if name != "isometry"),
     "search": (0.0,),
     "lossless": (False,),
     "layer_ratio": ((),),
@@ -69,7 +70,7 @@ class Settings:
     ``ratio``: share of units that go; ``target``: what may remain, such as ``macs=50%``; neither means ratio 0.5.
     ``max_divergence``: the smallest model within it instead (KL of class scores, squared error over variance of other outputs).
     ``criterion``: ``auto`` is l2 without calibration data; with data, units and widths are chosen on the repaired model,
-    which ``search`` seconds more may improve, each proposal after ``search_recover`` steps of training. ``repair``: auto, none, least-squares, batchnorm or bias.
+    which ``search`` seconds more may improve, each proposal after ``search_recover`` steps of training. ``repair``: auto, none, least-squares, batchnorm or bias; isometry needs no data.
     ``schedule``: name[:steps], the way to the target; ``may_return``: every step chooses among all units again.
     ``round_to``: auto, a number or the name of a target; ``lossless``: remove only what carries nothing, with widths as
     ``round_to`` says where it is not auto.

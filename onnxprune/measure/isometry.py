@@ -42,7 +42,7 @@ class LayerIsometry:
 
 def isometry(before: Model, after: Model) -> list[LayerIsometry]:
     """Return the spectra of all stored weights of convolutions and products, in the order of the first model's nodes."""
-    first, second = _weights(before), _weights(after)
+    first, second = weights_of(before), weights_of(after)
     return [
         LayerIsometry(name, spectrum(weight), spectrum(second[name]) if name in second else None)
         for name, weight in first.items()
@@ -51,11 +51,17 @@ def isometry(before: Model, after: Model) -> list[LayerIsometry]:
 
 def spectrum(weight: np.ndarray) -> Spectrum:
     """Return the singular values of a weight whose first axis is one side of the matrix and all others the other."""
-    values = np.linalg.svd(weight.reshape(len(weight), -1).astype(np.float64), compute_uv=False)
+    values = np.linalg.svd(as_matrix(weight), compute_uv=False)
     return Spectrum(float(values.mean()), float(values.std()), float(values.max()), float(values.min()))
 
 
-def _weights(model: Model) -> dict[str, np.ndarray]:
+def as_matrix(weight: np.ndarray) -> np.ndarray:
+    """Return float64[first axis, all others]."""
+    return weight.reshape(len(weight), -1).astype(np.float64)
+
+
+def weights_of(model: Model) -> dict[str, np.ndarray]:
+    """Return the stored weights of all convolutions and products, by name in the order of the nodes."""
     graph = Graph(model.proto)
     names = dict.fromkeys(node.input(1) for node in graph.nodes if node.op in READERS)
     tensors = {name: graph.tensors[name] for name in names if name in graph.tensors}

@@ -3,5 +3,6 @@
 from onnxprune.repair.auto import Repaired, repair
 from onnxprune.repair.moments import Subspace
 from onnxprune.repair.sequential import Sequential
+from onnxprune.repair.spectrum import isometric
 
-__all__ = ["Repaired", "Sequential", "Subspace", "repair"]
+__all__ = ["Repaired", "Sequential", "Subspace", "isometric", "repair"]

@@ -1,0 +1,49 @@
+"""Data-free repair: layers whose inputs were cut pass signals on as evenly, and as strongly, as they did before."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import ModelProto, numpy_helper
+
+from onnxprune.coupling.groups import Analysis
+from onnxprune.graph import Graph
+from onnxprune.io import Model
+from onnxprune.measure.isometry import as_matrix, weights_of
+from onnxprune.repair.sequential import FLOATS
+from onnxprune.surgery import Kept
+
+NONE = 1e-7  # of the largest singular value: a direction that the weight does not have
+
+
+def isometric(analysis: Analysis, kept: Kept, small: ModelProto) -> ModelProto:
+    """Return ``small`` with the singular values that the surviving outputs of each cut layer had while all inputs were there.
+
+    Lee et al. 2020, "A Signal Propagation Perspective for Pruning Neural Networks at Initialization", pull what survives
+    towards an isometry, all of whose singular values are one. A trained layer is none, so its own values take their place.
+    """
+    result = ModelProto()
+    result.CopyFrom(small)
+    tensors = Graph(result).tensors
+    before = weights_of(analysis.facts.model)
+    reads = {(m.parameter, m.axis) for group in analysis.groups for m in group.members if m.role == "reads"}
+    for name, cut in weights_of(Model(result, "", analysis.facts.model.path)).items():
+        left = analysis.kept_positions(kept, name)
+        if tensors[name].data_type not in FLOATS or not any((name, axis) in reads for axis in left):
+            continue
+        whole = before[name]
+        for axis, positions in left.items():
+            whole = whole if (name, axis) in reads else np.take(whole, positions, axis)
+        fresh = with_values(cut, np.linalg.svd(as_matrix(whole), compute_uv=False))
+        tensors[name].CopyFrom(numpy_helper.from_array(fresh, tensors[name].name))
+    return result
+
+
+def with_values(weight: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the nearest weight whose singular values are the largest of ``values``: on the same singular vectors.
+
+    Source: the orthogonal case is the polar factor (Fan & Hoffman 1955); in general von Neumann's trace inequality. A
+    direction that the weight does not have stays without a value.
+    """
+    left, own, right = np.linalg.svd(as_matrix(weight), full_matrices=False)
+    chosen = np.where(own > NONE * own.max(initial=0.0), values[: len(own)], 0.0)
+    return np.ascontiguousarray(((left * chosen) @ right).reshape(weight.shape), weight.dtype)
