@@ -214,11 +214,12 @@ class BlockTraining:
         found = trainable(pruned)
         self.parameters = {n: a * self.masks[n] if n in self.masks else a.copy() for n, a in found.items()}
         self.pruned = replace(pruned, proto=with_parameters(pruned.proto, self.parameters)) if masks else pruned
+        self.best = {name: array.copy() for name, array in self.parameters.items()}
         self.at = Progress()
 
     @property
     def arrays(self) -> dict[str, Arrays]:
-        return {"now": self.parameters}
+        return {"now": self.parameters, "best": self.best}
 
     @property
     def state(self) -> dict[str, float]:
@@ -241,10 +242,17 @@ class BlockTraining:
         for number in range(int(self.at.evaluations), len(parts)):
             self._train(facts, parts[number], fit, judge, f"block {number + 1} of {len(parts)}", shares[number])
             self.at.evaluations = number + 1
+            self._look(working)
             self.at.seconds = time.perf_counter() - self._began
             yield
-        self.at.best = min(self.at.best, self.lessons.score(working))
-        self.at.seconds = time.perf_counter() - self._began
+
+    def _look(self, working: Model) -> None:
+        """Judge the whole model as it is now; the best is kept, though later blocks go on from here all the same."""
+        score = self.lessons.score(working)
+        if score < self.at.best:
+            self.at.best = score
+            for name, array in self.parameters.items():
+                self.best[name][...] = array
 
     def _comparable(self, name: str, facts: Facts, dense: Facts) -> bool:
         """Whether the original has the value too, and what is left of it is what the pruned model has."""
@@ -287,7 +295,7 @@ class BlockTraining:
 
     @property
     def trained(self) -> Model | None:
-        """The model with all blocks trained, None where that is no better."""
+        """The best model found after any block, None where none is better."""
         if not self.at.best < self.at.before:
             return None
-        return replace(self.pruned, proto=with_parameters(self.pruned.proto, self.parameters))
+        return replace(self.pruned, proto=with_parameters(self.pruned.proto, self.best))
