@@ -169,6 +169,8 @@ class Settings:
         ):
             if getattr(self, name) not in only:
                 raise UsageError(f"{name} {getattr(self, name)} does not go with granularity block; leave it out")
+        if self.aim.kind == "latency":
+            raise UsageError("target latency does not go with granularity block; give macs, params or size")
 
     def _refuse_beside_directions(self) -> None:
         """Directions are found and ranked in one way: options for units are not for it."""

@@ -329,7 +329,7 @@ def test_a_branch_that_cannot_go_exactly_stays(monkeypatch: pytest.MonkeyPatch) 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UsageError, match="second run"):
         prune(CNN, granularity=("heads", "block"))
-    for wrong in ({"criterion": "l1"}, {"repair": "bias"}, {"search": 1.0}):
+    for wrong in ({"criterion": "l1"}, {"repair": "bias"}, {"search": 1.0}, {"target": "latency=0.5x"}):
         with pytest.raises(UsageError, match="granularity block"):
             prune(CNN, **wrong)
     with pytest.raises(TargetError, match="no sum"):
