@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -23,20 +24,15 @@ class Sampler:
     seed: int = 0
     first: int = 0
     mask: np.ndarray | None = None
-    _chosen: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
     def choose(self, size: int, count: int) -> np.ndarray:
-        """Return int64[count, min(size, positions)]: different positions below ``size`` for each sample, ascending.
+        """Return integers [count, min(size, positions)]: different positions below ``size`` for each sample, ascending.
 
         ``count``: samples of the value at hand; a model may fold other axes into the first, or unfold it.
         """
         if size <= self.positions:
             return np.broadcast_to(np.arange(size), (count, size))
-        if (size, count) not in self._chosen:
-            draws = (np.random.default_rng([self.seed, self.first + i]) for i in range(count))
-            places = np.array([np.sort(r.choice(size, self.positions, replace=False)) for r in draws])
-            self._chosen[size, count] = places
-        return self._chosen[size, count]
+        return np.array([_draw(self.seed, self.first + i, size, self.positions) for i in range(count)])
 
     def choose_valid(self, valid: np.ndarray) -> np.ndarray:
         """Return bool[samples, size]: at most ``positions`` of the valid positions of each sample."""
@@ -48,6 +44,12 @@ class Sampler:
                 places = rng.choice(places, self.positions, replace=False)
             result[sample, places] = True
         return result
+
+
+@lru_cache(maxsize=1 << 16)
+def _draw(seed: int, sample: int, size: int, count: int) -> np.ndarray:
+    """Return int32[count]: a sample's random positions below ``size``, ascending; asked for at every value and in every pass."""
+    return np.sort(np.random.default_rng([seed, sample]).choice(size, count, replace=False)).astype(np.int32)
 
 
 def by_sample(value: np.ndarray, axis: int, samples: int) -> np.ndarray:

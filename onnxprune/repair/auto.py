@@ -45,7 +45,8 @@ def repair(
 ) -> Repaired:
     """Return ``small`` repaired by ``method``; ``auto`` never returns a model worse than no repair on held-out data.
 
-    ``fitted``: ``small`` as least squares on the whole dataset has repaired it already. ``subspaces``: see ``Sequential``.
+    ``fitted``: ``small`` as least squares on the whole dataset has repaired it already; other solvers, for which it was
+    not made, are then left out. ``subspaces``: see ``Sequential``.
     """
     path, mask = analysis.facts.model.path, dataset.schema.padding_mask
 
@@ -63,7 +64,8 @@ def repair(
         return Repaired(by(method, dataset), method, {})
     fit, judge = held_out(dataset, HELD_OUT, MOST, seed)
     reference = Reference(analysis.facts.model, Batches(judge), threads)
-    trials = {name: by(name, fit.take(FITTED_ON[name], seed), turns=1) for name in SOLVERS} | {"none": small}
+    names = SOLVERS if fitted is None else ("least-squares",)
+    trials = {name: by(name, fit.take(FITTED_ON[name], seed), turns=1) for name in names} | {"none": small}
     found = {name: reference.divergence(Model(trial, "", path)) for name, trial in trials.items()}
     best = min(found, key=lambda name: found[name])
     return Repaired(small if best == "none" else by(best, dataset), best, found)

@@ -50,8 +50,8 @@ def search_units(
 
     A quarter of the calibration data at most judges, a quarter vetoes a long search. A repair on little data favours
     proposals with little to repair, so those that come near the best are repaired on all but the judging data and judged
-    again. Rectified targets help shallow networks and overfit deep ones: the best proposal is judged with them and
-    without. ``train``: what every proposal goes through before it is judged, with
+    again. Rectified targets help shallow networks and overfit deep ones: the best proposal is judged without them and
+    with. ``train``: what every proposal goes through before it is judged, with
     the data that repaired it.
     """
     rest, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
@@ -73,10 +73,8 @@ def search_units(
             turns=turns, seed=seed, threads=threads, mask=mask,
         )  # fmt: skip
 
-    final, turns = found.best_of((repaired(best, turns, rest), turns) for turns in (TURNS, 0))
-    rivals = [(final, best), *((repaired(rival, turns, rest), rival) for rival in finalists[1:])]
-    if len(rivals) > 1:
-        final, best = found.best_of(rivals)
+    final, best = found.best_of((repaired(finalist, 0, rest), finalist) for finalist in finalists)
+    final, turns = found.best_of([(final, 0), (repaired(best, TURNS, rest), TURNS)])
     if len(dataset) < SCARCE:
         final = repaired(best, turns, dataset)
     narrowed = [group for group in tables.unread if best.widths[group] < analysis.widths[group]]

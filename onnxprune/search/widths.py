@@ -239,7 +239,7 @@ class Search:
     def _repaired(self, proposal: Proposal) -> Model:
         found = reconstruct(
             self.analysis, proposal.widths, self.orders[proposal.exponent], self.fit,
-            positions=self.positions, turns=1, seed=self.seed, threads=self.threads, mask=self.mask,
+            positions=self.positions, turns=0, seed=self.seed, threads=self.threads, mask=self.mask,
         )  # fmt: skip
         return self._trained(found.model)
 
