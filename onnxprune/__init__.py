@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from onnxprune.api import validate as validate
     from onnxprune.coupling.groups import Analysis as Analysis
     from onnxprune.io import Model as Model
-    from onnxprune.pipeline import Result as Result
     from onnxprune.plans import Plan as Plan
+    from onnxprune.runs.pipeline import Result as Result
     from onnxprune.settings import Settings as Settings
 
 _HOMES = {
     "Analysis": "onnxprune.coupling.groups",
     "Model": "onnxprune.io",
     "Plan": "onnxprune.plans",
-    "Result": "onnxprune.pipeline",
+    "Result": "onnxprune.runs.pipeline",
     "Settings": "onnxprune.settings",
     "analyze": "onnxprune.api",
     "apply": "onnxprune.api",

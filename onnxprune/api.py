@@ -13,24 +13,24 @@ from onnx import ModelProto
 
 from onnxprune import io, plans, report
 from onnxprune.baseline import TOLERANCE, Baseline
-from onnxprune.branches import BranchRun, find_branches, prunable_shares
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset, input_specs, open_dataset
 from onnxprune.data.images import ImageOptions
-from onnxprune.directions import EigenRun, choose_directions, find_directions
 from onnxprune.errors import DataError, UsageError
 from onnxprune.gates import GATES, require_measurable
 from onnxprune.io import Model
-from onnxprune.lossless import LosslessRun, shrink
 from onnxprune.output import output_path
 from onnxprune.output import save as write_model
-from onnxprune.pipeline import Data, Result, Run, compare_models, describe, describe_curves, time_models
 from onnxprune.plans import Plan, make_plan
 from onnxprune.report import Report, coverage, header
+from onnxprune.runs.branches import BranchRun, find_branches, prunable_shares
+from onnxprune.runs.directions import EigenRun, choose_directions, find_directions
+from onnxprune.runs.lossless import LosslessRun, shrink
+from onnxprune.runs.pipeline import Data, Result, Run, compare_models, describe, describe_curves, time_models
+from onnxprune.runs.stages import Progress, Stages, analyse_model, choose, gather_evidence
+from onnxprune.runs.steps import SteppedRun
+from onnxprune.runs.sweep import grid, judged, run_points
 from onnxprune.settings import Settings, analysis_settings, make_settings
-from onnxprune.stages import Progress, Stages, analyse_model, choose, gather_evidence
-from onnxprune.steps import SteppedRun
-from onnxprune.sweep import grid, judged, run_points
 
 Source = str | os.PathLike[str] | ModelProto | Model
 Earlier = str | os.PathLike[str] | Mapping[str, Any]

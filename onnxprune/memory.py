@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import subprocess
 import sys
 import tempfile
@@ -104,20 +105,19 @@ def _child(request: Mapping[str, Any]) -> dict[str, int]:
     runtime_version()  # imports ONNX Runtime
     with np.load(request["feeds"], allow_pickle=False) as stored:
         feeds = {name: stored[f"arr_{number}"] for number, name in enumerate(request["names"])}
-    idle = resident_peak()
+    idle = peak_rss_bytes()
     session(request["model"], threads=request["threads"]).run(feeds)
-    return {"idle": idle, "peak": resident_peak()}
+    return {"idle": idle, "peak": peak_rss_bytes()}
 
 
-def resident_peak() -> int:
-    """Return the most bytes this process has held; Linux counts from the start of the program, not of its parent."""
+def peak_rss_bytes() -> int:
+    """Return the most memory this process has held; Linux counts from the start of the program, not of its parent."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
-    from onnxprune.stages import peak_rss_bytes
-
-    return peak_rss_bytes()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from onnx import ModelProto, numpy_helper
 from oracles import LEVELS, analysed
 
 import onnxprune
-from onnxprune import branches, io
+from onnxprune import io
 from onnxprune.allocate import parse_ratio, parse_target
 from onnxprune.coupling.blocks import Block, Flow, find_blocks
 from onnxprune.coupling.groups import Analysis
@@ -29,6 +29,7 @@ from onnxprune.depth import (
     without_blocks,
 )
 from onnxprune.errors import PlanError, TargetError, UsageError
+from onnxprune.runs import branches
 
 MODELS = Path(__file__).parents[1] / "models"
 CNN, TRANSFORMER = MODELS / "digits_cnn.onnx", MODELS / "digits_transformer.onnx"

@@ -13,10 +13,11 @@ from networks import network
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxprune
-from onnxprune import io, pipeline, stages
+from onnxprune import io
 from onnxprune.check import SurgeryCheck
 from onnxprune.errors import Inconclusive, PlanError, SurgeryError, TargetError, UsageError
 from onnxprune.measure.latency import Latency, LatencyReport
+from onnxprune.runs import pipeline, stages
 
 MODELS = Path(__file__).parents[1] / "models"
 CNN, TRANSFORMER, TEST = MODELS / "digits_cnn.onnx", MODELS / "digits_transformer.onnx", MODELS / "digits_test.npz"

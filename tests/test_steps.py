@@ -17,9 +17,9 @@ from onnxprune.allocate.schedule import parse_schedule
 from onnxprune.cli import main
 from onnxprune.errors import UsageError
 from onnxprune.io import Model
+from onnxprune.runs.steps import overlap, step_settings, still_alive, written_back
 from onnxprune.runtime import session
 from onnxprune.settings import make_settings
-from onnxprune.steps import overlap, step_settings, still_alive, written_back
 from onnxprune.surgery import cut
 
 MODELS = Path(__file__).parents[1] / "models"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnxprune.api import sweep
 from onnxprune.cli import main
 from onnxprune.errors import TargetError, UsageError
-from onnxprune.sweep import Point, grid, judged, run_points
+from onnxprune.runs.sweep import Point, grid, judged, run_points
 
 MODELS = Path(__file__).parents[1] / "models"
 CNN, TEST = MODELS / "digits_cnn.onnx", MODELS / "digits_test.npz"

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import onnxprune
-from onnxprune import pipeline, timing
+from onnxprune import timing
 from onnxprune.allocate import Costs, parse_target
 from onnxprune.allocate.times import NodeTime, Times, Width
 from onnxprune.errors import TargetError, UsageError
 from onnxprune.io import Model
-from onnxprune.pipeline import _next_budget
+from onnxprune.runs import pipeline
+from onnxprune.runs.pipeline import _next_budget
 from onnxprune.runtime import session
 
 MODEL = Path(__file__).parents[1] / "models" / "digits_cnn.onnx"

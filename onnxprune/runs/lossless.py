@@ -20,9 +20,9 @@ from onnxprune.errors import PlanError, SurgeryError
 from onnxprune.facts import gather_facts
 from onnxprune.graph import Graph
 from onnxprune.io import Model, skeleton_without_data
-from onnxprune.pipeline import Result, Run
 from onnxprune.plans import Plan
 from onnxprune.redundancy import REASONS, Redundant, folded, redundant_units
+from onnxprune.runs.pipeline import Result, Run
 from onnxprune.settings import Settings
 from onnxprune.surgery import Kept
 

@@ -22,13 +22,13 @@ from onnxprune.criteria import score
 from onnxprune.errors import SurgeryError, UsageError
 from onnxprune.graph import Graph
 from onnxprune.io import Model, skeleton_without_data, tensor_array
-from onnxprune.pipeline import Run, totals
 from onnxprune.recover import parse_length
 from onnxprune.repair.sequential import FLOATS
 from onnxprune.report import Report
+from onnxprune.runs.pipeline import Run, totals
+from onnxprune.runs.stages import Stages, analyse_model, choose, cut_exactly, per_run
 from onnxprune.search import Reconstruction
 from onnxprune.settings import Settings
-from onnxprune.stages import Stages, analyse_model, choose, cut_exactly, per_run
 from onnxprune.surgery import Kept, cut
 
 SILENCED = ("reads", "writes")  # roles of the weights that are zero while their unit is gone

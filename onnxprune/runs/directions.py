@@ -36,11 +36,11 @@ from onnxprune.evidence import Cache
 from onnxprune.evidence import Options as Streaming
 from onnxprune.graph import Node
 from onnxprune.output import stored_bytes
-from onnxprune.pipeline import Data, Result, Run
 from onnxprune.plans import Plan, check_digest
 from onnxprune.report import Report
+from onnxprune.runs.pipeline import Data, Result, Run
+from onnxprune.runs.stages import Stages, per_run, sign
 from onnxprune.settings import AUTO, Settings
-from onnxprune.stages import Stages, per_run, sign
 
 FROZEN_BY_CHECK = "writing it as factors is not exact on this model: kept by the surgery check"
 EXCLUDED = "left alone by --include or --exclude"

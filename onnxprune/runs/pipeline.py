@@ -28,25 +28,24 @@ from onnxprune.io import Model
 from onnxprune.measure.isometry import isometry
 from onnxprune.measure.latency import measure, measure_pair
 from onnxprune.measure.layers import compare_layers
-from onnxprune.memory import peak_activation_bytes, peak_rss, weight_bytes
+from onnxprune.memory import peak_activation_bytes, peak_rss, peak_rss_bytes, weight_bytes
 from onnxprune.output import save, stored_bytes
 from onnxprune.plans import Plan, kept_units, make_plan
 from onnxprune.recover import Positions, recover, split_judge
 from onnxprune.repair import Subspace, isometric, repair
 from onnxprune.report import Report
-from onnxprune.search import Reconstruction, search_units
-from onnxprune.settings import AUTO, Settings
-from onnxprune.stages import (
+from onnxprune.runs.stages import (
     Stages,
     analyse_model,
     check_format,
     choose,
     cut_exactly,
     gather_evidence,
-    peak_rss_bytes,
     per_run,
     sign,
 )
+from onnxprune.search import Reconstruction, search_units
+from onnxprune.settings import AUTO, Settings
 from onnxprune.surgery import Kept, cut
 from onnxprune.timing import with_times
 

@@ -30,11 +30,11 @@ from onnxprune.depth import (
 )
 from onnxprune.errors import PlanError, SurgeryError, TargetError, UsageError
 from onnxprune.output import stored_bytes
-from onnxprune.pipeline import Result, Run
 from onnxprune.plans import Plan, check_digest
 from onnxprune.report import Report
+from onnxprune.runs.pipeline import Result, Run
+from onnxprune.runs.stages import Stages, per_run, sign
 from onnxprune.settings import Settings
-from onnxprune.stages import Stages, per_run, sign
 
 FROZEN_BY_CHECK = "removing it is not exact on this model: kept by the surgery check"
 

@@ -6,8 +6,6 @@ prepare, analyse -> evidence -> choose -> cut, checked -> strict format check ->
 from __future__ import annotations
 
 import hashlib
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -178,12 +176,3 @@ def sign(proto: ModelProto, plan: Plan) -> None:
             entry.value = entries.pop(entry.key)
     for key, value in entries.items():
         proto.metadata_props.add(key=key, value=value)
-
-
-def peak_rss_bytes() -> int:
-    """Return the most memory this process has held so far (on Linux getrusage also counts its parent's before exec)."""
-    if sys.platform == "linux":
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
