@@ -276,3 +276,13 @@ def test_proposals_are_judged_after_a_short_training():
     assert all(after[name] < before[name] for name in ("relative", "raw"))
     with pytest.raises(UsageError, match="search_recover"):
         onnxprune.prune(MODELS / "digits_cnn.onnx", criterion="l2", search_recover=5)
+
+
+def test_proposals_repaired_side_by_side_are_those_repaired_one_after_the_other():
+    options = {"calibration": MODELS / "digits_calib.npz", "samples": 96, "target": "macs=50%", "latency": False}
+    one, two = (onnxprune.prune(MODELS / "digits_cnn.onnx", threads=threads, **options) for threads in (1, 2))
+    assert [entry["widths"] for entry in one.report["search"]] == [entry["widths"] for entry in two.report["search"]]
+    for a, b in zip(one.report["search"], two.report["search"], strict=True):
+        assert a["divergence"] == pytest.approx(b["divergence"], rel=1e-3)
+    again = onnxprune.prune(MODELS / "digits_cnn.onnx", threads=2, **options)
+    assert again.model.SerializeToString(deterministic=True) == two.model.SerializeToString(deterministic=True)

@@ -19,6 +19,7 @@ from onnxprune.search.widths import Proposal, Search
 
 FIT, JUDGE = 256, 512  # samples: proposals are repaired on the former and judged, later vetoed, on the latter
 FINALISTS = 3  # proposals at most that are repaired on much data before one is taken
+MOST_HELD = 1 << 27  # bytes of the data that repairs proposals which are kept in memory
 SCARCE = 1024  # with fewer samples, those that judged take part in the last repair
 TABLES = 512  # samples for the error tables
 HELD_OUT = 0.25
@@ -60,7 +61,7 @@ def search_units(
     tables = error_tables(analysis, Batches(fit.take(TABLES, seed)), fallback, threads, mask)
     found = Search(
         analysis, tables, target, options,
-        Batches(fit.take(FIT, seed)), Batches(judge), Batches(veto), seconds, seed, threads, mask=mask, progress=progress,
+        _held(Batches(fit.take(FIT, seed))), Batches(judge), Batches(veto), seconds, seed, threads, mask=mask, progress=progress,
         train=None if train is None else lambda model: train(model, fit),
     )  # fmt: skip
     best = found.run() if max_divergence is None else found.smallest(max_divergence)
@@ -79,3 +80,14 @@ def search_units(
         final = repaired(best, turns, dataset)
     narrowed = [group for group in tables.unread if best.widths[group] < analysis.widths[group]]
     return Found(final, found.history, narrowed)
+
+
+def _held(batches: Batches) -> Batches | list[dict[str, np.ndarray]]:
+    """Return batches as a list where they are small: proposals read them again and again."""
+    held, size = [], 0
+    for batch in batches:
+        held.append(batch)
+        size += sum(array.nbytes for array in batch.values())
+        if size > MOST_HELD:
+            return batches
+    return held

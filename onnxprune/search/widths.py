@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -114,7 +115,7 @@ class Search:
 
     def run(self) -> Proposal:
         """Return the best proposal; raises TargetError where the budget cannot be met."""
-        self.starts = [self._evaluated(proposal) for proposal in self._starts()]
+        self.starts = self._all_evaluated(self._starts())
         best = start = min(self.starts, key=lambda p: p.divergence)
         if self.seconds:
             best = self._improve(start)
@@ -236,15 +237,24 @@ class Search:
     def _trained(self, model: Model) -> Model:
         return model if self.train is None else self.train(model)
 
-    def _repaired(self, proposal: Proposal) -> Model:
+    def _repaired(self, proposal: Proposal, threads: int | None = None) -> Model:
         found = reconstruct(
             self.analysis, proposal.widths, self.orders[proposal.exponent], self.fit,
-            positions=self.positions, turns=0, seed=self.seed, threads=self.threads, mask=self.mask,
+            positions=self.positions, turns=0, seed=self.seed, threads=threads or self.threads, mask=self.mask,
         )  # fmt: skip
         return self._trained(found.model)
 
-    def _evaluated(self, proposal: Proposal) -> Proposal:
-        proposal.divergence = self._judge.divergence(self._repaired(proposal))
+    def _all_evaluated(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+        """Repair side by side, with a thread for each, where the data that repairs is in memory; judge one after the other."""
+        workers = self.threads if isinstance(self.fit, list) else 1
+        if workers == 1:
+            return [self._evaluated(proposal) for proposal in proposals]
+        with ThreadPoolExecutor(workers) as pool:
+            models = pool.map(lambda proposal: self._repaired(proposal, 1), proposals)
+            return [self._evaluated(proposal, model) for proposal, model in zip(proposals, models, strict=True)]
+
+    def _evaluated(self, proposal: Proposal, model: Model | None = None) -> Proposal:
+        proposal.divergence = self._judge.divergence(model or self._repaired(proposal))
         self.history.append(proposal)
         self.progress(f"{proposal.name}: divergence {proposal.divergence:.4g}")
         return proposal
