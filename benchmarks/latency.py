@@ -21,6 +21,7 @@ import light
 import onnx
 
 import onnxprune
+from onnxprune.api import bench
 
 BUNDLED = Path(__file__).parents[1] / "models" / "digits_cnn.onnx"
 NETWORKS = [str(BUNDLED), "resnet50", "squeezenet", "densenet121"]
@@ -43,7 +44,7 @@ def target(path: Path, folder: Path, repeats: int, aim: float) -> str:
     start = time.perf_counter()
     for _ in range(repeats):
         onnxprune.prune(path, output=small, target=f"latency={aim}x", **FIXED)
-        latency = onnxprune.bench(path, small)["latency"]
+        latency = bench(path, small)["latency"]
         found.append(f"{latency['ratio_p10']:.3f}" + ("" if latency["conclusive"] else " (inconclusive)"))
     return f"| {path.stem} | {' | '.join(found)} | {(time.perf_counter() - start) / repeats:.0f} |"
 
@@ -57,7 +58,7 @@ def alignment(path: Path, folder: Path, repeats: int, aim: float) -> str:
             path, output=files[step], target=f"macs={SHARE}x", round_to=step, latency=False, **FIXED
         ).report
         macs[step] = report["after"]["macs"] / report["before"]["macs"]
-    measured = [onnxprune.bench(files[1], files["auto"])["latency"] for _ in range(repeats)]
+    measured = [bench(files[1], files["auto"])["latency"] for _ in range(repeats)]
     times = [f"{min(m[side]['p10'] for m in measured):.0f}" for side in ("before", "after")]
     ratios = ", ".join(f"{m['ratio_p10']:.3f}" for m in measured)
     return f"| {path.stem} | {macs[1]:.1%} | {macs['auto']:.1%} | {times[0]} | {times[1]} | {ratios} |"

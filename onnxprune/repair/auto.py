@@ -37,7 +37,7 @@ def repair(
     dataset: Dataset,
     method: str = "auto",
     *,
-    fitted: ModelProto | None = None,
+    fitted: tuple[ModelProto, float] | None = None,
     subspaces: Mapping[str, Subspace] | None = None,
     seed: int = 0,
     threads: int = 1,
@@ -45,14 +45,14 @@ def repair(
 ) -> Repaired:
     """Return ``small`` repaired by ``method``; ``auto`` never returns a model worse than no repair on held-out data.
 
-    ``fitted``: ``small`` as least squares on the whole dataset has repaired it already; other solvers, for which it was
-    not made, are then left out. ``subspaces``: see ``Sequential``.
+    ``fitted``: ``small`` as least squares has repaired it already, and its held-out divergence; other solvers, for which it
+    was not made, are then left out. ``subspaces``: see ``Sequential``.
     """
     path, mask = analysis.facts.model.path, dataset.schema.padding_mask
 
     def by(name: str, data: Dataset, turns: int = TURNS) -> ModelProto:
-        if fitted is not None and name == "least-squares" and data is dataset:
-            return fitted
+        if fitted is not None and name == "least-squares":
+            return fitted[0]
         walk = Sequential(
             analysis, kept, Batches(data), subspaces=subspaces or {}, method=name, turns=turns,
             seed=seed, threads=threads, mask=mask,
@@ -64,8 +64,9 @@ def repair(
         return Repaired(by(method, dataset), method, {})
     fit, judge = held_out(dataset, HELD_OUT, MOST, seed)
     reference = Reference(analysis.facts.model, Batches(judge), threads)
-    names = SOLVERS if fitted is None else ("least-squares",)
+    known = {} if fitted is None else {"least-squares": fitted[1]}
+    names = () if known else SOLVERS
     trials = {name: by(name, fit.take(FITTED_ON[name], seed), turns=1) for name in names} | {"none": small}
-    found = {name: reference.divergence(Model(trial, "", path)) for name, trial in trials.items()}
+    found = known | {name: reference.divergence(Model(trial, "", path)) for name, trial in trials.items()}
     best = min(found, key=lambda name: found[name])
     return Repaired(small if best == "none" else by(best, dataset), best, found)

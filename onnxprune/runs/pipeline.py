@@ -207,7 +207,7 @@ class Run:
         chosen = self.reconstruction
         with self.stages("repair"):
             same = chosen is not None and all(map(np.array_equal, chosen.kept, kept))
-            fitted = chosen.carried(analysis, small) if chosen is not None and same else None
+            fitted = (chosen.carried(analysis, small), chosen.divergence) if chosen is not None and same else None
             found = repair(
                 analysis,
                 kept,

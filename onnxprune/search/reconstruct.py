@@ -19,11 +19,15 @@ from onnxprune.surgery import cut
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A repaired ``model`` from which the units outside ``cut`` are gone and of which those outside ``kept`` are silent."""
+    """A repaired ``model`` from which the units outside ``cut`` are gone and of which those outside ``kept`` are silent.
+
+    ``divergence``: its outputs' from the original's, on rows that took no part in the repair.
+    """
 
     model: Model
     kept: list[np.ndarray]
     cut: list[np.ndarray]
+    divergence: float = np.inf
 
     def carried(self, analysis: Analysis, small: ModelProto) -> ModelProto:
         """Return ``small``, the original without the units outside ``kept``, with the reconstruction's weights."""

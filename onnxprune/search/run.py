@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -77,7 +78,7 @@ def search_units(
     final, best = found.best_of((repaired(finalist, 0, rest), finalist) for finalist in finalists)
     final, turns = found.best_of([(final, 0), (repaired(best, TURNS, rest), TURNS)])
     if len(dataset) < SCARCE:
-        final = repaired(best, turns, dataset)
+        final = replace(repaired(best, turns, dataset), divergence=final.divergence)
     narrowed = [group for group in tables.unread if best.widths[group] < analysis.widths[group]]
     return Found(final, found.history, narrowed)
 

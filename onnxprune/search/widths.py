@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -132,8 +132,13 @@ class Search:
         return list(distinct.values())
 
     def best_of(self, made: Iterable[tuple[Reconstruction, T]]) -> tuple[Reconstruction, T]:
-        """Return the reconstruction that diverges least, with what it is paired with."""
-        return min(made, key=lambda pair: self._judge.divergence(self._trained(pair[0].model)))
+        """Return the reconstruction that diverges least (once trained, where proposals are), with what it is paired with."""
+        ranked: list[tuple[float, Reconstruction, T]] = []
+        for found, other in made:
+            own = self._judge.divergence(found.model)
+            after = own if self.train is None else self._judge.divergence(self.train(found.model))
+            ranked.append((after, replace(found, divergence=own), other))
+        return min(ranked, key=lambda entry: entry[0])[1:]
 
     def _vetoed(self, best: Proposal, start: Proposal) -> bool:
         """Whether data that the search never saw prefers the start."""
