@@ -27,6 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
     "half of the FFN neurons": {"ratio": 0.5, "include": ("*intermediate*",)},
     "half of the heads": {"ratio": 0.5, "include": ("*attention*",)},
     "a quarter of both": {"ratio": 0.25},
+    "a quarter of each": {"ratio": 0.25, "scope": "layer"},
 }
 METHODS: dict[str, dict[str, Any]] = {"L2": {"criterion": "l2"}, "auto": {}}
 
