@@ -286,3 +286,9 @@ def test_proposals_repaired_side_by_side_are_those_repaired_one_after_the_other(
         assert a["divergence"] == pytest.approx(b["divergence"], rel=1e-3)
     again = onnxprune.prune(MODELS / "digits_cnn.onnx", threads=2, **options)
     assert again.model.SerializeToString(deterministic=True) == two.model.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("asked", [{"search": 1.0}, {"search_recover": 5}])
+def test_a_search_without_data_is_refused(asked):
+    with pytest.raises(DataError, match="--calib"):
+        onnxprune.prune(MODELS / "digits_cnn.onnx", latency=False, **asked)

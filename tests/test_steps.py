@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -259,3 +260,24 @@ def test_the_command_line_prunes_in_steps(tmp_path: Path) -> None:
     assert len(json.loads(report.read_text())["schedule"]["steps"]) == 2
     refused = CliRunner().invoke(main, ["prune", str(tmp_path / "m.onnx"), "--dry-run", "--schedule", "cubik"])
     assert refused.exit_code == 2 and "cubic" in refused.output
+
+
+def test_groups_frozen_by_the_surgery_check_in_a_later_step_keep_their_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second step may not cut what the first did: the group is whole again, and the weights still fit the original."""
+    from onnxprune.runs import pipeline, steps
+
+    calls = 0
+
+    def freezing(analysis, kept, settings, stages):
+        nonlocal calls
+        calls += 1
+        whole = [np.ones_like(mask) if calls > 1 and g == 0 else mask for g, mask in enumerate(kept)]
+        small, found, check = cut_exactly(analysis, whole, settings, stages)
+        return small, found, replace(check, frozen_by_check=() if calls == 1 else (analysis.groups[0].name,))
+
+    cut_exactly = pipeline.cut_exactly
+    monkeypatch.setattr(pipeline, "cut_exactly", freezing)
+    monkeypatch.setattr(steps, "cut_exactly", freezing)
+    found = onnxprune.prune(mlp(), criterion="l2", ratio=0.5, round_to=1, schedule="linear:2", latency=False).report
+    assert found["groups"][0]["width_after"] == found["groups"][0]["width_before"]
+    assert found["groups"][1]["width_after"] == found["groups"][1]["width_before"] // 2

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune import report
 from onnxprune.account import batch_size
 from onnxprune.allocate import matcher
 from onnxprune.check import SurgeryCheck
@@ -29,7 +27,6 @@ from onnxprune.depth import (
     without_blocks,
 )
 from onnxprune.errors import PlanError, SurgeryError, TargetError, UsageError
-from onnxprune.output import stored_bytes
 from onnxprune.plans import Plan, check_digest
 from onnxprune.report import Report
 from onnxprune.runs.pipeline import Result, Run
@@ -143,24 +140,10 @@ class BranchRun(Run):
         small = self._recovered(small)
         plan = Plan(analysis.facts.model.sha256, (), {}, settings, tuple(block.name for block in removed))
         sign(small, plan)
-        facts = self._block_facts(small, removed, check, settings)
+        before, after = self.branches.totals(), self.branches.totals(removed)
+        facts = self.summary(before, after, prunable_shares(self.branches), small, check, settings)
         facts["blocks"] = self.branches.entries(removed, frozen)
         return self.conclude(analysis, small, plan, facts)
-
-    def _block_facts(
-        self, small: ModelProto, removed: Sequence[Block], check: SurgeryCheck, settings: Mapping[str, Any]
-    ) -> Report:
-        found, place = self.branches, self.output or self.model.path or Path("model.onnx")
-        return report.header(self.command, settings) | {
-            "model": report.model_entry(self.model),
-            "output": None,
-            "before": found.totals() | {"bytes": self.model.size},
-            "after": found.totals(removed) | {"bytes": stored_bytes(small, place, self.model.folder)},
-            "prunable": prunable_shares(found),
-            "groups": [],
-            "frozen": [],
-            "surgery": report.surgery_entry(check),
-        }
 
 
 def prunable_shares(branches: Branches) -> dict[str, float]:

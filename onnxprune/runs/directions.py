@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
 
-from onnxprune import report
 from onnxprune.account import batch_size
 from onnxprune.allocate import Costs, matcher
 from onnxprune.check import SurgeryCheck
@@ -35,7 +32,6 @@ from onnxprune.errors import DataError, PlanError, SurgeryError, TargetError, Us
 from onnxprune.evidence import Cache
 from onnxprune.evidence import Options as Streaming
 from onnxprune.graph import Node
-from onnxprune.output import stored_bytes
 from onnxprune.plans import Plan, check_digest
 from onnxprune.report import Report
 from onnxprune.runs.pipeline import Data, Result, Run
@@ -170,24 +166,10 @@ class EigenRun(Run):
         small = self._recovered(small)
         plan = Plan(facts.model.sha256, (), {}, settings, directions={c.layer.name: (c.inputs, c.rank) for c in cuts})
         sign(small, plan)
-        found = self._direction_facts(small, cuts, check, settings)
+        before, after = self.directions.totals(), self.directions.totals(cuts)
+        found = self.summary(before, after, self.directions.prunable(), small, check, settings)
         found["directions"] = self.directions.entries(cuts, frozen)
         return self.conclude(analysis, small, plan, found)
-
-    def _direction_facts(
-        self, small: ModelProto, cuts: Sequence[Cut], check: SurgeryCheck, settings: Mapping[str, Any]
-    ) -> Report:
-        found, place = self.directions, self.output or self.model.path or Path("model.onnx")
-        return report.header(self.command, settings) | {
-            "model": report.model_entry(self.model),
-            "output": None,
-            "before": found.totals() | {"bytes": self.model.size},
-            "after": found.totals(cuts) | {"bytes": stored_bytes(small, place, self.model.folder)},
-            "prunable": found.prunable(),
-            "groups": [],
-            "frozen": [],
-            "surgery": report.surgery_entry(check),
-        }
 
 
 def choose_directions(found: Directions, bases: Sequence[Basis], settings: Settings) -> tuple[Cut, ...]:

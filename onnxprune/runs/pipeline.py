@@ -154,6 +154,8 @@ class Run:
         """Decide on the repaired model where calibration data is there to, else by the criterion's scores."""
         if self.settings.max_divergence is not None and self.data.calibration is None:
             raise DataError("--max-divergence is judged on data; give calibration data (--calib)")
+        if (self.settings.search or self.settings.search_recover) and self.data.calibration is None:
+            raise DataError("--search judges widths on data; give calibration data (--calib)")
         if self.settings.reconstructs and self.data.calibration is not None:
             return self._search(analysis, self.data.calibration)
         with self.stages("evidence"):
@@ -292,19 +294,33 @@ class Run:
     def _facts(
         self, analysis: Analysis, kept: Kept, check: SurgeryCheck, small: ModelProto, settings: Mapping[str, Any]
     ) -> Report:
-        costs = Costs(analysis)
-        place = self.output or self.model.path or Path("model.onnx")
-        after = stored_bytes(small, place, self.model.folder)
-        widths = np.array([int(mask.sum()) for mask in kept], np.int64)
+        costs, widths = Costs(analysis), np.array([int(mask.sum()) for mask in kept], np.int64)
         reasons = {g.index: FROZEN_BY_CHECK for g in analysis.groups if g.name in check.frozen_by_check}
+        before, after = (totals(costs, analysis, found) for found in (analysis.widths, widths))
+        return self.summary(before, after, costs.prunable(), small, check, settings) | {
+            "groups": report.group_entries(analysis, kept, reasons),
+            "frozen": report.frozen_entries(analysis),
+        }
+
+    def summary(
+        self,
+        before: Mapping[str, int],
+        after: Mapping[str, int],
+        prunable: Mapping[str, float],
+        small: ModelProto,
+        check: SurgeryCheck,
+        settings: Mapping[str, Any],
+    ) -> Report:
+        """Return what every run reports: totals ``before`` and ``after``, the prunable shares, and the proof."""
+        place = self.output or self.model.path or Path("model.onnx")
         return report.header(self.command, settings) | {
             "model": report.model_entry(self.model),
             "output": None,
-            "before": totals(costs, analysis, analysis.widths) | {"bytes": self.model.size},
-            "after": totals(costs, analysis, widths) | {"bytes": after},
-            "prunable": costs.prunable(),
-            "groups": report.group_entries(analysis, kept, reasons),
-            "frozen": report.frozen_entries(analysis),
+            "before": {**before, "bytes": self.model.size},
+            "after": {**after, "bytes": stored_bytes(small, place, self.model.folder)},
+            "prunable": prunable,
+            "groups": [],
+            "frozen": [],
             "surgery": report.surgery_entry(check),
         }
 

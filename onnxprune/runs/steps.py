@@ -21,9 +21,8 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.criteria import score
 from onnxprune.errors import SurgeryError, UsageError
 from onnxprune.graph import Graph
-from onnxprune.io import Model, skeleton_without_data, tensor_array
+from onnxprune.io import NATIVE_FLOATS, Model, skeleton_without_data, tensor_array
 from onnxprune.recover import parse_length
-from onnxprune.repair.sequential import FLOATS
 from onnxprune.report import Report
 from onnxprune.runs.pipeline import Run, totals
 from onnxprune.runs.stages import Stages, analyse_model, choose, cut_exactly, per_run
@@ -66,9 +65,7 @@ class SteppedRun(Run):
             kept = step.choose(now)
             if not self.settings.may_return:
                 kept = still_alive(now, kept, alive, settings)
-            small, kept, check = step.carry_out(now, kept)
-            if check.frozen_by_check and not self.settings.may_return:
-                kept = [mask & before for mask, before in zip(kept, alive, strict=True)]
+            small, kept, _ = step.carry_out(now, kept)
             log.append(_entry(analysis, kept, alive) | step.extra)
             self.warnings += [text for text in step.warnings if text not in self.warnings]
             alive, trained = kept, small
@@ -150,7 +147,7 @@ def written_back(analysis: Analysis, kept: Kept, small: ModelProto, *, silent: b
         if silent and member.role in SILENCED and gone[group.index].any()
     }
     for name, tensor in targets.items():
-        if tensor.data_type not in FLOATS or name not in sources:
+        if tensor.data_type not in NATIVE_FLOATS or name not in sources:
             continue
         array = tensor_array(tensor, folder).copy()
         masks = [analysis.keep_mask(list(kept), name, axis) for axis in range(array.ndim)]

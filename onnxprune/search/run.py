@@ -53,8 +53,7 @@ def search_units(
     A quarter of the calibration data at most judges, a quarter vetoes a long search. A repair on little data favours
     proposals with little to repair, so those that come near the best are repaired on all but the judging data and judged
     again. Rectified targets help shallow networks and overfit deep ones: the best proposal is judged without them and
-    with. ``train``: what every proposal goes through before it is judged, with
-    the data that repaired it.
+    with. ``train``: what every proposal goes through before it is judged, with the data that repaired it.
     """
     rest, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
     fit, veto = held_out(rest, HELD_OUT, JUDGE, seed + 1)
