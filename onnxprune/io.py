@@ -20,6 +20,10 @@ CHUNK = 1 << 22
 TEXT_LIMIT = 1 << 28
 
 
+NATIVE_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})  # element types numpy has too
+FLOATS = NATIVE_FLOATS | {TensorProto.BFLOAT16}
+
+
 @dataclass(frozen=True)
 class Model:
     """A model as read: ``proto`` holds all but external tensor data, which is mapped from ``folder`` on demand."""

@@ -19,9 +19,8 @@ from onnxprune.coupling.links import FREE, build_links
 from onnxprune.coupling.spec import Operand, Spec, Term
 from onnxprune.facts import Facts
 from onnxprune.graph import Node
-from onnxprune.io import Model, skeleton_without_data
+from onnxprune.io import FLOATS, Model, skeleton_without_data
 
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 ALONE = {("g", "c"): "gc", ("g", "o"): "go"}  # channels of a grouped convolution as letters of their own
 
 

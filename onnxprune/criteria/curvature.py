@@ -37,6 +37,13 @@ class Order(NamedTuple):
     order: np.ndarray
     error: np.ndarray
 
+    @property
+    def scores(self) -> np.ndarray:
+        """float64[units]: the total error once a unit and all that go before it are gone."""
+        result = np.empty(len(self.order))
+        result[self.order] = self.error[1:]
+        return result
+
 
 class Fold(NamedTuple):
     """Removed inputs predicted from kept ones, h_P ~ ``coefficients`` h_K + const, and folded into the consumer.

@@ -62,10 +62,7 @@ def kron_obs(group: Group, context: Context) -> np.ndarray:
     found = _problems(group, context, centred=True)
     if not found:
         return unseen(group, context)
-    order, error = joint_order(found)
-    scores = np.empty(group.width)
-    scores[order] = error[1:]
-    return scores[None]
+    return joint_order(found).scores[None]
 
 
 @criterion("eigendamage", needs=NEEDS, normaliser="none")

@@ -40,10 +40,7 @@ def obs(group: Group, context: Context) -> np.ndarray:
     found = _needed(group, context, centred=True)
     if not found:
         return unseen(group, context)
-    order, error = joint_order(found)
-    scores = np.empty(group.width)
-    scores[order] = error[1:]
-    return scores[None]
+    return joint_order(found).scores[None]
 
 
 @criterion("thinet", needs=("gram",), normaliser="none")

@@ -13,11 +13,9 @@ from onnxprune.data import Dataset
 from onnxprune.depth.proof import switched
 from onnxprune.errors import DataError
 from onnxprune.facts import Facts
-from onnxprune.io import Model
+from onnxprune.io import FLOATS, Model
 from onnxprune.measure.divergence import divergence
 from onnxprune.runtime import session
-
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
 class Effects(NamedTuple):

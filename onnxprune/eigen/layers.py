@@ -11,8 +11,8 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.evidence.sites import GRAM_LIMIT
 from onnxprune.facts import Facts
 from onnxprune.graph import Node
+from onnxprune.io import NATIVE_FLOATS
 from onnxprune.repair.linear import Linear, as_linear
-from onnxprune.repair.sequential import FLOATS
 from onnxprune.repair.targets import Stored
 
 LINEAR = frozenset({"Conv", "Gemm", "MatMul"})
@@ -70,7 +70,7 @@ class Layers(NamedTuple):
 def find_layers(analysis: Analysis) -> Layers:
     """Look at every node of the main graph that costs MACs."""
     facts = analysis.facts
-    tensors = {name: t for name, t in facts.graph.tensors.items() if t.data_type in FLOATS}
+    tensors = {name: t for name, t in facts.graph.tensors.items() if t.data_type in NATIVE_FLOATS}
     stored = Stored(facts.graph, {name: facts.model.array(tensor) for name, tensor in tensors.items()})
     nodes = dict.fromkeys(volume.node for volume in analysis.macs if volume.node is not None)
     found, kept = [], []

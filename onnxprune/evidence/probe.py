@@ -13,9 +13,8 @@ from onnxprune.errors import UsageError
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.stats import Moments
 from onnxprune.facts import Facts
-from onnxprune.io import skeleton_without_data
+from onnxprune.io import FLOATS, skeleton_without_data
 
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 REDUCE_AXES_AS_INPUT = {"ReduceMean": 18, "ReduceSum": 13}
 
 

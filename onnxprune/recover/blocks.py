@@ -20,10 +20,10 @@ from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches
 from onnxprune.facts import Facts, gather_facts
 from onnxprune.graph import Graph
-from onnxprune.io import Model
+from onnxprune.io import FLOATS, Model
 from onnxprune.recover.lessons import Arrays, WholeModel
 from onnxprune.recover.objective import Objective, objective
-from onnxprune.recover.parameters import FLOATS, stored_weights, trainable, with_parameters, write_parameters
+from onnxprune.recover.parameters import stored_weights, trainable, with_parameters, write_parameters
 from onnxprune.recover.recipe import Recipe
 from onnxprune.recover.train import Progress, Training
 from onnxprune.repair.lockstep import Lockstep

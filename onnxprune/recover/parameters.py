@@ -9,9 +9,8 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.graph import Graph, Node
-from onnxprune.io import Model
+from onnxprune.io import FLOATS, Model
 
-FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 CARRIERS = ("Identity", "Transpose", "Reshape", "Cast", "Unsqueeze", "Squeeze", "Flatten")
 """A stored tensor that only passes through these is still that tensor."""
 

@@ -18,8 +18,8 @@ from onnxprune.coupling.groups import Analysis, Group
 from onnxprune.criteria.tensors import unit_positions
 from onnxprune.errors import ModelError
 from onnxprune.facts import Facts
-from onnxprune.io import Model, skeleton_without_data
-from onnxprune.redundancy.readings import FLOATS, Reading, readings, stored_tensors
+from onnxprune.io import NATIVE_FLOATS, Model, skeleton_without_data
+from onnxprune.redundancy.readings import Reading, readings, stored_tensors
 from onnxprune.runtime import session
 
 REASONS = ("unread", "zero", "constant", "duplicate")
@@ -66,7 +66,7 @@ def redundant_units(
 
 def _is_exact(group: Group, facts: Facts) -> bool:
     """Whether the group's units are floats that no statistic is taken over."""
-    return not group.lossy and all(facts.dtype(member.parameter) in FLOATS for member in group.members)
+    return not group.lossy and all(facts.dtype(member.parameter) in NATIVE_FLOATS for member in group.members)
 
 
 def rows(analysis: Analysis, group: Group, parameter: str, axis: int, units: np.ndarray) -> np.ndarray:

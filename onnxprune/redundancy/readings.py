@@ -13,10 +13,9 @@ from onnxprune.coupling.spec import Operand, Spec
 from onnxprune.evidence.probe import observable
 from onnxprune.evidence.sites import unit_of
 from onnxprune.graph import Graph, Node
+from onnxprune.io import NATIVE_FLOATS
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.targets import Stored
-
-FLOATS = (1, 10, 11)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +44,7 @@ class Reading:
 
 def stored_tensors(graph: Graph) -> Stored:
     """Return the float tensors of a graph by name."""
-    tensors = {name: tensor for name, tensor in graph.tensors.items() if tensor.data_type in FLOATS}
+    tensors = {name: tensor for name, tensor in graph.tensors.items() if tensor.data_type in NATIVE_FLOATS}
     return Stored(graph, {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()})
 
 

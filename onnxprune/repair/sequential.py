@@ -20,7 +20,7 @@ from onnxprune.criteria.curvature import Order, Problem, joint_order
 from onnxprune.data.repeated import Remembered
 from onnxprune.evidence.rows import Sampler
 from onnxprune.graph import Graph, Node
-from onnxprune.io import Model, tensor_array
+from onnxprune.io import NATIVE_FLOATS, Model, tensor_array
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.moments import SOLVERS, Moments, Solver, Subspace, squared_error
@@ -31,7 +31,6 @@ DAMPING = (1e-3, 1e-2, 1e-1, 1.0)  # of the mean diagonal; chosen per node on he
 POSITIONS = 64  # sampled output positions per sample
 TURNS = 3  # of moving rectified targets
 ROWS_IN_MEMORY = 1 << 28  # bytes of a node's rows that are kept between turns
-FLOATS = (1, 10, 11)
 
 Batches = Iterable[Mapping[str, np.ndarray]]  # read several times, always the same
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -291,7 +290,7 @@ def _is_stored(graph: Graph, name: str) -> bool:
     """Whether a name stands for a tensor of the file that can be replaced: lists of numbers in attributes cannot."""
     producer = graph.producer.get(name)
     plain = producer is None or producer.proto.attribute[0].type == AttributeProto.TENSOR
-    return plain and graph.tensors[name].data_type in FLOATS
+    return plain and graph.tensors[name].data_type in NATIVE_FLOATS
 
 
 def _samples(batch: Mapping[str, np.ndarray]) -> int:

@@ -7,9 +7,8 @@ from onnx import ModelProto, numpy_helper
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.graph import Graph
-from onnxprune.io import Model
+from onnxprune.io import NATIVE_FLOATS, Model
 from onnxprune.measure.isometry import as_matrix, weights_of
-from onnxprune.repair.sequential import FLOATS
 from onnxprune.surgery import Kept
 
 NONE = 1e-7  # of the largest singular value: a direction that the weight does not have
@@ -28,7 +27,7 @@ def isometric(analysis: Analysis, kept: Kept, small: ModelProto) -> ModelProto:
     reads = {(m.parameter, m.axis) for group in analysis.groups for m in group.members if m.role == "reads"}
     for name, cut in weights_of(Model(result, "", analysis.facts.model.path)).items():
         left = analysis.kept_positions(kept, name)
-        if tensors[name].data_type not in FLOATS or not any((name, axis) in reads for axis in left):
+        if tensors[name].data_type not in NATIVE_FLOATS or not any((name, axis) in reads for axis in left):
             continue
         whole = before[name]
         for axis, positions in left.items():

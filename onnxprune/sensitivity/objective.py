@@ -16,7 +16,7 @@ import numpy as np
 from onnxprune.coupling.groups import Analysis
 from onnxprune.grad import Loss, losses
 from onnxprune.grad.emitter import Emitter, Value
-from onnxprune.sensitivity.taps import FLOATS
+from onnxprune.io import FLOATS
 
 LABELS, SIGNS = "target:labels", "target:signs"
 CLASS_AXIS = {2: 1, 4: 1}  # rank of an output -> the axis its classes are on

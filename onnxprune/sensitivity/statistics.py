@@ -17,7 +17,8 @@ from onnxprune.evidence.rows import Sampler, by_sample, sampled_rows
 from onnxprune.evidence.sites import GRAM_LIMIT, Site
 from onnxprune.evidence.stats import Gram, Moments
 from onnxprune.grad import gradient_name
-from onnxprune.sensitivity.taps import FLOATS, Tap, Tapped
+from onnxprune.io import FLOATS
+from onnxprune.sensitivity.taps import Tap, Tapped
 
 Tensors = Mapping[str, np.ndarray]
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.evidence.sites import GROUPED, Site, sites
 from onnxprune.graph import Node
-from onnxprune.io import Model
-
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+from onnxprune.io import FLOATS, Model
 
 
 @dataclass(frozen=True, eq=False)
