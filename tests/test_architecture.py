@@ -15,6 +15,7 @@ import onnxprune
 
 ROOT = Path(__file__).parents[1]
 SOURCES = {"onnxprune": ROOT / "onnxprune", "onnxprune.cli": ROOT / "cli"}
+FORWARDER = ROOT / "onnxprune" / "cli"  # stands in for the installed package in a checkout
 
 # from the ground up; a module may import from its own layer and from those before it
 LAYERS = (
@@ -53,6 +54,8 @@ def modules() -> Iterator[tuple[str, Path]]:
     """Yield (dotted name, file) of every module."""
     for package, folder in SOURCES.items():
         for path in sorted(folder.rglob("*.py")):
+            if path.parent == FORWARDER:
+                continue
             parts = path.relative_to(folder).with_suffix("").parts
             yield ".".join([package, *(p for p in parts if p != "__init__")]), path
 
@@ -150,3 +153,19 @@ def test_every_package_is_installed() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     found = {name for name, path in MODULES.items() if path.name == "__init__.py"}
     assert sorted(settings["packages"]) == sorted(found)
+
+
+@pytest.mark.parametrize("module", ["onnxprune", "onnxprune.cli"])
+def test_the_checkout_runs_without_being_installed_from(module: str, tmp_path: Path) -> None:
+    """The folder ``onnxprune`` hides an installed package of that name, whose command line is in another folder."""
+    code = f"import runpy, sys; sys.argv = ['onnxprune', '--version']; sys.path[:0] = [{str(ROOT)!r}]; import {module}"
+    run = f"{code}; from onnxprune.cli import main; main()"
+    done = subprocess.run([sys.executable, "-S", "-c", _with_packages(run)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("onnxprune ")
+
+
+def _with_packages(code: str) -> str:
+    """Give an interpreter without site (-S: no editable install is found) the folders of installed packages."""
+    folders = [path for path in sys.path if path.endswith("site-packages")]
+    return f"import sys; sys.path += {folders!r}; {code}"
