@@ -160,7 +160,9 @@ def test_the_checkout_runs_without_being_installed_from(module: str, tmp_path: P
     """The folder ``onnxprune`` hides an installed package of that name, whose command line is in another folder."""
     code = f"import runpy, sys; sys.argv = ['onnxprune', '--version']; sys.path[:0] = [{str(ROOT)!r}]; import {module}"
     run = f"{code}; from onnxprune.cli import main; main()"
-    done = subprocess.run([sys.executable, "-S", "-c", _with_packages(run)], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", _with_packages(run)], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("onnxprune ")
 

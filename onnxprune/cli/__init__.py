@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-__path__ = [str(Path(__file__).resolve().parents[2] / "cli")]
+__path__ = [str(Path(__file__).resolve().parents[2] / "cli")]  # before what is imported from there
 
-from onnxprune.cli.app import main  # noqa: E402  (found by the path above)
+from onnxprune.cli.app import main
 
 __all__ = ["main"]
