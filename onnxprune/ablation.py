@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxprune.check import silenced
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError
 from onnxprune.io import Model
 from onnxprune.measure.metrics import are_logits, kl
 from onnxprune.runtime import Session, session
+from onnxprune.silence import silenced
 
 PREFIX = "silence_"
 Outputs = Mapping[str, np.ndarray]

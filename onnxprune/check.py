@@ -1,27 +1,21 @@
-"""Proof that a cut was exact: the smaller model against the original with the removed units silenced.
-
-The reference is built from the original file: wherever a node consumes an axis, the removed positions are set to zero on the
-way in. Where a node takes statistics over a cut axis silence cannot hold; there the reference slices that operator itself and
-puts zeros back where the positions were.
-"""
+"""Proof that a cut was exact: the smaller model against the original with the removed units silenced."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.spec import Operand, Spec
 from onnxprune.errors import ModelError
-from onnxprune.facts import Facts, Shape, Sizes
-from onnxprune.graph import Graph, Node
-from onnxprune.io import Model, skeleton_without_data
+from onnxprune.facts import Facts, Sizes
+from onnxprune.graph import Node
+from onnxprune.io import Model
 from onnxprune.runtime import release_memory, session
+from onnxprune.silence import silenced
 from onnxprune.surgery import Kept, cut
 
 TOLERANCE: dict[int, float] = {TensorProto.FLOAT16: 3e-2, TensorProto.BFLOAT16: 1e-1, TensorProto.DOUBLE: 1e-7}
@@ -238,133 +232,6 @@ def _stand_ins(blind: list[Node], facts: Facts, seed: int) -> dict[str, np.ndarr
     rng = np.random.default_rng(seed)
     shapes = {name: facts.shape(name) for node in blind for name in node.outputs if name}
     return {n: rng.standard_normal(shape).astype(np.float32) for n, shape in shapes.items() if shape is not None}
-
-
-# --- the reference --------------------------------------------------------------------------------------------------
-
-
-def silenced(analysis: Analysis, kept: Kept) -> tuple[ModelProto, tuple[str, ...], tuple[str, ...]]:
-    """Return (the original with removed units silenced where they are consumed, lossy nodes that were sliced, -).
-
-    The original's initializers are left out; whoever runs it lends them.
-    """
-    proto = skeleton_without_data(analysis.facts.model.proto)
-    builder = _Silencer(analysis, kept, Graph(proto))
-    for index, (node, (_, spec)) in enumerate(
-        zip(list(builder.graph.nodes), analysis.solution.links.specs, strict=True)
-    ):
-        builder.visit(index, node, spec)
-    return proto, tuple(builder.lossy), ()
-
-
-class _Silencer:
-    def __init__(self, analysis: Analysis, kept: Kept, graph: Graph):
-        self.analysis, self.kept, self.graph = analysis, list(kept), graph
-        self.lossy: list[str] = []
-        self.count = 0
-
-    def visit(self, index: int, node: Node, spec: Spec) -> None:
-        cut_letters = {
-            letter for letter in spec.sizes if self.analysis.letter_mask(self.kept, index, letter) is not None
-        }
-        sliced = {letter for letter in spec.lossy if letter in cut_letters}
-        if sliced:
-            self.lossy.append(node.label)
-            self._slice_node(node, spec, sliced)
-        for letter in sorted((spec.sinks() & cut_letters) - sliced):
-            self._silence(node, spec, letter)
-
-    def _silence(self, node: Node, spec: Spec, letter: str) -> None:
-        """Silence the removed positions of a consumed letter on the inputs the signature names, else on one, at best a stored one."""
-        facts = self.analysis.facts
-        mentions = [*enumerate(spec.inputs), *((node.inputs.index(n), o) for n, o in spec.extra if n in node.inputs)]
-        holders = sorted(
-            (node.input(i) not in facts.constants, i, axis)
-            for i, operand in mentions
-            for axis, term in enumerate(operand or ())
-            if letter in term.letters and (not spec.silent or i in spec.silent)
-        )
-        for _, position, axis in holders if spec.silent else holders[:1]:
-            mask = self.analysis.keep_mask(self.kept, node.input(position), axis)
-            if mask is not None:
-                zero = spec.silent.get(position)
-                silence = node.proto.input[zero] if zero is not None and node.input(zero) else ""
-                shape, dtype = facts.shape(node.input(position)) or (), facts.dtype(node.input(position))
-                op, operands = self._masked(node.proto.input[position], mask, axis, shape, dtype, silence)
-                node.proto.input[position] = self._insert(node, op, operands)
-
-    def _slice_node(self, node: Node, spec: Spec, letters: set[str]) -> None:
-        for position, operand in enumerate(spec.inputs):
-            for axis in self._axes(operand, letters):
-                mask = self.analysis.keep_mask(self.kept, node.input(position), axis)
-                if mask is not None:
-                    kept = self._tensor(np.flatnonzero(mask))
-                    node.proto.input[position] = self._insert(
-                        node, "Gather", [node.proto.input[position], kept], axis=axis
-                    )
-        for position, operand in enumerate(spec.outputs):
-            axes = [
-                a
-                for a in self._axes(operand, letters)
-                if self.analysis.keep_mask(self.kept, node.outputs[position], a) is not None
-            ]
-            if axes:
-                self._restore(node, position, axes)
-
-    def _axes(self, operand: Operand, letters: set[str]) -> list[int]:
-        return [axis for axis, term in enumerate(operand or ()) if letters & set(term.letters)]
-
-    def _restore(self, node: Node, position: int, axes: list[int]) -> None:
-        """Put zeros back where positions were taken out, under the output's own name."""
-        facts, value = self.analysis.facts, node.outputs[position]
-        shape = facts.shape(value) or ()
-        source = node.proto.output[position]
-        current = f"{source}_sliced_{self.count}"
-        node.proto.output[position] = current
-        after = node.proto
-        for number, axis in enumerate(axes):
-            mask = self.analysis.keep_mask(self.kept, value, axis)
-            assert mask is not None
-            rank = np.where(mask, np.cumsum(mask) - 1, 0)
-            spread = f"{source}_spread_{self.count}"
-            after = self._append(
-                node, after, helper.make_node("Gather", [current, self._tensor(rank)], [spread], axis=axis)
-            )
-            last = number == len(axes) - 1
-            current = source if last else f"{source}_padded_{self.count}"
-            op, operands = self._masked(spread, mask, axis, shape, facts.dtype(value))
-            after = self._append(node, after, helper.make_node(op, operands, [current]))
-
-    def _masked(
-        self, name: str, mask: np.ndarray, axis: int, shape: Shape, dtype: int, silence: str = ""
-    ) -> tuple[str, list[str]]:
-        """Operator and inputs that put ``silence`` (a value's name; zero where empty) at the positions that go."""
-        along = mask.reshape([-1 if a == axis else 1 for a in range(len(shape))])
-        element = helper.tensor_dtype_to_np_dtype(dtype)
-        if self.graph.versions.get("", 1) < 9:  # no Where yet, and before opset 7 a Mul needs equal shapes
-            whole = tuple(len(mask) if a == axis else n for a, n in enumerate(shape))
-            return "Mul", [name, self._tensor(np.broadcast_to(along, whole).astype(element))]
-        return "Where", [self._tensor(along), name, silence or self._tensor(np.zeros((), element))]
-
-    def _tensor(self, content: np.ndarray) -> str:
-        self.count += 1
-        name = f"silence_{self.count}"
-        self.graph.model.graph.initializer.append(numpy_helper.from_array(content, name))
-        return name
-
-    def _insert(self, node: Node, op: str, inputs: Sequence[str], **attributes: Any) -> str:
-        self.count += 1
-        name = f"silence_{self.count}"
-        node.owner.node.insert(self._place(node, node.proto), helper.make_node(op, inputs, [name], **attributes))
-        return name
-
-    def _append(self, node: Node, after: NodeProto, fresh: NodeProto) -> NodeProto:
-        self.count += 1
-        node.owner.node.insert(self._place(node, after) + 1, fresh)
-        return fresh
-
-    def _place(self, node: Node, proto: NodeProto) -> int:
-        return next(i for i, other in enumerate(node.owner.node) if other.output == proto.output)
 
 
 # --- finding the group at fault -------------------------------------------------------------------------------------

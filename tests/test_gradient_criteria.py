@@ -8,7 +8,6 @@ from networks import network
 from onnx import NodeProto, TensorProto, helper
 
 from onnxprune.ablation import ablate
-from onnxprune.check import silenced
 from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.criteria import CRITERIA, parse, score
 from onnxprune.data import Dataset, input_specs, open_dataset
@@ -19,6 +18,7 @@ from onnxprune.io import Model, load
 from onnxprune.runtime import session
 from onnxprune.sensitivity import KINDS, sensitivities
 from onnxprune.sensitivity.gather import batch_for
+from onnxprune.silence import silenced
 
 GRADIENT = ["taylor", "taylor-activation", "snip", "grasp", "fisher", "group-fisher", "obd"]
 KRONECKER = ["kron-obd", "kron-obs", "eigendamage"]
