@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import signal
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
 
 import click
 
 from onnxprune.cli import commands
+from onnxprune.cli.failures import Failure, Terminated, failure
+from onnxprune.cli.streams import guarded_streams
 from onnxprune.errors import OnnxPruneError
 from onnxprune.registry import near_names
+from onnxprune.visible import visible
 
 DEFAULT = "prune"
 ENVIRONMENT = "ONNXPRUNE"  # ONNXPRUNE_RATIO is the default of --ratio, for every command
 OWN_OPTIONS = ("-h", "--help", "--version")
-INTERRUPTED = 130
-UNEXPECTED = 3
 
 
 class Application(click.Group):
@@ -34,10 +39,38 @@ class Application(click.Group):
         command.context_settings["auto_envvar_prefix"] = ENVIRONMENT
         return command
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run with guarded streams; SIGTERM ends a run as Ctrl-C does."""
+        with guarded_streams(), _ended_by_sigterm():
+            return super().main(*args, **extra)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _visible_usage_errors():
+            return super().make_context(*args, **extra)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in OWN_OPTIONS and args[0] not in self.list_commands(ctx) and _is_for_default(args[0]):
-            args = [DEFAULT, *args]
+        known = self.list_commands(ctx)
+        if args and args[0] not in OWN_OPTIONS and args[0] not in known and _is_for_default(args[0]):
+            place = self._first_word(ctx, args)
+            named = place is not None and args[place] in known
+            args = [args[place], *args[:place], *args[place + 1 :]] if place and named else [DEFAULT, *args]
         return super().parse_args(ctx, args)
+
+    def _first_word(self, ctx: click.Context, args: list[str]) -> int | None:
+        """Return the place of the first word that is neither an option nor the value of one, as the default command reads them."""
+        command = self.get_command(ctx, DEFAULT)
+        taking = {
+            name
+            for option in (command.params if command else ())
+            if isinstance(option, click.Option) and not option.is_flag
+            for name in option.opts
+        }
+        place = 0
+        while place < len(args):
+            if not args[place].startswith("-"):
+                return place
+            place += 1 + (args[place] in taking)
+        return None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         known = self.list_commands(ctx)
@@ -49,17 +82,38 @@ class Application(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; turn every error into one message, a documented exit code and, if asked for, JSON."""
         try:
-            return super().invoke(ctx)
-        except OnnxPruneError as error:
-            _fail(ctx, str(error), error.exit_code, getattr(error, "best", None))
-        except KeyboardInterrupt:
-            _fail(ctx, "interrupted; nothing was left half-written", INTERRUPTED)
-        except MemoryError:
-            _fail(ctx, "out of memory; try fewer --samples, a smaller --batch or a machine with more of it", UNEXPECTED)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            with _visible_usage_errors():
+                return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception as error:
-            _fail(ctx, f"unexpected {type(error).__name__}: {_first_line(error)} {_hint(ctx)}", UNEXPECTED)
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            _fail(ctx, failure(error, bool(ctx.meta.get("verbose"))))
+
+
+@contextmanager
+def _visible_usage_errors() -> Iterator[None]:
+    """Show what the user typed, or a file says, as text."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = visible(error.message)  # type: ignore[misc]
+        raise
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_for_default(word: str) -> bool:
@@ -67,33 +121,30 @@ def _is_for_default(word: str) -> bool:
     return word.startswith("-") or any(c in word for c in "./\\") or not word or os.path.exists(word)
 
 
-def _fail(ctx: click.Context, message: str, exit_code: int, best: float | None = None) -> NoReturn:
+def _fail(ctx: click.Context, found: Failure) -> NoReturn:
     if ctx.meta.get("verbose"):
-        click.echo(traceback.format_exc(), err=True)
-    click.echo(f"error: {message}", err=True)
-    _write_failure(ctx, message, exit_code, best)
-    ctx.exit(exit_code)
+        click.echo("\n".join(map(visible, traceback.format_exc().splitlines())), err=True)
+    click.echo(f"error: {visible(found.message)}", err=True)
+    _write_failure(ctx, found)
+    ctx.exit(found.exit_code)
 
 
-def _write_failure(ctx: click.Context, message: str, exit_code: int, best: float | None) -> None:
+def _write_failure(ctx: click.Context, found: Failure) -> None:
     """Give pipelines that asked for documents the failure in them too, unless a report was written already."""
     if not ctx.meta.get("documents") or ctx.meta.get("reported"):
         return
     from onnxprune.cli.console import write_documents
 
-    failure = {"schema_version": 1, "command": ctx.invoked_subcommand, "exit_code": exit_code, "error": message}
+    report = {
+        "schema_version": 1,
+        "command": ctx.invoked_subcommand,
+        "exit_code": found.exit_code,
+        "error": found.message,
+    }
     try:
-        write_documents(ctx, failure | ({} if best is None else {"best": best}))
+        write_documents(ctx, report | ({} if found.best is None else {"best": found.best}))
     except OnnxPruneError as error:
-        click.echo(f"error: {error}", err=True)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
-
-
-def _hint(ctx: click.Context) -> str:
-    return "" if ctx.meta.get("verbose") else "(run again with -v for the traceback, and please report it)"
+        click.echo(f"error: {visible(str(error))}", err=True)
 
 
 def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:

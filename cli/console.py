@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from time import monotonic
 from typing import Any
 
 import click
+
+from onnxprune.cli.streams import write_document
+from onnxprune.visible import visible
 
 STAGES = {
     "load": "reading the model",
@@ -33,38 +37,59 @@ class Terminal:
         from rich.console import Console
 
         plain = bool(ctx.meta.get("no_color"))
-        self.quiet = bool(ctx.meta.get("quiet"))
-        self.results = Console(no_color=plain or None, highlight=False, quiet="-" in documents(ctx).values())
+        self.quiet, self.verbose = bool(ctx.meta.get("quiet")), bool(ctx.meta.get("verbose"))
+        silent = self.quiet or "-" in documents(ctx).values()
+        self.results = Console(no_color=plain or None, highlight=False, quiet=silent)
         self.messages = Console(no_color=plain or None, highlight=False, stderr=True, quiet=self.quiet)
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str], None]]:
-        """Yield a function that shows the stage which begins; nothing is shown where stderr is not a terminal."""
-        if self.quiet or not sys.stderr.isatty():
-            yield lambda stage: None
-            return
-        with self.messages.status("starting") as status:
-            yield lambda stage: status.update(STAGES.get(stage, stage))
+        """Yield a function that shows the stage which begins: in a terminal one line that changes, elsewhere with -v lines.
+
+        What scripts that are run meanwhile print goes to stderr: stdout carries results only.
+        """
+        with redirect_stdout(sys.stderr):
+            if self.verbose:
+                yield self._line_per_stage()
+            elif self.quiet or sys.stderr is None or not sys.stderr.isatty():
+                yield lambda stage: None
+            else:
+                with self.messages.status("starting") as status:
+                    yield lambda stage: status.update(self._plain(STAGES.get(stage, stage)))
+
+    def _line_per_stage(self) -> Callable[[str], None]:
+        started = monotonic()
+        return lambda stage: self._note(f"{monotonic() - started:6.1f} s  {STAGES.get(stage, stage)}")
+
+    def _note(self, text: str, style: str | None = None) -> None:
+        self.messages.print(self._plain(text), style=style, soft_wrap=True)
+
+    def _plain(self, text: str) -> Any:
+        from rich.text import Text
+
+        return Text(visible(text))
 
     def warn(self, texts: Sequence[str]) -> None:
         for text in texts:
-            self.messages.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
+            self._note(f"warning: {text}", style="yellow")
 
     def say(self, text: str = "") -> None:
-        self.results.print(text, markup=False, soft_wrap=True)
+        self.results.print(self._plain(text), soft_wrap=True)
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
         """Print a table, all columns but the first to the right where they hold numbers."""
         from rich import box
         from rich.table import Table
-        from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold")
+        shown = self._plain(title) if title else None
+        table = Table(box=box.SIMPLE_HEAD, title=shown, title_justify="left", title_style="bold")
         for number, name in enumerate(head):
             numeric = number > 0 and all(_is_number(row[number]) for row in rows)
-            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+            table.add_column(
+                self._plain(name), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric
+            )
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*map(self._plain, row))
         self.results.print(table)
 
 
@@ -80,7 +105,7 @@ def write_documents(ctx: click.Context, report: dict[str, Any]) -> None:
     for kind, path in documents(ctx).items():
         text = render(kind, report)
         if path == "-":
-            click.echo(text, nl=False)
+            write_document(text)
         else:
             write_text(text, path)
     ctx.meta["reported"] = True

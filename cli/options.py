@@ -12,6 +12,7 @@ import click
 
 from onnxprune.cli.values import ALIGNMENT, NAMED_SHAPE, NAMES, NUMBERS, PATTERN_SHARE, SECONDS, SHARE, SIZE
 from onnxprune.registry import near_names
+from onnxprune.visible import visible
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -44,10 +45,25 @@ def _document(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     chosen[kind] = value
 
 
-def _log_level(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
-    ctx.meta["verbose"] = value
-    logging.basicConfig(level=logging.INFO if value else logging.WARNING, format="%(message)s", force=True)
-    return value
+class _Visible(logging.Formatter):
+    """Log lines whose names of nodes and files are shown as text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+def _messages(name: str, level: int) -> Callable[[click.Context, click.Parameter, bool], bool]:
+    """Remember ``--verbose`` or ``--quiet``, and let that much of the log through."""
+
+    def callback(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+        ctx.meta[name] = value
+        if value or not logging.root.handlers:
+            logging.basicConfig(level=level if value else logging.WARNING, force=True)
+            for handler in logging.root.handlers:
+                handler.setFormatter(_Visible("%(message)s"))
+        return value
+
+    return callback
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
@@ -261,8 +277,22 @@ OUTPUT = tuple(
     for kind, title in (("json", "JSON"), ("markdown", "Markdown"), ("junit", "JUnit XML"), ("html", "one HTML file"))
 )
 MESSAGES = (
-    click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=_log_level, help="Say more on stderr."),
-    click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_keep("quiet"), help="Only errors."),
+    click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        expose_value=False,
+        callback=_messages("verbose", logging.INFO),
+        help="Say more on stderr: stages, tracebacks.",
+    ),
+    click.option(
+        "-q",
+        "--quiet",
+        is_flag=True,
+        expose_value=False,
+        callback=_messages("quiet", logging.ERROR),
+        help="Print errors only.",
+    ),
     click.option("--no-color", is_flag=True, expose_value=False, callback=_keep("no_color"), help="Plain text."),
 )
 

@@ -178,7 +178,8 @@ def show_frozen(terminal: Terminal, frozen: Sequence[dict[str, Any]], everything
     head = ("axis", "kept by", "MACs", "parameters", "why")
     _long_table(terminal, head, rows, f"{len(rows)} weight axes stay", everything)
     for (reason, remedy), number in causes.items():
-        terminal.say(f"[{number}] {reason}\n    -> {remedy}")
+        terminal.say(f"[{number}] {reason}")
+        terminal.say(f"    -> {remedy}")
     if len(frozen) > len(shown):
         terminal.say(f"Beside these {len(frozen) - len(shown)} kernel axes stay, along which a window slides.")
 

@@ -17,6 +17,7 @@ from onnxprune.coupling.links import RULES
 from onnxprune.io import Model
 from onnxprune.remedies import remedy
 from onnxprune.version import __version__
+from onnxprune.visible import visible_json
 
 SCHEMA_VERSION = 1
 
@@ -116,8 +117,8 @@ def surgery_entry(check: SurgeryCheck) -> Report:
 
 
 def dumps(report: Report) -> str:
-    """Return a report as JSON; infinities and NaN become null."""
-    return json.dumps(_plain(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """Return a report as JSON; infinities and NaN become null, what a console would not show is escaped."""
+    return visible_json(json.dumps(_plain(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ FORWARDER = ROOT / "onnxprune" / "cli"  # stands in for the installed package in
 
 # from the ground up; a module may import from its own layer and from those before it
 LAYERS = (
-    {"version", "errors", "registry"},
+    {"version", "errors", "registry", "visible"},
     {"graph", "io", "output", "runtime", "facts"},
     {"data"},
     {"measure"},
@@ -58,7 +58,20 @@ LAYERS = (
 )
 LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in layer}
 BLIND = (("coupling", "grad"), ("grad", "coupling"))
-FOR_COMMANDS = {"api", "cli", "criteria", "data", "documents", "errors", "output", "registry", "remedies", "report", ""}
+FOR_COMMANDS = {
+    "api",
+    "cli",
+    "criteria",
+    "data",
+    "documents",
+    "errors",
+    "output",
+    "registry",
+    "remedies",
+    "report",
+    "visible",
+    "",
+}
 HEAVY = {"numpy", "onnx", "onnxruntime", "scipy", "rich", "google.protobuf"}
 
 

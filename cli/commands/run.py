@@ -54,10 +54,11 @@ def _given(tolerance: float | None) -> dict[str, Any]:
 
 
 def _report(command: str, values: dict[str, Any], progress: Any) -> dict[str, Any]:
-    """Run one job; an error on purpose becomes its report, so that the other jobs still run."""
-    from onnxprune.errors import OnnxPruneError
+    """Run one job; an error becomes its report, so that the other jobs still run."""
+    from onnxprune.cli.failures import failure
 
     try:
         return import_module(f"onnxprune.cli.commands.{command}").evaluate(values, progress)
-    except OnnxPruneError as error:
-        return {"schema_version": 1, "command": command, "exit_code": error.exit_code, "error": str(error)}
+    except (Exception, SystemExit) as error:
+        message, exit_code, _ = failure(error)
+        return {"schema_version": 1, "command": command, "exit_code": exit_code, "error": message}

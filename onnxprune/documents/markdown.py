@@ -7,6 +7,7 @@ from typing import Any
 
 from onnxprune.documents.tables import Table, parts, shortened, tables
 from onnxprune.report import verdict
+from onnxprune.visible import visible
 
 LIMIT = 1_000_000
 """Bytes; a step summary on GitHub may have 1 MiB."""
@@ -57,7 +58,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def escaped(text: str) -> str:
     """Return text that Markdown shows as it is, in tables too."""
-    plain = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for mark in "\\`*_[]|":
+    plain = visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for mark in "\\`*_[]|~$#":
         plain = plain.replace(mark, f"\\{mark}")
-    return plain.replace("\n", " ").replace("@", "&#64;")
+    for text_of_links, entity in (("@", "&#64;"), ("://", "&#58;//"), ("www.", "www&#46;")):
+        plain = plain.replace(text_of_links, entity)
+    return plain

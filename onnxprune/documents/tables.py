@@ -12,6 +12,7 @@ from typing import Any
 from onnxprune.allocate import literal
 from onnxprune.remedies import WINDOW
 from onnxprune.report import TOTALS, comparison, drift_rows, gate_rows
+from onnxprune.visible import visible
 
 LONGEST_CELL = 160
 LONGEST_OPTION = 1000
@@ -50,8 +51,8 @@ def _kind(cells: Sequence[str]) -> str:
 
 
 def shortened(text: str, longest: int = LONGEST_CELL) -> str:
-    """Return a name on one line without control characters, its middle left out where it is too long."""
-    plain = "".join(c if c.isprintable() else " " for c in text)
+    """Return a name on one line, unprintable characters escaped, its middle left out where it is too long."""
+    plain = visible(text)
     half = (longest - 1) // 2
     return plain if len(plain) <= longest else f"{plain[:half]}…{plain[-half:]}"
 
