@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, Message
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from onnxprune.errors import ModelError, PlanError
+from onnxprune.errors import ModelError, OnnxPruneError, PlanError
+from onnxprune.files import kind_of, require_regular, shown, status
 
 CHUNK = 1 << 22
 TEXT_LIMIT = 1 << 28
+PROTOBUF_LIMIT = 2**31 - 1  # bytes of one message
+MOST_NODES = 1 << 21
 
 
 NATIVE_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})  # element types numpy has too
 FLOATS = NATIVE_FLOATS | {TensorProto.BFLOAT16}
+
+
+class Home(NamedTuple):
+    """Where a model's external data lies: the folder of its path, and the folder of the file that a link there leads to."""
+
+    folder: Path
+    target: Path
+
+
+Folder = Path | Home
 
 
 @dataclass(frozen=True)
@@ -35,8 +49,8 @@ class Model:
     warnings: tuple[str, ...] = field(default=())
 
     @property
-    def folder(self) -> Path | None:
-        return self.path.parent if self.path else None
+    def folder(self) -> Home | None:
+        return Home(self.path.parent, self.path.resolve().parent) if self.path else None
 
     @property
     def name(self) -> str:
@@ -47,33 +61,34 @@ class Model:
         return tensor_array(tensor, self.folder)
 
 
-def tensor_array(tensor: TensorProto, folder: Path | None) -> np.ndarray:
+def tensor_array(tensor: TensorProto, folder: Folder | None) -> np.ndarray:
     """Return a tensor's content, external data being sought in ``folder``; raise ModelError if it cannot be read."""
     try:
         if tensor.data_location != TensorProto.EXTERNAL:
             return numpy_helper.to_array(tensor)
         file, offset, length = external_region(tensor, folder)
-        inline = TensorProto(dims=tensor.dims, data_type=tensor.data_type, name=tensor.name)
         if _is_plain(tensor.data_type):
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-            count = int(np.prod(tensor.dims, dtype=np.int64))
+            count = math.prod(tensor.dims)
             if length < count * dtype.itemsize:
                 raise ValueError(f"{length} bytes hold no {list(tensor.dims)} of {dtype}")
             if not count:
                 return np.zeros(tuple(tensor.dims), dtype)
             return np.memmap(file, dtype=dtype, mode="r", offset=offset, shape=(count,)).reshape(tuple(tensor.dims))
-        with open(file, "rb") as stream:
-            stream.seek(offset)
-            inline.raw_data = stream.read(length)
+        inline = TensorProto()
+        inline.CopyFrom(tensor)
+        embed(inline, folder)
         return numpy_helper.to_array(inline)
     except (ValueError, TypeError, OSError, KeyError) as error:
         raise ModelError(f"tensor {tensor.name!r} cannot be read: {_first_line(error)}") from error
 
 
+PACKED = ("UNDEFINED", "INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2", "STRING")
+
+
 def _is_plain(data_type: int) -> bool:
     """Whether numpy can map the stored bytes as they are (4-bit types are packed, strings have no bytes)."""
-    packed = ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2", "STRING")
-    return TensorProto.DataType.Name(data_type) not in packed
+    return data_type in TensorProto.DataType.values() and TensorProto.DataType.Name(data_type) not in PACKED
 
 
 def all_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
@@ -81,13 +96,24 @@ def all_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    for node in graph.node:
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.TENSOR:
                 yield attribute.t
             yield from attribute.tensors
             for body in [attribute.g] * (attribute.type == onnx.AttributeProto.GRAPH) + list(attribute.graphs):
                 yield from all_tensors(body)
+
+
+def model_tensors(proto: ModelProto) -> Iterator[TensorProto]:
+    """Yield every tensor of a model, those in its functions too."""
+    yield from all_tensors(proto.graph)
+    for function in proto.functions:
+        yield from _node_tensors(function.node)
 
 
 def load(source: str | os.PathLike | ModelProto) -> Model:
@@ -100,7 +126,7 @@ def load(source: str | os.PathLike | ModelProto) -> Model:
         path = Path(source)
         data = _read_file(path)
         proto = _parse(data, path)
-        externals = _check_external(proto, path.parent, str(path))
+        externals = _check_external(proto, Model(proto, "", path).folder, str(path))
         size = len(data) + sum(file.stat().st_size for file in externals)
         model = Model(proto, _digest(data, externals), path, size)
     del data
@@ -109,10 +135,12 @@ def load(source: str | os.PathLike | ModelProto) -> Model:
 
 
 def _read_file(path: Path) -> bytes:
-    if not path.exists():
-        raise ModelError(f"{path}: no such file")
-    if path.is_dir():
+    found = status(path, ModelError)
+    if found is not None and kind_of(found) == "a folder":
         raise ModelError(f"{path}: a folder, not a model; give the .onnx file inside it")
+    size = require_regular(path, ModelError).st_size
+    if size > PROTOBUF_LIMIT:
+        raise ModelError(f"{path}: {size:,} bytes; no ONNX file is above 2 GB, larger weights lie in external data")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -130,6 +158,10 @@ def _parse(data: bytes, path: Path) -> ModelProto:
         raise ModelError(f"{path}: not an ONNX model, or a truncated one (protobuf: {_first_line(error)})") from error
     if not proto.HasField("graph") or not proto.graph.node or not proto.opset_import:
         raise ModelError(f"{path}: not an ONNX model (a protobuf without graph, nodes or opset)")
+    if len(proto.graph.node) > MOST_NODES:
+        raise ModelError(f"{path}: {len(proto.graph.node):,} nodes; at most {MOST_NODES:,} can be processed")
+    if not proto.graph.node[0].op_type:
+        raise ModelError(f"{path}: not an ONNX model (its first node has no operator)")
     return proto
 
 
@@ -143,37 +175,86 @@ def _digest(data: bytes, externals: set[Path]) -> str:
     return digest.hexdigest()
 
 
-def external_region(tensor: TensorProto, folder: Path | None) -> tuple[Path, int, int]:
-    """Return (file, offset, length) of a tensor's external data, refusing every path that leaves ``folder``."""
+def external_region(tensor: TensorProto, folder: Folder | None) -> tuple[Path, int, int]:
+    """Return (file, offset, length) of a tensor's external data, refusing every path that leaves the model's folder.
+
+    Inside is what lies, all links followed, in the folder of the model's path or in that of the file which it leads to: in a
+    Hugging Face cache the model and its data are links to files beside each other.
+    """
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
+    location, where = entries.get("location", ""), f"tensor {tensor.name!r}"
     if folder is None:
-        raise ModelError(f"tensor {tensor.name!r} has external data in {location!r}; give the model as a path")
-    base = folder.resolve()
-    file = (base / location).resolve()
-    if not location or Path(location).is_absolute() or not file.is_relative_to(base):
-        raise ModelError(f"tensor {tensor.name!r}: external data {location!r} lies outside the model's folder; refused")
-    if not file.is_file():
-        raise ModelError(f"tensor {tensor.name!r}: external data file {location!r} is missing beside the model")
+        raise ModelError(f"{where} has external data in {location!r}; give the model as a path")
+    if not location or Path(location).is_absolute():
+        raise ModelError(f"{where}: external data {location!r} lies outside the model's folder; refused")
+    file = _inside(location, tuple(folder) if isinstance(folder, Home) else (folder,), where)
+    size = file.stat().st_size
     try:
         offset = int(entries.get("offset", 0))
-        length = int(entries.get("length", file.stat().st_size - offset))
+        length = int(entries.get("length", stored_size(tensor, size - offset)))
     except ValueError as error:
-        raise ModelError(f"tensor {tensor.name!r}: external data offset or length is not a number") from error
-    if offset < 0 or length < 0 or offset + length > file.stat().st_size:
-        raise ModelError(f"tensor {tensor.name!r}: external data file {location!r} is too short")
+        raise ModelError(f"{where}: external data offset or length is not a number") from error
+    if offset < 0 or length < 0 or offset + length > size:
+        asked = f"offset {offset:,} and length {length:,} do not fit into its {size:,} bytes"
+        raise ModelError(f"{where}: external data file {location!r} is too short or the entry is wrong: {asked}")
     return file, offset, length
 
 
-def _check_external(proto: ModelProto, folder: Path | None, where: str) -> set[Path]:
+def stored_size(tensor: TensorProto, otherwise: int) -> int:
+    """Return the bytes that a tensor's sizes take where its elements have whole bytes, else ``otherwise``."""
+    if not _is_plain(tensor.data_type):
+        return otherwise
+    return onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * math.prod(tensor.dims)
+
+
+def embed(tensor: TensorProto, folder: Folder | None) -> None:
+    """Put external data into the tensor itself; raises ModelError."""
+    file, offset, length = external_region(tensor, folder)
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        tensor.raw_data = stream.read(length)
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+
+
+def _inside(location: str, folders: tuple[Path, ...], where: str) -> Path:
+    """Return the file, all links followed, that ``location`` means in the first folder that has it; raises ModelError."""
+    try:
+        bases = [folder.resolve() for folder in folders]
+        found = [(base / location).resolve() for base in bases]
+        file = next((place for place in found if place.exists()), found[0])
+        if not any(file.is_relative_to(base) for base in bases):
+            raise ModelError(f"{where}: external data {location!r} lies outside the model's folder; refused")
+        if not file.is_file():
+            raise ModelError(
+                f"{where}: external data file {location!r} is missing beside the model, or no regular file"
+            )
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL, an overlong name, links in a circle
+        raise ModelError(f"{where}: external data {shown(Path(location))} cannot be read: {error}") from error
+    return file
+
+
+def _check_external(proto: ModelProto, folder: Folder | None, where: str) -> set[Path]:
+    """Return the files that a model's tensors lie in; raises ModelError where one does not hold its tensor."""
     files = set()
-    for tensor in all_tensors(proto.graph):
+    for tensor in model_tensors(proto):
         if tensor.data_location == TensorProto.EXTERNAL:
             try:
-                files.add(external_region(tensor, folder)[0])
+                file, _, length = external_region(tensor, folder)
             except ModelError as error:
                 raise ModelError(f"{where}: {error}") from error
+            files.add(file)
+            _check_size(tensor, length, where)
     return files
+
+
+def _check_size(tensor: TensorProto, length: int, where: str) -> None:
+    """Raise ModelError for a tensor with fewer bytes of external data than its sizes take."""
+    _check_stored(tensor, where)
+    name = f"{where}: tensor {tensor.name!r}"
+    needed = stored_size(tensor, 0)
+    if length < needed:
+        raise ModelError(f"{name} has {length:,} bytes of external data, {list(tensor.dims)} take {needed:,}")
 
 
 def _check_structure(model: Model) -> None:
@@ -189,18 +270,31 @@ def check(proto: ModelProto, where: str, full: bool) -> None:
 
     Large initializers take part as typed inputs, so that the check costs the same whatever the weights weigh.
     """
+    for tensor in all_tensors(proto.graph):
+        _check_stored(tensor, where)
     structure = skeleton(proto)
     _name_runtime_domain(structure)
     try:
         onnx.checker.check_model(structure, full_check=full)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         raise ModelError(f"{where}: refused by the ONNX checker: {_first_line(error)}") from error
-    for tensor in all_tensors(proto.graph):
-        if tensor.HasField("raw_data") and _is_plain(tensor.data_type) and tensor.data_type:
-            itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-            if len(tensor.raw_data) != itemsize * int(np.prod(tensor.dims, dtype=np.int64)):
-                size = len(tensor.raw_data)
-                raise ModelError(f"{where}: tensor {tensor.name!r} holds {size} bytes, not {list(tensor.dims)}")
+
+
+def _check_stored(tensor: TensorProto, where: str) -> None:
+    """Raise ModelError for a tensor of an unknown element type, of negative sizes, or whose bytes are not those of its sizes."""
+    name = f"{where}: tensor {tensor.name!r}"
+    if tensor.data_type and tensor.data_type not in TensorProto.DataType.values():
+        raise ModelError(f"{name} has element type {tensor.data_type}, which this onnx package does not know")
+    if any(size < 0 for size in tensor.dims):
+        raise ModelError(f"{name} has a negative size: {list(tensor.dims)}")
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return
+    if tensor.HasField("raw_data"):
+        size = len(tensor.raw_data)
+        if size != stored_size(tensor, size):
+            raise ModelError(f"{name} holds {size} bytes, not {list(tensor.dims)}")
+    elif math.prod(tensor.dims) > PROTOBUF_LIMIT:
+        raise ModelError(f"{name} holds no {list(tensor.dims)} numbers: more than a file can have")
 
 
 RUNTIME_OPS = {
@@ -271,17 +365,20 @@ def copy_tensor_header(source: TensorProto, target: TensorProto) -> None:
             _copy_field(target, descriptor.name, value)
 
 
-def read_text(path: str | os.PathLike, limit: int = TEXT_LIMIT) -> str:
-    """Return the content of a text file; raise PlanError where it cannot be read or is larger than ``limit`` bytes."""
+def read_text(
+    path: str | os.PathLike, limit: int = TEXT_LIMIT, error: type[OnnxPruneError] = PlanError, what: str = "a plan"
+) -> str:
+    """Return a text file's content; raises ``error`` where it is no regular file, larger than ``limit`` bytes or no text."""
     path = Path(path)
+    size = require_regular(path, error).st_size
+    if size > limit:
+        raise error(f"{path}: too large for {what} ({size:,} bytes)")
     try:
-        if path.stat().st_size > limit:
-            raise PlanError(f"{path}: too large for a plan ({path.stat().st_size:,} bytes)")
         return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise PlanError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise PlanError(f"{path}: not a text file") from error
+    except OSError as problem:
+        raise error(f"{path}: cannot be read: {problem.strerror}") from problem
+    except UnicodeDecodeError as problem:
+        raise error(f"{path}: not a text file") from problem
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,24 +6,36 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto
 
+from onnxprune.datafiles import content_digest, copy_checked, data_name, former_data, remove_data
 from onnxprune.errors import OutputError, UsageError
+from onnxprune.files import (
+    Pending,
+    atomic_file,
+    cannot_write,
+    held,
+    is_stream,
+    kind_of,
+    require_space,
+    shown,
+    status,
+    sweep,
+    sync_folder,
+)
 from onnxprune.io import (
     CHUNK,
-    all_tensors,
+    PROTOBUF_LIMIT,
+    Folder,
     copy_tensor_header,
+    embed,
     external_region,
+    model_tensors,
     skeleton_without_data,
-    tensor_array,
 )
-
-PROTOBUF_LIMIT = 2**31 - 1
 
 
 def output_path(model: Path, requested: str | os.PathLike | None, force: bool) -> Path:
@@ -36,41 +48,29 @@ def output_path(model: Path, requested: str | os.PathLike | None, force: bool) -
 
 
 def check_writable(path: Path, force: bool) -> None:
-    """Raise UsageError if ``path`` exists without ``force``, OutputError if its folder is missing or read-only."""
-    if path.is_dir():
+    """Raise UsageError unless ``path`` is free, or a regular file and ``force``; OutputError if its folder takes no file."""
+    found = status(path, UsageError)
+    kind = kind_of(found) if found else ""
+    if kind == "a folder":
         raise UsageError(f"output {path} is a folder; give a file name")
-    if path.exists() and not force:
+    if kind:
+        raise UsageError(f"output {path} is {kind}; a model is written to a regular file (--dry-run writes none)")
+    if found and not force:
         raise UsageError(f"output {path} exists; add --force to replace it")
+    check_folder(path, "choose another place with -o")
+
+
+def check_folder(path: Path, remedy: str = "choose another place") -> None:
+    """Raise OutputError unless files can be made in the folder of ``path``."""
     folder = path.parent
     if not folder.is_dir():
-        raise OutputError(f"folder {folder} does not exist; create it first")
+        raise OutputError(f"folder {shown(folder)} does not exist; create it first")
     if not os.access(folder, os.W_OK):
-        raise OutputError(f"folder {folder} is read-only; choose another place with -o")
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator:
-    """Open a temporary file beside ``path`` for binary writing and rename it on success; on failure nothing is left."""
-    temporary = None
+        raise OutputError(f"folder {folder} is read-only; {remedy}")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}; nothing was left behind") from error
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        raise OutputError(f"no file can be written in folder {folder}: {error.strerror or error}; {remedy}") from error
 
 
 def save(
@@ -79,59 +79,85 @@ def save(
     *,
     force: bool = False,
     external: bool | None = None,
-    folder: Path | None = None,
+    folder: Folder | None = None,
 ) -> str:
     """Write a model atomically and return its SHA-256, the one that ``load`` finds.
 
-    Tensors go to ``<name>.data`` when ``external``; by default where some are external already, in files of ``folder``,
-    or where the model is above 2 GB. Raises UsageError if ``path`` exists without ``force``, OutputError on failure.
+    Tensors go to ``<name>.<digest>.data`` when ``external``; by default where some are external already, in files of
+    ``folder``, or where the model is above 2 GB. The model file is renamed last: at any moment ``path`` is the old model or the
+    new one, each with its data. Data that only the old one had goes then. Raises UsageError if ``path`` exists without
+    ``force``, OutputError on failure.
     """
     path = Path(path)
     check_writable(path, force)
     if external is None:
         external = needs_external(proto)
-    if external:
-        return _save_external(proto, path, force, folder)
+    write = _write_external if external else _write_single
+    try:
+        sweep(path)
+        former = former_data(path)
+        needed = _sources(proto, folder)
+        remove_data(path, needed=needed)  # what a killed process left, before room is needed
+        digest = write(proto, path, folder)
+        remove_data(path, former, needed)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return digest
+
+
+def _sources(proto: ModelProto, folder: Folder | None) -> set[Path]:
+    """Return the files that a model's tensors lie in."""
+    external = (tensor for tensor in model_tensors(proto) if tensor.data_location == TensorProto.EXTERNAL)
+    return {external_region(tensor, folder)[0] for tensor in external}
+
+
+def _write_single(proto: ModelProto, path: Path, _: Folder | None) -> str:
+    """Write a model of one file; returns its SHA-256."""
     data = proto.SerializeToString(deterministic=True)
-    with atomic_file(path) as stream:
-        stream.write(data)
+    require_space(path, len(data))
+    with Pending(path) as model:
+        model.stream.write(data)
+        model.publish()
+    sync_folder(path.parent)
     return hashlib.sha256(data).hexdigest()
 
 
 def needs_external(proto: ModelProto) -> bool:
     """Whether a model has external tensors already, or is too large for one protobuf message."""
-    tensors = list(all_tensors(proto.graph))
+    tensors = list(model_tensors(proto))
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors):
         return True
     return sum(len(tensor.raw_data) for tensor in tensors) > PROTOBUF_LIMIT or proto.ByteSize() > PROTOBUF_LIMIT
 
 
-def stored_bytes(proto: ModelProto, path: Path, folder: Path | None = None) -> int:
+def stored_bytes(proto: ModelProto, path: Path, folder: Folder | None = None) -> int:
     """Return the size of the files that ``save`` would write."""
     if not needs_external(proto):
         return proto.ByteSize()
-    slim, regions = _externalised(proto, folder, _data_name(path))
-    return slim.ByteSize() + (regions[-1].start + regions[-1].length if regions else 0)
+    slim, regions = _externalised(proto, folder)
+    _point(slim, regions, data_name(path, "0" * 64))
+    return slim.ByteSize() + _end(regions)
 
 
-def _data_name(path: Path) -> str:
-    return f"{path.name}.data"
+def _end(regions: list[_Region]) -> int:
+    return regions[-1].start + regions[-1].length if regions else 0
 
 
 class _Region(NamedTuple):
-    """Where a tensor's bytes go in the external file."""
+    """Where a tensor's bytes go in the external file; ``target``: what refers to them in the model that is written."""
 
     tensor: TensorProto
+    target: TensorProto
     start: int
     length: int
 
 
-def _externalised(proto: ModelProto, folder: Path | None, data_name: str) -> tuple[ModelProto, list[_Region]]:
-    """Return the model with large initializers as references, and where their bytes go: aligned to 4 KiB, in order."""
+def _externalised(proto: ModelProto, folder: Folder | None) -> tuple[ModelProto, list[_Region]]:
+    """Return the model without large initializers' data, and where the bytes go: aligned to 4 KiB, in order."""
     slim = skeleton_without_data(proto)
-    for tensor in all_tensors(slim.graph):
+    for tensor in model_tensors(slim):
         if tensor.data_location == TensorProto.EXTERNAL:
-            tensor.CopyFrom(numpy_helper.from_array(np.array(tensor_array(tensor, folder)), tensor.name))
+            embed(tensor, folder)
     regions: list[_Region] = []
     end = 0
     for source in proto.graph.initializer:
@@ -141,49 +167,88 @@ def _externalised(proto: ModelProto, folder: Path | None, data_name: str) -> tup
             target.CopyFrom(source)
             continue
         length = external_region(source, folder)[2] if is_external else len(source.raw_data)
-        regions.append(_Region(source, end + -end % 4096, length))
+        regions.append(_Region(source, target, end + -end % 4096, length))
         end = regions[-1].start + length
         copy_tensor_header(source, target)
-        target.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", data_name), ("offset", regions[-1].start), ("length", length)):
-            target.external_data.add(key=key, value=str(value))
     return slim, regions
 
 
-def _save_external(proto: ModelProto, path: Path, force: bool, folder: Path | None) -> str:
-    """Write the model file and, one tensor after another, ``<name>.data``; neither is there unless both are."""
-    data_path = path.with_name(_data_name(path))
-    check_writable(data_path, force)
-    slim, regions = _externalised(proto, folder, data_path.name)
-    data = slim.SerializeToString(deterministic=True)
-    digest = hashlib.sha256(data)
-    with atomic_file(path) as model_stream:
-        model_stream.write(data)
-        with atomic_file(data_path) as stream:
-            for block in _blocks(regions, folder):
-                stream.write(block)
-                digest.update(block)
+def _point(slim: ModelProto, regions: list[_Region], name: str) -> None:
+    """Let the tensors of a model refer to the data file ``name``."""
+    for region in regions:
+        region.target.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", name), ("offset", region.start), ("length", region.length)):
+            region.target.external_data.add(key=key, value=str(value))
+
+
+def _write_external(proto: ModelProto, path: Path, folder: Folder | None) -> str:
+    """Write the data, whose name its content decides, then the model that refers to it; returns the SHA-256 of both."""
+    slim, regions = _externalised(proto, folder)
+    require_space(path, slim.ByteSize() + _end(regions))
+    with Pending(path) as data, Pending(path) as model:
+        for block in _blocks(regions, folder):
+            data.stream.write(block)
+        found = content_digest(data.stream)
+        place = path.with_name(data_name(path, found))
+        _point(slim, regions, place.name)
+        content = slim.SerializeToString(deterministic=True)
+        model.stream.write(content)
+        model.sync()
+        digest = _digest_of_both(content, data)
+        if _has_content(place, found):
+            with held(place):
+                model.publish()
+        else:
+            _publish_both(data, place, model, path)
+    sync_folder(path.parent)
+    return digest
+
+
+def _publish_both(data: Pending, place: Path, model: Pending, path: Path) -> None:
+    """Name the data, then the model; where that ends in between, the data goes again."""
+    new = not place.exists()
+    try:
+        data.publish(place)
+        sync_folder(path.parent)
+        model.publish()
+    except BaseException:
+        if new and not model.stands_at(path):
+            place.unlink(missing_ok=True)
+        raise
+
+
+def _digest_of_both(content: bytes, data: Pending) -> str:
+    digest = hashlib.sha256(content)
+    data.stream.seek(0)
+    while block := data.stream.read(CHUNK):
+        digest.update(block)
     return digest.hexdigest()
 
 
-def _blocks(regions: list[_Region], folder: Path | None) -> Iterator[bytes]:
+def _has_content(place: Path, digest: str) -> bool:
+    """Whether a file is there already, with the content of that SHA-256."""
+    if not place.is_file():
+        return False
+    with place.open("rb") as stream:
+        return content_digest(stream) == digest
+
+
+def _blocks(regions: list[_Region], folder: Folder | None) -> Iterator[bytes]:
     end = 0
-    for tensor, start, length in regions:
+    for tensor, _, start, length in regions:
         yield b"\0" * (start - end)
         end = start + length
         if tensor.data_location != TensorProto.EXTERNAL:
             yield tensor.raw_data
             continue
         file, offset, _ = external_region(tensor, folder)
-        with open(file, "rb") as stream:
-            stream.seek(offset)
-            for place in range(0, length, CHUNK):
-                yield stream.read(min(CHUNK, length - place))
+        yield from copy_checked(file, offset, length)
 
 
 def write_text(text: str, path: str | os.PathLike) -> None:
     """Write a text file atomically, replacing what is there; raise OutputError where that fails."""
     path = Path(path)
-    check_writable(path, force=True)
+    if not is_stream(path):
+        check_writable(path, force=True)
     with atomic_file(path) as stream:
         stream.write(text.encode())

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.io import Model, skeleton_without_data, tensor_array
+from onnxprune.io import Folder, Model, embed, model_tensors, skeleton_without_data, tensor_array
 from onnxprune.registry import near_names
 
 CPU = ("CPUExecutionProvider",)
@@ -24,7 +24,14 @@ CONFIG = {
 """Idle threads sleep, so that two sessions side by side do not take the cores from each other."""
 
 LARGE = 1 << 16  # bytes: smaller tensors stay inside the model
-MAPPED = {1, 2, 3, 5, 6, 7, 9, 11}  # element types that numpy and ONNX Runtime store alike
+_T = onnx.TensorProto
+MAPPED = {
+    *(_T.FLOAT, _T.FLOAT16, _T.DOUBLE, _T.BOOL),
+    *(_T.INT8, _T.INT16, _T.INT32, _T.INT64, _T.UINT8, _T.UINT16, _T.UINT32, _T.UINT64),
+}
+"""Element types that numpy and ONNX Runtime store alike."""
+NAMED = {_T.BFLOAT16, _T.FLOAT8E4M3FN, _T.FLOAT8E4M3FNUZ, _T.FLOAT8E5M2, _T.FLOAT8E5M2FNUZ}
+"""Element types of whole bytes that plain numpy does not have: handed over as bytes and a name."""
 
 ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto | Model
 
@@ -94,27 +101,43 @@ def _loadable(model: ModelLike, options: Any, lender: onnx.ModelProto | None) ->
 def _in_memory(
     model: onnx.ModelProto | Model, options: Any, lender: onnx.ModelProto | None = None
 ) -> tuple[bytes, list[Any]]:
-    """Hand large weights to ONNX Runtime as arrays beside a slim model: no second copy, no 2 GB limit of a message."""
-    import onnxruntime as ort
+    """Hand large weights to ONNX Runtime as arrays beside a slim model: no second copy, no 2 GB limit of a message.
 
+    ONNX Runtime opens no file itself: it would look for data in the current folder, and know nothing of the model's.
+    """
     proto, folder = (model.proto, model.folder) if isinstance(model, Model) else (model, None)
     slim = skeleton_without_data(proto)
+    for tensor in model_tensors(slim):
+        if tensor.data_location == _T.EXTERNAL:
+            embed(tensor, folder)
     names, values = [], []
     for tensor in itertools.chain(proto.graph.initializer, lender.graph.initializer if lender else ()):
-        plain = tensor.data_location == onnx.TensorProto.EXTERNAL or len(tensor.raw_data) >= LARGE
+        external = tensor.data_location == _T.EXTERNAL
         target = slim.graph.initializer.add()
-        if not plain or tensor.data_type not in MAPPED:
+        if tensor.data_type not in MAPPED | NAMED or not (external or len(tensor.raw_data) >= LARGE):
             target.CopyFrom(tensor)
+            if external:
+                embed(target, folder)
             continue
-        target.name, target.data_type, target.data_location = tensor.name, tensor.data_type, onnx.TensorProto.EXTERNAL
+        target.name, target.data_type, target.data_location = tensor.name, tensor.data_type, _T.EXTERNAL
         target.dims.extend(tensor.dims)
         target.external_data.add(key="location", value="in_memory")
-        array = np.ascontiguousarray(tensor_array(tensor, folder))
         names.append(tensor.name)
-        values.append(ort.OrtValue.ortvalue_from_numpy(array))
+        values.append(_lent(tensor, folder))
     if names:
         options.add_external_initializers(names, values)
     return slim.SerializeToString(), values
+
+
+def _lent(tensor: onnx.TensorProto, folder: Folder | None) -> Any:
+    """Return a tensor's content as a value of ONNX Runtime that shares its memory."""
+    import onnxruntime as ort
+
+    array = np.ascontiguousarray(tensor_array(tensor, folder))
+    if tensor.data_type in MAPPED:
+        return ort.OrtValue.ortvalue_from_numpy(array)
+    plain = array.view(np.dtype(f"u{array.dtype.itemsize}"))
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(plain, tensor.data_type)
 
 
 def _available(providers: Sequence[str], available: list[str]) -> list[str]:

@@ -1,0 +1,132 @@
+"""Data files beside a written model: named by their content, and removed once nothing refers to them.
+
+``small.onnx`` refers to ``small.onnx.<12 hex digits of its SHA-256>.data``. A new one never takes the place of one in use, so that
+renaming the model is the moment from which the new weights count; what the old model had goes after that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import mmap
+import os
+import re
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from io import BufferedIOBase
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto
+
+from onnxprune.files import remove_unused, shortened_name
+from onnxprune.io import CHUNK, PROTOBUF_LIMIT, model_tensors
+
+DIGITS = 12
+SUFFIX = ".data"
+SEARCHED = 1 << 33  # bytes of other files that are searched for a name before a file is rather left
+
+logger = logging.getLogger(__name__)
+
+
+def data_name(model: Path, digest: str) -> str:
+    """Return the name of a model's data file; ``digest``: SHA-256 of its content, in hex."""
+    return f"{_stem(model)}.{digest[:DIGITS]}{SUFFIX}"
+
+
+def _stem(model: Path) -> str:
+    return shortened_name(model.name, DIGITS + len(SUFFIX) + 1)
+
+
+def content_digest(stream: BufferedIOBase) -> str:
+    """Return the SHA-256 of a file from its start, in hex."""
+    stream.seek(0)
+    return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def former_data(model: Path) -> set[Path]:
+    """Return the data file that a model which is about to be replaced refers to under the name of earlier versions."""
+    old, proto = model.with_name(model.name + SUFFIX), ModelProto()
+    try:
+        if not old.is_file() or not model.is_file() or model.stat().st_size > PROTOBUF_LIMIT:
+            return set()
+        proto.ParseFromString(model.read_bytes())
+    except (DecodeError, OSError):  # no model, or a name that is too long
+        return set()
+    return {old} if set(_locations(proto)) == {old.name} else set()
+
+
+def _locations(proto: ModelProto) -> Iterator[str]:
+    for tensor in model_tensors(proto):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            yield next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def remove_data(model: Path, former: Collection[Path] = (), needed: Collection[Path] = ()) -> None:
+    """Remove data files of ``model`` that no file of its folder names: ``former`` ones, and those a killed process left.
+
+    Where anything is in doubt a file stays, and that is said: links, content that its name does not tell, processes
+    that hold it, ``needed`` ones (the input's), a folder too large to be searched.
+    """
+    for path in sorted({*former, *_own(model)}):
+        if path.resolve() in needed:
+            continue
+        if reason := _doubt(path, path in former):
+            logger.warning("%s was left: %s", path, reason)
+
+
+def _own(model: Path) -> Iterator[Path]:
+    pattern = re.compile(re.escape(_stem(model)) + rf"\.[0-9a-f]{{{DIGITS}}}" + re.escape(SUFFIX))
+    with suppress(OSError), os.scandir(model.parent) as entries:
+        for entry in entries:
+            if pattern.fullmatch(entry.name):
+                yield Path(entry.path)
+
+
+def _doubt(path: Path, former: bool) -> str:
+    """Remove a data file, or return why it is left; "" too where a file names it, as it should."""
+    try:
+        if path.is_symlink() or path.stat().st_nlink != 1:
+            return "it has other links"
+        named = _named_in(path.parent, path.name)
+        if named is None:
+            return "its folder is too large to look for models that need it"
+        if named:
+            return ""
+        if not former:
+            with path.open("rb") as stream:
+                if not path.name.endswith(f".{content_digest(stream)[:DIGITS]}{SUFFIX}"):
+                    return "its content is not what its name says"
+        return "" if remove_unused(path) else "another process holds it, or the system does not let go"
+    except OSError as error:
+        return str(error)
+
+
+def _named_in(folder: Path, name: str) -> bool | None:
+    """Whether a file of a folder holds a file's name, as a model does that refers to it; None where that takes too long."""
+    wanted, left = os.fsencode(name), SEARCHED
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name == name or not entry.is_file():
+                continue
+            size = entry.stat().st_size
+            if not len(wanted) <= size <= PROTOBUF_LIMIT:  # no larger file is a model
+                continue
+            left -= size
+            if left < 0:
+                return None
+            with open(entry.path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                if content.find(wanted) >= 0:
+                    return True
+    return False
+
+
+def copy_checked(source: Path, offset: int, length: int) -> Iterator[bytes]:
+    """Yield a stretch of a file in chunks; raises OSError where it has become shorter."""
+    with source.open("rb") as stream:
+        stream.seek(offset)
+        for place in range(0, length, CHUNK):
+            block = stream.read(min(CHUNK, length - place))
+            if len(block) != min(CHUNK, length - place):
+                raise OSError(f"{source} became shorter while it was read")
+            yield block

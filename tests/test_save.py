@@ -1,0 +1,411 @@
+"""A model and its data are replaced at one moment: whatever ends a save, and wherever, the old or the new one is complete."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from networks import network
+from onnx import ModelProto, numpy_helper
+
+from onnxprune import files, io, output
+from onnxprune.errors import ModelError, OutputError, UsageError
+from onnxprune.files import atomic_file
+from onnxprune.output import save, write_text
+
+CALLS = ("open", "link", "replace", "fsync", "unlink")  # of the operating system, as a save makes them
+BODY = "w1 = %64x3x1x1; p = Conv(x, w1); r = Relu(p); w2 = %5x64x1x1; y = Conv(r, w2)"
+
+
+def model(factor: float = 1.0) -> ModelProto:
+    """A model with 3 KB of weights, all multiplied by ``factor``."""
+    proto = network(BODY)
+    for tensor in proto.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), tensor.name))
+    return proto
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def count_calls(action: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return how many system calls an action makes."""
+    made = 0
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            nonlocal made
+            made += 1
+            return call(*arguments, **named)
+
+        return wrapped
+
+    with monkeypatch.context() as patched:
+        for name in CALLS:
+            patched.setattr(os, name, counted(getattr(os, name)))
+        action()
+    return made
+
+
+def failing_at(number: int, monkeypatch: pytest.MonkeyPatch, fail: Callable[[], Any], after: bool = False) -> None:
+    """Let the system call of that number fail, before or after it has done its work."""
+    made = 0
+
+    def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
+        def once(*arguments: Any, **named: Any) -> Any:
+            nonlocal made
+            made += 1
+            if made == number and not after:
+                fail()
+            result = call(*arguments, **named)
+            if made == number and after:
+                fail()
+            return result
+
+        return once
+
+    for name in CALLS:
+        monkeypatch.setattr(os, name, wrapped(getattr(os, name)))
+
+
+def in_a_child(action: Callable[[], Any]) -> None:
+    """Run something in a process of its own, which ends without any cleaning up."""
+    child = os.fork()
+    if not child:
+        try:
+            action()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
+@pytest.fixture(params=["without a name", "with a temporary name"])
+def writing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to write: Linux' unnamed files, and what other systems and file systems have."""
+    if request.param == "with a temporary name":
+        monkeypatch.setattr(files, "_unnamed", lambda folder: None)
+    return request.param
+
+
+@pytest.fixture(params=[False, True], ids=["one file", "external data"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, bool]]:
+    """A folder with an old model, and whether its weights are in a file of their own."""
+    path = tmp_path / "small.onnx"
+    save(model(), path, external=request.param)
+    yield path, request.param
+
+
+def test_killed_at_every_system_call(
+    place: tuple[Path, bool], writing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, external = place
+    old = io.load(path).sha256
+
+    def replace() -> str:
+        return save(model(2.0), path, force=True, external=external)
+
+    calls = count_calls(replace, monkeypatch)
+    new = io.load(path).sha256
+    assert old != new and calls > 5
+    whole = names(tmp_path)
+    seen = set()
+    for number in range(1, calls + 1):
+        for after in (False, True):
+            save(model(), path, force=True, external=external)
+
+            def killed(number: int = number, after: bool = after) -> None:
+                with monkeypatch.context() as patched:
+                    failing_at(number, patched, lambda: os._exit(9), after)
+                    replace()
+
+            in_a_child(killed)
+            seen.add(io.load(path).sha256)
+            replace()
+            assert names(tmp_path) == whole, "the next save removes what a dead process has left"
+    assert seen == {old, new}
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=["full disk", "Ctrl-C"]
+)
+def test_failing_at_every_system_call(
+    place: tuple[Path, bool], writing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: BaseException
+) -> None:
+    """What fails or is interrupted leaves the old model as it was, or the new one; what fails, no other file."""
+    path, external = place
+    old, before = io.load(path).sha256, names(tmp_path)
+
+    def replace() -> str:
+        return save(model(2.0), path, force=True, external=external)
+
+    calls = count_calls(replace, monkeypatch)
+    new, after = io.load(path).sha256, names(tmp_path)
+    ended = 0
+    for number in range(1, calls + 1):
+        save(model(), path, force=True, external=external)
+
+        def fail() -> None:
+            raise error
+
+        with monkeypatch.context() as patched:
+            failing_at(number, patched, fail)
+            try:
+                replace()
+            except OutputError as problem:
+                assert "No space left on device" in str(problem)
+                ended += 1
+            except KeyboardInterrupt:
+                ended += 1
+        found = io.load(path).sha256
+        assert found in (old, new)
+        if isinstance(error, OSError) and found == old:
+            assert names(tmp_path) == before
+        replace()
+        assert names(tmp_path) == after, "what could not be removed, and was named, goes the next time"
+    assert ended
+
+
+def test_equal_models_give_equal_files_and_names(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for folder in ("a", "b", "a"):
+        save(model(), tmp_path / folder / "small.onnx", external=True, force=True)
+    one, other = ({p.name: p.read_bytes() for p in (tmp_path / folder).iterdir()} for folder in ("a", "b"))
+    assert one == other
+    assert len(one) == 2
+
+
+# --- what is left alone, what goes ----------------------------------------------------------------------------------
+
+
+def stored(path: Path, location: str, factor: float = 1.0) -> Path:
+    onnx.save(model(factor), path, save_as_external_data=True, location=location, size_threshold=0)
+    return path
+
+
+def test_data_of_the_input_stays(tmp_path: Path) -> None:
+    """The input's data is called what earlier versions called the output's."""
+    source = stored(tmp_path / "original.onnx", "model.onnx.data")
+    loaded = io.load(source)
+    for _ in range(2):
+        save(loaded.proto, tmp_path / "model.onnx", folder=loaded.folder, force=True)
+    assert io.load(source).sha256 == loaded.sha256
+
+
+def test_data_that_another_model_shares_stays(tmp_path: Path) -> None:
+    path = tmp_path / "small.onnx"
+    save(model(), path, external=True)
+    copy = tmp_path / "copy.onnx"
+    copy.write_bytes(path.read_bytes())
+    before = io.load(copy).sha256
+    save(model(2.0), path, external=True, force=True)
+    assert io.load(copy).sha256 == before
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_old_data_goes(tmp_path: Path, external: bool) -> None:
+    path = tmp_path / "small.onnx"
+    save(model(), path, external=True)
+    save(model(2.0), path, external=external, force=True)
+    assert len(names(tmp_path)) == 1 + external
+    stored(path, "small.onnx.data")  # as version 0.1.0 wrote it
+    save(model(3.0), path, external=external, force=True)
+    assert len(names(tmp_path)) == 1 + external
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data.write_bytes(data.read_bytes() + b"mine"),
+        lambda data: os.link(data, data.with_name("link.bin")),
+        lambda data: data.replace(data.with_name("other")) and data.symlink_to("other"),
+    ],
+    ids=["changed", "linked", "a link"],
+)
+def test_data_in_doubt_stays_and_is_named(
+    tmp_path: Path, damage: Callable[[Path], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "small.onnx"
+    save(model(), path, external=True)
+    (data,) = tmp_path.glob("*.data")
+    damage(data)
+    before = data.read_bytes()
+    save(model(2.0), path, external=True, force=True)
+    assert data.read_bytes() == before
+    assert data.name in caplog.text
+
+
+def test_temporaries_of_the_dead_go_those_of_the_living_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_unnamed", lambda folder: None)
+    path = tmp_path / "small.onnx"
+    foreign = [
+        tmp_path / ".small.onnx.backup12",
+        tmp_path / ".small.onnx.swp",
+        tmp_path / ".other.onnx.0a1b2c3d.partial",
+    ]
+    for one in foreign:
+        one.write_bytes(b"mine")
+    in_a_child(lambda: (files.Pending(path), os._exit(9)))
+    with files.Pending(path) as living:
+        assert len(names(tmp_path)) == len(foreign) + 2
+        save(model(), path)
+        assert len(names(tmp_path)) == len(foreign) + 2  # the living one, and the model
+        living.stream.write(b"late")
+        living.publish()
+    assert path.read_bytes() == b"late"
+    assert names(tmp_path) == sorted(one.name for one in (*foreign, path))
+
+
+def test_two_saves_at_once(tmp_path: Path) -> None:
+    """Whoever comes last has the name; neither takes the other's data away."""
+    path = tmp_path / "small.onnx"
+    threads = [
+        threading.Thread(target=lambda f=factor: save(model(f), path, external=True, force=True))
+        for factor in (1.0, 2.0, 1.0, 3.0)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    save(model(), path, external=True, force=True)
+    io.load(path)
+    assert len(names(tmp_path)) == 2
+
+
+def test_no_room_is_found_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LARGE", 100)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 50}))
+    for external in (False, True):
+        with pytest.raises(OutputError, match=r"No space left on device .* bytes are needed, 50 are free"):
+            save(model(), tmp_path / "small.onnx", external=external)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("length", [240, 255])
+@pytest.mark.parametrize("external", [False, True])
+def test_names_as_long_as_they_may_be(tmp_path: Path, writing: str, length: int, external: bool) -> None:
+    path = tmp_path / ("é" * 20 + "n" * (length - 45) + ".onnx")
+    for factor in (1.0, 2.0):
+        save(model(factor), path, external=external, force=True)
+    io.load(path)
+    assert len(names(tmp_path)) == 1 + external
+
+
+@pytest.mark.parametrize(("name", "word"), [("n" * 300, "too long"), ("a\0b", "null")])
+def test_names_that_cannot_be(tmp_path: Path, name: str, word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        save(model(), tmp_path / name)
+    with pytest.raises(ModelError, match=word):
+        io.load(tmp_path / name)
+    with pytest.raises(OutputError, match=word):
+        write_text("x", tmp_path / name)
+
+
+# --- devices and FIFOs ----------------------------------------------------------------------------------------------
+
+
+def special(folder: Path, kind: str) -> Path:
+    path = folder / kind
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        import socket
+
+        with socket.socket(socket.AF_UNIX) as opened:
+            opened.bind(str(path))
+    elif kind == "link":
+        path.symlink_to("/dev/null")
+    else:
+        return Path(f"/dev/{kind}")
+    return path
+
+
+KINDS = ["null", "zero", "fifo", "socket", "link"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_goes_to_regular_files_only(tmp_path: Path, kind: str) -> None:
+    path = special(tmp_path, kind)
+    before = os.lstat(path)
+    with pytest.raises(UsageError, match="a model is written to a regular file"):
+        save(model(), path, force=True)
+    assert stat.S_IFMT(os.lstat(path).st_mode) == stat.S_IFMT(before.st_mode)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_is_read_from_regular_files_only(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ModelError, match="not a regular file"):
+        io.load(special(tmp_path, kind))
+    with pytest.raises(ModelError, match="not a regular file"):
+        io.read_text(special(tmp_path, kind) if kind in ("null", "zero") else tmp_path / kind, error=ModelError)
+
+
+@pytest.mark.parametrize("kind", ["null", "link"])
+def test_documents_are_written_into_devices(tmp_path: Path, kind: str) -> None:
+    path = special(tmp_path, kind)
+    before = os.lstat(path)
+    write_text("text", path)
+    assert os.path.samestat(os.lstat(path), before)
+    assert stat.S_ISCHR(os.stat(path).st_mode)
+
+
+def test_documents_are_written_into_a_fifo(tmp_path: Path) -> None:
+    path = special(tmp_path, "fifo")
+    found: list[str] = []
+    reader = threading.Thread(target=lambda: found.append(path.read_text()))
+    reader.start()
+    write_text("text", path)
+    reader.join()
+    assert found == ["text"]
+    assert path.is_fifo()
+
+
+def test_a_fifo_that_nobody_reads_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PATIENCE", 0.1)
+    with pytest.raises(OutputError, match="nobody reads"):
+        write_text("text", special(tmp_path, "fifo"))
+
+
+def test_an_open_file_of_the_process_is_written_into(tmp_path: Path) -> None:
+    """/dev/stdout is a link to one; what is redirected there stays what it is, with what was in it."""
+    place = tmp_path / "stdout"
+    with place.open("ab") as opened:
+        opened.write(b"before ")
+        opened.flush()
+        before = os.stat(place)
+        (tmp_path / "link").symlink_to(f"/proc/self/fd/{opened.fileno()}")
+        write_text("one ", tmp_path / "link")
+        write_text("two", f"/dev/fd/{opened.fileno()}")
+    assert os.path.samestat(os.stat(place), before)
+    assert (tmp_path / "link").is_symlink()
+    assert place.read_text() == "before one two"
+
+
+def test_a_failed_document_leaves_the_old_one(tmp_path: Path, writing: str) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_file(path) as stream:
+        stream.write(b"half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["report.json"]
+
+
+def test_bytes_of_the_files_are_foretold(tmp_path: Path) -> None:
+    proto = model()
+    proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data * 1
+    path = tmp_path / "small.onnx"
+    save(proto, path)
+    loaded = io.load(stored(tmp_path / "a.onnx", "a.bin"))
+    save(loaded.proto, tmp_path / "b.onnx", folder=loaded.folder)
+    total = sum(p.stat().st_size for p in tmp_path.glob("b.onnx*"))
+    assert output.stored_bytes(loaded.proto, tmp_path / "b.onnx", loaded.folder) == total
