@@ -376,7 +376,7 @@ def test_errors_say_what_where_and_what_next(tmp_path: Path):
 @pytest.mark.parametrize("kind", ["moments", "range", "gram", "histogram", "ranks"])
 def test_inner_values_that_overflow_are_named(kind):
     facts = _facts(network("h = Exp(x)\ny = Relu(h)", "float[n,3] x", "float[n,3] y"))
-    with pytest.raises(DataError, match="value 'y' is NaN or infinite for data rows 0 to 3"):
+    with pytest.raises(DataError, match="value 'h' is NaN or infinite for data rows 0 to 3"):
         gather(facts, _data(facts, np.full((4, 3), 1e4, np.float32)), [Need(kind, "y", 1)])
 
 

@@ -1,12 +1,13 @@
 """Calibration and validation data: any source, as batches that fit the model, in bounded memory."""
 
-from onnxprune.data.dataset import DEFAULT_BATCH, Dataset, open_dataset, overlap, random_dataset
+from onnxprune.data.dataset import DEFAULT_BATCH, Dataset, Feed, open_dataset, overlap, random_dataset
 from onnxprune.data.images import ImageOptions
 from onnxprune.data.inputs import InputSpec, input_specs
 
 __all__ = [
     "DEFAULT_BATCH",
     "Dataset",
+    "Feed",
     "ImageOptions",
     "InputSpec",
     "input_specs",

@@ -25,6 +25,14 @@ DEFAULT_BATCH = 32
 logger = logging.getLogger(__name__)
 
 
+class Feed(dict[str, np.ndarray]):
+    """Input name -> array, for one run of a model; ``rows``: int64, the numbers that its rows have in the data."""
+
+    def __init__(self, inputs: Mapping[str, np.ndarray], rows: Index):
+        super().__init__(inputs)
+        self.rows = rows
+
+
 class Dataset:
     """Rows that fit a model, read lazily and as often as needed; nothing but one batch is held in memory.
 
@@ -69,23 +77,26 @@ class Dataset:
             return known if self._keep is None else len(self._keep)
         return sum(map(row_count, self._source.read(self._keep, DEFAULT_BATCH)))
 
-    def batches(self, batch: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+    def batches(self, batch: int | None = None) -> Iterator[Feed]:
         """Yield input name -> array; ``batch`` rows each, or as many as the model insists on."""
         for inputs, _ in self.labelled(batch):
             yield inputs
 
-    def labelled(self, batch: int | None = None) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray | None]]:
+    def labelled(self, batch: int | None = None) -> Iterator[tuple[Feed, np.ndarray | None]]:
         """Yield (inputs, labels or None) per batch; raise DataError when the rows do not fill one fixed batch."""
         fixed = self.schema.fixed_batch
         size = (fixed or batch or DEFAULT_BATCH) if self.schema.samples else 1
-        dropped = emitted = 0
+        dropped = emitted = position = 0
         for rows in rechunk(self._blocks(size), size):
-            if fixed and row_count(rows) < fixed:
-                dropped += row_count(rows)
+            count = row_count(rows)
+            position += count
+            if fixed and count < fixed:
+                dropped += count
                 continue
             emitted += 1
             labels = rows.pop(LABELS, None)
-            yield (rows if self.schema.samples else {name: array[0] for name, array in rows.items()}), labels
+            inputs = rows if self.schema.samples else {name: np.asarray(array[0]) for name, array in rows.items()}
+            yield Feed(inputs, self._numbers(position - count, position)), labels
         self.dropped = dropped
         if not emitted:
             raise DataError(
@@ -93,6 +104,10 @@ class Dataset:
             )
         if dropped:
             logger.warning("%s: %d rows left out, they do not fill a batch of %s", self.origin, dropped, fixed)
+
+    def _numbers(self, start: int, stop: int) -> Index:
+        """Return the numbers that the rows from ``start`` to ``stop`` of this part have in the whole data."""
+        return np.arange(start, stop) if self._keep is None else self._keep[start:stop]
 
     @property
     def labels(self) -> np.ndarray | None:

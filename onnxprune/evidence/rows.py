@@ -10,6 +10,8 @@ import numpy as np
 
 from onnxprune.evidence.needs import Need, Window
 
+LARGEST = 1e15  # of values whose products are summed in float32
+
 
 @dataclass
 class Sampler:
@@ -57,6 +59,11 @@ def by_sample(value: np.ndarray, axis: int, samples: int) -> np.ndarray:
     rows = np.moveaxis(value, axis, -1)
     count = rows.size // max(rows.shape[-1], 1)
     return rows.reshape(samples if samples and count % samples == 0 else 1, -1, rows.shape[-1])
+
+
+def usable(array: np.ndarray, limit: float = np.inf) -> bool:
+    """Whether all values are finite and their sizes are at most ``limit``."""
+    return not array.size or bool(max(array.max(), -array.min()) <= min(limit, np.finfo(np.float64).max))
 
 
 def valid_positions(value: np.ndarray, axis: int, mask: np.ndarray | None) -> np.ndarray | None:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from onnxprune.data import DEFAULT_BATCH, Dataset
-from onnxprune.errors import DataError, UsageError
+from onnxprune.errors import UsageError
 from onnxprune.evidence.needs import Need, merged
 from onnxprune.evidence.probe import Probe, build_probe, reduced_moments
-from onnxprune.evidence.rows import FORMS, Sampler
+from onnxprune.evidence.rows import FORMS, Sampler, usable
 from onnxprune.evidence.stats import STATISTICS, Statistic
 from onnxprune.evidence.store import Cache, Evidence
+from onnxprune.evidence.unusable import refusal
 from onnxprune.facts import Facts
 from onnxprune.io import Model
 from onnxprune.runtime import Session, session
@@ -94,7 +95,9 @@ def _stream(
         sampler = Sampler(samples, options.positions, options.seed, result.samples, mask)
         found = opened.run(inputs, probe.outputs)
         for need, statistic in result.statistics.items():
-            _update(statistic, need, probe, {**inputs, **found}, sampler)
+            doubtful = _update(statistic, need, probe, {**inputs, **found}, sampler)
+            if doubtful is not None:
+                raise refusal(facts, inputs, inputs.rows, doubtful, threads=options.threads)
         result.samples += samples
         if progress is not None:
             progress(result.samples)
@@ -108,24 +111,23 @@ def _batch(opened: Session, probe: Probe, dataset: Dataset) -> int:
     return int(np.clip(BUDGET // max(size, 1), 1, DEFAULT_BATCH))
 
 
-def _update(statistic: Statistic, need: Need, probe: Probe, values: Mapping[str, np.ndarray], sampler: Sampler) -> None:
+def _update(
+    statistic: Statistic, need: Need, probe: Probe, values: Mapping[str, np.ndarray], sampler: Sampler
+) -> Need | None:
+    """Add a batch; return the need instead where a value is NaN or infinite, the other one's of a pair where that is."""
     if need in probe.reduced:
         batch = reduced_moments(*(values[name] for name in probe.reduced[need]))
-        _check_finite(need, sampler, batch.mean, batch.squares)
-        return statistic.merge(batch)
+        if not (usable(batch.mean) and usable(batch.squares)):
+            return need
+        statistic.merge(batch)
+        return None
     pair = tuple(_numbers(values[name]) for name in need.values)
     rows = FORMS[statistic.form](pair if need.other else pair[0], need, sampler)
-    _check_finite(need, sampler, *(rows if need.other else (rows,)))
-    return statistic.update(rows)
-
-
-def _check_finite(need: Need, sampler: Sampler, *arrays: np.ndarray) -> None:
-    if not all(np.isfinite(array).all() for array in arrays):
-        last = sampler.first + sampler.samples - 1
-        raise DataError(
-            f"the model's value {need.value!r} is NaN or infinite for data rows {sampler.first} to {last}; "
-            "look at these rows, or at the model's float16 range"
-        )
+    parts = rows if need.other else (rows,)
+    if not all(map(usable, parts)):
+        return need if usable(parts[-1]) or not need.other else Need(need.kind, need.other, need.other_axis)
+    statistic.update(rows)
+    return None
 
 
 def _numbers(value: Any) -> np.ndarray:

@@ -23,11 +23,15 @@ FITTED_ON = {"least-squares": MOST, "batchnorm": FEW, "bias": FEW}  # at most; t
 
 @dataclass(frozen=True)
 class Repaired:
-    """The model, the method that made it, and the held-out divergence of every method that was tried."""
+    """The model, the method that made it, and the held-out divergence of every method that was tried.
+
+    ``warnings``: what the method could not look at.
+    """
 
     model: ModelProto
     method: str
     divergences: dict[str, float]
+    warnings: tuple[str, ...] = ()
 
 
 def repair(
@@ -49,6 +53,7 @@ def repair(
     was not made, are then left out. ``subspaces``: see ``Sequential``.
     """
     path, mask = analysis.facts.model.path, dataset.schema.padding_mask
+    warned: dict[str, tuple[str, ...]] = {}
 
     def by(name: str, data: Dataset, turns: int = TURNS) -> ModelProto:
         if fitted is not None and name == "least-squares":
@@ -58,10 +63,12 @@ def repair(
             seed=seed, threads=threads, mask=mask,
         )  # fmt: skip
         walk.progress = progress(name)
-        return walk.run(small)
+        repaired = walk.run(small)
+        warned[name] = walk.warnings
+        return repaired
 
     if method != "auto":
-        return Repaired(by(method, dataset), method, {})
+        return Repaired(by(method, dataset), method, {}, warned.get(method, ()))
     fit, judge = held_out(dataset, HELD_OUT, MOST, seed)
     reference = Reference(analysis.facts.model, Batches(judge), threads)
     known = {} if fitted is None else {"least-squares": fitted[1]}
@@ -69,4 +76,4 @@ def repair(
     trials = {name: by(name, fit.take(FITTED_ON[name], seed), turns=1) for name in names} | {"none": small}
     found = known | {name: reference.divergence(Model(trial, "", path)) for name, trial in trials.items()}
     best = min(found, key=lambda name: found[name])
-    return Repaired(small if best == "none" else by(best, dataset), best, found)
+    return Repaired(small if best == "none" else by(best, dataset), best, found, warned.get(best, ()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,17 +35,27 @@ class Linear:
         return self.node.inputs[0]
 
     @property
+    def reads(self) -> int:
+        """The axis of its input that it sums over."""
+        return self.axis if self.window else -1
+
+    @property
     def by_position(self) -> bool:
         """Whether an output position reads the input position of the same number alone, so that a padding mask holds for both."""
         return self.window is None or self.window.is_point
 
     def rows(self, x: np.ndarray, sampler: Sampler) -> np.ndarray:
         """Return float32[groups, rows, d]: what the node sums over at the sampled output positions."""
-        need = Need("gram", self.source, self.axis if self.window else -1, self.groups, self.window)
+        need = Need("gram", self.source, self.reads, self.groups, self.window)
         return np.ascontiguousarray(sampled_rows(x, need, sampler), np.float32)
 
     def outputs(self, value: np.ndarray, sampler: Sampler) -> np.ndarray:
-        """Return float32[rows, channels] of a value shaped like the output, at the same positions."""
+        """Return float32[rows, channels] of a value shaped like the output, at the same positions.
+
+        Patches are drawn from every image of a convolution's first axis, be it a sample of the data or one of its frames.
+        """
+        if not (self.window is None or self.window.is_point):
+            sampler = replace(sampler, samples=len(value))
         return sampled_rows(value, Need("gram", "", self.axis), sampler)[0].astype(np.float32)
 
     def matrix(self, weight: np.ndarray) -> np.ndarray:

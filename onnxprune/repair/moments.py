@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
 
 METRIC_DAMPING = 1e-2  # of the mean: outputs that hardly matter still count a little
+NOISE = 1e-12  # of the mean square: a network of float32 knows a value to about 1e-6 of its size
+LEAST = 1e-12  # of the sum of squares: nothing to fit
 
 
 @dataclass
 class Moments:
-    """Mergeable sums over rows: products in float32, sums in float64.
+    """Mergeable sums over rows x, t less an origin each, near their means: products in float32, sums in float64.
 
-    ``gram``: float64[groups, d, d]; ``cross``: [groups, d, o]; ``sum_x``: [groups, d]; ``sum_t``, ``energy``: [groups, o].
+    ``gram``: float64[groups, d, d]; ``cross``: [groups, d, o]; ``sum_x``: [groups, d]; ``sum_t``, ``energy``: [groups, o];
+    ``origin_x``: [groups, d]; ``origin_t``: [groups, o]. Means far larger than deviations would drown these in float32.
     """
 
     gram: np.ndarray
@@ -23,64 +26,94 @@ class Moments:
     sum_x: np.ndarray
     sum_t: np.ndarray
     energy: np.ndarray
+    origin_x: np.ndarray
+    origin_t: np.ndarray
     count: int = 0
 
     @classmethod
-    def zeros(cls, groups: int, inputs: int, outputs: int) -> Moments:
-        wide, long = (groups, inputs, inputs), (groups, inputs, outputs)
-        return cls(
-            np.zeros(wide), np.zeros(long), np.zeros(wide[:2]), np.zeros((groups, outputs)), np.zeros((groups, outputs))
+    def around(cls, x: np.ndarray, t: np.ndarray) -> Moments:
+        """Return empty sums for rows like x float32[groups, rows, d] and t float32[groups, rows, o], whose means are the origins."""
+        (groups, _, inputs), outputs = x.shape, t.shape[2]
+        origins = [rows.mean(1, np.float64).astype(np.float32).astype(np.float64) for rows in (x, t)]
+        sums = (
+            (groups, inputs, inputs),
+            (groups, inputs, outputs),
+            (groups, inputs),
+            (groups, outputs),
+            (groups, outputs),
         )
+        gram, cross, sum_x, sum_t, energy = (np.zeros(shape) for shape in sums)
+        return cls(gram, cross, sum_x, sum_t, energy, *origins)
 
     def update(self, x: np.ndarray, t: np.ndarray) -> None:
         """Add rows: x float32[groups, rows, d], t float32[groups, rows, o]."""
+        x = x - self.origin_x.astype(np.float32)[:, None]
         for g in range(len(x)):
             upper = scipy.linalg.blas.ssyrk(1.0, np.ascontiguousarray(x[g]).T)
             self.gram[g] += np.triu(upper) + np.triu(upper, 1).T
-            self.cross[g] += x[g].T @ t[g]
         self.sum_x += x.sum(1, np.float64)
-        self.sum_t += t.sum(1, np.float64)
-        self.energy += np.square(t, dtype=np.float64).sum(1)
         self.count += x.shape[1]
+        self._add_target(x, t)
 
     def retarget(self) -> Moments:
         """Return the same rows without targets, to be filled by ``update_target``."""
-        return Moments(
-            self.gram,
-            np.zeros_like(self.cross),
-            self.sum_x,
-            np.zeros_like(self.sum_t),
-            np.zeros_like(self.energy),
-            self.count,
-        )
+        fresh = {name: np.zeros_like(getattr(self, name)) for name in ("cross", "sum_t", "energy")}
+        return replace(self, **fresh)
 
     def update_target(self, x: np.ndarray, t: np.ndarray) -> None:
         """Add the targets of rows that ``gram`` already counts."""
+        self._add_target(x - self.origin_x.astype(np.float32)[:, None], t)
+
+    def _add_target(self, x: np.ndarray, t: np.ndarray) -> None:
+        t = t - self.origin_t.astype(np.float32)[:, None]
         for g in range(len(x)):
             self.cross[g] += x[g].T @ t[g]
         self.sum_t += t.sum(1, np.float64)
         self.energy += np.square(t, dtype=np.float64).sum(1)
 
     def __add__(self, other: Moments) -> Moments:
-        return Moments(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+        """Return the sums over the rows of both, which have the same origins."""
+        summed = ("gram", "cross", "sum_x", "sum_t", "energy", "count")
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in summed})
 
     def only(self, inputs: np.ndarray) -> Moments:
         """Return the moments of the inputs in ``inputs`` (bool[d]) alone."""
         if inputs.all():
             return self
         gram = self.gram[:, inputs][:, :, inputs]
-        return Moments(gram, self.cross[:, inputs], self.sum_x[:, inputs], self.sum_t, self.energy, self.count)
+        own = {name: getattr(self, name)[:, inputs] for name in ("cross", "sum_x", "origin_x")}
+        return replace(self, gram=gram, **own)
 
     def through(self, basis: np.ndarray) -> Moments:
         """Return the moments of ``basis``^T x, basis float64[d, q]."""
         gram, cross = basis.T @ self.gram @ basis, basis.T @ self.cross
-        return Moments(gram, cross, self.sum_x @ basis, self.sum_t, self.energy, self.count)
+        return replace(self, gram=gram, cross=cross, sum_x=self.sum_x @ basis, origin_x=self.origin_x @ basis)
+
+    @property
+    def mean_x(self) -> np.ndarray:
+        """float64[groups, d]: mean of the inputs."""
+        return self.origin_x + self.sum_x / self.count
+
+    @property
+    def mean_t(self) -> np.ndarray:
+        """float64[groups, o]: mean of the targets."""
+        return self.origin_t + self.sum_t / self.count
 
     @property
     def covariance(self) -> np.ndarray:
         """float64[groups, d, d]: covariance of the inputs."""
-        mean = self.sum_x / self.count
-        return self.gram / self.count - mean[:, :, None] * mean[:, None, :]
+        gap = self.sum_x / self.count
+        return self.gram / self.count - gap[:, :, None] * gap[:, None, :]
+
+    @property
+    def cross_covariance(self) -> np.ndarray:
+        """float64[groups, d, o]: covariance of inputs and targets."""
+        return self.cross / self.count - (self.sum_x / self.count)[:, :, None] * (self.sum_t / self.count)[:, None, :]
+
+    @property
+    def second_moment(self) -> np.ndarray:
+        """float64[groups, d, d]: E x x^T."""
+        return self.covariance + self.mean_x[:, :, None] * self.mean_x[:, None, :]
 
     @property
     def variance(self) -> np.ndarray:
@@ -92,19 +125,33 @@ def solve(moments: Moments, old: np.ndarray, damping: float, intercept: bool) ->
     """Minimise ``sum |t - W x - b|^2 + damping * mean(diag) * |W - old|^2`` per group.
 
     Returns W float64[groups, o, d] and b float64[groups, o] (zeros without ``intercept``). Source: the normal equations of
-    ridge regression centred on the old weights.
+    ridge regression centred on the old weights. Fewer rows than inputs are the normal case: what the rows say nothing of
+    stays as it was, and a constant input, whose variance is rounding alone, by NOISE of its square.
     """
-    mean_x = moments.sum_x / moments.count if intercept else np.zeros_like(moments.sum_x)
-    mean_t = moments.sum_t / moments.count if intercept else np.zeros_like(moments.sum_t)
+    mean_x, mean_t = moments.mean_x, moments.mean_t
+    count, gram, cross = moments.count, moments.covariance, moments.cross_covariance
+    noise = NOISE * (np.einsum("gdd->g", gram) + np.square(mean_x).sum(1)) / max(gram.shape[1], 1)
+    if not intercept:
+        gram = gram + mean_x[:, :, None] * mean_x[:, None, :]
+        cross = cross + mean_x[:, :, None] * mean_t[:, None, :]
     fitted = np.array(old, np.float64)
     for g in range(len(fitted)):
-        gram = moments.gram[g] - moments.count * np.outer(mean_x[g], mean_x[g])
-        cross = moments.cross[g] - moments.count * np.outer(mean_x[g], mean_t[g])
-        residual = cross - gram @ old[g].T
-        gram.flat[:: len(gram) + 1] += damping * max(float(np.trace(gram)) / len(gram), 1e-12)
-        factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
-        fitted[g] += scipy.linalg.cho_solve(factor, residual, overwrite_b=True, check_finite=False).T
+        ridge = damping * max(float(np.trace(gram[g])) / max(len(gram[g]), 1), LEAST / count) + noise[g]
+        fitted[g] += _solve_damped(gram[g], cross[g] - gram[g] @ old[g].T, ridge).T
     return fitted, mean_t - np.einsum("god,gd->go", fitted, mean_x) if intercept else np.zeros_like(mean_t)
+
+
+def _solve_damped(gram: np.ndarray, right: np.ndarray, ridge: float) -> np.ndarray:
+    """Return (gram + ridge I)^-1 right, the ridge ten times larger until rounding leaves a positive matrix."""
+    while True:
+        damped = gram.copy()
+        damped.flat[:: len(gram) + 1] += ridge
+        factor, failed = scipy.linalg.lapack.dpotrf(damped, lower=1, overwrite_a=1)
+        if not failed:
+            return scipy.linalg.cho_solve((factor, True), right, check_finite=False)
+        if not ridge < np.finfo(np.float64).max / 10:
+            raise np.linalg.LinAlgError("second moments are not finite")
+        ridge *= 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +179,9 @@ class Subspace:
             basis = np.kron(self.inputs, np.eye(taps))
             inner = moments.through(basis)
             fitted, bias = solver(inner, old @ basis, damping, intercept)
-            reduced = self._truncated(fitted[0], inner.covariance[0] if intercept else inner.gram[0] / inner.count)
+            reduced = self._truncated(fitted[0], (inner.covariance if intercept else inner.second_moment)[0])
             if intercept:
-                bias = bias + ((fitted[0] - reduced) @ (inner.sum_x[0] / inner.count))[None]
+                bias = bias + ((fitted[0] - reduced) @ inner.mean_x[0])[None]
             return (reduced @ basis.T)[None], bias
 
         return solve_inside
@@ -152,6 +199,7 @@ class Subspace:
 
 def squared_error(moments: Moments, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Return float64[groups, o]: ``sum |t - W x - b|^2`` over the rows, from the moments alone."""
+    bias = bias + np.einsum("god,gd->go", weights, moments.origin_x) - moments.origin_t
     quadratic = np.einsum("god,god->go", weights @ moments.gram, weights)
     linear = np.einsum("god,gdo->go", weights, moments.cross)
     shifted = np.einsum("god,gd->go", weights, moments.sum_x)
@@ -163,9 +211,8 @@ def shift_only(moments: Moments, old: np.ndarray, damping: float, intercept: boo
 
     Source: bias correction as in FLAP (An et al. 2024, eq. 6) with the means of the pruned model's own inputs.
     """
-    mean_x, mean_t = moments.sum_x / moments.count, moments.sum_t / moments.count
-    weights = np.array(old, np.float64)
-    return weights, mean_t - np.einsum("god,gd->go", weights, mean_x) if intercept else np.zeros_like(mean_t)
+    weights, mean_t = np.array(old, np.float64), moments.mean_t
+    return weights, mean_t - np.einsum("god,gd->go", weights, moments.mean_x) if intercept else np.zeros_like(mean_t)
 
 
 def match_moments(moments: Moments, old: np.ndarray, damping: float, intercept: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -176,7 +223,8 @@ def match_moments(moments: Moments, old: np.ndarray, damping: float, intercept: 
     """
     old = np.asarray(old, np.float64)
     variance = np.einsum("god,god->go", old @ moments.covariance, old)
-    alive = variance > 1e-12 * max(float(moments.variance.max(initial=0.0)), 1e-30)
+    noise = NOISE * np.square(np.einsum("god,gd->go", np.abs(old), np.abs(moments.mean_x)))
+    alive = variance > np.maximum(1e-12 * max(float(moments.variance.max(initial=0.0)), 1e-30), noise)
     scale = np.where(alive, np.sqrt(moments.variance / np.where(alive, variance, 1.0)), 1.0)
     return shift_only(moments, old * scale[:, :, None], damping, intercept)
 

@@ -17,8 +17,12 @@ from onnx import AttributeProto, ModelProto, numpy_helper
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.criteria.curvature import Order, Problem, joint_order
+from onnxprune.data import Feed
 from onnxprune.data.repeated import Remembered
-from onnxprune.evidence.rows import Sampler
+from onnxprune.errors import DataError
+from onnxprune.evidence.needs import Need
+from onnxprune.evidence.rows import LARGEST, Sampler, usable
+from onnxprune.evidence.unusable import refusal
 from onnxprune.graph import Graph, Node
 from onnxprune.io import NATIVE_FLOATS, Model, tensor_array
 from onnxprune.repair.linear import Linear, as_linear
@@ -30,6 +34,7 @@ from onnxprune.surgery import Kept
 DAMPING = (1e-3, 1e-2, 1e-1, 1.0)  # of the mean diagonal; chosen per node on held-out rows
 POSITIONS = 64  # sampled output positions per sample
 TURNS = 3  # of moving rectified targets
+NAMED = 3  # nodes that a warning names
 ROWS_IN_MEMORY = 1 << 28  # bytes of a node's rows that are kept between turns
 
 Batches = Iterable[Mapping[str, np.ndarray]]  # read several times, always the same
@@ -39,11 +44,21 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Choice:
-    """Units that a node may choose among: ``units`` int64[inputs channels], how many stay, and where they are reported."""
+    """Units that a node may choose among: ``units`` int64[inputs channels], how many stay, and where they are reported.
+
+    ``order``: units, the first to go first, where no row of the data tells.
+    """
 
     group: int
     units: np.ndarray
     width: int
+    order: np.ndarray
+
+    def inputs(self, inputs: int) -> np.ndarray:
+        """Return int64[units, taps]: which of a node's ``inputs`` belong to each unit."""
+        taps = inputs // len(self.units)
+        places = [np.flatnonzero(self.units == unit)[:, None] * taps for unit in range(int(self.units.max()) + 1)]
+        return np.stack([(place + np.arange(taps)).reshape(-1) for place in places])
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,8 @@ class Sequential:
     ``subspaces``: weight -> what its repair must keep to, at nodes that are visited whether anything before them is cut or not.
     ``batches``: calibration inputs, samples along the first axis; every second batch is held out where the damping is chosen,
     all count in the final solve. ``everything``: visit every linear node; ``frozen``: look, but change no weight. ``choices``: weight -> units to choose among at the node that reads them (they are then still in
-    the model; those that go are zeroed where they are read, see ``chosen``).
+    the model; those that go are zeroed where they are read, see ``chosen``). ``unmatched``: node -> samples left out, because
+    the two models' values cannot be matched row by row.
     """
 
     analysis: Analysis
@@ -83,6 +99,7 @@ class Sequential:
     observe: Callable[[Linear, Target, Moments], None] | None = None
     steps: dict[str, Step] = field(default_factory=dict)
     chosen: dict[int, np.ndarray] = field(default_factory=dict)
+    unmatched: dict[str, int] = field(default_factory=dict)
 
     def run(self, small: ModelProto) -> ModelProto:
         """Return the repaired model; ``steps`` and ``chosen`` (group -> bool[width]) tell what was done."""
@@ -94,6 +111,7 @@ class Sequential:
         self._stored = Stored(graph, {name: tensor_array(tensor, folder) for name, tensor in stored.items()})
         self._solve = SOLVERS[self.method]
         self._sizes = [_samples(batch) for batch in self.batches]
+        self._numbers = _row_numbers(self.batches, self._sizes)
         self._masks = [batch[self.mask] != 0 if self.mask else None for batch in self.batches]
         self._dense = Lockstep(self.analysis.facts.model, self.batches, self.threads)
         self._pruned = Lockstep(Model(result, "", path), self.batches, self.threads)
@@ -109,6 +127,18 @@ class Sequential:
             self._refit(linear, self._target(linear, done))
             done.update(linear.node.outputs)
         return result
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Say at which nodes rows of the data were left out."""
+        if not self.unmatched:
+            return ()
+        nodes = [f"{node} ({count})" for node, count in self.unmatched.items()]
+        more = f" and {len(nodes) - NAMED} more" if len(nodes) > NAMED else ""
+        return (
+            "data rows were left out at nodes whose values in the original and in the pruned model cannot be matched "
+            f"position by position: {', '.join(nodes[:NAMED])}{more}",
+        )
 
     # --- which nodes ------------------------------------------------------------------------------------------------
 
@@ -158,11 +188,18 @@ class Sequential:
         others = self._pruned.values(target.other) if target.other else [None] * len(self._sizes)
         firsts = np.cumsum([0, *self._sizes[:-1]]).tolist()
         values = zip(self._pruned.values(linear.source), self._dense.values(target.value), others, strict=True)
-        batches = zip(values, firsts, self._sizes, self._masks, strict=True)
-        for (x, t, other), first, samples, mask in islice(batches, start, None):
+        batches = zip(values, firsts, self._sizes, self._masks, self._numbers, strict=True)
+        for number, ((x, t, other), first, samples, mask, numbers) in enumerate(islice(batches, start, None)):
             sampler = Sampler(samples, self.positions, self.seed, first, mask if linear.by_position else None)
             wanted, inputs = linear.outputs(t, sampler), linear.rows(x, sampler)
+            for need, value, rows in (
+                (Need("gram", linear.source, linear.reads), x, inputs),
+                (Need("gram", target.value, linear.axis), t, wanted),
+            ):
+                if not usable(rows, LARGEST):
+                    raise self._refusal(start + number, numbers, need, value)
             if inputs.shape[1] != len(wanted):
+                self.unmatched[linear.node.label] = self.unmatched.get(linear.node.label, 0) + len(numbers)
                 continue
             offset = target.shift.astype(np.float32)
             if other is not None:
@@ -170,13 +207,20 @@ class Sequential:
             wanted = wanted if kept is None else wanted[:, kept]
             yield inputs, wanted, np.broadcast_to(offset, wanted.shape)
 
+    def _refusal(self, number: int, rows: np.ndarray, need: Need, value: np.ndarray) -> DataError:
+        """Return what to tell about a value of batch ``number`` whose products are no floats."""
+        inputs = next(islice(self.batches, number, None))
+        return refusal(self.analysis.facts, inputs, rows, need, value, limit=LARGEST, threads=self.threads)
+
     def _moments(self, linear: Linear, rows: Iterable[Rows], scale: np.ndarray) -> list[Moments]:
         """Moments of the even and of the odd batches."""
         halves: list[Moments] = []
         for number, (x, wanted, offset) in enumerate(rows):
+            if not x.shape[1]:
+                continue
             t = _grouped((wanted - offset) / scale, linear.groups)
             if not halves:
-                halves = [Moments.zeros(x.shape[0], x.shape[2], t.shape[2]) for _ in range(2)]
+                halves = [Moments.around(x, t) for _ in range(2)]
             halves[number % 2].update(x, t)
         return [half for half in halves if half.count]
 
@@ -189,6 +233,7 @@ class Sequential:
         rows = Remembered(lambda start: self._rows(linear, target, start), _bytes, ROWS_IN_MEMORY)
         halves = self._moments(linear, rows, scale)
         if not halves:
+            self._choose_blindly(linear)
             return
         moments = halves[0] + halves[1] if len(halves) > 1 else halves[0]
         if self.observe is not None:
@@ -223,19 +268,30 @@ class Sequential:
         choice = self.choices.get(linear.weight)
         if choice is None:
             return keep, None
-        units = int(choice.units.max()) + 1
-        taps = old.shape[2] // len(choice.units)
-        blocks = np.stack(
-            [(np.flatnonzero(choice.units == u)[:, None] * taps + np.arange(taps)).reshape(-1) for u in range(units)]
-        )
+        blocks = choice.inputs(old.shape[2])
         refitted, _ = self._solve(moments, old, DAMPING[1], intercept)
         order = joint_order(
             [Problem(moments.covariance[0], refitted[0] * target.scale[:, None], blocks)], damping=DAMPING[1]
         )
-        gone = order.order[: units - choice.width]
-        keep[blocks[gone].reshape(-1)] = False
-        self.chosen[choice.group] = np.isin(np.arange(units), gone, invert=True)
+        self._leave_out(choice, order.order, keep)
         return keep, order
+
+    def _leave_out(self, choice: Choice, order: np.ndarray, keep: np.ndarray) -> None:
+        """Report the units that stay, and take the inputs of the others out of ``keep``, bool[d]."""
+        blocks = choice.inputs(len(keep))
+        gone = order[: len(blocks) - choice.width]
+        keep[blocks[gone].reshape(-1)] = False
+        self.chosen[choice.group] = np.isin(np.arange(len(blocks)), gone, invert=True)
+
+    def _choose_blindly(self, linear: Linear) -> None:
+        """Without any row to go by, leave out units in the order that was known before."""
+        choice = self.choices.get(linear.weight)
+        if choice is None or self.frozen:
+            return
+        old = linear.matrix(self._stored.arrays[linear.weight])
+        keep = np.ones(old.shape[2], bool)
+        self._leave_out(choice, choice.order, keep)
+        self._write(linear, keep, old[:, :, keep], np.zeros(old.shape[:2]))
 
     def _majorised(
         self,
@@ -291,6 +347,15 @@ def _is_stored(graph: Graph, name: str) -> bool:
     producer = graph.producer.get(name)
     plain = producer is None or producer.proto.attribute[0].type == AttributeProto.TENSOR
     return plain and graph.tensors[name].data_type in NATIVE_FLOATS
+
+
+def _row_numbers(batches: Batches, sizes: Sequence[int]) -> list[np.ndarray]:
+    """Return the numbers of each batch's rows in the data that it comes from."""
+    firsts = np.cumsum([0, *sizes[:-1]]).tolist()
+    return [
+        batch.rows if isinstance(batch, Feed) else np.arange(first, first + size)
+        for batch, first, size in zip(batches, firsts, sizes, strict=True)
+    ]
 
 
 def _samples(batch: Mapping[str, np.ndarray]) -> int:

@@ -222,6 +222,7 @@ class Run:
                 threads=self.settings.threads,
             )
         self.extra["repair"] = {"method": found.method, "divergence": found.divergences}
+        self.warnings += (chosen.warnings if chosen is not None and same else ()) + found.warnings
         return found.model
 
     def _isometric(self, analysis: Analysis, kept: Kept, small: ModelProto) -> ModelProto:

@@ -21,13 +21,14 @@ from onnxprune.surgery import cut
 class Reconstruction:
     """A repaired ``model`` from which the units outside ``cut`` are gone and of which those outside ``kept`` are silent.
 
-    ``divergence``: its outputs' from the original's, on rows that took no part in the repair.
+    ``divergence``: its outputs' from the original's, on rows that took no part in the repair. ``warnings``: see ``Sequential``.
     """
 
     model: Model
     kept: list[np.ndarray]
     cut: list[np.ndarray]
     divergence: float = np.inf
+    warnings: tuple[str, ...] = ()
 
     def carried(self, analysis: Analysis, small: ModelProto) -> ModelProto:
         """Return ``small``, the original without the units outside ``kept``, with the reconstruction's weights."""
@@ -62,7 +63,7 @@ def reconstruct(
 
     Groups read by one linear node choose there, on the repaired model; the others go by ``orders``.
     """
-    choices = single_readers(analysis, widths)
+    choices = single_readers(analysis, widths, orders)
     chosen = {choice.group for choice in choices.values()}
     kept = [np.ones(group.width, bool) for group in analysis.groups]
     for group, order, width in zip(analysis.groups, orders, widths, strict=True):
@@ -74,10 +75,11 @@ def reconstruct(
         analysis, kept, batches, choices, positions=positions, turns=turns, seed=seed, threads=threads, mask=mask
     )
     model = Model(walk.run(small), "", analysis.facts.model.path)
-    return Reconstruction(model, [walk.chosen.get(g, flags) for g, flags in enumerate(kept)], kept)
+    kept_now = [walk.chosen.get(g, flags) for g, flags in enumerate(kept)]
+    return Reconstruction(model, kept_now, kept, warnings=walk.warnings)
 
 
-def single_readers(analysis: Analysis, widths: np.ndarray) -> dict[str, Choice]:
+def single_readers(analysis: Analysis, widths: np.ndarray, orders: Sequence[Order]) -> dict[str, Choice]:
     """Return weight -> choice for groups that lose units and that one stored weight alone reads."""
     shared: dict[str, int] = defaultdict(int)
     for group in analysis.groups:
@@ -90,5 +92,6 @@ def single_readers(analysis: Analysis, widths: np.ndarray) -> dict[str, Choice]:
             complete = (readers[0].units >= 0).all() and readers[0].node.op in ("Conv", "Gemm", "MatMul")
             alone = int(readers[0].node.attribute("group", 1)) == 1
             if complete and alone and set(readers[0].node.inputs[1:2]) == {readers[0].parameter}:
-                found[readers[0].parameter] = Choice(group.index, readers[0].units, int(widths[group.index]))
+                order, width = orders[group.index].order, int(widths[group.index])
+                found[readers[0].parameter] = Choice(group.index, readers[0].units, width, order)
     return found

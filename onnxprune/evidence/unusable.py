@@ -1,0 +1,80 @@
+"""Which rows of the data make which value of a model NaN, infinite or too large to take products of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from onnx import ValueInfoProto
+
+from onnxprune.errors import DataError, ModelError
+from onnxprune.evidence.needs import Need
+from onnxprune.evidence.probe import observable
+from onnxprune.evidence.rows import by_sample, usable
+from onnxprune.facts import Facts
+from onnxprune.io import FLOATS, Model, skeleton_without_data
+from onnxprune.runtime import session
+
+LISTED = 8  # rows that a message names
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def refusal(
+    facts: Facts,
+    inputs: Arrays,
+    rows: np.ndarray,
+    need: Need,
+    value: np.ndarray | None = None,
+    *,
+    limit: float = np.inf,
+    threads: int = 1,
+) -> DataError:
+    """Return what to tell where ``need.value`` is not ``usable``, with the first such value on the way to it.
+
+    ``rows``: numbers of the samples of ``inputs`` in the data; ``value``: what was found, where not the model's own.
+    """
+    found = observed(facts, [need.value], inputs, threads)[need.value] if value is None else value
+    parts = by_sample(found, need.axis, len(rows))
+    bad = np.array([not usable(part, limit) for part in parts])
+    chosen = rows[bad] if len(parts) == len(rows) and bad.any() else rows
+    name = _first(facts, inputs, int(bad.argmax()), limit, threads) or need.value
+    what = "NaN or infinite" if np.isinf(limit) else f"NaN, infinite or beyond {limit:g}"
+    return DataError(
+        f"the model's value {name!r} is {what} for data row{'s' * (len(chosen) > 1)} {_listed(chosen)} "
+        "(the first is 0); look at these rows and leave them out, or look at the model's float16 range"
+    )
+
+
+def _first(facts: Facts, inputs: Arrays, row: int, limit: float, threads: int) -> str:
+    """Return the first value of the graph that is not usable: for one sample where the model takes one, else for all."""
+    made = {name: place for place, node in enumerate(facts.graph.top) for name in node.outputs}
+    floats = [name for name in observable(facts) if facts.dtype(name) in FLOATS]
+    names = sorted(floats, key=lambda name: (made.get(name, -1), name))
+    one = {name: array[row : row + 1] if array.ndim else array for name, array in inputs.items()}
+    for feeds in (one, inputs):
+        try:
+            values = observed(facts, names, feeds, threads)
+        except ModelError:
+            continue
+        return next((name for name in names if not usable(np.asarray(values[name], np.float64), limit)), "")
+    return ""
+
+
+def observed(facts: Facts, names: Iterable[str], inputs: Arrays, threads: int = 1) -> dict[str, np.ndarray]:
+    """Return values of the model for one feed; raises ModelError where it cannot be run."""
+    proto = skeleton_without_data(facts.model.proto)
+    declared = {value.name for value in proto.graph.output}
+    inner = [name for name in names if name not in inputs]
+    proto.graph.output.extend(ValueInfoProto(name=name) for name in inner if name not in declared)
+    own = Model(proto, "", facts.model.path)
+    found = session(own, threads=threads, lender=facts.model.proto).run(inputs, inner)
+    return {**{name: inputs[name] for name in names if name in inputs}, **found}
+
+
+def _listed(numbers: np.ndarray) -> str:
+    """Return ``0 to 3`` of a run, else ``1, 5 and 9``; only the first LISTED of many."""
+    if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"{numbers[0]} to {numbers[-1]}"
+    texts = [*map(str, numbers[:LISTED].tolist()), *([f"{len(numbers) - LISTED} more"] * (len(numbers) > LISTED))]
+    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
