@@ -1,4 +1,4 @@
-"""Time and memory of a whole run on a model the size of ResNet-50, by stage; start-up; analysis by number of nodes.
+"""Time and memory of a whole run on a model the size of ResNet-50, by stage; start-up; analysis, cut and proof by number of nodes.
 
 python benchmarks/speed.py [resnet50 | startup | analysis]
 """
@@ -21,7 +21,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 REPEATS = 3
-BLOCKS = (25, 250, 2500)  # of four nodes each
+BLOCKS = (25, 250, 2500, 7500)  # of four nodes each
 
 
 def rss_mib() -> float:
@@ -90,7 +90,7 @@ def startup() -> None:
 
 
 def chain(blocks: int) -> ModelProto:
-    """Residual blocks of four nodes on a stream of 32 channels."""
+    """Residual blocks of four nodes on a stream of 32 channels, of which each inner half may go."""
     rng = np.random.default_rng(0)
     nodes, tensors, value = [], [], "x"
     for i in range(blocks):
@@ -110,16 +110,27 @@ def chain(blocks: int) -> ModelProto:
 
 def analysis() -> None:
     import onnxprune
+    from onnxprune.check import check_cut
+    from onnxprune.silence import silenced
+    from onnxprune.surgery import cut
 
     onnxprune.analyze(chain(5))
-    print("\nanalysis of residual blocks")
+    print("\nCPU seconds for residual blocks, half of every group cut")
+    print("   nodes  groups  analyse      cut  silence    check    total")
     for blocks in BLOCKS:
         model = onnxprune.load(chain(blocks))
-        start = time.perf_counter()
+        times = [time.process_time()]
         found = onnxprune.analyze(model)
-        seconds = time.perf_counter() - start
-        each = seconds / blocks / 4 * 1000
-        print(f"  {4 * blocks:6} nodes {seconds:6.2f} s {each:6.2f} ms per node, {len(found.groups)} groups")
+        times.append(time.process_time())
+        kept = [np.arange(group.width) % 2 == 0 for group in found.groups]
+        small = cut(found, kept)
+        times.append(time.process_time())
+        silenced(found, kept)
+        times.append(time.process_time())
+        assert check_cut(found, kept, small).exact
+        times.append(time.process_time())
+        columns = " ".join(f"{seconds:8.2f}" for seconds in [*np.diff(times), times[-1] - times[0]])
+        print(f"  {4 * blocks:6} {len(found.groups):7} {columns}")
 
 
 PARTS = {"resnet50": resnet50, "startup": startup, "analysis": analysis}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
@@ -15,7 +15,6 @@ from onnxprune.measure.metrics import are_logits, kl
 from onnxprune.runtime import Session, session
 from onnxprune.silence import silenced
 
-PREFIX = "silence_"
 Outputs = Mapping[str, np.ndarray]
 Measure = Callable[[Outputs, Outputs, np.ndarray | None], np.ndarray]
 
@@ -114,16 +113,11 @@ def _switchable(analysis: Analysis, group: int, threads: int) -> tuple[Session, 
         kept = [np.ones(width, bool) for width in analysis.widths]
         kept[group][unit] = False
         proto = silenced(analysis, kept)[0]
-        contents.append({t.name: numpy_helper.to_array(t) for t in _switches(analysis, proto)})
-    switches = list(_switches(analysis, proto))
+        contents.append({t.name: numpy_helper.to_array(t) for t in proto.graph.initializer})
+    switches = list(proto.graph.initializer)
     for tensor in switches:
         proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         proto.graph.initializer.remove(tensor)
     model = analysis.facts.model
     opened = session(Model(proto, "", model.path), threads=threads, lender=model.proto)
     return opened, [{name: content[name] for name in (t.name for t in switches)} for content in contents]
-
-
-def _switches(analysis: Analysis, proto: ModelProto) -> list[TensorProto]:
-    known = analysis.facts.graph.tensors
-    return [t for t in proto.graph.initializer if t.name.startswith(PREFIX) and t.name not in known]

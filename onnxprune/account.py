@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cache
 
 from onnxprune.coupling.groups import Analysis, Frozen, Volume
 from onnxprune.facts import Facts, free_dimensions
@@ -63,10 +62,13 @@ def _macs_of_parameters(analysis: Analysis) -> dict[str, int]:
     for volume in analysis.macs:
         by_node[id(volume.node)] += volume.at(analysis.widths)
 
-    @cache
-    def reached(name: str) -> int:
-        users = list(dict.fromkeys(node for node, _ in facts.graph.consumers.get(name, ())))
-        direct = sum(by_node.get(id(node), 0) for node in users)
-        return direct + sum(reached(o) for node in users for o in node.outputs if o and o in facts.constants)
+    reached: dict[str, int] = {}
 
-    return {volume.name: reached(volume.name) for volume in analysis.parameters}
+    def read(name: str) -> int:
+        users = dict.fromkeys(node for node, _ in facts.graph.consumers.get(name, ()))
+        direct = sum(by_node.get(id(node), 0) for node in users)
+        return direct + sum(reached[o] for node in users for o in node.outputs if o and o in facts.constants)
+
+    for node in reversed(facts.graph.nodes):  # whoever reads a value comes behind
+        reached.update((name, read(name)) for name in node.outputs if name and name in facts.constants)
+    return {volume.name: read(volume.name) for volume in analysis.parameters}

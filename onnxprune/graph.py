@@ -7,7 +7,7 @@ bodies may use the same name twice; names captured from outside keep the name th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,3 +147,65 @@ def _constant_tensor(proto: NodeProto) -> TensorProto:
     if attribute.name == "sparse_value":
         return TensorProto(dims=value.dims, data_type=value.values.data_type)
     return numpy_helper.from_array(np.asarray(value, dtype=object))
+
+
+# --- changing a copy ------------------------------------------------------------------------------------------------
+
+
+class Names:
+    """Names that a graph and its bodies do not have yet, of values as of nodes."""
+
+    def __init__(self, graph: GraphProto, *others: Iterable[str]):
+        self._taken = set(_names(graph)).union(*others)
+        self._last: dict[str, int] = {}
+
+    def fresh(self, base: str) -> str:
+        """Return ``base``, with the first free number behind it where that is taken, and take it."""
+        name, number = base, self._last.get(base, 1)
+        while name in self._taken:
+            number += 1
+            name = f"{base}_{number}"
+        self._last[base] = number
+        self._taken.add(name)
+        return name
+
+
+def _names(graph: GraphProto) -> Iterator[str]:
+    yield from (value.name for values in (graph.input, graph.output, graph.value_info) for value in values)
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from (sparse.values.name for sparse in graph.sparse_initializer)
+    for node in graph.node:
+        yield node.name
+        yield from node.input
+        yield from node.output
+        for _, body in _body_attributes(node):
+            yield from _names(body)
+
+
+class Insertions:
+    """Nodes that are to stand before or after those of a graph, put into their places all at once."""
+
+    def __init__(self, graph: Graph):
+        self._graph = graph
+        self._before: dict[Node, list[NodeProto]] = defaultdict(list)
+        self._after: dict[Node, list[NodeProto]] = defaultdict(list)
+
+    def before(self, node: Node, fresh: NodeProto) -> None:
+        self._before[node].append(fresh)
+
+    def after(self, node: Node, fresh: NodeProto) -> None:
+        self._after[node].append(fresh)
+
+    def carry_out(self) -> None:
+        """Insert everything, from the last node of each graph to its first."""
+        places: dict[int, int] = defaultdict(int)
+        todo = []
+        for node in self._graph.nodes:
+            place = places[id(node.owner)]
+            places[id(node.owner)] = place + 1
+            if node in self._before or node in self._after:
+                todo.append((node, place))
+        for node, place in reversed(todo):
+            for at, fresh in ((place + 1, self._after.pop(node, [])), (place, self._before.pop(node, []))):
+                for proto in reversed(fresh):
+                    node.owner.node.insert(at, proto)

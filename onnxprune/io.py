@@ -274,8 +274,15 @@ def check(proto: ModelProto, where: str, full: bool) -> None:
         _check_stored(tensor, where)
     structure = skeleton(proto)
     _name_runtime_domain(structure)
+    unsaid = [value for value in structure.graph.output if _lacks_shape(value)]
     try:
-        onnx.checker.check_model(structure, full_check=full)
+        for value in unsaid:  # ONNX Runtime needs none, the checker any
+            value.type.tensor_type.shape.SetInParent()
+        onnx.checker.check_model(structure)
+        for value in unsaid:
+            value.type.tensor_type.ClearField("shape")
+        if full:
+            onnx.shape_inference.infer_shapes(structure, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
         raise ModelError(f"{where}: refused by the ONNX checker: {_first_line(error)}") from error
 
@@ -300,17 +307,33 @@ def _check_stored(tensor: TensorProto, where: str) -> None:
 RUNTIME_OPS = {
     *("Affine", "ImageScaler", "ParametricSoftplus", "ScaledTanh"),
     *("LayerNormalization", "SimplifiedLayerNormalization"),
+    "GroupNormalization",
 }
-"""What ONNX Runtime writes into the default domain at any opset, though ONNX may know nothing of it there."""
+"""What ONNX Runtime runs in the default domain at any opset, though ONNX may know nothing of it there, or deprecates it."""
+
+
+def _lacks_shape(value: onnx.ValueInfoProto) -> bool:
+    return value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for body in [attribute.g] * (attribute.type == onnx.AttributeProto.GRAPH) + list(attribute.graphs):
+                yield from _all_nodes(body)
+
+
+def _refused(op: str, version: int) -> bool:
+    return not onnx.defs.has(op, version, "") or onnx.defs.get_schema(op, version, "").deprecated
 
 
 def _name_runtime_domain(structure: ModelProto) -> None:
     """Give such nodes the domain that they belong to, so that the checker lets them pass."""
     version = next((o.version for o in structure.opset_import if o.domain in ("", "ai.onnx")), 1)
     moved = False
-    for node in structure.graph.node:
-        unknown = node.op_type in RUNTIME_OPS and not node.domain and not onnx.defs.has(node.op_type, version, "")
-        if unknown:
+    for node in _all_nodes(structure.graph):
+        if node.op_type in RUNTIME_OPS and not node.domain and _refused(node.op_type, version):
             node.domain, moved = "com.microsoft", True
     if moved and all(o.domain != "com.microsoft" for o in structure.opset_import):
         structure.opset_import.add(domain="com.microsoft", version=1)

@@ -85,7 +85,7 @@ def _tensors(analysis: Analysis, kept: Sequence[np.ndarray]) -> dict[str, dict[i
     found: dict[str, dict[int, Indices]] = {}
     for name in analysis.facts.graph.tensors:
         for axis in range(len(analysis.facts.shape(name) or ())):
-            mask = analysis.keep_mask(list(kept), name, axis)
+            mask = analysis.keep_mask(kept, name, axis)
             if mask is not None:
                 found.setdefault(name, {})[axis] = _indices(mask)
     return found

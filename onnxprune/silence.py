@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.spec import Operand, Spec
 from onnxprune.facts import Shape
-from onnxprune.graph import Graph, Node
+from onnxprune.graph import Graph, Insertions, Names, Node
 from onnxprune.io import skeleton_without_data
 from onnxprune.surgery import Kept
 
@@ -32,6 +32,7 @@ def silenced(analysis: Analysis, kept: Kept) -> tuple[ModelProto, tuple[str, ...
         zip(list(builder.graph.nodes), analysis.solution.links.specs, strict=True)
     ):
         builder.visit(index, node, spec)
+    builder.inserted.carry_out()
     return proto, tuple(builder.lossy), ()
 
 
@@ -39,7 +40,9 @@ class _Silencer:
     def __init__(self, analysis: Analysis, kept: Kept, graph: Graph):
         self.analysis, self.kept, self.graph = analysis, list(kept), graph
         self.lossy: list[str] = []
-        self.count = 0
+        self.inserted = Insertions(graph)
+        stored = (tensor.name for tensor in analysis.facts.model.proto.graph.initializer)
+        self.names = Names(graph.model.graph, stored)
 
     def visit(self, index: int, node: Node, spec: Spec) -> None:
         cut_letters = {
@@ -97,21 +100,16 @@ class _Silencer:
         facts, value = self.analysis.facts, node.outputs[position]
         shape = facts.shape(value) or ()
         source = node.proto.output[position]
-        current = f"{source}_sliced_{self.count}"
-        node.proto.output[position] = current
-        after = node.proto
+        current = node.proto.output[position] = self.names.fresh(f"{source}_sliced")
         for number, axis in enumerate(axes):
             mask = self.analysis.keep_mask(self.kept, value, axis)
             assert mask is not None
-            rank = np.where(mask, np.cumsum(mask) - 1, 0)
-            spread = f"{source}_spread_{self.count}"
-            after = self._append(
-                node, after, helper.make_node("Gather", [current, self._tensor(rank)], [spread], axis=axis)
-            )
-            last = number == len(axes) - 1
-            current = source if last else f"{source}_padded_{self.count}"
+            rank = self._tensor(np.where(mask, np.cumsum(mask) - 1, 0))
+            spread = self.names.fresh(f"{source}_spread")
+            self.inserted.after(node, helper.make_node("Gather", [current, rank], [spread], axis=axis))
+            current = source if number == len(axes) - 1 else self.names.fresh(f"{source}_padded")
             op, operands = self._masked(spread, mask, axis, shape, facts.dtype(value))
-            after = self._append(node, after, helper.make_node(op, operands, [current]))
+            self.inserted.after(node, helper.make_node(op, operands, [current]))
 
     def _masked(
         self, name: str, mask: np.ndarray, axis: int, shape: Shape, dtype: int, silence: str = ""
@@ -125,21 +123,11 @@ class _Silencer:
         return "Where", [self._tensor(along), name, silence or self._tensor(np.zeros((), element))]
 
     def _tensor(self, content: np.ndarray) -> str:
-        self.count += 1
-        name = f"silence_{self.count}"
+        name = self.names.fresh("silence")
         self.graph.model.graph.initializer.append(numpy_helper.from_array(content, name))
         return name
 
     def _insert(self, node: Node, op: str, inputs: Sequence[str], **attributes: Any) -> str:
-        self.count += 1
-        name = f"silence_{self.count}"
-        node.owner.node.insert(self._place(node, node.proto), helper.make_node(op, inputs, [name], **attributes))
+        name = self.names.fresh("silence")
+        self.inserted.before(node, helper.make_node(op, inputs, [name], **attributes))
         return name
-
-    def _append(self, node: Node, after: NodeProto, fresh: NodeProto) -> NodeProto:
-        self.count += 1
-        node.owner.node.insert(self._place(node, after) + 1, fresh)
-        return fresh
-
-    def _place(self, node: Node, proto: NodeProto) -> int:
-        return next(i for i, other in enumerate(node.owner.node) if other.output == proto.output)

@@ -18,7 +18,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.spec import RULES, Cut, Edits, Spec, View
 from onnxprune.errors import SurgeryError
 from onnxprune.facts import UNKNOWN, Fact, evaluate
-from onnxprune.graph import Graph, Node
+from onnxprune.graph import Graph, Insertions, Names, Node
 from onnxprune.io import copy_tensor_header, skeleton_without_data
 
 Kept = Sequence[np.ndarray]  # per group, bool[width]: the units that stay
@@ -41,7 +41,7 @@ def cut(analysis: Analysis, kept: Kept) -> ModelProto:
 
 def _sliced(analysis: Analysis, kept: Kept, name: str, tensor: TensorProto) -> TensorProto | None:
     """Return the tensor without the positions that go, None where all stay."""
-    masks = [analysis.keep_mask(list(kept), name, axis) for axis in range(len(tensor.dims))]
+    masks = [analysis.keep_mask(kept, name, axis) for axis in range(len(tensor.dims))]
     if all(mask is None for mask in masks):
         return None
     array = analysis.facts.model.array(tensor)
@@ -96,8 +96,7 @@ class _Walk:
         self.new: tuple[dict[str, Fact], ...] = ({}, {})
         self.copies: dict[tuple, str] = {}
         self.left: set[str] = set()
-        self.taken = {name for node in self.small.nodes for name in (*node.proto.input, *node.proto.output)}
-        self.taken.update(tensor.name for tensor in self.small.model.graph.initializer)
+        self.names, self.inserted = Names(self.small.model.graph), Insertions(self.small)
         for name, tensor in self.small.tensors.items():
             for new, old in zip(self.new, self.old, strict=True):
                 followed = old.get(name, UNKNOWN).array is not None
@@ -122,10 +121,11 @@ class _Walk:
             if not self._followed(original):
                 positions.update(range(len(original.inputs)))
             self._evaluate(node, self._require(original, node, edits, sorted(positions)))
+        self.inserted.carry_out()
         self._drop_unread()
 
     def _mask(self, value: str, axis: int) -> np.ndarray | None:
-        return self.analysis.keep_mask(list(self.kept), value, axis)
+        return self.analysis.keep_mask(self.kept, value, axis)
 
     def _edits(self, index: int, original: Node, spec: Spec, second: bool) -> Edits:
         entry = RULES.get(original.op)
@@ -133,13 +133,13 @@ class _Walk:
             return Edits()
         letters = {}
         for letter, size in spec.sizes.items():
-            mask = self.analysis.letter_mask(list(self.kept), index, letter)
+            mask = self.analysis.letter_mask(self.kept, index, letter)
             letters[letter] = size if mask is None else int(mask.sum())
         return entry.rewrite(View(original, self.analysis.facts, second), Cut(self._mask, letters.__getitem__))
 
     def _touched(self, index: int, original: Node, spec: Spec) -> bool:
         """Whether a cut reaches the node: one of its letters, or an axis of its operands (positions that a Pad adds)."""
-        if any(self.analysis.letter_mask(list(self.kept), index, letter) is not None for letter in spec.sizes):
+        if any(self.analysis.letter_mask(self.kept, index, letter) is not None for letter in spec.sizes):
             return True
         values = {name for name in (*original.inputs, *original.outputs) if name}
         axes = ((name, axis) for name in values for axis in range(len(self.analysis.facts.shape(name) or ())))
@@ -206,7 +206,7 @@ class _Walk:
         base = f"{node.proto.input[position] if node.input(position) else node.label}{what}_pruned"
         key = (id(node.owner), base, content.dtype.str, content.shape, content.tobytes())
         if key not in self.copies:
-            self.copies[key] = self._fresh(base)
+            self.copies[key] = self.names.fresh(base)
             node.owner.initializer.append(numpy_helper.from_array(content, self.copies[key]))
         return self.copies[key]
 
@@ -219,14 +219,6 @@ class _Walk:
         for items in (graph.initializer, graph.value_info):
             for index in reversed([i for i, item in enumerate(items) if item.name in unread]):
                 del items[index]
-
-    def _fresh(self, base: str) -> str:
-        name, number = base, 1
-        while name in self.taken:
-            number += 1
-            name = f"{base}_{number}"
-        self.taken.add(name)
-        return name
 
     def _rescaled(self, node: Node, position: int, have: np.ndarray, one: np.ndarray, two: np.ndarray) -> str:
         """Insert nodes that turn the computed sizes into the needed ones: constants where fixed, a ratio where they vary."""
@@ -251,11 +243,9 @@ class _Walk:
                 )
                 for i, content in enumerate(operands)
             ]
-            source = self._fresh(f"{node.proto.input[position]}_{op}")
-            at = next(i for i, proto in enumerate(node.owner.node) if proto.output == node.proto.output)
-            node.owner.node.insert(
-                at, helper.make_node(op, names, [source], name=self._fresh(f"{node.label}/{op}_pruned"))
-            )
+            source = self.names.fresh(f"{node.proto.input[position]}_{op}")
+            label = self.names.fresh(f"{node.label}/{op}_pruned")
+            self.inserted.before(node, helper.make_node(op, names, [source], name=label))
         return source
 
     def _set_input(self, proto: NodeProto, position: int, name: str) -> None:
@@ -316,7 +306,7 @@ def _declare_shapes(analysis: Analysis, kept: Kept, small: Graph) -> None:
     def correct(graph: GraphProto, names: dict[str, str]) -> None:
         for value in [*graph.input, *graph.value_info, *graph.output]:
             for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-                mask = analysis.keep_mask(list(kept), names.get(value.name, value.name), axis)
+                mask = analysis.keep_mask(kept, names.get(value.name, value.name), axis)
                 if mask is not None and dim.HasField("dim_value"):
                     dim.dim_value = dim.dim_value * int(mask.sum()) // len(mask)
                 elif mask is not None:

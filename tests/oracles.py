@@ -61,6 +61,11 @@ def random_plan(analysis: Analysis, rng: np.random.Generator) -> Plan:
     return plan
 
 
+def halves(analysis: Analysis) -> Plan:
+    """Keep every second unit of every group."""
+    return [np.arange(group.width) % 2 == 0 for group in analysis.groups]
+
+
 def keep_all(analysis: Analysis) -> Plan:
     return [np.ones(group.width, bool) for group in analysis.groups]
 
@@ -115,13 +120,13 @@ def early_values(analysis: Analysis, kept: Sequence[np.ndarray]) -> list[str]:
     late: set[str] = set()
     early = []
     for index, (node, spec) in enumerate(analysis.solution.links.specs):
-        touched = {letter for letter in spec.sizes if analysis.letter_mask(list(kept), index, letter) is not None}
+        touched = {letter for letter in spec.sizes if analysis.letter_mask(kept, index, letter) is not None}
         changes = touched & (spec.sinks() | set(spec.lossy))
         for name in filter(None, node.outputs):
             shape = analysis.facts.shape(name) or ()
             if changes or late & set(node.inputs) or node.bodies or node not in analysis.facts.graph.top:
                 late.add(name)
-            elif any(analysis.keep_mask(list(kept), name, axis) is not None for axis in range(len(shape))):
+            elif any(analysis.keep_mask(kept, name, axis) is not None for axis in range(len(shape))):
                 early.append(name)
     return [name for name in early if name not in analysis.facts.graph.tensors]
 
@@ -137,7 +142,7 @@ def assert_early_values_are_slices(
     for name in names:
         want = before[name]
         for axis in range(want.ndim):
-            mask = analysis.keep_mask(list(kept), name, axis)
+            mask = analysis.keep_mask(kept, name, axis)
             if mask is not None:
                 whole = np.tile(mask, want.shape[axis] // len(mask)) if want.shape[axis] != len(mask) else mask
                 want = np.compress(whole, want, axis)

@@ -7,7 +7,7 @@ import glob
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,10 +135,12 @@ def nearest(widths: list[int], wanted: float) -> int:
 def select(analysis: Analysis, pattern: str, option: str) -> set[int]:
     """Return the groups a pattern names: those on its nodes' outputs, and those its tensors hold but do not only read.
 
-    A pattern is a glob on node or tensor names, re:REGEX (found in a name), or op:Type. Raises UsageError where it
-    names nothing in the model, and for options other than --exclude where it names nothing that can be cut.
+    A pattern is a name, else a glob on node or tensor names, re:REGEX (found in a name), or op:Type. Raises UsageError
+    where it names nothing in the model, and for options other than --exclude where it names nothing that can be cut.
     """
-    facts, (by_node, by_name) = analysis.facts, matcher(pattern)
+    facts = analysis.facts
+    known = {*facts.first, *(node.label for node in facts.graph.nodes), *(group.name for group in analysis.groups)}
+    by_node, by_name = matcher(pattern, known)
     nodes = [node for node in facts.graph.nodes if by_node(node)]
     names = {name for name in facts.first if by_name(name)}
     groups = {group.index for group in analysis.groups if by_name(group.name)}
@@ -170,12 +172,17 @@ def literal(name: str) -> str:
     return f"[{escaped[0]}]{escaped[1:]}" if name.startswith(("op:", "re:")) else escaped
 
 
-def matcher(pattern: str) -> tuple[Callable[[Node], bool], Callable[[str], bool]]:
-    """Return tests for nodes and for names of tensors; raises UsageError for a bad expression."""
+def matcher(pattern: str, known: Collection[str] = ()) -> tuple[Callable[[Node], bool], Callable[[str], bool]]:
+    """Return tests for nodes and for names of tensors; what is one of the ``known`` names means that name alone.
+
+    Raises UsageError for a bad expression.
+    """
     kind, colon, rest = pattern.partition(":")
-    if kind == "op" and colon:
+    if pattern in known:
+        found = re.compile(re.escape(pattern)).fullmatch
+    elif kind == "op" and colon:
         return (lambda node: node.op == rest), (lambda name: False)
-    if kind == "re" and colon:
+    elif kind == "re" and colon:
         try:
             found = re.compile(rest).search
         except re.error as error:

@@ -12,6 +12,7 @@ from onnxprune.check import SurgeryCheck, agreement, bisect
 from onnxprune.coupling.blocks import Block, Flow
 from onnxprune.depth.surgery import without_blocks
 from onnxprune.facts import Facts
+from onnxprune.graph import Names
 from onnxprune.io import skeleton_without_data
 
 
@@ -25,14 +26,13 @@ class Switched(NamedTuple):
 def switched(facts: Facts, flow: Flow, blocks: Sequence[Block]) -> Switched:
     """Put a factor in front of each branch's operand; the factors have still to be given, as inputs or stored."""
     proto = skeleton_without_data(facts.model.proto)
-    prefix = "branch"
-    while any(name.startswith(prefix) for name in facts.first):
-        prefix += "_"
+    names = Names(facts.model.proto.graph)
     nodes = {flow.maker[block.sum.outputs[0]]: proto.graph.node[flow.maker[block.sum.outputs[0]]] for block in blocks}
     before: dict[int, list] = {place: [] for place in nodes}
     switches = []
     for number, block in enumerate(blocks):
-        place, switch, scaled = flow.maker[block.sum.outputs[0]], f"{prefix}_{number}", f"{prefix}_{number}_scaled"
+        place, switch = flow.maker[block.sum.outputs[0]], names.fresh(f"branch_{number}")
+        scaled = names.fresh(f"branch_{number}_scaled")
         before[place].append(helper.make_node("Mul", [block.branch, switch], [scaled]))
         nodes[place].input[block.operand] = scaled
         switches.append((switch, facts.dtype(block.branch)))

@@ -13,6 +13,7 @@ from onnxprune.data import Dataset
 from onnxprune.depth.proof import switched
 from onnxprune.errors import DataError
 from onnxprune.facts import Facts
+from onnxprune.graph import Names
 from onnxprune.io import FLOATS, Model
 from onnxprune.measure.divergence import divergence
 from onnxprune.runtime import session
@@ -68,9 +69,9 @@ class Silencing:
         proto, switches = switched(facts, flow, blocks)
         for name, dtype in switches:
             proto.graph.input.append(helper.make_tensor_value_info(name, dtype, []))
+        names = Names(proto.graph, (tensor.name for tensor in facts.model.proto.graph.initializer))
         self._energies = [
-            (_energy(proto, block.branch, number, "branch"), _energy(proto, block.sum.outputs[0], number, "sum"))
-            for number, block in enumerate(blocks)
+            (_energy(proto, names, block.branch), _energy(proto, names, block.sum.outputs[0])) for block in blocks
         ]
         self._number = {block: number for number, block in enumerate(blocks)}
         self._types = [(name, helper.tensor_dtype_to_np_dtype(dtype)) for name, dtype in switches]
@@ -103,9 +104,9 @@ class Silencing:
         return {name: np.full((), number not in silent, kind) for number, (name, kind) in enumerate(self._types)}
 
 
-def _energy(proto: ModelProto, value: str, number: int, what: str) -> str:
+def _energy(proto: ModelProto, names: Names, value: str) -> str:
     """Append an output that is the sum of a value's squares, in float32."""
-    wide, name = (f"{value}_{what}_{number}_{part}" for part in ("wide", "energy"))
+    wide, name = (names.fresh(f"{value}_{part}") for part in ("wide", "energy"))
     proto.graph.node.append(helper.make_node("Cast", [value], [wide], to=TensorProto.FLOAT))
     proto.graph.node.append(helper.make_node("ReduceSumSquare", [wide], [name], keepdims=0))
     proto.graph.output.append(ValueInfoProto(name=name))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from onnxprune.allocate.hull import lower_hull
 from onnxprune.allocate.legal import Options, aligned, capped, nearest
 from onnxprune.allocate.target import KINDS, Target
 from onnxprune.eigen.basis import Basis
@@ -172,11 +173,6 @@ def _price(before: Option, after: Option) -> float:
 
 def _hull(options: Sequence[Option]) -> list[Option]:
     """Return the lower convex frontier of (cost, damage), from the layer as it was to the cheapest."""
-    hull: list[Option] = []
-    for option in sorted(options, key=lambda o: (-o.cost, o.damage)):
-        if hull and option.cost == hull[-1].cost:
-            continue
-        while len(hull) > 1 and _price(hull[-1], option) <= _price(hull[-2], hull[-1]):
-            hull.pop()
-        hull.append(option)
-    return hull
+    ranked = sorted(options, key=lambda o: (-o.cost, o.damage))
+    best = [option for number, option in enumerate(ranked) if not number or option.cost < ranked[number - 1].cost]
+    return [best[i] for i in lower_hull([o.cost for o in best], [o.damage for o in best])]

@@ -12,7 +12,7 @@ from onnxprune.eigen.choose import Cut
 from onnxprune.eigen.costs import FORMS
 from onnxprune.eigen.layers import Layer
 from onnxprune.facts import Facts
-from onnxprune.graph import Graph
+from onnxprune.graph import Graph, Names
 from onnxprune.io import tensor_array
 from onnxprune.repair.moments import Subspace
 
@@ -66,7 +66,7 @@ def with_factors(facts: Facts, proto: ModelProto, cuts: Sequence[Cut]) -> ModelP
     """
     result = ModelProto()
     result.CopyFrom(proto)
-    tensors, names = Graph(result).tensors, _Names(facts)
+    tensors, names = Graph(result).tensors, Names(result.graph)
     by_output = {cut.layer.node.outputs[0]: cut for cut in cuts}
     nodes: list[NodeProto] = []
     for node in result.graph.node:
@@ -94,33 +94,19 @@ class Written(NamedTuple):
     fresh: dict[str, np.ndarray]
 
 
-class _Names:
-    """Names that the model does not have yet."""
-
-    def __init__(self, facts: Facts):
-        self._taken = {*facts.first, *(node.proto.name for node in facts.graph.nodes)}
-
-    def fresh(self, base: str, part: str) -> str:
-        name = f"{base}/{part}"
-        while name in self._taken:
-            name += "_"
-        self._taken.add(name)
-        return name
-
-
-def _convolutions(layer: Layer, node: NodeProto, factors: Factors, kernel: tuple[int, ...], names: _Names) -> Written:
+def _convolutions(layer: Layer, node: NodeProto, factors: Factors, kernel: tuple[int, ...], names: Names) -> Written:
     """1x1 convolutions beside the old node; ``kernel``: its window."""
     before, core, after = factors
     point = (1,) * len(kernel)
     middle, fresh = _copy(node), {}
     nodes = [middle]
     if before is not None:
-        weight, value = names.fresh(layer.name, "in"), names.fresh(node.output[0], "in")
+        weight, value = names.fresh(f"{layer.name}/in"), names.fresh(f"{node.output[0]}/in")
         fresh[weight] = before.reshape(*before.shape, *point)
         nodes.insert(0, _node(layer, "Conv", "in", [node.input[0], weight], value, names))
         middle.input[0] = value
     if after is not None:
-        weight, value = names.fresh(layer.name, "out"), names.fresh(node.output[0], "core")
+        weight, value = names.fresh(f"{layer.name}/out"), names.fresh(f"{node.output[0]}/core")
         fresh[weight] = after.reshape(*after.shape, *point)
         nodes.append(_node(layer, "Conv", "out", [value, weight, *node.input[2:]], node.output[0], names))
         middle.output[0] = value
@@ -128,19 +114,19 @@ def _convolutions(layer: Layer, node: NodeProto, factors: Factors, kernel: tuple
     return Written(nodes, core.reshape(*core.shape[:2], *kernel), fresh)
 
 
-def _products(layer: Layer, node: NodeProto, factors: Factors, kernel: tuple[int, ...], names: _Names) -> Written:
+def _products(layer: Layer, node: NodeProto, factors: Factors, kernel: tuple[int, ...], names: Names) -> Written:
     """A MatMul in front of the old node, of a Gemm too."""
     _, core, after = factors
     assert after is not None
-    weight, value = names.fresh(layer.name, "in"), names.fresh(node.output[0], "in")
+    weight, value = names.fresh(f"{layer.name}/in"), names.fresh(f"{node.output[0]}/in")
     first = _node(layer, "MatMul", "in", [node.input[0], weight], value, names)
     last = _copy(node)
     last.input[0] = value
     return Written([first, last], layer.linear.stored(after[None], after), {weight: core[:, :, 0].T})
 
 
-def _node(layer: Layer, op: str, part: str, inputs: Sequence[str], output: str, names: _Names) -> NodeProto:
-    return helper.make_node(op, inputs, [output], name=names.fresh(layer.node.label, part))
+def _node(layer: Layer, op: str, part: str, inputs: Sequence[str], output: str, names: Names) -> NodeProto:
+    return helper.make_node(op, inputs, [output], name=names.fresh(f"{layer.node.label}/{part}"))
 
 
 def _copy(node: NodeProto) -> NodeProto:

@@ -13,6 +13,7 @@ from onnxprune.errors import UsageError
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.stats import Moments
 from onnxprune.facts import Facts
+from onnxprune.graph import Names
 from onnxprune.io import FLOATS, skeleton_without_data
 
 REDUCE_AXES_AS_INPUT = {"ReduceMean": 18, "ReduceSum": 13}
@@ -50,8 +51,9 @@ def build_probe(facts: Facts, needs: Sequence[Need], masked: bool) -> Probe:
     reducible = [n for n in reducible if n.value not in shared and "" in facts.graph.versions]
     proto = skeleton_without_data(facts.model.proto)
     probe = Probe(proto, tuple(sorted(shared)))
+    names = Names(facts.model.proto.graph)
     for number, need in enumerate(reducible):
-        probe.reduced[need] = _reduce(proto, need, facts, f"evidence_{number}")
+        probe.reduced[need] = _reduce(proto, need, facts, names, f"evidence_{number}")
     _add_outputs(proto, probe.outputs)
     return probe
 
@@ -67,32 +69,35 @@ def _add_outputs(proto: ModelProto, names: Iterable[str]) -> None:
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
 
 
-def _reduce(proto: ModelProto, need: Need, facts: Facts, prefix: str) -> tuple[str, str, str]:
+def _reduce(proto: ModelProto, need: Need, facts: Facts, names: Names, prefix: str) -> tuple[str, str, str]:
     """Append nodes for the element count, the mean and the sum of squared deviations per channel, in float64."""
     rank = len(facts.shape(need.value) or ())
     axes = [axis for axis in range(rank) if axis != need.axis % rank]
     wide, mean, gap, power, squares, size = (
-        f"{prefix}_{part}" for part in ("x", "mean", "gap", "power", "sum", "size")
+        names.fresh(f"{prefix}_{part}") for part in ("x", "mean", "gap", "power", "sum", "size")
     )
     nodes = [
         helper.make_node("Cast", [need.value], [wide], to=TensorProto.DOUBLE),
-        _reduction(proto, "ReduceMean", wide, mean, axes, facts),
+        _reduction(proto, "ReduceMean", wide, mean, axes, facts, names),
         helper.make_node("Sub", [wide, mean], [gap]),
         helper.make_node("Mul", [gap, gap], [power]),
-        _reduction(proto, "ReduceSum", power, squares, axes, facts),
+        _reduction(proto, "ReduceSum", power, squares, axes, facts, names),
         helper.make_node("Size", [need.value], [size]),
     ]
     proto.graph.node.extend(nodes)
     return size, mean, squares
 
 
-def _reduction(proto: ModelProto, op: str, source: str, target: str, axes: list[int], facts: Facts) -> onnx.NodeProto:
+def _reduction(
+    proto: ModelProto, op: str, source: str, target: str, axes: list[int], facts: Facts, names: Names
+) -> onnx.NodeProto:
     if not axes:
         return helper.make_node("Identity", [source], [target])
     if facts.graph.versions[""] < REDUCE_AXES_AS_INPUT[op]:
         return helper.make_node(op, [source], [target], axes=axes, keepdims=1)
-    proto.graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), f"{target}_axes"))
-    return helper.make_node(op, [source, f"{target}_axes"], [target], keepdims=1)
+    listed = names.fresh(f"{target}_axes")
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), listed))
+    return helper.make_node(op, [source, listed], [target], keepdims=1)
 
 
 def reduced_moments(size: np.ndarray, mean: np.ndarray, squares: np.ndarray) -> Moments:

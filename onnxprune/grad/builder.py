@@ -18,7 +18,7 @@ from onnxprune.grad.expand import expand
 from onnxprune.grad.losses import Loss, total
 from onnxprune.grad.prepare import NARROW, prepare
 from onnxprune.grad.view import VJPS, Gradients, View
-from onnxprune.graph import Graph, Node
+from onnxprune.graph import Graph, Names, Node
 from onnxprune.io import Model, load
 from onnxprune.registry import near_names
 
@@ -83,10 +83,11 @@ def build(
         raise ModelError(f"{source.name}: {error}") from error
     results = {loss_name(order): result}
     results |= {gradient_name(name, order): value for name, value in found.items()}
-    taken = sorted(name for name in results if name in emit.first)
-    if taken:
-        raise UsageError(f"the model has a value {taken[0]!r} already; for second derivatives use order=2")
-    return _assemble(prepared.proto, emit, results, outputs), emit
+    taken = {name for name in results if name in emit.first} | set(emit.aliases)
+    lasting = sorted(taken & {*outputs, *(value.name for value in prepared.proto.graph.input)})
+    if lasting:
+        raise UsageError(f"the model has a value {lasting[0]!r} already; for second derivatives use order=2")
+    return _assemble(prepared.proto, emit, results, outputs, taken), emit
 
 
 def _check_values(names: Iterable[str], emit: Emitter) -> None:
@@ -179,14 +180,25 @@ def _fitted(emit: Emitter, node: Node, gradient: Value, value: Value) -> Value:
 # --- the result -----------------------------------------------------------------------------------------------------
 
 
-def _assemble(proto: ModelProto, emit: Emitter, results: Mapping[str, Value], kept: Sequence[str]) -> ModelProto:
-    """Join forward and emitted nodes, drop those no output needs, and name the outputs."""
+def _assemble(
+    proto: ModelProto, emit: Emitter, results: Mapping[str, Value], kept: Sequence[str], taken: Collection[str]
+) -> ModelProto:
+    """Join forward and emitted nodes, drop those no output needs, and name the outputs.
+
+    Values of the model whose names are ``taken`` for results and inputs get other names.
+    """
     forward = [_with_extra_output(node, emit.extra_outputs) for node in proto.graph.node]
     sources = {value.name for value in results.values()} | set(kept)
     nodes = _ends_last(_needed([*forward, *(node.proto for node in emit.nodes)], sources))
     place = {name: index for index, node in enumerate(nodes) for name in node.output}
     ordered = sorted(results.items(), key=lambda item: place.get(item[1].name, -1))
-    nodes += [helper.make_node("Identity", [value.name], [name], name=name) for name, value in ordered]
+    names = Names(proto.graph, emit.first, results)
+    others = {name: names.fresh(name) for name in sorted(taken)}
+    nodes = [_renamed(node, others) for node in nodes] if others else nodes
+    nodes = [*(helper.make_node("Identity", [name], [inside]) for name, inside in emit.aliases.items()), *nodes]
+    nodes += [
+        helper.make_node("Identity", [others.get(value.name, value.name)], [name], name=name) for name, value in ordered
+    ]
     used = {name for node in nodes for name in _used(node)} | set(kept)
     result = ModelProto()
     result.ir_version = max(proto.ir_version, 10)
@@ -194,7 +206,11 @@ def _assemble(proto: ModelProto, emit: Emitter, results: Mapping[str, Value], ke
     result.graph.name = proto.graph.name or "backward"
     result.graph.node.extend(nodes)
     result.graph.input.extend([*proto.graph.input, *emit.inputs])
-    result.graph.initializer.extend(t for t in proto.graph.initializer if t.name in used)
+    for tensor in proto.graph.initializer:
+        name = others.get(tensor.name, tensor.name)
+        if name in used:
+            result.graph.initializer.append(tensor)
+            result.graph.initializer[-1].name = name
     result.graph.initializer.extend(t for name, t in emit.tensors.items() if name in used)
     result.graph.output.extend(_declared(name, value) for name, value in results.items())
     result.graph.output.extend(_declared(name, emit.value(name)) for name in kept)
@@ -221,6 +237,22 @@ def _with_extra_output(node: NodeProto, extra: Mapping[str, str]) -> NodeProto:
     changed.CopyFrom(node)
     changed.output[:] = [node.output[0], extra[node.output[0]], *node.output[2:]]
     return changed
+
+
+def _renamed(node: NodeProto, others: Mapping[str, str]) -> NodeProto:
+    """Return the node with some values called otherwise, in its bodies too."""
+    result = NodeProto()
+    result.CopyFrom(node)
+    result.input[:] = [others.get(name, name) for name in node.input]
+    result.output[:] = [others.get(name, name) for name in node.output]
+    for attribute in result.attribute:
+        for body in [attribute.g] * attribute.HasField("g") + list(attribute.graphs):
+            for value in (*body.input, *body.output, *body.value_info, *body.initializer):
+                value.name = others.get(value.name, value.name)
+            inner = [_renamed(part, others) for part in body.node]
+            del body.node[:]
+            body.node.extend(inner)
+    return result
 
 
 def _needed(nodes: Sequence[NodeProto], wanted: set[str]) -> list[NodeProto]:

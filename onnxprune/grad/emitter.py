@@ -125,6 +125,7 @@ class Emitter:
         self.nodes: list[Node] = []
         self.tensors: dict[str, TensorProto] = {}
         self.inputs: list[ValueInfoProto] = []
+        self.aliases: dict[str, str] = {}  # input that shares its name with a value of the model -> its name inside
         self.extra_outputs: dict[str, str] = {}  # first output -> name of the second, to be switched on
         self.prefix = "grad/"
         while any(name.startswith(self.prefix) for name in self.first):
@@ -187,14 +188,18 @@ class Emitter:
         return self.value(self._emitted[key][0])
 
     def input(self, name: str, like: Value, dtype: int | None = None, axes: Sequence[int] | None = None) -> Value:
-        """Return a new graph input shaped like a value, or like the named axes of it."""
+        """Return a new graph input shaped like a value, or like the named axes of it.
+
+        Where the model has a value of that name, the input goes by another one inside (``aliases``).
+        """
         kept = range(like.rank) if axes is None else [axis % like.rank for axis in axes]
+        inside = self.aliases.setdefault(name, f"{self.prefix}{name}") if name in self.first else name
         for facts in (self.first, self.second):
             shape = facts[like.name].shape or ()
-            facts[name] = Fact(dtype or like.dtype, tuple(shape[axis] for axis in kept))
+            facts[inside] = Fact(dtype or like.dtype, tuple(shape[axis] for axis in kept))
         sizes = [like.sizes[axis] for axis in kept]
         self.inputs.append(helper.make_tensor_value_info(name, dtype or like.dtype, sizes))
-        return self.value(name)
+        return self.value(inside)
 
     def stop(self, value: Value) -> Value:
         """Return the value as a constant to differentiation, also to a later one of the graph this becomes part of."""

@@ -11,7 +11,7 @@ import onnx.version_converter
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.graph import DEFAULT_DOMAINS
+from onnxprune.graph import DEFAULT_DOMAINS, Names
 from onnxprune.io import Model, skeleton
 
 FLOOR = 18
@@ -90,11 +90,10 @@ def _drop_initializer_inputs(graph: GraphProto) -> None:
 
 def _cast_inputs(graph: GraphProto) -> None:
     """Cast 16-bit inputs to 32 bits on entry; the inputs themselves keep name and type."""
-    casts = {}
+    casts, names = {}, Names(graph)
     for value in graph.input:
         if value.type.tensor_type.elem_type in NARROW:
-            wide = f"{value.name}:float32"
-            casts[value.name] = wide
+            casts[value.name] = names.fresh(f"{value.name}:float32")
     for node in _nodes(graph):
         node.input[:] = [casts.get(name, name) for name in node.input]
     for position, (name, wide) in enumerate(casts.items()):

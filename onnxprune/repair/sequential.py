@@ -161,7 +161,7 @@ class Sequential:
         return any(self._kept_positions(name, axis) is not None for name, axis in axes)
 
     def _kept_positions(self, value: str, axis: int) -> np.ndarray | None:
-        mask = self.analysis.keep_mask(list(self.kept), value, axis)
+        mask = self.analysis.keep_mask(self.kept, value, axis)
         return None if mask is None else np.flatnonzero(mask)
 
     def _linear(self, node: Node) -> Linear | None:

@@ -103,7 +103,8 @@ def find_branches(analysis: Analysis, settings: Settings) -> Branches:
 
 
 def _matching(blocks: Sequence[Block], pattern: str, option: str) -> set[Block]:
-    by_node, by_name = matcher(pattern)
+    known = {name for b in blocks for n in b.nodes for name in (n.label, *n.inputs, *n.outputs)}
+    by_node, by_name = matcher(pattern, known)
     found = {b for b in blocks for n in b.nodes if by_node(n) or any(map(by_name, (*n.inputs, *n.outputs)))}
     if not found:
         raise UsageError(f"{option} {pattern!r} matches no branch that can go; onnxprune inspect MODEL lists them")

@@ -116,7 +116,8 @@ def find_directions(analysis: Analysis, settings: Settings) -> Directions:
 
 
 def _matching(layers: Sequence[Layer], pattern: str, option: str) -> set[Layer]:
-    by_node, by_name = matcher(pattern)
+    known = {name for e in layers for name in (e.node.label, *e.node.inputs, *e.node.outputs)}
+    by_node, by_name = matcher(pattern, known)
     found = {e for e in layers if by_node(e.node) or any(map(by_name, (*e.node.inputs, *e.node.outputs)))}
     if not found:
         raise UsageError(f"{option} {pattern!r} matches no layer that can be written as factors")

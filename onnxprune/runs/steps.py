@@ -150,7 +150,7 @@ def written_back(analysis: Analysis, kept: Kept, small: ModelProto, *, silent: b
         if tensor.data_type not in NATIVE_FLOATS or name not in sources:
             continue
         array = tensor_array(tensor, folder).copy()
-        masks = [analysis.keep_mask(list(kept), name, axis) for axis in range(array.ndim)]
+        masks = [analysis.keep_mask(kept, name, axis) for axis in range(array.ndim)]
         places = [
             np.arange(size) if mask is None else np.flatnonzero(mask)
             for mask, size in zip(masks, array.shape, strict=True)

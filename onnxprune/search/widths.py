@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 
 from onnxprune.allocate import Costs, Options, Target
+from onnxprune.allocate.hull import lower_hull
 from onnxprune.allocate.legal import narrower_widths, nearest
 from onnxprune.allocate.target import KINDS
 from onnxprune.coupling.groups import Analysis
@@ -200,7 +203,7 @@ class Search:
                 trials[g, column] = width
             saved = np.maximum(cost - self.costs.total(total, trials), 1e-9)
             g, (width, _) = options[int(np.argmin([error for _, (_, error) in options] / saved))]
-            widths[g] = next(w for w in reversed(self.legal[g]) if w < widths[g])
+            widths[g] = self.legal[g][bisect_left(self.legal[g], widths[g]) - 1]
             cost = float(self.costs.total(total, widths))
         return self._filled(widths, errors, total, limit)
 
@@ -209,9 +212,10 @@ class Search:
         while True:
             best = None
             for g in self.movable:
-                wider = next((w for w in self.legal[g] if w > widths[g]), None)
-                if wider is None:
+                place = bisect_right(self.legal[g], widths[g])
+                if place == len(self.legal[g]):
                     continue
+                wider = self.legal[g][place]
                 trial = widths.copy()
                 trial[g] = wider
                 cost = float(self.costs.total(total, trial))
@@ -286,15 +290,14 @@ class Search:
 
 
 def _hull(legal: Sequence[int], error: np.ndarray) -> dict[int, tuple[int, float]]:
-    """Return width -> (a narrower width on the lower convex hull, error it adds): the next vertex below each legal width."""
-    points = [(width, float(error[len(error) - 1 - width])) for width in sorted(legal, reverse=True)]
-    result, at = {}, 0
-    while at < len(points) - 1:
-        rest = points[at + 1 :]
-        slopes = [(e - points[at][1]) / (points[at][0] - w) for w, e in rest]
-        step = int(np.argmin(slopes)) + 1
-        target = points[at + step]
-        for inner in range(at, at + step):
-            result[points[inner][0]] = (target[0], slopes[step - 1] * (points[inner][0] - target[0]))
-        at += step
+    """Return width -> (a narrower width on the lower convex hull, error it adds): the next vertex below each legal width.
+
+    ``legal`` ascends; ``error``: float64[removed], the error after that many units went.
+    """
+    widths = list(legal)[::-1]
+    errors = error[len(error) - 1 - np.array(widths, np.int64)].tolist()
+    result: dict[int, tuple[int, float]] = {}
+    for at, to in pairwise(lower_hull(widths, errors)):
+        slope = (errors[to] - errors[at]) / (widths[at] - widths[to])
+        result.update((widths[inner], (widths[to], slope * (widths[inner] - widths[to]))) for inner in range(at, to))
     return result

@@ -6,13 +6,14 @@ consumer with a weight, sum(h * dL/dh) per input channel is sum(W * dL/dW) over 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from onnx import ModelProto, NodeProto, helper
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.evidence.sites import GROUPED, Site, sites
-from onnxprune.graph import Node
+from onnxprune.graph import Names, Node
 from onnxprune.io import FLOATS, Model
 
 
@@ -41,12 +42,14 @@ def tapped(analysis: Analysis) -> Tapped:
     proto.CopyFrom(facts.model.proto)
     place = {node: index for index, node in enumerate(facts.graph.top)}
     names: dict[tuple[Node | None, str], str] = {}
+    free = Names(proto.graph)
     taps = []
     for there in sites(analysis):
         usable = [s for s in there if facts.dtype(s.value) in FLOATS and (s.node is None or s.node in place)]
         for site in usable:
             key = (site.node, site.value)
-            names.setdefault(key, site.value if site.node is None else f"{site.value}:tap{len(names)}")
+            if key not in names:
+                names[key] = site.value if site.node is None else free.fresh(f"{site.value}:tap")
         taps.append(tuple(Tap(s, names[s.node, s.value], *_output(analysis, s)) for s in usable))
     _insert(proto, {(place[node], value): tap for (node, value), tap in names.items() if node is not None})
     return Tapped(replace(facts.model, proto=proto), tuple(taps))
@@ -55,8 +58,11 @@ def tapped(analysis: Analysis) -> Tapped:
 def _insert(proto: ModelProto, taps: dict[tuple[int, str], str]) -> None:
     """Put an Identity in front of the node at each place, which then reads the value through it."""
     nodes: list[NodeProto] = []
+    at: dict[int, dict[str, str]] = defaultdict(dict)
+    for (place, value), tap in taps.items():
+        at[place][value] = tap
     for index, node in enumerate(proto.graph.node):
-        own = {value: tap for (place, value), tap in taps.items() if place == index}
+        own = at[index]
         nodes.extend(helper.make_node("Identity", [value], [tap], name=tap) for value, tap in own.items())
         node.input[:] = [own.get(name, name) for name in node.input]
         nodes.append(node)
