@@ -18,9 +18,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, TypeProto, helper, numpy_helper, shape_inference
 
-from onnxprune.errors import UsageError
+from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph import Body, Graph, Node
-from onnxprune.io import Model
+from onnxprune.io import Model, impossible_size
 
 SMALL = 4096  # elements: tensors up to this size are followed by value
 RANDOM_OPS = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -103,7 +103,17 @@ def gather_facts(model: Model, graph: Graph, input_shapes: Mapping[str, Sequence
     if free_dimensions(graph):
         others = _other_sizes(list(candidate_sizes(graph, input_shapes or {})), sizes, bool(unknown))
         second = _second_assignment(graph, model, sizes, iter(others), values) if others else values
+    _refuse_impossible(model, graph, values)
     return Facts(graph, model, values, second, constants, sizes)
+
+
+def _refuse_impossible(model: Model, graph: Graph, values: Mapping[str, Fact]) -> None:
+    """Raise ModelError that names the first value with sizes that nothing can have."""
+    for name, fact in values.items():
+        if problem := impossible_size(fact.shape or ()):
+            node = graph.producer.get(name)
+            made = f", made by node {node.label!r}," if node is not None else ""
+            raise ModelError(f"{model.name}: value {name!r}{made} has the sizes {list(fact.shape or ())}: {problem}")
 
 
 def _other_sizes(candidates: list[Sizes], sizes: Sizes, unsettled: bool) -> list[Sizes]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ CHUNK = 1 << 22
 TEXT_LIMIT = 1 << 28
 PROTOBUF_LIMIT = 2**31 - 1  # bytes of one message
 MOST_NODES = 1 << 21
+LARGEST_AXIS = 1 << 28
+LARGEST_VALUE = 1 << 36
 
 
 NATIVE_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})  # element types numpy has too
@@ -126,7 +129,9 @@ def load(source: str | os.PathLike | ModelProto) -> Model:
         path = Path(source)
         data = _read_file(path)
         proto = _parse(data, path)
-        externals = _check_external(proto, Model(proto, "", path).folder, str(path))
+        folder = Model(proto, "", path).folder
+        externals = _check_external(proto, folder, str(path))
+        _embed_inner(proto, folder)
         size = len(data) + sum(file.stat().st_size for file in externals)
         model = Model(proto, _digest(data, externals), path, size)
     del data
@@ -248,6 +253,14 @@ def _check_external(proto: ModelProto, folder: Folder | None, where: str) -> set
     return files
 
 
+def _embed_inner(proto: ModelProto, folder: Folder | None) -> None:
+    """Take in the external data of all but the initializers: of nodes' attributes, bodies, functions, sparse tensors."""
+    own = len(proto.graph.initializer)
+    for tensor in itertools.islice(model_tensors(proto), own, None):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            embed(tensor, folder)
+
+
 def _check_size(tensor: TensorProto, length: int, where: str) -> None:
     """Raise ModelError for a tensor with fewer bytes of external data than its sizes take."""
     _check_stored(tensor, where)
@@ -262,7 +275,30 @@ def _check_structure(model: Model) -> None:
     for opset in model.proto.opset_import:
         if opset.domain in ("", "ai.onnx") and not 1 <= opset.version <= newest:
             raise ModelError(f"{model.name}: opset {opset.version} is unknown; this onnx package knows 1 to {newest}")
+    for value in model.proto.graph.input:
+        _check_input(value, model.name)
     check(model.proto, model.name, full=False)
+
+
+def _check_input(value: onnx.ValueInfoProto, where: str) -> None:
+    """Raise ModelError for an input of an unknown element type, or of sizes that nothing can have."""
+    declared = value.type.tensor_type
+    if declared.elem_type not in TensorProto.DataType.values():
+        raise ModelError(f"{where}: input {value.name!r} has element type {declared.elem_type}, which is unknown")
+    sizes = [axis.dim_value for axis in declared.shape.dim if axis.dim_value > 0]
+    if problem := impossible_size(sizes):
+        raise ModelError(f"{where}: input {value.name!r} has the sizes {sizes}: {problem}")
+
+
+def impossible_size(sizes: Sequence[int]) -> str:
+    """Return what is wrong with the sizes of a value, "" where they can be processed."""
+    if any(size < 0 for size in sizes):
+        return "one is negative"
+    if any(size > LARGEST_AXIS for size in sizes):
+        return f"more than {LARGEST_AXIS:,} positions of one axis cannot be processed"
+    if math.prod(sizes) > LARGEST_VALUE:
+        return f"more than {LARGEST_VALUE:,} elements cannot be processed"
+    return ""
 
 
 def check(proto: ModelProto, where: str, full: bool) -> None:

@@ -31,7 +31,6 @@ from onnxprune.io import (
     PROTOBUF_LIMIT,
     Folder,
     copy_tensor_header,
-    embed,
     external_region,
     model_tensors,
     skeleton_without_data,
@@ -155,9 +154,6 @@ class _Region(NamedTuple):
 def _externalised(proto: ModelProto, folder: Folder | None) -> tuple[ModelProto, list[_Region]]:
     """Return the model without large initializers' data, and where the bytes go: aligned to 4 KiB, in order."""
     slim = skeleton_without_data(proto)
-    for tensor in model_tensors(slim):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            embed(tensor, folder)
     regions: list[_Region] = []
     end = 0
     for source in proto.graph.initializer:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.io import Folder, Model, embed, model_tensors, skeleton_without_data, tensor_array
+from onnxprune.io import Folder, Model, embed, skeleton_without_data, tensor_array
 from onnxprune.registry import near_names
 
 CPU = ("CPUExecutionProvider",)
@@ -107,9 +107,6 @@ def _in_memory(
     """
     proto, folder = (model.proto, model.folder) if isinstance(model, Model) else (model, None)
     slim = skeleton_without_data(proto)
-    for tensor in model_tensors(slim):
-        if tensor.data_location == _T.EXTERNAL:
-            embed(tensor, folder)
     names, values = [], []
     for tensor in itertools.chain(proto.graph.initializer, lender.graph.initializer if lender else ()):
         external = tensor.data_location == _T.EXTERNAL
