@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
@@ -563,3 +564,26 @@ def test_random_data_is_marked_and_depends_on_the_seed_only() -> None:
         random_dataset(specs, 1)
     with pytest.raises(DataError, match="no random data"):
         random_dataset((InputSpec("text", np.dtype(object), ("n",)),))
+
+
+@pytest.mark.parametrize("name", ["rows.npy", "rows.npz", "rows.py", "labels.txt"])
+@pytest.mark.parametrize("kind", ["FIFO", "device"])
+def test_only_regular_files_are_read(tmp_path: Path, name: str, kind: str) -> None:
+    """Reading anything else may never end."""
+    path = tmp_path / name
+    os.mkfifo(path) if kind == "FIFO" else path.symlink_to("/dev/zero")
+    data, labels = (rows(4), path) if path.stem == "labels" else (path, None)
+    with pytest.raises(DataError, match="not a regular file"):
+        open_dataset(data, ONE, labels=labels)
+
+
+def test_a_fifo_in_a_folder_is_not_data(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.npy")
+    np.save(tmp_path / "b.npy", rows(4))
+    assert gather(open_dataset(tmp_path, ONE)).shape == (4, 3)
+
+
+@pytest.mark.parametrize("name", ["n" * 300 + ".npy", "a\0b.npy"])
+def test_names_that_cannot_be(name: str) -> None:
+    with pytest.raises(DataError, match="cannot be used as a path"):
+        open_dataset(name, ONE)

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from numpy.lib import format as npy
 
 from onnxprune.errors import DataError
+from onnxprune.files import require_regular
 
 Index = np.ndarray
 """int64[rows], ascending: which rows to read."""
@@ -25,7 +26,8 @@ Index = np.ndarray
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while a data file is read into a DataError that names the file."""
+    """Turn whatever goes wrong while a data file is read into a DataError that names the file; only regular files are read."""
+    require_regular(path, DataError)
     try:
         yield
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, DecodeError) as error:

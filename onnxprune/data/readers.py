@@ -20,6 +20,7 @@ from onnxprune.data.inputs import LABEL_KEYS, Schema
 from onnxprune.data.scripts import load_module
 from onnxprune.data.sources import Chain, Converted, Labelled, Pictures, Source, Stream, Table, as_array, guarded, hold
 from onnxprune.errors import DataError
+from onnxprune.files import kind_of, require_regular, status
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,12 @@ def open_source(data: Any, request: Request) -> Source:
 
 def open_path(path: Path, request: Request) -> Source:
     """Return the source for a file or folder; raise DataError when it is missing or of no known kind."""
-    if path.is_dir():
-        return _open_folder(path, request)
-    if not path.is_file():
+    found = status(path, DataError)
+    if found is None:
         raise DataError(f"{path} does not exist")
+    if kind_of(found) == "a folder":
+        return _open_folder(path, request)
+    require_regular(path, DataError)
     reader = FILE_READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(
@@ -177,7 +180,7 @@ def _natural(path: Path) -> list[Any]:
 
 
 def _matching(pattern: str) -> Callable[[Path], list[Path]]:
-    return lambda folder: sorted(folder.glob(pattern), key=_natural)
+    return lambda folder: sorted(filter(Path.is_file, folder.glob(pattern)), key=_natural)
 
 
 def _find_pictures(folder: Path) -> list[Path]:
