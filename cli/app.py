@@ -36,7 +36,9 @@ class Application(click.Group):
         if cmd_name not in self.list_commands(ctx):
             return None
         command = import_module(f"{commands.__name__}.{cmd_name}").command
-        command.context_settings["auto_envvar_prefix"] = ENVIRONMENT
+        for option in command.params:
+            if isinstance(option, click.Option) and option.name != "help":
+                option.envvar = environment_name(option)
         return command
 
     def main(self, *args: Any, **extra: Any) -> Any:
@@ -114,6 +116,11 @@ def _ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def environment_name(option: click.Option) -> str:
+    """Return the variable that stands for an option: ``ONNXPRUNE_MAX_DROP`` for ``--max-drop``."""
+    return f"{ENVIRONMENT}_{max(option.opts, key=len).removeprefix('--').replace('-', '_').upper()}"
 
 
 def _is_for_default(word: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from onnxprune.cli.values import SCRIPT
-from onnxprune.errors import UsageError
+from onnxprune.errors import InputError, UsageError
 from onnxprune.registry import near_names
 
 FILES = ("onnxprune.toml", "pyproject.toml")
@@ -84,14 +84,25 @@ def read(path: Path) -> list[Job]:
     return [_job(name, _table(jobs, name, str(path)), shared, path) for name in jobs]
 
 
+def toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; raises UsageError where that cannot be done."""
+    from onnxprune.io import read_text
+
+    try:
+        return tomllib.loads(read_text(path))
+    except InputError as error:
+        raise UsageError(str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read as TOML: {error}") from None
+
+
 def _content(path: Path) -> dict[str, Any] | None:
     """Return the part of a TOML file that is ours."""
-    try:
-        with path.open("rb") as stream:
-            content = tomllib.load(stream)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
-    return content.get("tool", {}).get("onnxprune") if path.name == "pyproject.toml" else content
+    content = toml(path)
+    if path.name != "pyproject.toml":
+        return content
+    tools = _table(content, "tool", str(path))
+    return _table(tools, "onnxprune", f"{path}, tool") if "onnxprune" in tools else None
 
 
 def _table(content: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
@@ -129,7 +140,7 @@ def _job(name: str, own: dict[str, Any], shared: Mapping[str, dict[str, Any]], p
         raise UsageError(f"{where}: {', '.join(missing)} is missing")
     values = {str(parameter.name): _default(parameter) for parameter in allowed.values()}
     for key, value in merged.items():
-        values[str(allowed[key].name)] = _converted(allowed[key], value, path.parent, f"{where}, {key}")
+        values[str(allowed[key].name)] = converted(allowed[key], value, f"{where}, {key}", path.parent)
     return Job(name, command, values)
 
 
@@ -143,21 +154,30 @@ def _default(parameter: click.Parameter) -> Any:
     return () if parameter.multiple else found if isinstance(found, bool | int | float | str) else None
 
 
-def _converted(parameter: click.Parameter, value: Any, folder: Path, where: str) -> Any:
-    """Return a value as the command line gives it, paths taken from the configuration's folder."""
+def converted(parameter: click.Parameter, value: Any, where: str, folder: Path | None = None) -> Any:
+    """Return a value as the command line gives it, paths taken from ``folder``; raises UsageError for one it could not be."""
     if isinstance(parameter, click.Option) and parameter.is_flag:
         if not isinstance(value, bool):
             raise UsageError(f"{where}: expected true or false, not {value!r}")
         return parameter.flag_value is not False if value else _default(parameter)
     items = value if isinstance(value, list) and parameter.multiple else [value]
-    if any(isinstance(item, bool | dict | list) for item in items):
+    if not all(_may_be(parameter.type, item) for item in items):
         raise UsageError(f"{where}: {value!r} is not what --{_name(parameter)} takes")
     try:
         found = tuple(parameter.type.convert(_read(parameter, item), parameter, None) for item in items)
     except click.BadParameter as error:
         raise UsageError(f"{where}: {error.message}") from None
-    placed = tuple(_placed(parameter.type, item, folder) for item in found)
+    placed = found if folder is None else tuple(_placed(parameter.type, item, folder) for item in found)
     return placed if parameter.multiple else placed[0]
+
+
+def _may_be(kind: click.ParamType, item: Any) -> bool:
+    """Whether a value of a file may stand for text of the command line: no fraction for a whole number, nothing but plain values."""
+    if isinstance(item, list):
+        return bool(item) and getattr(kind, "listed", False)
+    if kind is click.INT and isinstance(item, float):
+        return False
+    return isinstance(item, str | int | float) and not isinstance(item, bool)
 
 
 def _read(parameter: click.Parameter, item: Any) -> Any:

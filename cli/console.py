@@ -64,10 +64,10 @@ class Terminal:
     def _note(self, text: str, style: str | None = None) -> None:
         self.messages.print(self._plain(text), style=style, soft_wrap=True)
 
-    def _plain(self, text: str) -> Any:
+    def _plain(self, text: object) -> Any:
         from rich.text import Text
 
-        return Text(visible(text))
+        return Text(visible(str(text)))
 
     def warn(self, texts: Sequence[str]) -> None:
         for text in texts:

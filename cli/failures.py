@@ -39,6 +39,8 @@ def failure(error: BaseException, verbose: bool = False) -> Failure:
         )
     if isinstance(error, SystemExit):
         return Failure(f"a script that was given ended the run: sys.exit({error.code!r}); let it return", UNEXPECTED)
+    if isinstance(error, OSError) and error.filename is not None:
+        return Failure(f"{error.filename}: {error.strerror}", UNEXPECTED)
     hint = "" if verbose else f" {REPORT}"
     return Failure(f"unexpected {type(error).__name__}: {first_line(error)}{hint}", UNEXPECTED)
 

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import logging
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from onnxprune.cli.values import ALIGNMENT, NAMED_SHAPE, NAMES, NUMBERS, PATTERN_SHARE, SECONDS, SHARE, SIZE
+from onnxprune.cli.values import (
+    ALIGNMENT,
+    NAMED_SHAPE,
+    NAMES,
+    NUMBERS,
+    PATTERN_SHARE,
+    RATIO,
+    SECONDS,
+    SHARE,
+    SIZE,
+    File,
+)
+from onnxprune.errors import UsageError
 from onnxprune.registry import near_names
 from onnxprune.visible import visible
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-FILE = click.Path(dir_okay=True)
-WRITTEN = click.Path(allow_dash=True)
+FILE = File(dir_okay=True)
+WRITTEN = File(allow_dash=True)
 
 
 def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -45,6 +56,14 @@ def _document(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     chosen[kind] = value
 
 
+class Negative(click.Option):
+    """A flag that turns something off; so does its variable: ``ONNXPRUNE_NO_LATENCY=1``."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        value = super().resolve_envvar_value(ctx)
+        return None if value is None or not click.BOOL.convert(value, self, ctx) else "false"
+
+
 class _Visible(logging.Formatter):
     """Log lines whose names of nodes and files are shown as text."""
 
@@ -70,16 +89,19 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
     """Take defaults from a TOML file, whose keys are option names; a key that is none is refused with near names."""
     if value is None:
         return
+    from onnxprune.cli.config import converted, toml
+
+    known = {o.lstrip("-").replace("-", "_"): p for p in ctx.command.params for o in p.opts if o.startswith("--")}
+    found = {}
     try:
-        with open(value, "rb") as stream:
-            content = tomllib.load(stream)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{value} cannot be read: {error}", ctx, param) from None
-    names = {o.lstrip("-").replace("-", "_"): p.name for p in ctx.command.params for o in p.opts if o.startswith("--")}
-    for key in content:
-        if key.replace("-", "_") not in names:
-            raise click.BadParameter(f"{value}: there is no option {key!r}{near_names(key, list(names))}", ctx, param)
-    ctx.default_map = {names[key.replace("-", "_")]: item for key, item in content.items()}
+        for key, item in toml(Path(value)).items():
+            name = key.replace("-", "_")
+            if name not in known or known[name] is param:
+                raise UsageError(f"{value}: there is no option {key!r}{near_names(key, list(known))}")
+            found[str(known[name].name)] = converted(known[name], item, f"{value}, {key}")
+    except UsageError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+    ctx.default_map = found
 
 
 WHAT = (
@@ -90,7 +112,7 @@ WHAT = (
         expose_value=False,
         help="Remove whole units (the default, the only way).",
     ),
-    click.option("--ratio", type=float, help="Share of the prunable units to remove, e.g. 0.5 (the default)."),
+    click.option("--ratio", type=RATIO, help="Share of the prunable units to remove, e.g. 0.5 (the default) or 50%."),
     click.option(
         "--target",
         metavar="KIND=VALUE",
@@ -260,7 +282,15 @@ RUN = (
 )
 RESULT = (
     click.option("-o", "--output", type=FILE, help="The same as OUT. Default: MODEL.pruned.onnx beside the input."),
-    click.option("--no-latency", "latency", is_flag=True, flag_value=False, default=None, help="Measure no latency."),
+    click.option(
+        "--no-latency",
+        "latency",
+        cls=Negative,
+        is_flag=True,
+        flag_value=False,
+        default=None,
+        help="Measure no latency.",
+    ),
     click.option("--dry-run", is_flag=True, help="Do everything but write the model."),
     click.option("--plan", "plan_path", type=FILE, help="Write the plan, to be reviewed, or replayed with 'apply'."),
     click.option("--force", is_flag=True, help="Replace what exists; 'apply' then takes models with another digest."),

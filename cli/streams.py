@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from onnxprune.errors import OutputError
-from onnxprune.visible import guarded
+from onnxprune.visible import harmless_lines
 
 
 class Stream:
@@ -26,7 +26,7 @@ class Stream:
 
     def write(self, text: str) -> int:
         head, line_end, rest = text.partition("\n")
-        shown = guarded(text) if self._begins_line else head + line_end + guarded(rest)
+        shown = harmless_lines(text) if self._begins_line else head + line_end + harmless_lines(rest)
         self._begins_line = text.endswith("\n") if text else self._begins_line
         encoding = self._stream.encoding or "utf-8"
         with self._taken():

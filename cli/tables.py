@@ -69,7 +69,7 @@ def show_jobs(terminal: Terminal, reports: dict[str, dict[str, Any]]) -> None:
         failed = [gate for gate in report.get("gates", ()) if not gate["passed"]]
         judged = "passed" if report.get("gates") else "none"
         state = "cannot be run" if report.get("error") else "missed" if failed else judged
-        rows.append((name, report["command"], state, report.get("error") or verdict(report)))
+        rows.append((name, report["command"] or "", state, report.get("error") or verdict(report)))
     terminal.table(("job", "command", "budgets", "result"), rows)
     for name, report in reports.items():
         for gate in report.get("gates", ()):

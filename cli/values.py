@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -16,29 +18,58 @@ UNITS = {
 
 
 class Value(click.ParamType):
-    """An option value read by a plain function that raises ValueError with the form it expects."""
+    """An option value read by a plain function that raises ValueError with the form it expects.
 
-    def __init__(self, name: str, read: Callable[[str], Any]):
-        self.name, self._read = name, read
+    A number, from a file, is read as its text; a list, where ``listed``, as its items with commas between.
+    """
+
+    def __init__(self, name: str, read: Callable[[str], Any], listed: bool = False):
+        self.name, self._read, self.listed = name, read, listed
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
+        if isinstance(value, tuple):
+            return value  # read already
+        items = value if self.listed and isinstance(value, list) else [value]
+        if any(isinstance(item, bool) or not isinstance(item, str | int | float) for item in items):
+            self.fail(f"{value!r} is no {self.name}", param, ctx)
         try:
-            return self._read(value.strip())
-        except ValueError as error:
+            return self._read(",".join(map(str, items)).strip())
+        except (ValueError, OverflowError) as error:
             self.fail(f"{value!r}: {error}", param, ctx)
 
 
-def share(text: str) -> float:
-    """Read ``2%`` or ``0.02``."""
+class File(click.Path):
+    """A path; one that no system takes is refused while options are read."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str | os.PathLike) or "\0" in str(value):
+            self.fail(f"{value!r} is no path", param, ctx)
+        try:
+            os.stat(value)
+        except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+                self.fail(f"{os.fspath(value)[:80]!r}...: {error.strerror}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def ratio(text: str) -> float:
+    """Read ``50%`` or ``0.5``."""
     try:
-        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         raise ValueError("expected a number such as 0.02, or a percentage such as 2%") from None
-    if not math.isfinite(number):
+
+
+def share(text: str) -> float:
+    """Read ``2%`` or ``0.02``, any finite number."""
+    return _finite(ratio(text))
+
+
+def _finite(number: str | float) -> float:
+    """Return a number; raise ValueError for one that no float holds."""
+    if not math.isfinite(float(number)):
         raise ValueError("expected a finite number")
-    return number
+    return float(number)
 
 
 def size(text: str) -> int:
@@ -46,7 +77,7 @@ def size(text: str) -> int:
     match = re.fullmatch(r"([\d.]+)\s*([a-zA-Z]*)", text)
     if not match or match[2].lower() not in UNITS:
         raise ValueError("expected a size such as 8MB, 2.5MiB or 4096")
-    return round(float(match[1]) * UNITS[match[2].lower()])
+    return round(_finite(match[1]) * UNITS[match[2].lower()])
 
 
 def seconds(text: str) -> float:
@@ -54,7 +85,7 @@ def seconds(text: str) -> float:
     match = re.fullmatch(r"([\d.]+)\s*([smh]?)", text.lower())
     if not match:
         raise ValueError("expected a time such as 60s or 2m")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    return _finite(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def named_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -68,9 +99,9 @@ def named_shape(text: str) -> tuple[str, tuple[int, ...]]:
 def numbers(text: str) -> tuple[float, ...]:
     """Read ``0.5`` or ``0.485,0.456,0.406``."""
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(_finite(part) for part in text.split(","))
     except ValueError:
-        raise ValueError("expected numbers separated by commas") from None
+        raise ValueError("expected finite numbers separated by commas") from None
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -96,13 +127,14 @@ def shares(text: str) -> tuple[float, ...]:
     return tuple(share(part.strip()) for part in text.split(","))
 
 
+RATIO = Value("share", ratio)
 SHARE = Value("share", share)
 SIZE = Value("size", size)
 SECONDS = Value("seconds", seconds)
 NAMED_SHAPE = Value("name:shape", named_shape)
-NAMES = Value("names", names)
-NUMBERS = Value("numbers", numbers)
+NAMES = Value("list of names", names, listed=True)
+NUMBERS = Value("list of numbers", numbers, listed=True)
 PATTERN_SHARE = Value("pattern=share", pattern_share)
 ALIGNMENT = Value("auto|n|target", alignment)
 SCRIPT = Value("script.py:function", str)
-SHARES = Value("shares", shares)
+SHARES = Value("list of shares", shares, listed=True)

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,8 @@ def bench(
     resident memory of a fresh process per model. The gate ``max_latency_ratio`` goes by p10.
     """
     chosen = make_settings(settings)
+    if pairs < 1 or not 0 < seconds < inf:
+        raise UsageError(f"pairs {pairs}, seconds {seconds}: give at least one pair and some time, such as 100 and 10")
     if other is None and chosen.max_latency_ratio is not None:
         raise UsageError("the gate max_latency_ratio compares two models; give the other one too")
     stages = Stages(progress or (lambda stage: None))
@@ -314,9 +317,12 @@ def read_report(path: str | os.PathLike[str]) -> Report:
     """Read a report that ``--json`` wrote; raises DataError for anything else."""
     try:
         found = json.loads(io.read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a JSON report: {error}") from None
-    if not isinstance(found, dict) or not {"schema_version", "command"} <= found.keys():
+    reports = (
+        [found, *found["jobs"].values()] if isinstance(found, dict) and isinstance(found.get("jobs"), dict) else [found]
+    )
+    if not all(isinstance(one, dict) and {"schema_version", "command"} <= one.keys() for one in reports):
         raise DataError(f"{path} is not a report of onnxprune; write one with --json")
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from onnxprune.errors import DataError
@@ -15,19 +16,35 @@ LATENCY_TOLERANCE = 0.10
 Report = Mapping[str, Any]
 
 
+def _part(report: Report, key: str) -> Report:
+    """Return a part of a report, empty where it has none; raises DataError for what is no report."""
+    found = report.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise DataError(f"the baseline's {key} is {type(found).__name__}, not an object; write it again with --json")
+    return found
+
+
+def _number(report: Report, key: str) -> float | None:
+    found = report.get(key)
+    if found is not None and (isinstance(found, bool) or not isinstance(found, int | float) or not isfinite(found)):
+        raise DataError(f"the baseline's {key} is {found!r}, not a number; write it again with --json")
+    return found
+
+
 def _after(key: str) -> Callable[[Report], float | None]:
     """What the result of a run has, or where nothing was changed, the model itself."""
-    return lambda report: (report.get("after") or report.get("before") or {}).get(key)
+    return lambda report: _number(_part(report, "after") or _part(report, "before"), key)
+
+
+def _of(part: str, key: str) -> Callable[[Report], float | None]:
+    return lambda report: _number(_part(report, part), key)
 
 
 def _drift(report: Report) -> float | None:
     """The largest relative error of any output."""
-    outputs = ((report.get("drift") or {}).get("outputs") or {}).values()
-    return max((output["relative_l2"] for output in outputs if output["relative_l2"] is not None), default=None)
-
-
-def _drop(report: Report) -> float | None:
-    return (report.get("task") or {}).get("drop")
+    outputs = _part(_part(report, "drift"), "outputs")
+    errors = [_number(_part(outputs, name), "relative_l2") for name in outputs]
+    return max((error for error in errors if error is not None), default=None)
 
 
 # name -> (value, whether the tolerance is a share of the earlier value or absolute, least tolerance)
@@ -35,9 +52,9 @@ COMPARED: dict[str, tuple[Callable[[Report], float | None], bool, float]] = {
     "bytes": (_after("bytes"), True, 0.0),
     "parameters": (_after("parameters"), True, 0.0),
     "macs": (_after("macs"), True, 0.0),
-    "latency_ratio": (lambda report: (report.get("latency") or {}).get("ratio_p10"), True, LATENCY_TOLERANCE),
+    "latency_ratio": (_of("latency", "ratio_p10"), True, LATENCY_TOLERANCE),
     "relative_l2": (_drift, True, 0.0),
-    "drop": (_drop, False, 0.0),
+    "drop": (_of("task", "drop"), False, 0.0),
 }
 
 

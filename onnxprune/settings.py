@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from onnxprune.allocate import (
@@ -28,6 +30,8 @@ from onnxprune.registry import Registry, near_names
 
 DEFAULT_RATIO = 0.5
 AUTO = "auto"
+MOST_THREADS = 1024
+"""More than any machine has cores; each costs memory and time from the first run on."""
 REPAIRS = (AUTO, "none", "least-squares", "batchnorm", "bias", "isometry")
 BESIDE_LOSSLESS: dict[str, tuple[Any, ...]] = {
     "ratio": (None,),
@@ -120,9 +124,9 @@ class Settings:
         """Refuse what makes no sense before any work is done; raises UsageError."""
         if sum(aim is not None for aim in (self.ratio, self.target, self.max_divergence)) > 1:
             raise UsageError("give one of ratio, target and max_divergence")
-        if self.max_divergence is not None and not (self.max_divergence > 0 and self.reconstructs):
+        if self.max_divergence is not None and not (0 < self.max_divergence < inf and self.reconstructs):
             raise UsageError(
-                "max_divergence is above 0 and goes with criterion auto and repair auto or least-squares alone"
+                "max_divergence is a number above 0 and goes with criterion auto and repair auto or least-squares alone"
             )
         for registry, names in (
             (SCOPES, ["layer" if self.scope == AUTO else self.scope]),
@@ -148,11 +152,15 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < (name != "seed"):
                 raise UsageError(f"{name} {value}: give a whole number of at least {int(name != 'seed')}")
+        if self.threads > MOST_THREADS:
+            raise UsageError(
+                f"threads {self.threads}: give at most {MOST_THREADS}; this machine has {os.cpu_count()} cores"
+            )
         if self.search_recover < 0:
             raise UsageError(f"search_recover {self.search_recover}: give a number of steps, such as 50")
         if self.search_recover and not self.reconstructs:
             raise UsageError("search_recover trains what the search proposes; leave criterion and repair at auto")
-        for read in ("aim", "options", "recipe", "scorer"):
+        for read in ("aim", "options", "training", "scorer"):
             getattr(self, read)  # each refuses what it cannot read
 
     def _refuse_beside_blocks(self) -> None:

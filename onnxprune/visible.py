@@ -18,10 +18,10 @@ def visible(text: str) -> str:
     glyph, and what continuous integration would take for a command.
     """
     plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return guarded(COMMANDS.sub(r"\\x23", plain))
+    return harmless_lines(COMMANDS.sub(r"\\x23", plain))
 
 
-def guarded(lines: str) -> str:
+def harmless_lines(lines: str) -> str:
     r"""Return lines of which none starts with ``::``: it becomes ``\x3a:``."""
     return LEADING.sub(r"\1\\x3a", lines)
 

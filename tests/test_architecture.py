@@ -65,6 +65,7 @@ FOR_COMMANDS = {
     "data",
     "documents",
     "errors",
+    "io",
     "output",
     "registry",
     "remedies",

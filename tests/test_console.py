@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from onnxprune.cli import main
 from onnxprune.documents.markdown import escaped
-from onnxprune.visible import guarded, visible, visible_json
+from onnxprune.visible import harmless_lines, visible, visible_json
 
 ROOT = Path(__file__).parents[1]
 CNN = ROOT / "models" / "digits_cnn.onnx"
@@ -169,7 +169,7 @@ def test_visible(text: str, shown: str) -> None:
 
 
 def test_lines_are_guarded_wherever_they_break() -> None:
-    assert guarded("a\n  ::b::\n\x1b[31m::c::x::\n") == "a\n  \\x3a:b::\n\x1b[31m\\x3a:c::x::\n"
+    assert harmless_lines("a\n  ::b::\n\x1b[31m::c::x::\n") == "a\n  \\x3a:b::\n\x1b[31m\\x3a:c::x::\n"
 
 
 def test_markdown_shows_marks_and_links_as_text() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from onnxprune.cli.options import FILE, MESSAGES, OUTPUT, RUN, SHAPES, given, options
-from onnxprune.cli.values import NAMES, SHARE
+from onnxprune.cli.values import NAMES, SECONDS, SHARE
 
 
 @click.command(short_help="Measure latency of one or two models.")
@@ -15,7 +15,9 @@ from onnxprune.cli.values import NAMES, SHARE
 @click.argument("other", type=FILE, required=False)
 @options(SHAPES, RUN)
 @click.option("--pairs", type=int, default=100, show_default=True, help="Timed runs of each model.")
-@click.option("--seconds", type=float, default=10.0, show_default=True, help="Time after which no run begins.")
+@click.option(
+    "--seconds", type=SECONDS, default=10.0, show_default=True, help="Time after which no run begins, e.g. 2m."
+)
 @click.option("--providers", type=NAMES, help="Execution providers of ONNX Runtime, e.g. CUDA,CPU. Default: CPU.")
 @click.option("--memory", is_flag=True, help="Also measure the peak resident memory of each in a fresh process.")
 @click.option("--max-latency-ratio", type=SHARE, help="Gate: p10 of OTHER over that of MODEL, e.g. 0.6.")

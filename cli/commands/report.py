@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,7 +21,7 @@ def command(ctx: click.Context, reports: Sequence[str]) -> None:
     Nothing is run again and nothing is judged: ends with 0 whatever the reports say.
     """
     from onnxprune.api import read_report
-    from onnxprune.cli.console import Terminal, write_documents
+    from onnxprune.cli.console import Terminal, documents, write_documents
     from onnxprune.cli.tables import show_jobs
     from onnxprune.documents.tables import parts
     from onnxprune.report import header
@@ -30,6 +31,19 @@ def command(ctx: click.Context, reports: Sequence[str]) -> None:
     for path, stem in zip(reports, stems, strict=True):
         name = stem if stems.count(stem) == 1 else path
         for job, report in parts(read_report(path)):
-            found[f"{name}: {job}" if job else name] = report
+            found[f"{name}: {job}" if job else name] = _showable(report, path, {"markdown", *documents(ctx)})
     show_jobs(Terminal(ctx), found)
     write_documents(ctx, header("report") | {"jobs": found})
+
+
+def _showable(report: Mapping[str, Any], path: str, kinds: set[str]) -> Mapping[str, Any]:
+    """Return a report out of a file; raises DataError where it lacks what every report of its kind has."""
+    from onnxprune.documents import render
+    from onnxprune.errors import DataError
+
+    try:
+        for kind in kinds:
+            render(kind, report)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is damaged: {type(error).__name__} {error}; write it again with --json") from error
+    return report

@@ -36,7 +36,9 @@ def command(
     for name in names:
         if name not in jobs:
             raise UsageError(f"there is no job {name!r}{near_names(name, list(jobs))}")
-    before = None if baseline is None else read_report(baseline).get("jobs", {})
+    before = None if baseline is None else read_report(baseline).get("jobs")
+    if baseline is not None and not isinstance(before, dict):
+        raise UsageError(f"{baseline} is no report of 'run': --baseline takes what 'onnxprune run --json' wrote")
     terminal, reports = Terminal(ctx), {}
     with terminal.progress() as progress:
         for name in names or jobs:

@@ -36,6 +36,8 @@ class ImageOptions:
             raise UsageError(f"image layout {self.layout!r} is not one of {', '.join(CHANNEL_AXIS)}")
         if any(value <= 0 for value in self.std):
             raise UsageError("every --std value must be above zero")
+        if not np.isfinite([*self.mean, *self.std, self.scale or 0.0]).all():
+            raise UsageError("--mean, --std and --scale are finite numbers")
 
     def apply(self, pixels: np.ndarray, spec: InputSpec) -> np.ndarray:
         """Convert uint8[n, h, w, c] (or already [n, c, h, w]) to the input's layout and scale; raise DataError."""

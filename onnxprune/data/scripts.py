@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from onnxprune.errors import DataError, UsageError
+from onnxprune.errors import DataError, OnnxPruneError, UsageError
 from onnxprune.registry import near_names
+
+
+@contextmanager
+def running(where: str) -> Iterator[None]:
+    """Run a user's code: what it raises, ``sys.exit`` too, becomes a DataError that says where."""
+    try:
+        yield
+    except OnnxPruneError:
+        raise
+    except SystemExit as error:
+        raise DataError(f"{where} called sys.exit({error.code!r}); let it return or raise instead") from error
+    except Exception as error:
+        raise DataError(f"{where} failed with {type(error).__name__}: {error}") from error
 
 
 def load_module(path: Path) -> ModuleType:
@@ -21,9 +35,8 @@ def load_module(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent.resolve()))
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise DataError(f"{path} failed with {type(error).__name__}: {error}") from error
+        with running(str(path)):
+            spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
     return module

@@ -18,6 +18,7 @@ import numpy as np
 from onnxprune.data.columns import Column, Index, SingleRow
 from onnxprune.data.images import ImageOptions, decode
 from onnxprune.data.inputs import LABELS, Rows, Schema, equal_count
+from onnxprune.data.scripts import running
 from onnxprune.errors import DataError
 
 HELD_BYTES = 1 << 30
@@ -201,12 +202,8 @@ def items(make: Callable[[], Iterable[Any]], schema: Schema, where: str) -> Iter
 
 def guarded(call: Callable[[], Any], where: str) -> Any:
     """Call the user's code; raise DataError with its reason when it fails."""
-    try:
+    with running(where):
         return call()
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"{where} failed with {type(error).__name__}: {error}") from error
 
 
 def as_rows(item: Any, schema: Schema, where: str) -> Rows:

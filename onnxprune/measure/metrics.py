@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.data.scripts import load_function
+from onnxprune.data.scripts import load_function, running
 from onnxprune.errors import DataError, UsageError
 from onnxprune.registry import near_names
 
@@ -105,7 +105,8 @@ class TaskMetric:
 
     def values(self, outputs: Mapping[str, Any], labels: np.ndarray | None, samples: int) -> np.ndarray:
         """Return float64[samples]; raise DataError when the function returns something else."""
-        result = np.asarray(self.function(outputs, labels))
+        with running(f"metric {self.name!r}"):
+            result = np.asarray(self.function(outputs, labels))
         if result.shape != (samples,) or result.dtype.kind not in "fiub":
             raise DataError(
                 f"metric {self.name!r} returned {result.dtype}{list(result.shape)} for {samples} samples; "

@@ -83,7 +83,7 @@ class Recipe:
 def parse_length(text: str | int) -> dict[str, float | int]:
     """Read ``200`` (steps), ``90s``, ``5m`` or ``1h`` as the fields of a Recipe; raises UsageError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(text).strip().lower())
-    number = float(match[1]) if match else 0.0
+    number = float(match[1]) if match and len(match[1]) < 20 else 0.0
     if match and match[2] and number > 0:
         return {"seconds": number * UNITS[match[2]]}
     if match and number > 0 and number == int(number):
