@@ -5,49 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError
 from onnxprune.io import Model
-from onnxprune.measure.metrics import are_logits, kl
+from onnxprune.measure.divergence import opened
+from onnxprune.measure.kinds import described
+from onnxprune.measure.outputs import CLASSES, INTEGERS, Outputs
 from onnxprune.runtime import Session, session
 from onnxprune.silence import silenced
 
-Outputs = Mapping[str, np.ndarray]
-Measure = Callable[[Outputs, Outputs, np.ndarray | None], np.ndarray]
+Arrays = Mapping[str, np.ndarray]
+Measure = Callable[[Arrays, Arrays, np.ndarray | None, Outputs], np.ndarray]
 
 
-def divergence(before: Outputs, after: Outputs, labels: np.ndarray | None) -> np.ndarray:
-    """Return float64[samples]: KL of outputs that look like logits, relative squared error of others, summed."""
+def divergence(before: Arrays, after: Arrays, labels: np.ndarray | None, how: Outputs) -> np.ndarray:
+    """Return float64[samples]: the sum of the distances of all float outputs."""
     total = np.zeros(1)
-    for name, want in before.items():
-        if not isinstance(want, np.ndarray) or want.dtype.kind != "f" or not want.size:
-            continue
-        a, b = (x.astype(np.float64).reshape(max(len(want), 1) if want.ndim else 1, -1) for x in (want, after[name]))
-        if are_logits(want):
-            total = total + kl(a, b)
-        else:
-            total = total + np.square(a - b).sum(axis=1) / np.maximum(np.square(a).sum(axis=1), 1e-30)
+    for output in (output for output in how.judged if output.kind != INTEGERS and output.importance):
+        total = total + output.importance * output.per_sample(before[output.name], after[output.name])
     return total
 
 
-def loss_change(before: Outputs, after: Outputs, labels: np.ndarray | None) -> np.ndarray:
-    """Return float64[samples]: cross-entropy with the labels of the first output that is logits, after minus before."""
-    name = next((name for name, value in before.items() if isinstance(value, np.ndarray) and are_logits(value)), None)
-    if name is None or labels is None:
+def loss_change(before: Arrays, after: Arrays, labels: np.ndarray | None, how: Outputs) -> np.ndarray:
+    """Return float64[samples]: cross-entropy with the labels of the first output of class scores, after minus before."""
+    output = next((output for output in how.judged if output.kind in CLASSES), None)
+    if output is None or labels is None:
         raise DataError("the criterion 'loss' needs labels and an output that looks like a classifier's logits")
-    numbers = labels.reshape(len(labels), -1)[:, 0].astype(np.int64)
-    if numbers.min() < 0 or numbers.max() >= before[name].shape[1]:
-        raise DataError(f"labels must lie between 0 and {before[name].shape[1] - 1}")
-    return _cross_entropy(after[name], numbers) - _cross_entropy(before[name], numbers)
-
-
-def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    rows = logits.astype(np.float64)
-    shifted = rows - rows.max(axis=1, keepdims=True)
-    return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(rows)), labels]
+    logs = [output.log_probabilities(values[output.name]) for values in (before, after)]
+    samples, positions, classes = logs[0].shape
+    if labels.size not in (samples, samples * positions):
+        raise DataError(f"the criterion 'loss' needs a class number for each of {samples} x {positions} rows of scores")
+    numbers = np.broadcast_to(labels.reshape(samples, -1), (samples, positions)).astype(np.int64)
+    if numbers.min() < 0 or numbers.max() >= classes:
+        raise DataError(f"labels must lie between 0 and {classes - 1}")
+    own, others = (np.take_along_axis(found, numbers[:, :, None], 2)[:, :, 0].mean(axis=1) for found in logs)
+    return own - others
 
 
 MEASURES: dict[str, Measure] = {"kl": divergence, "loss": loss_change}
@@ -61,20 +56,22 @@ def ablate(
     *,
     threads: int = 1,
     batch: int | None = None,
+    outputs: Outputs | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, list[np.ndarray]]:
     """Return kind -> per group float64[width]: the mean effect of silencing each unit alone.
 
-    One run of the model per unit and batch. ``progress`` is told the groups done. Raises DataError where labels are
+    One run of the model per unit and batch. ``outputs``: how they are compared. ``progress`` is told the groups done. Raises DataError where labels are
     needed and missing.
     """
     wanted = [kind for kind in kinds if kind in MEASURES]
     result: dict[str, list[np.ndarray]] = {kind: [] for kind in wanted}
     if not wanted:
         return result
-    original = session(analysis.facts.model, threads=threads)
+    original = opened(analysis.facts.model, outputs, threads)
+    how = outputs or described([original.run(next(dataset.batches(batch)))])
     for group in analysis.groups:
-        effects = _group_effects(analysis, group.index, wanted, dataset, original, threads, batch)
+        effects = _group_effects(analysis, group.index, wanted, dataset, original, threads, batch, how)
         for kind in wanted:
             result[kind].append(effects[kind])
         if progress is not None:
@@ -90,24 +87,30 @@ def _group_effects(
     original: Session,
     threads: int,
     batch: int | None,
+    how: Outputs,
 ) -> dict[str, np.ndarray]:
     width = int(analysis.widths[group])
-    opened, masks = _switchable(analysis, group, threads)
+    silent, masks = _switchable(analysis, group, threads, how.inner)
     totals = {kind: np.zeros(width) for kind in kinds}
     count = 0
     for inputs, labels in dataset.labelled(batch):
         before = original.run(inputs)
         for unit in range(width):
-            after = opened.run({**inputs, **masks[unit]})
+            after = silent.run({**inputs, **masks[unit]})
             for kind in kinds:
-                effect = MEASURES[kind](before, after, labels)
+                effect = MEASURES[kind](before, after, labels, how)
                 totals[kind][unit] += effect.sum()
         count += len(effect)
     return {kind: total / max(count, 1) for kind, total in totals.items()}
 
 
-def _switchable(analysis: Analysis, group: int, threads: int) -> tuple[Session, list[dict[str, np.ndarray]]]:
-    """Return a session whose silencing constants are inputs, and their content for each unit of the group."""
+def _switchable(
+    analysis: Analysis, group: int, threads: int, inner: tuple[str, ...]
+) -> tuple[Session, list[dict[str, np.ndarray]]]:
+    """Return a session whose silencing constants are inputs, and their content for each unit of the group.
+
+    ``inner``: values inside the model that are outputs there.
+    """
     contents, proto = [], ModelProto()
     for unit in range(int(analysis.widths[group])):
         kept = [np.ones(width, bool) for width in analysis.widths]
@@ -118,6 +121,8 @@ def _switchable(analysis: Analysis, group: int, threads: int) -> tuple[Session, 
     for tensor in switches:
         proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         proto.graph.initializer.remove(tensor)
+    declared = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(ValueInfoProto(name=name) for name in inner if name not in declared)
     model = analysis.facts.model
-    opened = session(Model(proto, "", model.path), threads=threads, lender=model.proto)
-    return opened, [{name: content[name] for name in (t.name for t in switches)} for content in contents]
+    silent = session(Model(proto, "", model.path), threads=threads, lender=model.proto)
+    return silent, [{name: content[name] for name in (t.name for t in switches)} for content in contents]

@@ -15,6 +15,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out
 from onnxprune.measure.divergence import Reference
+from onnxprune.measure.outputs import Outputs
 from onnxprune.search import FIT, HELD_OUT, JUDGE, TABLES, WEIGHINGS, error_tables, reconstruct
 
 SHARES = (0.25, 0.5, 0.75)  # of a group's units that go
@@ -53,6 +54,7 @@ def curves(
     *,
     seed: int = 0,
     threads: int = 1,
+    outputs: Outputs | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Curve]:
     """Return the curves of all groups that may be cut; each point repairs on some rows and is judged on others."""
@@ -60,7 +62,7 @@ def curves(
     mask, rows = dataset.schema.padding_mask, Batches(fit.take(FIT, seed))
     tables = error_tables(analysis, Batches(fit.take(TABLES, seed)), fallback, threads, mask)
     orders = [tables.order(group.index, WEIGHINGS["mixed"]) for group in analysis.groups]
-    reference = Reference(analysis.facts.model, Batches(judge), threads)
+    reference = Reference(analysis.facts.model, Batches(judge), threads, outputs=outputs)
     found = []
     for group, legal in zip(analysis.groups, legal_widths(analysis, options), strict=True):
         widths = sorted({nearest(legal, (1 - share) * group.width) for share in SHARES} - {group.width}, reverse=True)

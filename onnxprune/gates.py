@@ -16,6 +16,7 @@ from onnxprune.measure.bootstrap import unseen_bound
 from onnxprune.measure.drift import DriftReport, compare
 from onnxprune.measure.latency import LatencyReport, measure_pair
 from onnxprune.measure.metrics import script_metric
+from onnxprune.measure.outputs import Outputs
 from onnxprune.runtime import session
 from onnxprune.settings import Settings
 
@@ -33,12 +34,20 @@ def single_feeds(facts: Facts, seed: int) -> dict[str, np.ndarray]:
 
 
 def measure_drift(
-    before: Model, after: Model, dataset: Dataset, settings: Settings, metric: str | None = None
+    before: Model,
+    after: Model,
+    dataset: Dataset,
+    settings: Settings,
+    metric: str | None = None,
+    outputs: Outputs | None = None,
 ) -> DriftReport:
-    """Run both models on all data; compare outputs and, with labels or ``metric`` (script.py:function), their worth."""
+    """Run both models on all data; compare outputs and, with labels or ``metric`` (script.py:function), their worth.
+
+    ``outputs``: where their samples and channels are.
+    """
     first, second = (session(model, threads=settings.threads) for model in (before, after))
     task = None if metric is None else script_metric(metric)
-    return compare(first, second, dataset, batch=settings.batch, metric=task, seed=settings.seed)
+    return compare(first, second, dataset, batch=settings.batch, metric=task, seed=settings.seed, outputs=outputs)
 
 
 def doubts(
@@ -94,11 +103,12 @@ def _of(part: str, key: str) -> Callable[[Measured], float | None]:
 
 
 def _worst(metric: str) -> Callable[[Measured], float | None]:
-    """The worst of all outputs that have the metric."""
+    """The worst of all outputs, and of all groups of channels inside one, that have the metric."""
 
     def value(measured: Measured) -> float | None:
         outputs = (measured.get("drift") or {}).get("outputs") or {}
-        return min((drift[metric] for drift in outputs.values() if drift[metric] is not None), default=None)
+        parts = [part for drift in outputs.values() for part in (drift, *drift.get("groups", ()))]
+        return min((part[metric] for part in parts if part.get(metric) is not None), default=None)
 
     return value
 
@@ -121,6 +131,16 @@ def require_measurable(settings: Settings, dataset: Dataset | None) -> None:
     for name, gate in GATES.items():
         if getattr(settings, name) is not None and not gate.possible(settings, dataset):
             raise _undecidable(name, gate)
+
+
+def require_classes(settings: Settings, outputs: Outputs) -> None:
+    """Refuse to gate a choice among classes that no output makes, before any long work; raises UsageError."""
+    if settings.min_agreement is not None and not outputs.classes:
+        kinds = ", ".join(f"{name} ({output.kind})" for name, output in outputs.of.items()) or "none that is compared"
+        raise UsageError(
+            f"the gate min_agreement needs an output of class scores, and the model has none: {kinds}; "
+            "gate by min_cosine, or by max_drop with a metric of your own"
+        )
 
 
 def judge(settings: Settings, measured: Measured) -> list[dict[str, Any]]:

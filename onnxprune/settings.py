@@ -79,6 +79,7 @@ class Settings:
     ``round_to``: auto, a number or the name of a target; ``lossless``: remove only what carries nothing, with widths as
     ``round_to`` says where it is not auto.
     ``granularity``: heads, width or groups, beside it paired and stream; or block or eigen alone. ``input_shape``: input -> sizes for free dimensions.
+    ``output_weight``: (output or channels of it such as y[4:84], how much more it counts), for those who know better.
     The gates ``max_drop``, ``min_agreement``, ``min_cosine`` and ``max_latency_ratio`` are shares of 1, ``max_size`` is in bytes.
     """
 
@@ -107,6 +108,7 @@ class Settings:
     augment: tuple[str, ...] = ()
     search: float = 0.0
     search_recover: int = 0
+    output_weight: tuple[tuple[str, float], ...] = ()
     samples: int | None = None
     batch: int | None = None
     input_shape: tuple[tuple[str, tuple[int, ...]], ...] = ()

@@ -16,6 +16,7 @@ from onnxprune.facts import Facts
 from onnxprune.graph import Names
 from onnxprune.io import FLOATS, Model
 from onnxprune.measure.divergence import divergence
+from onnxprune.measure.outputs import Outputs
 from onnxprune.runtime import session
 
 
@@ -54,7 +55,7 @@ def _norm(array: np.ndarray) -> float:
 
 
 class Silencing:
-    """The model with every branch switchable, run on all of ``dataset``."""
+    """The model with every branch switchable, run on all of ``dataset``; ``how``: its outputs are compared."""
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class Silencing:
         *,
         threads: int = 1,
         batch: int | None = None,
+        how: Outputs | None = None,
     ):
         proto, switches = switched(facts, flow, blocks)
         for name, dtype in switches:
@@ -75,7 +77,11 @@ class Silencing:
         ]
         self._number = {block: number for number, block in enumerate(blocks)}
         self._types = [(name, helper.tensor_dtype_to_np_dtype(dtype)) for name, dtype in switches]
-        self._outputs, self._dataset, self._batch = facts.graph.outputs, dataset, batch
+        self._how, self._dataset, self._batch = how, dataset, batch
+        self._outputs = [*facts.graph.outputs, *(how.inner if how else ())]
+        proto.graph.output.extend(
+            ValueInfoProto(name=name) for name in self._outputs if name not in facts.graph.outputs
+        )
         self._session = session(Model(proto, "", facts.model.path), threads=threads, lender=facts.model.proto)
 
     def effects(self) -> Effects:
@@ -96,7 +102,7 @@ class Silencing:
             squares += np.array([[float(whole[name]) for name in pair] for pair in self._energies]).T
             for number, silent in enumerate(silences):
                 found = self._session.run(inputs | self._factors(silent), self._outputs)
-                diverged[number] += size * divergence([expected], [found])
+                diverged[number] += size * divergence([expected], [found], self._how)
             rows += size
         return Effects(diverged / max(rows, 1), squares[0] / np.maximum(squares[1], 1e-30))
 

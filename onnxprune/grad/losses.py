@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from onnx import TensorProto
 
 from onnxprune.errors import UsageError
 from onnxprune.grad.emitter import FLOATING, Emitter, Value
 from onnxprune.registry import near_names
+
+TINY = 1e-6  # samples: what an average over none is divided by
 
 Loss = Callable[[Emitter, Sequence[Value]], Value]
 
@@ -76,15 +79,19 @@ def kl(
     temperature: float = 1.0,
     axis: int = -1,
     per_sample: bool = False,
+    weights: np.ndarray | None = None,
+    mask: str = "",
 ) -> Loss:
     """T^2 KL(softmax(targets / T) || softmax(logits / T)), averaged like ``cross_entropy``.
 
+    ``weights``: float64[classes] of the last axis, mean 1, for the terms p log(p / q) - p + q. ``mask``: see ``mse``.
     Source: Hinton, Vinyals and Dean 2015, section 2 (the factor T^2 keeps gradients alike across temperatures).
     """
 
     def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
         logits = _choose(outputs, output)
-        return _divergence(emit, logits, emit.input(targets, logits), temperature, axis, per_sample)
+        terms = _divergences(emit, logits, emit.input(targets, logits), temperature, axis, weights)
+        return _masked(emit, terms, mask, per_sample, terms.rank) * temperature**2
 
     return loss
 
@@ -94,7 +101,8 @@ def self_kl(output: str | None = None, temperature: float = 1.0, axis: int = -1,
 
     def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
         logits = _choose(outputs, output)
-        return _divergence(emit, logits, emit.stop(logits), temperature, axis, per_sample)
+        terms = _divergences(emit, logits, emit.stop(logits), temperature, axis)
+        return _average(emit, terms, per_sample) * temperature**2
 
     return loss
 
@@ -117,13 +125,27 @@ def gauss_newton(signs: str = "signs", output: str | None = None, axis: int = -1
     return loss
 
 
-def mse(targets: str = "targets", output: str | None = None, per_sample: bool = False) -> Loss:
-    """Mean of (output - target)^2 over all elements (``per_sample``: over all axes but the first)."""
+def mse(
+    targets: str = "targets",
+    output: str | None = None,
+    per_sample: bool = False,
+    weights: np.ndarray | None = None,
+    mask: str = "",
+) -> Loss:
+    """Mean of (output - target)^2 over all elements (``per_sample``: over all axes but the first).
+
+    ``weights``: float64[channels] that multiply the squares along the last axis. ``mask``: an input [samples, steps]; where it
+    is 0, positions along the first later axis of so many steps do not count.
+    """
 
     def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
         value = _choose(outputs, output)
         error = value - emit.input(targets, value)
-        return _average(emit, error * error, per_sample)
+        squares = error * error
+        if weights is not None:
+            squares = squares * np.asarray(weights, value.numpy_type)
+        channels = weights is not None and len(weights) > 1
+        return _masked(emit, squares, mask, per_sample, squares.rank - channels)
 
     return loss
 
@@ -175,7 +197,33 @@ def _nll(emit: Emitter, logits: Value, labels: Value, axis: int, per_sample: boo
     return -_average(emit, emit("Squeeze", picked, [axis]), per_sample)
 
 
-def _divergence(emit: Emitter, logits: Value, targets: Value, temperature: float, axis: int, per_sample: bool) -> Value:
+def _divergences(
+    emit: Emitter, logits: Value, targets: Value, temperature: float, axis: int, weights: np.ndarray | None = None
+) -> Value:
+    """KL of each row: the class axis is summed away."""
     ours, theirs = (emit("LogSoftmax", v * (1 / temperature), axis=axis) for v in (logits, targets))
-    terms = emit("Exp", theirs) * (theirs - ours)
-    return _average(emit, emit.sum(terms, [axis], keepdims=False), per_sample) * temperature**2
+    mass = emit("Exp", theirs)
+    terms = mass * (theirs - ours)
+    if weights is not None:
+        terms = (terms - mass + emit("Exp", ours)) * np.asarray(weights, logits.numpy_type)
+    return emit.sum(terms, [axis], keepdims=False)
+
+
+def _masked(emit: Emitter, x: Value, mask: str, per_sample: bool, end: int) -> Value:
+    """Average over what a mask [samples, steps] leaves; over everything where none of the axes before ``end`` fits it."""
+    flags = emit.value(mask) if mask else None
+    axis = None if flags is None else _steps_axis(x, flags, end)
+    if flags is None or axis is None:
+        return _average(emit, x, per_sample)
+    counted = emit("Cast", emit("Cast", flags, to=TensorProto.BOOL), to=x.dtype)
+    away = [a for a in range(x.rank) if a not in (0, axis)]
+    spread = (emit("Unsqueeze", counted, away) if away else counted) * emit.filled_like(x, 1.0)
+    axes = list(range(int(per_sample), x.rank))
+    return emit.sum(x * spread, axes, keepdims=False) / (emit.sum(spread, axes, keepdims=False) + TINY)
+
+
+def _steps_axis(x: Value, flags: Value, end: int) -> int | None:
+    """The first axis behind the samples that is as long as the mask, whatever the free sizes are."""
+    every = [(facts[x.name].shape or (), facts[flags.name].shape or ()) for facts in (x.emit.first, x.emit.second)]
+    fits = (a for a in range(1, end) if all(len(s) > a and s[0] == m[0] and s[a] == m[1] for s, m in every))
+    return next(fits, None)

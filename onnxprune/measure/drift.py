@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from onnxprune.data import Dataset
 from onnxprune.errors import DataError, ModelError
 from onnxprune.measure.accumulators import ErrorHistogram, Mean
 from onnxprune.measure.bootstrap import RESAMPLES, Proof, paired_interval, prove
-from onnxprune.measure.metrics import ROW_METRICS, TaskMetric, label_metric
+from onnxprune.measure.metrics import ROW_METRICS, TaskMetric, cosine, label_metric
+from onnxprune.measure.outputs import CLASSES, Output, Outputs, spans
 
 
 class Runnable(Protocol):
@@ -24,14 +25,93 @@ class Runnable(Protocol):
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]: ...
 
 
+class View(NamedTuple):
+    """One batch of an output as rows: the original's values as they are, both models' and their distance as float64."""
+
+    before: np.ndarray
+    error: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+
+    def only(self, rows: np.ndarray | None) -> View:
+        return self if rows is None else View(*(part[rows] for part in self))
+
+    def shaped(self, *shape: int) -> View:
+        return View(*(part.reshape(shape) for part in self))
+
+
+@dataclass
+class ChannelDrift:
+    """Drift inside one output: per channel, each on its own scale, and per group of channels.
+
+    ``signal``, ``noise``, ``count``: float64[channels], sums of squares and how many; ``cosines``: one mean per group.
+    """
+
+    how: Output
+    signal: np.ndarray
+    noise: np.ndarray
+    count: np.ndarray
+    cosines: list[Mean]
+
+    @classmethod
+    def of(cls, how: Output) -> ChannelDrift:
+        zeros = np.zeros(len(how.weight))
+        return cls(how, zeros, zeros.copy(), zeros.copy(), [Mean() for _ in how.groups])
+
+    def add(self, view: View, valid: np.ndarray | None) -> None:
+        """Add [samples, positions, channels]; ``valid``: bool[samples, positions], what is no padding."""
+        rows = view.shaped(-1, view.before.shape[-1]).only(None if valid is None else valid.reshape(-1))
+        self.signal += np.square(rows.a, where=np.isfinite(rows.a), out=np.zeros_like(rows.a)).sum(0)
+        self.noise += np.square(rows.error).sum(0)
+        self.count += len(rows.a)
+        for mean, group in zip(self.cosines, self.how.groups, strict=True):
+            parts = [part[:, :, group.channels] for part in (view.a, view.b, view.error)]
+            if valid is not None:
+                parts = [np.where(valid[:, :, None], part, 0.0) for part in parts]
+            broken = np.isinf(parts[2]).reshape(len(parts[2]), -1).any(axis=1)
+            mean.add(np.where(broken, 0.0, cosine(*parts[:2])))
+
+    def merge(self, other: ChannelDrift) -> None:
+        for name in ("signal", "noise", "count"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for mean, found in zip(self.cosines, other.cosines, strict=True):
+            mean.merge(found)
+
+    @property
+    def errors(self) -> np.ndarray:
+        """float64[channels]: root mean square error over the channel's deviation."""
+        return np.sqrt(self.noise / np.maximum(self.count, 1)) / self.how.scale
+
+    def facts(self) -> dict[str, Any]:
+        """Return what an output is and which of its channels has drifted most, beside its own deviation."""
+        worst = int(np.argmax(self.errors))
+        error = _finite(float(self.errors[worst]))
+        return {"kind": self.how.kind, "worst_channel": worst, "worst_channel_error": error, "groups": self.groups()}
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the figures of every group; ``error``: root mean square over its channels of ``errors``."""
+        found = []
+        for mean, group in zip(self.cosines, self.how.groups, strict=True):
+            signal, noise = (float(part[group.channels].sum()) for part in (self.signal, self.noise))
+            ratio = 0.0 if noise == 0 else math.sqrt(noise / signal) if signal else math.inf
+            own = self.errors[group.channels]
+            figures = {"cosine": mean.value, "relative_l2": ratio, "error": float(np.sqrt(np.square(own).mean()))}
+            worst = int(group.channels[np.argmax(own)])
+            names = {"name": group.label, "channels": spans(group.channels), "worst_channel": worst}
+            found.append(names | {name: _finite(value) for name, value in figures.items()})
+        return found
+
+
 @dataclass
 class OutputDrift:
     """Drift of one output, over every batch added so far.
 
-    ``non_finite``: elements that are NaN or Inf in one model only; such a row counts as wholly wrong.
-    ``incomparable``: batches in which the two outputs had different shapes; nothing else includes them.
+    ``how``: where its samples and channels are (None: samples first, nothing else known). ``non_finite``: elements that are
+    NaN or Inf in one model only; such a row counts as wholly wrong. ``incomparable``: batches in which the two outputs had
+    different shapes; nothing else includes them.
     """
 
+    how: Output | None = None
     signal: float = 0.0
     noise: float = 0.0
     max_abs: float = 0.0
@@ -40,9 +120,13 @@ class OutputDrift:
     incomparable: int = 0
     errors: ErrorHistogram = field(default_factory=ErrorHistogram)
     rows: dict[str, Mean] = field(default_factory=lambda: {name: Mean() for name in ROW_METRICS})
+    channels: ChannelDrift | None = None
 
-    def add(self, before: np.ndarray, after: np.ndarray, samples: int) -> None:
-        """Add one batch of ``samples`` samples; where they are not the first axis, the output is one row."""
+    def add(self, before: np.ndarray, after: np.ndarray, samples: int, mask: np.ndarray | None = None) -> None:
+        """Add one batch of ``samples`` samples; where no axis follows them, the output is one row.
+
+        ``mask``: [samples, steps], 0 where a step is padding: no class is chosen there, and channels are not compared.
+        """
         if before.shape != after.shape:
             self.incomparable += 1
             return
@@ -55,15 +139,36 @@ class OutputDrift:
         self.max_abs = max(self.max_abs, float(error.max()))
         self.non_finite += int(np.isinf(error).sum())
         self.errors.add(error)
-        by_row = before.shape[:1] == (samples,)
-        if not by_row:
-            before, error, a, b = before[None], error[None], a[None], b[None]
-        broken = np.isinf(error).reshape(len(error), -1).any(axis=1)
+        views = self._views(View(before, error, a, b), samples, mask)
         for name, metric in ROW_METRICS.items():
-            if metric.applies(before):
-                self.rows[name].add(np.where(broken, metric.worst, metric.compute(a, b)))
+            view = views.get(metric.view)
+            if view is not None and len(view.before) and metric.applies(view.before):
+                broken = np.isinf(view.error).reshape(len(view.error), -1).any(axis=1)
+                self.rows[name].add(np.where(broken, metric.worst, metric.compute(view.a, view.b)))
+
+    def _views(self, whole: View, samples: int, mask: np.ndarray | None) -> dict[str, View]:
+        """Return the batch in every form that a metric may ask for; a form that the output does not have is absent."""
+        how = self.how
+        if how is None or not how.fits(whole.before.shape):
+            rows = whole if whole.before.shape[:1] == (samples,) else View(*(part[None] for part in whole))
+            return dict.fromkeys(("samples", "choices", "scores", "maps"), rows)
+        rows, valid = View(*map(how.rows, whole)), how.valid(whole.before, mask)
+        if self.channels is None:
+            self.channels = ChannelDrift.of(how)
+        self.channels.add(rows, valid)
+        views = {"samples": rows.shaped(len(rows.before), -1)}
+        if how.classes:
+            views["choices"] = rows.shaped(-1, len(how.weight)).only(None if valid is None else valid.reshape(-1))
+        if how.kind in CLASSES:
+            views["scores"] = views["choices"]
+        if whole.before.ndim == 4 and how.channel_axis is not None and how.samples_axis is not None:
+            views["maps"] = View(*(np.moveaxis(how.laid(part), -1, 1) for part in whole))
+        return views
 
     def merge(self, other: OutputDrift) -> None:
+        if self.channels and other.channels:
+            self.channels.merge(other.channels)
+        self.channels = self.channels or other.channels
         self.signal += other.signal
         self.noise += other.noise
         self.max_abs = max(self.max_abs, other.max_abs)
@@ -96,13 +201,17 @@ class OutputDrift:
         """The absolute error that 99 % of the elements do not exceed, at most 1.6 % too large."""
         return min(self.errors.quantile(0.99), self.max_abs)
 
-    def to_json(self) -> dict[str, float | int | None]:
-        """Return the numbers; null: does not apply, or infinite (``sqnr_db`` of equal outputs, or ``non_finite``)."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers; null: does not apply, or infinite (``sqnr_db`` of equal outputs, or ``non_finite``).
+
+        Where the channels are known: ``kind``, ``groups`` and ``worst_channel``, see ``ChannelDrift``.
+        """
         names = ("sqnr_db", "relative_l2", "max_abs", "p99_abs")
         scalars = {name: getattr(self, name) if self.elements else None for name in names}
         means = {name: mean.value for name, mean in self.rows.items()}
         counts = {name: getattr(self, name) for name in ("elements", "non_finite", "incomparable")}
-        return {name: _finite(value) for name, value in (scalars | means).items()} | counts
+        known = self.channels.facts() if self.channels else {}
+        return {name: _finite(value) for name, value in (scalars | means).items()} | counts | known
 
 
 def _absolute_error(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -188,7 +297,7 @@ class DriftReport:
         self.samples += other.samples
         self.synthetic |= other.synthetic
         for name, drift in other.outputs.items():
-            self.outputs.setdefault(name, OutputDrift()).merge(drift)
+            self.outputs.setdefault(name, OutputDrift(drift.how)).merge(drift)
         if self.task and other.task:
             self.task.merge(other.task)
         self.warnings += [text for text in other.warnings if text not in self.warnings]
@@ -213,11 +322,12 @@ def compare(
     output: str | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    outputs: Outputs | None = None,
 ) -> DriftReport:
     """Run both models on all data and return how far ``after`` is from ``before``.
 
     With labels the task metric is the accuracy of ``output`` (None: the first that looks like a classifier's);
-    ``metric`` replaces it. Raises ModelError when the models share no output or cannot be run, DataError for labels
+    ``metric`` replaces it. ``outputs``: where their samples and channels are, and what they are. Raises ModelError when the models share no output or cannot be run, DataError for labels
     that do not fit.
     """
     pairs = pair_outputs(before.outputs, after.outputs)
@@ -230,7 +340,7 @@ def compare(
         new = {name: raw[other] for name, other in pairs.items()}
         samples = len(next(iter(inputs.values()))) if dataset.schema.samples else 1
         report.samples += samples
-        _add_outputs(report, old, new, samples)
+        _add_outputs(report, old, new, samples, outputs, inputs)
         if metric is None and labels is not None and task is None:
             metric = label_metric({name: old[name] for name in pairs}, output)
         if metric is None:
@@ -252,10 +362,18 @@ def pair_outputs(before: tuple[str, ...], after: tuple[str, ...]) -> dict[str, s
     return dict(zip(before, after, strict=True))
 
 
-def _add_outputs(report: DriftReport, old: Mapping[str, Any], new: Mapping[str, Any], samples: int) -> None:
+def _add_outputs(
+    report: DriftReport,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    samples: int,
+    how: Outputs | None,
+    inputs: Mapping[str, np.ndarray],
+) -> None:
+    known, mask = (how.of, inputs.get(how.mask)) if how else ({}, None)
     for name, value in new.items():
         if _is_numeric(old[name]) and _is_numeric(value):
-            report.outputs.setdefault(name, OutputDrift()).add(old[name], value, samples)
+            report.outputs.setdefault(name, OutputDrift(known.get(name))).add(old[name], value, samples, mask)
             continue
         text = f"output {name!r} is not a tensor of numbers and is not compared"
         report.warnings += [text] if text not in report.warnings else []

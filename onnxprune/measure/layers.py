@@ -65,7 +65,7 @@ def compare_layers(
     for start in range(0, len(found), TOGETHER):
         part = found[start : start + TOGETHER]
         names = [drift.name for drift in part]
-        first, second = (_revealing(model, names, threads) for model in (before, after))
+        first, second = (revealing(model, names, threads) for model in (before, after))
         for inputs in dataset.batches(min(batch or ROWS, ROWS)):
             old, new = first.run(inputs, names), second.run(inputs, names)
             for drift in part:
@@ -86,10 +86,12 @@ def common_tensors(before: ModelProto, after: ModelProto) -> Iterator[tuple[str,
             yield from ((name, node.op_type) for name in node.output if name and name in there)
 
 
-def _revealing(model: Model, names: Sequence[str], threads: int) -> Session:
+def revealing(model: Model, names: Sequence[str], threads: int) -> Session:
     """Load a model with inner tensors among its outputs."""
     declared = {value.name for value in model.proto.graph.output}
+    if declared.issuperset(names):
+        return session(model, threads=threads)
     probe = ModelProto()
     probe.CopyFrom(model.proto)
-    probe.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in declared)
+    probe.graph.output.extend(ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in declared)
     return session(Model(probe, "", model.path), threads=threads)

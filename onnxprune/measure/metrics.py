@@ -77,19 +77,24 @@ def equal(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RowMetric:
-    """A comparison per row: where it applies, and the value of a row that is NaN or Inf in one model only."""
+    """A comparison per row: where it applies, what is a row, and the value of one that is NaN or Inf in one model only.
+
+    ``view``: rows are samples [n, ..]; choices and scores [positions, classes] of outputs that choose among classes, or that
+    are known to be class scores; maps [n, classes, height, width].
+    """
 
     applies: Callable[[np.ndarray], bool]
     compute: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    view: str = "samples"
     worst: float = 0.0
 
 
 ROW_METRICS: dict[str, RowMetric] = {
     "cosine": RowMetric(lambda output: True, cosine),
-    "top1_agreement": RowMetric(are_logits, top1_agreement),
-    "top5_agreement": RowMetric(lambda output: are_logits(output) and output.shape[1] > 5, top5_agreement),
-    "kl": RowMetric(are_logits, kl, worst=np.inf),
-    "pixel_agreement": RowMetric(are_dense_logits, pixel_agreement),
+    "top1_agreement": RowMetric(are_logits, top1_agreement, "choices"),
+    "top5_agreement": RowMetric(lambda rows: are_logits(rows) and rows.shape[1] > 5, top5_agreement, "choices"),
+    "kl": RowMetric(are_logits, kl, "scores", worst=np.inf),
+    "pixel_agreement": RowMetric(are_dense_logits, pixel_agreement, "maps"),
     "equal": RowMetric(lambda output: output.dtype.kind in "iub", equal),
 }
 

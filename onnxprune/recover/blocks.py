@@ -21,6 +21,7 @@ from onnxprune.data.repeated import Batches
 from onnxprune.facts import Facts, gather_facts
 from onnxprune.graph import Graph
 from onnxprune.io import FLOATS, Model
+from onnxprune.measure.kinds import as_wholes
 from onnxprune.recover.lessons import Arrays, WholeModel
 from onnxprune.recover.objective import Objective, objective
 from onnxprune.recover.parameters import stored_weights, trainable, with_parameters, write_parameters
@@ -156,15 +157,16 @@ class BlockLessons:
 
     def __init__(self, fit: Pairs, judge: Pairs, whole: WholeModel, last: bool):
         self.fit, self.judge, self.whole = fit, judge, whole
-        loss, temperature = "distill" if last else "mse", whole.recipe.temperature
-        self.objective: Objective = objective(judge.at(0)[1], None, loss, temperature)
+        seen, loss, temperature = judge.at(0)[1], "distill" if last else "mse", whole.recipe.temperature
+        how = whole.outputs if last else as_wholes(seen)
+        self.objective: Objective = objective(seen, None, loss, temperature, how=how)
 
     def feeds(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         count = len(self.fit.inputs)
         for step in itertools.count(start):
             order = np.random.default_rng([self.whole.recipe.seed, step // count]).permutation(count)
             inputs, expected = self.fit.at(int(order[step % count]))
-            yield {**inputs, **self.objective.targets(expected)}
+            yield self.objective.fed({**inputs, **self.objective.targets(expected)})
 
     def score(self, model: Model) -> float:
         opened = session(model, threads=self.whole.threads)

@@ -12,11 +12,12 @@ import numpy as np
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Remembered
 from onnxprune.io import Model
+from onnxprune.measure.divergence import opened
+from onnxprune.measure.outputs import Outputs
 from onnxprune.recover.augment import augmenter
 from onnxprune.recover.batches import MEMORY, Shuffled
 from onnxprune.recover.objective import LABELS, Objective, objective
 from onnxprune.recover.recipe import Recipe
-from onnxprune.runtime import session
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -38,23 +39,31 @@ class Lessons(Protocol):
 class WholeModel:
     """Lessons for all of a model: inputs from ``dataset`` in random order, the original's outputs and labels as targets."""
 
-    def __init__(self, original: Model, dataset: Dataset, judge: Dataset, recipe: Recipe, threads: int = 1):
-        self.fit, self.recipe, self.threads = dataset, recipe, threads
-        self.teacher = session(original, threads=threads)
+    def __init__(
+        self,
+        original: Model,
+        dataset: Dataset,
+        judge: Dataset,
+        recipe: Recipe,
+        threads: int = 1,
+        outputs: Outputs | None = None,
+    ):
+        self.fit, self.recipe, self.threads, self.outputs = dataset, recipe, threads, outputs
+        self.teacher = opened(original, outputs, threads)
         self.judge = Remembered(partial(self._judged, judge), nested_bytes, MEMORY)
         seen, labels = next(iter(self.judge))[1], _all_labels(dataset, judge)
-        self.objective = objective(seen, labels, recipe.outer_loss, recipe.temperature, recipe.label_weight)
+        self.objective = objective(seen, labels, recipe.outer_loss, recipe.temperature, recipe.label_weight, outputs)
         self.augment = augmenter(recipe.augment, dataset.specs) if recipe.augment else None
 
     def feeds(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         stream = Shuffled(self.fit, self.recipe.batch, self.recipe.seed, self._complete)
         for step, batch in enumerate(islice(stream, start, None), start):
             if self.augment is None:
-                yield batch
+                yield self.objective.fed(batch)
                 continue
             labels = {LABELS: batch.pop(LABELS)} if LABELS in batch else {}
             changed = self.augment(batch, np.random.default_rng([self.recipe.seed, step, 1]))
-            yield {**changed, **self._targets(changed), **labels}
+            yield self.objective.fed({**changed, **self._targets(changed), **labels})
 
     def _complete(self, inputs: dict[str, np.ndarray], labels: np.ndarray | None) -> dict[str, np.ndarray]:
         found = dict(inputs) if self.augment else {**inputs, **self._targets(inputs)}
@@ -70,11 +79,11 @@ class WholeModel:
             yield inputs, self.teacher.run(inputs), labels
 
     def score(self, model: Model) -> float:
-        opened = session(model, threads=self.threads)
+        trained = opened(model, self.outputs, self.threads)
         total, rows = 0.0, 0
         for inputs, expected, labels in self.judge:
             count = len(next(iter(inputs.values()))) if self.fit.schema.samples else 1
-            total += count * self.objective.score(expected, opened.run(inputs), labels)
+            total += count * self.objective.score(expected, trained.run(inputs), labels, inputs)
             rows += count
         return total / rows if np.isfinite(total) else np.inf
 

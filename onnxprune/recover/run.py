@@ -14,6 +14,7 @@ from onnx import ModelProto
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import held_out
 from onnxprune.io import Model
+from onnxprune.measure.outputs import Outputs
 from onnxprune.recover import checkpoint as file
 from onnxprune.recover.blocks import BlockTraining, Positions
 from onnxprune.recover.lessons import Arrays, WholeModel
@@ -30,7 +31,7 @@ class Recovered:
     """The model and how it came about; ``before`` and ``after``: the held-out loss.
 
     ``kept``: trained, trained+statistics, or original where training made nothing better. ``went_back``: how often it
-    diverged. ``labels``: whether the task loss took part.
+    diverged. ``labels``: whether the task loss took part. ``held_out``: whether what judged was not trained on.
     """
 
     model: ModelProto
@@ -41,6 +42,7 @@ class Recovered:
     kept: str
     went_back: int
     labels: bool
+    held_out: bool = True
 
     def to_json(self) -> dict[str, object]:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
@@ -57,6 +59,7 @@ def recover(
     positions: Positions = lambda value: {},
     checkpoint: Path | None = None,
     threads: int = 1,
+    outputs: Outputs | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Recovered:
     """Train the weights of ``pruned`` to bring the outputs of ``original`` back; never return a worse model.
@@ -64,12 +67,12 @@ def recover(
     ``judge``: data that decides what is better, best none that a repair has seen; by default an eighth of ``dataset``, at
     most 512 rows, which is then not trained on. ``masks``: parameter -> bool of its shape; where
     False the weight stays zero. ``positions``: value of the original -> axis -> what is left of it, to train by blocks.
-    ``checkpoint``: file to keep the state in, and to go on from if it is there.
+    ``checkpoint``: file to keep the state in, and to go on from if it is there. ``outputs``: how these are compared.
     Raises ModelError where no gradient can be taken, DataError where the loss does not fit the data.
     """
     rest, judge = (dataset, judge) if judge else split_judge(dataset, recipe.seed)
     model = Model(pruned, "", original.path)
-    lessons = WholeModel(original, rest, judge, recipe, threads)
+    lessons = WholeModel(original, rest, judge, recipe, threads, outputs)
     training: Training | BlockTraining
     if recipe.by_blocks:
         training = BlockTraining(original, model, lessons, judge, positions, masks, progress)
@@ -81,7 +84,7 @@ def recover(
     for _ in training.run():
         if checkpoint:
             file.write(checkpoint, digest, training.state, training.arrays)
-    return _best(training, lessons)
+    return replace(_best(training, lessons), held_out=judge is not rest)
 
 
 def split_judge(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:

@@ -12,6 +12,7 @@ from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out
 from onnxprune.io import Model
 from onnxprune.measure.divergence import Reference
+from onnxprune.measure.outputs import Outputs
 from onnxprune.repair.moments import SOLVERS, Subspace
 from onnxprune.repair.sequential import TURNS, Progress, Sequential
 from onnxprune.surgery import Kept
@@ -26,12 +27,14 @@ class Repaired:
     """The model, the method that made it, and the held-out divergence of every method that was tried.
 
     ``warnings``: what the method could not look at.
+    ``held_out``: whether the rows that judged took no part in the fits that they judged.
     """
 
     model: ModelProto
     method: str
     divergences: dict[str, float]
     warnings: tuple[str, ...] = ()
+    held_out: bool = True
 
 
 def repair(
@@ -45,12 +48,13 @@ def repair(
     subspaces: Mapping[str, Subspace] | None = None,
     seed: int = 0,
     threads: int = 1,
+    outputs: Outputs | None = None,
     progress: Callable[[str], Progress] = lambda method: lambda done, total: None,
 ) -> Repaired:
     """Return ``small`` repaired by ``method``; ``auto`` never returns a model worse than no repair on held-out data.
 
     ``fitted``: ``small`` as least squares has repaired it already, and its held-out divergence; other solvers, for which it
-    was not made, are then left out. ``subspaces``: see ``Sequential``.
+    was not made, are then left out. ``subspaces``: see ``Sequential``. ``outputs``: how the model's outputs are compared.
     """
     path, mask = analysis.facts.model.path, dataset.schema.padding_mask
     warned: dict[str, tuple[str, ...]] = {}
@@ -70,10 +74,11 @@ def repair(
     if method != "auto":
         return Repaired(by(method, dataset), method, {}, warned.get(method, ()))
     fit, judge = held_out(dataset, HELD_OUT, MOST, seed)
-    reference = Reference(analysis.facts.model, Batches(judge), threads)
+    reference = Reference(analysis.facts.model, Batches(judge), threads, outputs=outputs)
     known = {} if fitted is None else {"least-squares": fitted[1]}
     names = () if known else SOLVERS
     trials = {name: by(name, fit.take(FITTED_ON[name], seed), turns=1) for name in names} | {"none": small}
     found = known | {name: reference.divergence(Model(trial, "", path)) for name, trial in trials.items()}
     best = min(found, key=lambda name: found[name])
-    return Repaired(small if best == "none" else by(best, dataset), best, found, warned.get(best, ()))
+    model = small if best == "none" else by(best, dataset)
+    return Repaired(model, best, found, warned.get(best, ()), judge is not fit)

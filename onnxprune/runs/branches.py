@@ -27,6 +27,7 @@ from onnxprune.depth import (
     without_blocks,
 )
 from onnxprune.errors import PlanError, SurgeryError, TargetError, UsageError
+from onnxprune.measure.outputs import Outputs
 from onnxprune.plans import Plan, check_digest
 from onnxprune.report import Report
 from onnxprune.runs.pipeline import Result, Run
@@ -47,14 +48,15 @@ class Branches:
     effects: Effects | None = None
     silencing: Silencing | None = None
 
-    def judged(self, calibration: Dataset | None, settings: Settings) -> Branches:
+    def judged(self, calibration: Dataset | None, settings: Settings, outputs: Outputs | None = None) -> Branches:
         """Return the same with scores: divergence when silenced where there is calibration data, else by weights."""
         facts = self.analysis.facts
         if calibration is None or not self.blocks:
             return replace(self, scores=weight_gains(facts, self.blocks))
         silencing = Silencing(
-            facts, self.costs.flow, self.blocks, calibration, threads=settings.threads, batch=settings.batch
-        )
+            facts, self.costs.flow, self.blocks, calibration, threads=settings.threads, batch=settings.batch,
+            how=outputs,
+        )  # fmt: skip
         found = silencing.effects()
         return replace(self, scores=found.divergence, effects=found, silencing=silencing)
 
@@ -124,7 +126,7 @@ class BranchRun(Run):
 
     def choose(self, analysis: Analysis) -> Sequence[Block]:  # type: ignore[override]
         with self.stages("evidence"):
-            self.branches = self.branches.judged(self.data.calibration, self.settings)
+            self.branches = self.branches.judged(self.data.calibration, self.settings, self.outputs)
         with self.stages("allocate"):
             return self.branches.chosen(self.settings)
 

@@ -16,18 +16,22 @@ from onnxprune.account import batch_size
 from onnxprune.allocate import Costs, literal
 from onnxprune.baseline import Baseline
 from onnxprune.check import SurgeryCheck
+from onnxprune.coupling.channels import layouts
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.links import build_links
 from onnxprune.criteria import score
 from onnxprune.curves import curves, most_sensitive
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, Inconclusive, ModelError, TargetError
 from onnxprune.facts import free_dimensions, gather_facts
-from onnxprune.gates import doubts, judge, measure_drift, measure_latency, single_feeds
+from onnxprune.gates import doubts, judge, measure_drift, measure_latency, require_classes, single_feeds
 from onnxprune.graph import Graph
 from onnxprune.io import Model
 from onnxprune.measure.isometry import isometry
+from onnxprune.measure.kinds import observed, weighed
 from onnxprune.measure.latency import measure, measure_pair
 from onnxprune.measure.layers import compare_layers
+from onnxprune.measure.outputs import Outputs
 from onnxprune.memory import peak_activation_bytes, peak_rss, peak_rss_bytes, weight_bytes
 from onnxprune.output import save, stored_bytes
 from onnxprune.plans import Plan, kept_units, make_plan
@@ -41,6 +45,7 @@ from onnxprune.runs.stages import (
     choose,
     cut_exactly,
     gather_evidence,
+    outputs_of,
     per_run,
     sign,
 )
@@ -52,6 +57,7 @@ from onnxprune.timing import with_times
 LATENCY_TURNS = 5  # corrections of a latency budget
 LATENCY_SLACK = 0.93  # a result this much faster than asked is good enough
 
+FITTED = "too few rows to hold any out: {} judged on the {} rows that it was fitted to, which makes it look better than it is"
 FROZEN_BY_CHECK = "cutting it is not exact on this model: frozen by the surgery check"
 
 
@@ -110,10 +116,18 @@ class Run:
     extra: Report = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     baseline: Baseline | None = None
+    outputs: Outputs | None = None
 
     def analyse(self) -> Analysis:
+        """Analyse the model and, with data, look at how its outputs are to be compared."""
         with self.stages("analyze"):
-            return analyse_model(self.model, self.settings)
+            analysis = analyse_model(self.model, self.settings)
+        if self.data.measured is not None:
+            with self.stages("outputs"):
+                self.outputs = outputs_of(analysis, self.settings, self.data.calibration or self.data.measured)
+            require_classes(self.settings, self.outputs)
+            self.warnings += self.outputs.left_out
+        return analysis
 
     def choose(self, analysis: Analysis) -> list[np.ndarray]:
         """Decide what stays; for a latency target, again with a corrected budget until what is measured meets it."""
@@ -159,7 +173,9 @@ class Run:
         if self.settings.reconstructs and self.data.calibration is not None:
             return self._search(analysis, self.data.calibration)
         with self.stages("evidence"):
-            evidence, doubts = gather_evidence(analysis, self.settings, self.data.calibration, self.data.cache)
+            evidence, doubts = gather_evidence(
+                analysis, self.settings, self.data.calibration, self.data.cache, self.outputs
+            )
         with self.stages("allocate"):
             kept, warnings = choose(analysis, self.settings, evidence)
         self.warnings += [*doubts, *warnings]
@@ -179,6 +195,7 @@ class Run:
                 seconds=settings.search,
                 seed=settings.seed,
                 threads=settings.threads,
+                outputs=self.outputs,
                 train=self._briefly_trained if settings.search_recover else None,
                 progress=self.stages.progress,
             )
@@ -195,7 +212,7 @@ class Run:
     def _briefly_trained(self, model: Model, dataset: Dataset) -> Model:
         """Return a proposal of the search after a short recovery, which is what it is judged by."""
         recipe = replace(self.settings.training, steps=self.settings.search_recover, seconds=0.0)
-        found = recover(self.model, model.proto, dataset, recipe, threads=self.settings.threads)
+        found = recover(self.model, model.proto, dataset, recipe, threads=self.settings.threads, outputs=self.outputs)
         return Model(found.model, "", model.path)
 
     def _repaired(self, analysis: Analysis, kept: Kept, small: ModelProto) -> ModelProto:
@@ -220,9 +237,12 @@ class Run:
                 subspaces=self.subspaces,
                 seed=self.settings.seed,
                 threads=self.settings.threads,
+                outputs=self.outputs,
             )
-        self.extra["repair"] = {"method": found.method, "divergence": found.divergences}
+        self.extra["repair"] = {"method": found.method, "divergence": found.divergences, "held_out": found.held_out}
         self.warnings += (chosen.warnings if chosen is not None and same else ()) + found.warnings
+        if not found.held_out:
+            self.warnings.append(FITTED.format("the repair was", len(calibration)))
         return found.model
 
     def _isometric(self, analysis: Analysis, kept: Kept, small: ModelProto) -> ModelProto:
@@ -256,9 +276,12 @@ class Run:
                 positions=positions,
                 checkpoint=self.checkpoint,
                 threads=self.settings.threads,
+                outputs=self.outputs,
                 progress=self.stages.progress,
             )
         self.extra["recover"] = found.to_json()
+        if not found.held_out:
+            self.warnings.append(FITTED.format("the training was", len(calibration)))
         return found.model
 
     def carry_out(self, analysis: Analysis, kept: Kept) -> tuple[ModelProto, list[np.ndarray], SurgeryCheck]:
@@ -330,7 +353,7 @@ class Run:
         measured: Report = {"drift": None, "task": None, "latency": None}
         if self.data.measured is not None:
             with self.stages("drift"):
-                found = measure_drift(self.model, pruned, self.data.measured, self.settings)
+                found = measure_drift(self.model, pruned, self.data.measured, self.settings, outputs=self.outputs)
             measured |= found.to_json()
             self.warnings += found.warnings
             self.warnings += doubts(found, self.settings, self.data.calibration, self.data.evaluation)
@@ -396,7 +419,8 @@ def describe_curves(model: Model, dataset: Dataset, settings: Settings, stages: 
         fallback = score(analysis, settings.scorer, seed=settings.seed).values
         found = curves(
             analysis, dataset, settings.options, fallback,
-            seed=settings.seed, threads=settings.threads, progress=stages.progress,
+            seed=settings.seed, threads=settings.threads, outputs=outputs_of(analysis, settings, dataset),
+            progress=stages.progress,
         )  # fmt: skip
     return report.header("sensitivity", settings.to_json()) | {
         "model": report.model_entry(model),
@@ -426,7 +450,9 @@ def compare_models(
         "latency": None,
     }
     with stages("drift"):
-        found = measure_drift(before, after, dataset, settings, metric)
+        outputs = _outputs_alone(before, dataset, settings)
+        require_classes(settings, outputs)
+        found = measure_drift(before, after, dataset, settings, metric, outputs)
     facts |= found.to_json()
     if layers:
         with stages("layers"):
@@ -439,6 +465,12 @@ def compare_models(
     facts["exit_code"] = int(not all(gate["passed"] for gate in facts["gates"]))
     warnings = [*found.warnings, *doubts(found, settings, calibration, dataset)]
     return facts | {"warnings": warnings, "seconds": stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
+
+
+def _outputs_alone(model: Model, dataset: Dataset, settings: Settings) -> Outputs:
+    """Return how the outputs of a model are compared that need not be analysed as a whole."""
+    facts = gather_facts(model, Graph(model.proto), dict(settings.input_shape))
+    return weighed(observed(model, dataset, layouts(build_links(facts)), settings.threads), settings.output_weight)
 
 
 def time_models(

@@ -22,6 +22,7 @@ from onnxprune.ablation import ablate
 from onnxprune.account import batch_size
 from onnxprune.allocate import SELECTIONS, Target, allocate
 from onnxprune.check import SurgeryCheck, check_cut, culprits
+from onnxprune.coupling.channels import layouts
 from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.criteria import score
 from onnxprune.data import Dataset
@@ -31,6 +32,8 @@ from onnxprune.evidence import Options as Streaming
 from onnxprune.facts import Facts, gather_facts
 from onnxprune.graph import Graph
 from onnxprune.io import Model
+from onnxprune.measure.kinds import observed, weighed
+from onnxprune.measure.outputs import Outputs
 from onnxprune.pairing import paired
 from onnxprune.plans import Plan
 from onnxprune.prepare import prepare
@@ -78,8 +81,18 @@ def _facts_of(model: Model, settings: Settings) -> Facts:
     return gather_facts(model, Graph(model.proto), dict(settings.input_shape))
 
 
+def outputs_of(analysis: Analysis, settings: Settings, dataset: Dataset) -> Outputs:
+    """Return how the model's outputs are compared, from its graph and from data; raises UsageError for weights that fit none."""
+    found = observed(analysis.facts.model, dataset, layouts(analysis.solution.links), settings.threads)
+    return weighed(found, settings.output_weight)
+
+
 def gather_evidence(
-    analysis: Analysis, settings: Settings, dataset: Dataset | None, cache: Path | None = None
+    analysis: Analysis,
+    settings: Settings,
+    dataset: Dataset | None,
+    cache: Path | None = None,
+    outputs: Outputs | None = None,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return kind -> evidence for what the criterion needs, and warnings; ``cache``: a folder that keeps it.
 
@@ -93,8 +106,8 @@ def gather_evidence(
     mask = dataset.schema.padding_mask or None
     options = Streaming(seed=settings.seed, mask=mask, batch=settings.batch, threads=settings.threads)
     streamed = collect(analysis, needs, dataset, options, cache=None if cache is None else Cache(cache))
-    differentiated, remarks = sensitivities(analysis, needs, dataset, options)
-    ablated = ablate(analysis, needs, dataset, threads=settings.threads, batch=settings.batch)
+    differentiated, remarks = sensitivities(analysis, needs, dataset, options, outputs=outputs)
+    ablated = ablate(analysis, needs, dataset, threads=settings.threads, batch=settings.batch, outputs=outputs)
     warnings = [text for evidence in streamed.values() for text in evidence.warnings]
     return {**streamed, **differentiated, **ablated}, tuple(dict.fromkeys([*warnings, *remarks]))
 

@@ -60,6 +60,7 @@ class SteppedRun(Run):
         log: list[Report] = []
         for number, settings in enumerate(step_settings(self.settings, analysis), 1):
             step = Step(self.command, self.model, settings, self.data, self._stages_of(number), rewound=self._rewound)
+            step.outputs = self.outputs
             if self.checkpoint is not None:
                 step.checkpoint = self.checkpoint.with_name(f"{self.checkpoint.name}.{number}")
             kept = step.choose(now)

@@ -13,6 +13,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out
 from onnxprune.io import Model
+from onnxprune.measure.outputs import Outputs
 from onnxprune.repair.sequential import TURNS
 from onnxprune.search.reconstruct import Reconstruction, reconstruct
 from onnxprune.search.tables import error_tables
@@ -45,6 +46,7 @@ def search_units(
     seconds: float = 0.0,
     seed: int = 0,
     threads: int = 1,
+    outputs: Outputs | None = None,
     train: Callable[[Model, Dataset], Model] | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Found:
@@ -61,7 +63,7 @@ def search_units(
     tables = error_tables(analysis, Batches(fit.take(TABLES, seed)), fallback, threads, mask)
     found = Search(
         analysis, tables, target, options,
-        _held(Batches(fit.take(FIT, seed))), Batches(judge), Batches(veto), seconds, seed, threads, mask=mask, progress=progress,
+        _held(Batches(fit.take(FIT, seed))), Batches(judge), Batches(veto), seconds, seed, threads, mask=mask, outputs=outputs, progress=progress,
         train=None if train is None else lambda model: train(model, fit),
     )  # fmt: skip
     best = found.run() if max_divergence is None else found.smallest(max_divergence)

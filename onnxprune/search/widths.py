@@ -20,6 +20,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import TargetError
 from onnxprune.io import Model
 from onnxprune.measure.divergence import Reference
+from onnxprune.measure.outputs import Outputs
 from onnxprune.repair.sequential import POSITIONS, Batches
 from onnxprune.search.reconstruct import Reconstruction, reconstruct
 from onnxprune.search.tables import Tables
@@ -60,7 +61,8 @@ class Search:
 
     ``fit`` batches repair each proposal, ``judge`` batches score it, ``veto`` batches (may be empty) decide at the end between the
     best proposal and the best starting point, so that a long search cannot overfit. ``seconds``: time for the search beyond the
-    starting points. ``train``: what a repaired proposal goes through before it is scored.
+    starting points. ``outputs``: how the model's outputs are compared. ``train``: what a repaired proposal goes through before
+    it is scored.
     """
 
     analysis: Analysis
@@ -75,6 +77,7 @@ class Search:
     threads: int = 1
     positions: int = POSITIONS // 2
     mask: str = ""
+    outputs: Outputs | None = None
     train: Callable[[Model], Model] | None = None
     progress: Callable[[str], None] = lambda message: None
     history: list[Proposal] = field(default_factory=list)
@@ -84,7 +87,7 @@ class Search:
         self.legal = narrower_widths(self.analysis, self.options)
         self.movable = [g for g, widths in enumerate(self.legal) if len(widths) > 1]
         self.costs = Costs(self.analysis)
-        self._judge = Reference(self.analysis.facts.model, self.judge, self.threads)
+        self._judge = Reference(self.analysis.facts.model, self.judge, self.threads, outputs=self.outputs)
         self.orders = {
             e: [self.tables.order(g, e) for g in range(len(self.analysis.groups))] for e in WEIGHINGS.values()
         }
@@ -147,7 +150,7 @@ class Search:
         """Whether data that the search never saw prefers the start."""
         if not self.veto:
             return False
-        unseen = Reference(self.analysis.facts.model, self.veto, self.threads)
+        unseen = Reference(self.analysis.facts.model, self.veto, self.threads, outputs=self.outputs)
         return unseen.divergence(self._repaired(best)) > unseen.divergence(self._repaired(start))
 
     # --- proposals --------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from onnxprune.facts import Facts
 from onnxprune.grad import Loss, backward, gradient_name
 from onnxprune.grad.emitter import Emitter, Value
 from onnxprune.io import Model
+from onnxprune.measure.divergence import opened
+from onnxprune.measure.outputs import Outputs
 from onnxprune.runtime import session
 from onnxprune.sensitivity.objective import choose
 from onnxprune.sensitivity.statistics import (
@@ -55,11 +57,13 @@ def sensitivities(
     dataset: Dataset,
     options: Options | None = None,
     *,
+    outputs: Outputs | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
     """Return kind -> one result per group for the kinds in KINDS, and remarks on what was differentiated.
 
-    ``progress`` is told the samples done. Raises ModelError for an operator on the way without a gradient rule.
+    ``outputs``: how they are compared. ``progress`` is told the samples done. Raises ModelError for an operator on the way
+    without a gradient rule.
     """
     wanted = [kind for kind in dict.fromkeys(kinds) if kind in KINDS]
     if not wanted or not analysis.groups:
@@ -70,7 +74,7 @@ def sensitivities(
     remarks = []
     for sampled, order in passes:
         own = [observers[kind] for kind in wanted if (KINDS[kind].sampled, observers[kind].order) == (sampled, order)]
-        remarks.append(_observe(analysis, taps, own, sampled, dataset, options or Options(), progress))
+        remarks.append(_observe(analysis, taps, own, sampled, dataset, options or Options(), outputs, progress))
     results = {kind: observer.results() for kind, observer in observers.items()}
     return results, tuple(dict.fromkeys(filter(None, remarks)))
 
@@ -79,7 +83,7 @@ def curvatures(analysis: Analysis, taps: Sequence[Tap], dataset: Dataset, option
     """Return the second moments of the gradients at the outputs of ``taps``, by the Fisher matrix of the model's own outputs."""
     place = Tapped(analysis.facts.model, (tuple(taps),))
     observer = CurvatureObserver(analysis, place)
-    _observe(analysis, place, [observer], True, dataset, options, None)
+    _observe(analysis, place, [observer], True, dataset, options, None, None)
     (found,) = observer.results()
     return [found[tap.site] for tap in taps]
 
@@ -91,20 +95,21 @@ def _observe(
     sampled: bool,
     dataset: Dataset,
     options: Options,
+    how: Outputs | None,
     progress: Progress | None,
 ) -> str:
     """Feed all batches to observers of one order; return the remark of the objective."""
     size = options.batch or batch_for(analysis.facts, BATCH[observers[0].order])
-    forward = session(analysis.facts.model, threads=options.threads)
+    forward = opened(analysis.facts.model, how, options.threads)
     inputs, labels = next(dataset.labelled(size))
-    objective, remark = choose(analysis, forward.run(inputs), labels, sampled)
-    opened = session(_graph(taps.model, observers, objective.loss), threads=options.threads)
+    objective, remark = choose(forward.run(inputs), labels, sampled, how)
+    gradients = session(_graph(taps.model, observers, objective.loss), threads=options.threads)
     done = 0
     for inputs, labels in dataset.labelled(size):
         samples = len(next(iter(inputs.values()))) if dataset.schema.samples else 1
-        found = forward.run(inputs, objective.outputs)
+        found = forward.run(inputs, objective.names)
         feeds = inputs | objective.targets(found, labels, options.seed, done)
-        values = opened.run({name: feeds[name] for name in opened.inputs})
+        values = gradients.run({name: feeds[name] for name in gradients.inputs})
         for observer in observers:
             observer.update(values, Sampler(samples, options.positions, options.seed, done))
         done += samples

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.coupling.groups import Analysis
+from onnxprune.errors import DataError
 from onnxprune.grad import Loss, losses
 from onnxprune.grad.emitter import Emitter, Value
-from onnxprune.io import FLOATS
+from onnxprune.measure.kinds import described
+from onnxprune.measure.outputs import CLASSES, INTEGERS, PROBABILITIES, Output, Outputs
 
 LABELS, SIGNS = "target:labels", "target:signs"
-CLASS_AXIS = {2: 1, 4: 1}  # rank of an output -> the axis its classes are on
 TINY = 1e-12
 
 Arrays = Mapping[str, np.ndarray]
@@ -27,66 +27,74 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Objective:
-    """``loss`` of one sample each; ``outputs`` it looks at; ``axis`` of the classes (None: no classes).
+    """``loss`` of one sample each; ``outputs`` it looks at; ``classes``: the one that chooses among classes (None: none does).
 
-    ``sampled``: labels come from the model, whatever labels there are.
+    ``sampled``: labels come from the model, whatever labels there are. ``scaled``: signs are as large as the channel's weight
+    in the distance between outputs, on its own scale.
     """
 
     loss: Loss
-    outputs: tuple[str, ...]
-    axis: int | None
+    outputs: tuple[Output, ...]
+    classes: Output | None
     sampled: bool
-    distribution: bool = False
+    scaled: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(output.name for output in self.outputs)
 
     def targets(self, outputs: Arrays, labels: np.ndarray | None, seed: int, first: int) -> dict[str, np.ndarray]:
         """Return what the loss reads beside the model's inputs; draws depend on the seed and a sample's number alone."""
-        if self.axis is None:
+        if self.classes is None:
             whole = len(self.outputs) == 1
-            return {SIGNS if whole else f"{SIGNS}:{name}": _signs(outputs[name], seed, first) for name in self.outputs}
-        rows = np.moveaxis(outputs[self.outputs[0]], self.axis, -1)
+            signs = {o.name: _signs(o, outputs[o.name], seed, first, self.scaled) for o in self.outputs}
+            return {SIGNS if whole else f"{SIGNS}:{name}": array for name, array in signs.items()}
+        rows = self.classes.laid(outputs[self.classes.name])
         if not self.sampled and labels is not None:
-            return {LABELS: labels.reshape(rows.shape[:-1]).astype(np.int64)}
-        logits = np.log(np.maximum(rows, TINY)) if self.distribution else rows
-        return {LABELS: _drawn(logits, seed, first)}
+            return {LABELS: self.classes.flat(labels.reshape(rows.shape[:-1]).astype(np.int64))}
+        logits = np.log(np.maximum(rows, TINY)) if self.classes.kind == PROBABILITIES else rows
+        return {LABELS: self.classes.flat(_drawn(logits, seed, first))}
 
 
-def choose(analysis: Analysis, outputs: Arrays, labels: np.ndarray | None, sampled: bool) -> tuple[Objective, str]:
-    """Return the objective for a model with these outputs, and a remark ("": none): see the module."""
-    floats = [name for name in analysis.facts.graph.outputs if analysis.facts.dtype(name) in FLOATS]
-    first = outputs[floats[0]]
-    axis = CLASS_AXIS.get(first.ndim) if first.ndim > 1 and first.shape[1] > 1 else None
-    fits = axis is not None and labels is not None and _fit(first, labels, axis)
+def choose(outputs: Arrays, labels: np.ndarray | None, sampled: bool, how: Outputs | None) -> tuple[Objective, str]:
+    """Return the objective for a model with these outputs, and a remark ("": none): see the module.
+
+    ``how``: the outputs are compared (None: as these tell, all on one scale). Raises DataError where no output is a float.
+    """
+    known = (how or described([outputs])).judged
+    floats = tuple(o for o in known if o.kind != INTEGERS and o.importance)
+    if not floats:
+        raise DataError("gradients are those of a loss of float outputs, and the model has none")
+    first = floats[0]
+    fits = labels is not None and first.channel_axis is not None and _fit(first.laid(outputs[first.name]), labels)
     remark = ""
     if not sampled and not fits:
         what = "no labels of the calibration data fit the outputs" if labels is not None else "no labels"
         remark = f"{what}: gradients are those of a loss drawn from the model's own outputs"
-    if axis is None or (len(floats) > 1 and not (fits and not sampled)):
-        return Objective(losses.total(weights=SIGNS, per_sample=True), tuple(floats), None, True), remark
-    known = _is_distribution(first, axis)
-    return Objective(_cross_entropy(floats[0], axis, known), (floats[0],), axis, sampled or not fits, known), remark
+    given = fits and not sampled
+    if not given and (len(floats) > 1 or first.kind not in CLASSES):
+        loss = losses.total(first.name if len(floats) == 1 else None, weights=SIGNS, per_sample=True)
+        return Objective(loss, floats, None, True, how is not None), remark
+    return Objective(_cross_entropy(first), (first,), first, not given), remark
 
 
-def _cross_entropy(output: str, axis: int, distribution: bool) -> Loss:
+def _cross_entropy(output: Output) -> Loss:
     """Return the loss of logits, or of probabilities, whose logarithms are logits."""
-    if not distribution:
-        return losses.cross_entropy(LABELS, output, axis, per_sample=True)
-    inner = losses.cross_entropy(LABELS, None, axis, per_sample=True)
+    inner = losses.cross_entropy(LABELS, None, -1, per_sample=True)
 
-    def of_logarithms(emit: Emitter, outputs: Sequence[Value]) -> Value:
-        return inner(emit, [emit("Log", emit.value(output) + TINY)])
+    def laid_out(emit: Emitter, outputs: Sequence[Value]) -> Value:
+        value = emit.value(output.name)
+        value = emit.transpose(value, output.order(value.rank))
+        return inner(emit, [emit("Log", value + TINY) if output.kind == PROBABILITIES else value])
 
-    return of_logarithms
+    return laid_out
 
 
-def _fit(logits: np.ndarray, labels: np.ndarray, axis: int) -> bool:
-    others = logits.shape[:axis] + logits.shape[axis + 1 :]
+def _fit(logits: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether labels are class numbers for rows of [samples, .., classes]."""
     whole = labels.dtype.kind in "iu" or bool((labels == np.round(labels)).all())
-    return labels.size == np.prod(others) and whole and labels.min() >= 0 and labels.max() < logits.shape[axis]
-
-
-def _is_distribution(output: np.ndarray, axis: int) -> bool:
-    rows = output.astype(np.float64)
-    return bool((rows >= 0).all() and np.allclose(rows.sum(axis=axis), 1.0, atol=1e-3))
+    many = logits.shape[-1] > 1 and labels.size == np.prod(logits.shape[:-1])
+    return bool(many and whole and labels.min() >= 0 and labels.max() < logits.shape[-1])
 
 
 def _drawn(logits: np.ndarray, seed: int, first: int) -> np.ndarray:
@@ -95,7 +103,18 @@ def _drawn(logits: np.ndarray, seed: int, first: int) -> np.ndarray:
     return np.argmax(logits + np.array(noise), axis=-1)
 
 
-def _signs(output: np.ndarray, seed: int, first: int) -> np.ndarray:
+def _signs(how: Output, output: np.ndarray, seed: int, first: int, scaled: bool) -> np.ndarray:
+    """Return random signs shaped like an output, one draw per sample; ``scaled`` by the root of each channel's factor."""
+    if not how.fits(output.shape) or how.samples_axis is None:
+        return _drawn_signs(output[None] if not output.ndim else output, seed, first).reshape(output.shape)
+    laid = how.laid(output)
+    signs = _drawn_signs(laid, seed, first)
+    if scaled:
+        signs = signs * np.sqrt(how.factor * len(how.factor)).astype(signs.dtype)
+    return np.ascontiguousarray(how.flat(signs).transpose(np.argsort(how.order(output.ndim))))
+
+
+def _drawn_signs(output: np.ndarray, seed: int, first: int) -> np.ndarray:
     draws = [np.random.default_rng([seed, first + i]).integers(0, 2, output.shape[1:]) for i in range(len(output))]
     wide = np.float64 if output.dtype == np.float64 else np.float32
     return (2 * np.array(draws) - 1).astype(wide).reshape(output.shape)

@@ -1,0 +1,366 @@
+"""From what the graph says and what a model gives on the first batches of data to how its outputs are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import logsumexp
+
+from onnxprune.data import Dataset
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.io import Model
+from onnxprune.measure.layers import revealing
+from onnxprune.measure.outputs import (
+    CLASSES,
+    INTEGERS,
+    PROBABILITIES,
+    SCORES,
+    VALUES,
+    Group,
+    Layout,
+    Output,
+    Outputs,
+    spans,
+)
+from onnxprune.registry import near_names
+
+SAMPLES = 256  # rows at most whose outputs tell ranges and variances
+BATCH = 32
+BYTES = 1 << 27  # of outputs at most that are looked at
+FLOOR = (
+    0.003  # least deviation: of the largest value where all lie between 0 and 1, else of the group's largest deviation
+)
+NOISE = 1e-4  # of a channel's mean: a deviation below is rounding
+CLOSE = 1e-3  # by which a sum of probabilities may miss 1
+EMBEDDING = 8  # channels at least of rows whose length of 1 is no chance
+RUNS = 3  # of channels between 0 and 1 at most that count as scores beside others: more are chance
+
+Channels = tuple[int, int] | None
+Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
+
+
+class Place(NamedTuple):
+    """``axis`` that follows the samples (None: none), ``folded`` places on it for each; ``varies``: others change with the data."""
+
+    axis: int | None = None
+    folded: int = 1
+    varies: bool = False
+
+
+@dataclass
+class Seen:
+    """What the rows of one output looked like; float64[channels] each, over finite values."""
+
+    count: np.ndarray
+    total: np.ndarray
+    square: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    sums_to_one: bool = True
+    logarithms: bool = True
+    unit_rows: bool = True
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> Seen:
+        """Look at [rows, channels]."""
+        finite = np.isfinite(rows)
+        values = np.where(finite, rows, 0.0).astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            sums, logs = rows.sum(axis=1, dtype=np.float64), logsumexp(rows.astype(np.float64), axis=1)
+            lengths = np.sqrt(np.square(values).sum(axis=1))
+        return cls(
+            finite.sum(0).astype(np.float64),
+            values.sum(0),
+            np.square(values).sum(0),
+            np.min(np.where(finite, rows, np.inf), axis=0, initial=np.inf),
+            np.max(np.where(finite, rows, -np.inf), axis=0, initial=-np.inf),
+            bool((rows >= 0).all() and np.allclose(sums, 1, atol=CLOSE)),
+            bool((rows <= CLOSE).all() and np.allclose(logs, 0, atol=CLOSE)),
+            bool(rows.shape[1] >= EMBEDDING and np.allclose(lengths, 1, atol=CLOSE)),
+        )
+
+    def __add__(self, other: Seen) -> Seen:
+        return Seen(
+            self.count + other.count,
+            self.total + other.total,
+            self.square + other.square,
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+            self.sums_to_one and other.sums_to_one,
+            self.logarithms and other.logarithms,
+            self.unit_rows and other.unit_rows,
+        )
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self.total / np.maximum(self.count, 1)
+
+    @property
+    def deviation(self) -> np.ndarray:
+        return np.sqrt(np.maximum(self.square / np.maximum(self.count, 1) - np.square(self.mean), 0.0))
+
+    @property
+    def unit(self) -> np.ndarray:
+        """bool[channels]: whether all values lie between 0 and 1."""
+        return (self.count > 0) & (self.low >= 0) & (self.high <= 1)
+
+
+@dataclass
+class Sight:
+    """One output while it is looked at: where its samples and channels are, its type, and its rows."""
+
+    name: str
+    dtype: np.dtype
+    rank: int
+    positions: int
+    place: Place
+    layout: Layout
+    axis: int | None
+    seen: Seen | None = None
+    arrays: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def plain(self) -> Output:
+        """The output as one kind of values without a scale, to lay out its rows."""
+        one = np.ones(1)
+        return Output(self.name, VALUES, one, one, (), self.place.axis, self.axis, self.place.folded)
+
+
+def observed(
+    model: Model, dataset: Dataset, layouts: Mapping[str, Layout], threads: int = 1, samples: int = SAMPLES
+) -> Outputs:
+    """Return how the outputs of a model are compared, from ``layouts`` of its graph and from runs on the first rows.
+
+    Raises ModelError where the model cannot be run.
+    """
+    sources = [source for layout in layouts.values() for source in layout.sources]
+    run = revealing(model, sources, threads).run
+    places = samples_axes(run, dataset)
+    batches: list[Mapping[str, Any]] = []
+    rows = size = 0
+    for inputs in dataset.batches(BATCH):
+        batches.append(run(inputs))
+        rows += len(next(iter(inputs.values()))) if dataset.schema.samples else 1
+        size += sum(value.nbytes for value in batches[-1].values() if isinstance(value, np.ndarray))
+        if rows >= samples or size >= BYTES:
+            break
+    return described(batches, places, layouts, dataset.schema.padding_mask)
+
+
+def samples_axes(run: Run, dataset: Dataset) -> dict[str, Place]:
+    """Return per output which axis follows the samples: known from two batch sizes where the model takes several.
+
+    Where it does not, the first axis as long as the batch.
+    """
+    if not dataset.schema.samples:
+        return {}
+    inputs = next(iter(dataset.batches(3)))
+    count = len(next(iter(inputs.values())))
+    sizes = (dataset.schema.fixed_batch,) * 2 if dataset.schema.fixed_batch else (2, 3)
+    try:
+        one, two = (run({n: np.take(a, np.arange(k) % count, 0) for n, a in inputs.items()}) for k in sizes)
+    except ModelError:
+        sizes = (1, 1)
+        one = two = run({name: array[:1] for name, array in inputs.items()})
+    shapes = {name: (np.shape(one[name]), np.shape(two[name])) for name in one if isinstance(one[name], np.ndarray)}
+    return {name: _place(*pair, sizes) for name, pair in shapes.items()}
+
+
+def _place(one: Sequence[int], two: Sequence[int], sizes: tuple[int, int]) -> Place:
+    if len(one) != len(two):
+        return Place(varies=True)
+    follows = [axis for axis in range(len(one)) if (one[axis], two[axis]) == sizes]
+    folds = [a for a in range(len(one)) if one[a] != two[a] and one[a] and one[a] * sizes[1] == two[a] * sizes[0]]
+    axis = next(iter(follows or folds), None)
+    folded = 1 if axis is None else one[axis] // sizes[0]
+    others = (a != b for at, (a, b) in enumerate(zip(one, two, strict=True)) if at != axis)
+    return Place(axis, folded, any(others))
+
+
+def described(
+    batches: Iterable[Mapping[str, Any]],
+    places: Mapping[str, Place] | None = None,
+    layouts: Mapping[str, Layout] | None = None,
+    mask: str = "",
+) -> Outputs:
+    """Return how outputs are compared that look like these; without ``places`` the samples are on the first axis."""
+    known = layouts or {}
+    sights: dict[str, Sight] = {}
+    left_out: dict[str, str] = {}
+    for batch in batches:
+        for name, value in batch.items():
+            reason = _incomparable(value, known.get(name), (places or {}).get(name))
+            if reason:
+                left_out[name] = f"output {name!r} {reason}"
+            elif name not in left_out:
+                _look(sights, name, value, places, known.get(name, Layout()))
+    found = {name: _output(sight) for name, sight in sights.items() if name not in left_out}
+    inner = tuple(source for layout in known.values() if layout.varies for source in layout.sources if source in found)
+    return Outputs(found, tuple(left_out.values()), inner, mask)
+
+
+def _incomparable(value: Any, layout: Layout | None, place: Place | None) -> str:
+    """Say why an output is not compared element by element ("": it is)."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+        return "is not a tensor of numbers and is not compared"
+    if (layout is not None and layout.varies) or (place is not None and place.varies):
+        instead = layout.sources if layout is not None else ()
+        what = f"; {', '.join(instead)} inside the model {'is' if len(instead) == 1 else 'are'} compared instead"
+        return f"has a shape that depends on the data and is not compared element by element{what if instead else ''}"
+    return ""
+
+
+def _look(
+    sights: dict[str, Sight], name: str, value: np.ndarray, places: Mapping[str, Place] | None, layout: Layout
+) -> None:
+    if name not in sights:
+        place = Place(0 if value.ndim else None) if places is None else places.get(name, Place())
+        sights[name] = Sight(name, value.dtype, value.ndim, 0, place, layout, _channel_axis(value, place, layout))
+    sight = sights[name]
+    if value.dtype.kind != "f" or not value.size:
+        return
+    rows = sight.plain.rows(value)
+    sight.positions = rows.shape[1]
+    looked = Seen.of(rows.reshape(-1, rows.shape[-1]))
+    sight.seen = looked if sight.seen is None else sight.seen + looked
+
+
+def _channel_axis(value: np.ndarray, place: Place, layout: Layout) -> int | None:
+    """The graph's answer, else the second axis of what has two."""
+    if layout.axis is not None and layout.axis != place.axis and layout.axis < value.ndim:
+        return layout.axis
+    rest = [axis for axis in range(value.ndim) if axis != place.axis]
+    return rest[0] if value.ndim == 2 and len(rest) == 1 else None
+
+
+def weighed(outputs: Outputs, weights: Sequence[tuple[str, float]]) -> Outputs:
+    """Return the same with outputs or channels weighed by hand, ``NAME`` or ``NAME[3]`` or ``NAME[4:84]``; raises UsageError."""
+    factors: dict[str, dict[Channels, float]] = {}
+    for text, factor in weights:
+        name, channels = _addressed(outputs, text)
+        if not 0 <= factor < np.inf:
+            raise UsageError(f"output weight {text}={factor:g}: give a number of at least 0")
+        factors.setdefault(name, {})[channels] = factor
+    found = {name: output.weighed(factors.get(name, {})) for name, output in outputs.of.items()}
+    result = replace(outputs, of=found)
+    if weights and not any(output.importance for output in result.judged):
+        raise UsageError("output weights leave nothing to compare: give one of them more than 0")
+    return result
+
+
+def _addressed(outputs: Outputs, text: str) -> tuple[str, Channels]:
+    """Return the output and the channels (None: all) that a text names; an output's exact name comes first."""
+    name, _, inside = (text, "", "") if text in outputs.of else text.removesuffix("]").rpartition("[")
+    if name not in outputs.of:
+        left_out = next((reason for reason in outputs.left_out if repr(text.partition("[")[0]) in reason), "")
+        hint = near_names(name or text, list(outputs.of)) or f"; compared are {', '.join(outputs.of)}"
+        raise UsageError(f"output weight {text!r}: " + (left_out or f"the model has no such output{hint}"))
+    if name == text:
+        return name, None
+    size = len(outputs.of[name].weight)
+    start, colon, stop = inside.partition(":")
+    try:
+        first = int(start) if start or not colon else 0
+        last = (int(stop) if stop else size) if colon else first + 1
+    except ValueError:
+        raise UsageError(f"output weight {text!r}: give channels as {name}[3] or {name}[4:84]") from None
+    if not 0 <= first < last <= size:
+        has = f"channels 0 to {size - 1}" if outputs.of[name].channel_axis is not None else "no channels that are known"
+        raise UsageError(f"output weight {text!r}: {name} has {has}")
+    return name, (first, last)
+
+
+def as_wholes(values: Mapping[str, Any]) -> Outputs:
+    """Return how inner values are compared: each by the squared error over the variance of all its elements."""
+    floats = {
+        name: array for name, array in values.items() if isinstance(array, np.ndarray) and array.dtype.kind == "f"
+    }
+    return Outputs({name: _whole(name, array) for name, array in floats.items()})
+
+
+def _whole(name: str, array: np.ndarray) -> Output:
+    with np.errstate(invalid="ignore"):
+        scale = max(float(np.var(array, dtype=np.float64)), 1e-12) ** 0.5
+    return Output(name, VALUES, np.array([scale]), np.ones(1), (Group(name, np.arange(1)),), 0 if array.ndim else None)
+
+
+# --- one output -------------------------------------------------------------------------------------------------------
+
+
+def _output(sight: Sight) -> Output:
+    seen, plain = sight.seen, sight.plain
+    if seen is None:
+        return replace(plain, kind=INTEGERS if sight.dtype.kind != "f" else VALUES, groups=(Group(sight.name, np.arange(1)),),
+                       channel_axis=None)  # fmt: skip
+    groups = _groups(sight, seen)
+    kind = next(kind for kind, holds in KINDS.items() if holds(sight, seen, groups))
+    if kind in CLASSES:
+        groups = (Group(sight.name, np.arange(len(seen.mean))),)
+    weight = np.zeros(len(seen.mean))
+    for group in groups:
+        weight[group.channels] = 1 / len(groups) / len(group.channels)
+    classes = kind in CLASSES or _may_choose(sight, seen, groups)
+    return replace(plain, kind=kind, scale=_scale(seen, groups), weight=weight, groups=groups, classes=classes)
+
+
+def _is_probabilities(sight: Sight, seen: Seen, groups: Sequence[Group]) -> bool:
+    return sight.axis is not None and len(seen.mean) > 1 and seen.sums_to_one
+
+
+def _is_scores(sight: Sight, seen: Seen, groups: Sequence[Group]) -> bool:
+    """Class scores: logarithms of probabilities, what the graph takes for scores, or one row of unbounded channels per sample."""
+    if sight.axis is None or len(seen.mean) < 2:
+        return False
+    if seen.logarithms:
+        return True
+    plausible = len(groups) == 1 and not sight.layout.bounded and not seen.unit_rows
+    return plausible and (sight.layout.scores or (sight.positions == 1 and sight.rank == 2))
+
+
+KINDS: dict[str, Callable[[Sight, Seen, Sequence[Group]], bool]] = {
+    PROBABILITIES: _is_probabilities,
+    SCORES: _is_scores,
+    VALUES: lambda sight, seen, groups: True,
+}
+"""Kinds of float outputs, the first that holds."""
+
+
+def _may_choose(sight: Sight, seen: Seen, groups: Sequence[Group]) -> bool:
+    """Whether rows of values could be scores for all that is known: one matrix product makes them at each step of a sequence."""
+    plausible = len(groups) == 1 and len(seen.mean) > 1 and not sight.layout.bounded
+    return plausible and sight.rank == 3 and sight.layout.by_product
+
+
+def _groups(sight: Sight, seen: Seen) -> tuple[Group, ...]:
+    """Part the channels by the layers that make them; where something squashes, by whether they lie between 0 and 1, too."""
+    makers = sight.layout.makers
+    keys = np.zeros(len(seen.mean), np.int64)
+    if makers is not None and len(makers) == len(keys):
+        keys = np.unique(makers, return_inverse=True)[1].astype(np.int64)
+    unit = seen.unit
+    runs = 1 + int((np.diff(unit.astype(np.int8)) != 0).sum())
+    if (
+        sight.layout.shares
+        and 1 < runs <= RUNS
+        and np.abs(np.where(unit, 0, np.maximum(seen.high, -seen.low))).max() > 1
+    ):
+        keys = keys * 2 + unit
+    _, first, numbers = np.unique(keys, return_index=True, return_inverse=True)
+    members = [np.flatnonzero(numbers == number) for number in np.argsort(first)]
+    if len(members) == 1:
+        return (Group(sight.name, members[0]),)
+    return tuple(Group(f"{sight.name}[{spans(channels)}]", channels) for channels in members)
+
+
+def _scale(seen: Seen, groups: Sequence[Group]) -> np.ndarray:
+    """Return each channel's deviation, but no less than what is noise beside the others of its group."""
+    scale = seen.deviation.copy()
+    for group in groups:
+        there = group.channels
+        largest = float(seen.high[there].max()) if seen.unit[there].all() else float(scale[there].max())
+        least = np.maximum(FLOOR * largest, NOISE * np.abs(seen.mean[there]))
+        scale[there] = np.maximum(scale[there], least)
+    return np.where(scale > 0, scale, 1.0)
