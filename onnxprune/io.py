@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,13 +43,17 @@ Folder = Path | Home
 
 @dataclass(frozen=True)
 class Model:
-    """A model as read: ``proto`` holds all but external tensor data, which is mapped from ``folder`` on demand."""
+    """A model as read: ``proto`` holds all but external tensor data, which is mapped from ``folder`` on demand.
+
+    ``copies``: constant that the analysis copied for one of its readers -> the constant in the file.
+    """
 
     proto: ModelProto
     sha256: str
     path: Path | None = None
     size: int = 0
     warnings: tuple[str, ...] = field(default=())
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Home | None:

@@ -30,6 +30,7 @@ LAYERS = (
     {"allocate", "plans"},
     {
         "prepare",
+        "sharing",
         "surgery",
         "silence",
         "check",

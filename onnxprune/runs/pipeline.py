@@ -51,6 +51,7 @@ from onnxprune.runs.stages import (
 )
 from onnxprune.search import Reconstruction, search_units
 from onnxprune.settings import AUTO, Settings
+from onnxprune.sharing import rejoined
 from onnxprune.surgery import Kept, cut
 from onnxprune.timing import with_times
 
@@ -293,6 +294,7 @@ class Run:
     def finish(self, analysis: Analysis, kept: Kept, settings: Mapping[str, Any]) -> Result:
         """Carry out a decision: cut, check, repair, measure, judge, and write the file when all gates pass."""
         small, kept, check = self.carry_out(analysis, kept)
+        rejoined(small, analysis.facts.model.copies)
         plan = make_plan(analysis, kept, settings)
         sign(small, plan)
         return self.conclude(analysis, small, plan, self._facts(analysis, kept, check, small, settings))
@@ -303,6 +305,7 @@ class Run:
 
     def conclude(self, analysis: Analysis, small: ModelProto, plan: Plan, found: Report) -> Result:
         """Check the format of a signed model, measure and judge it; write the file when all gates pass."""
+        rejoined(small, analysis.facts.model.copies)
         with self.stages("check"):
             self.warnings += check_format(small, self.model)
         facts = found | self.extra
@@ -320,7 +323,7 @@ class Run:
     ) -> Report:
         costs, widths = Costs(analysis), np.array([int(mask.sum()) for mask in kept], np.int64)
         reasons = {g.index: FROZEN_BY_CHECK for g in analysis.groups if g.name in check.frozen_by_check}
-        before, after = (totals(costs, analysis, found) for found in (analysis.widths, widths))
+        before, after = totals(costs, analysis, analysis.widths), totals(costs, analysis, widths, small)
         return self.summary(before, after, costs.prunable(), small, check, settings) | {
             "groups": report.group_entries(analysis, kept, reasons),
             "frozen": report.frozen_entries(analysis),
@@ -391,10 +394,19 @@ def _next_budget(aim: float, tried: list[tuple[float, float, list[np.ndarray]]])
     return budget * (1 + LATENCY_SLACK) / 2 * aim / ratio
 
 
-def totals(costs: Costs, analysis: Analysis, widths: np.ndarray) -> dict[str, int]:
-    """Return parameters, MACs of one sample, bytes and channels with ``widths`` units left in each group."""
+def totals(costs: Costs, analysis: Analysis, widths: np.ndarray, model: ModelProto | None = None) -> dict[str, int]:
+    """Return parameters, MACs of one sample, bytes and channels with ``widths`` units left in each group.
+
+    Copies made for the analysis count where ``model`` holds them.
+    """
     found = costs.totals(widths)
-    return found | {"macs": found["macs"] // batch_size(analysis.facts)}
+    held = {tensor.name for tensor in model.graph.initializer} if model else set()
+    absent = [v for v in analysis.parameters if v.name in analysis.facts.model.copies and v.name not in held]
+    return found | {
+        "macs": found["macs"] // batch_size(analysis.facts),
+        "parameters": found["parameters"] - sum(volume.at(widths) for volume in absent),
+        "weight_bytes": found["weight_bytes"] - sum(int(volume.at(widths) * volume.itemsize) for volume in absent),
+    }
 
 
 def describe(model: Model, analysis: Analysis, settings: Settings, stages: Stages) -> Report:

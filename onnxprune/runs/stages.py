@@ -40,6 +40,7 @@ from onnxprune.prepare import prepare
 from onnxprune.runtime import release_memory
 from onnxprune.sensitivity import sensitivities
 from onnxprune.settings import Settings
+from onnxprune.sharing import unshared
 from onnxprune.surgery import Kept, cut
 from onnxprune.version import __version__
 
@@ -71,7 +72,7 @@ class Stages:
 
 def analyse_model(model: Model, settings: Settings) -> Analysis:
     """Find the groups of a model and everything that stays, with reasons."""
-    facts = _facts_of(prepare(model), settings)
+    facts = unshared(_facts_of(prepare(model), settings), settings.allowed)
     if settings.pairs:
         facts = _facts_of(paired(facts, settings.allowed), settings)
     return analyse(facts, settings.allowed, settings.prefer)
