@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ import click
 
 from onnxprune.cli import commands
 from onnxprune.cli.failures import Failure, Terminated, failure
+from onnxprune.cli.paths import settled
 from onnxprune.cli.streams import guarded_streams
 from onnxprune.errors import OnnxPruneError
 from onnxprune.registry import near_names
@@ -35,7 +37,8 @@ class Application(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        command = import_module(f"{commands.__name__}.{cmd_name}").command
+        command = copy(import_module(f"{commands.__name__}.{cmd_name}").command)
+        command.callback = settled(command.callback)
         for option in command.params:
             if isinstance(option, click.Option) and option.name != "help":
                 option.envvar = environment_name(option)

@@ -101,12 +101,14 @@ def write_documents(ctx: click.Context, report: dict[str, Any]) -> None:
     """Write the report where ``--json``, ``--markdown``, ``--junit`` and ``--html`` say."""
     from onnxprune.documents import render
     from onnxprune.output import write_text
+    from onnxprune.paths import check_document
 
     for kind, path in documents(ctx).items():
         text = render(kind, report)
         if path == "-":
             write_document(text)
         else:
+            check_document(path, kind, f"--{kind}")  # as it is now: much may have happened since it was first looked at
             write_text(text, path)
     ctx.meta["reported"] = True
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from onnxprune.cli.paths import REQUESTED
 from onnxprune.cli.values import (
     ALIGNMENT,
     NAMED_SHAPE,
@@ -42,17 +43,20 @@ def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
 
 
 def _document(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-    """Remember where a document goes; refuse, before any work, what could not be written."""
+    """Remember where a document goes; refuse, before any work, what could not be written, or would replace something else."""
     if value is None:
         return
     from onnxprune.documents import require
+    from onnxprune.paths import check_document
 
-    kind, chosen = str(param.name), ctx.meta.setdefault("documents", {})
+    kind, chosen = str(param.name), ctx.meta.setdefault(REQUESTED, {})
     if value == "-" and "-" in chosen.values():
         raise click.BadParameter("only one document can go to stdout", ctx, param)
     if not Path(value).parent.is_dir():
         raise click.BadParameter(f"folder {Path(value).parent} does not exist; create it first", ctx, param)
     require(kind)
+    if value != "-":
+        check_document(value, kind, f"--{kind}")
     chosen[kind] = value
 
 
@@ -87,6 +91,7 @@ def _messages(name: str, level: int) -> Callable[[click.Context, click.Parameter
 
 def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     """Take defaults from a TOML file, whose keys are option names; a key that is none is refused with near names."""
+    ctx.meta["config"] = value
     if value is None:
         return
     from onnxprune.cli.config import converted, toml

@@ -40,13 +40,14 @@ def perform(
     **values: Any,
 ) -> dict[str, Any]:
     """Settle the output, call ``run``, write the plan, and return the report."""
-    from onnxprune.output import check_writable, output_path, write_text
+    from onnxprune.output import output_path, write_text
+    from onnxprune.paths import check_document
 
     if out is not None and output is not None and out != output:
         raise UsageError(f"two outputs, {out} and {output}; give one")
     target = None if dry_run else output_path(Path(model), out or output, force)
     if plan_path is not None:
-        check_writable(Path(plan_path), force)
+        check_document(plan_path, "plan", "--plan", force)
     images = take_images(values)
     result = run(
         model, output=target, calibration=calib, images=images, force=force, progress=progress, **given(values)

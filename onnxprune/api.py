@@ -22,6 +22,7 @@ from onnxprune.gates import GATES, require_measurable
 from onnxprune.io import Model
 from onnxprune.output import output_path
 from onnxprune.output import save as write_model
+from onnxprune.paths import refuse_data_files, settle
 from onnxprune.plans import Plan, make_plan
 from onnxprune.report import Report, coverage, header
 from onnxprune.runs.branches import BranchRun, find_branches, prunable_shares
@@ -119,6 +120,10 @@ def prune(
     Raises the errors of ``onnxprune.errors``.
     """
     chosen = make_settings(settings)
+    settle(
+        model=model, calibration=calibration, labels=labels, evaluation=evaluation, rewind=rewind, baseline=baseline,
+        output=output, checkpoint=checkpoint, cache=cache,
+    )  # fmt: skip
     run = _start("prune", model, chosen, output, force, progress, rewind)
     run.data = _open(run.model, chosen, calibration, labels, evaluation, images)
     run.data = replace(run.data, cache=None if cache is None else Path(cache))
@@ -149,6 +154,10 @@ def apply(
     chosen = make_settings(
         {"granularity": base.granularity, "input_shape": base.input_shape, "lossless": base.lossless} | settings
     )
+    settle(
+        model=model, calibration=calibration, labels=labels, evaluation=evaluation, plan=plan,
+        output=output, checkpoint=checkpoint,
+    )  # fmt: skip
     run = _start("apply", model, chosen, output, force, progress)
     run.data = _open(run.model, chosen, calibration, labels, evaluation, images)
     run.checkpoint = None if checkpoint is None else Path(checkpoint)
@@ -281,6 +290,7 @@ def sweep(
     ``folder`` keeps one JSON file per point, named by the hash of everything that decides it; a sweep goes on from there.
     ``max_drop`` chooses: the fewest MACs that lose no more. Nothing is written but that.
     """
+    settle(model=model, calibration=calibration, labels=labels, evaluation=evaluation, folder=folder)
     loaded = load(model)
     chosen = make_settings({"latency": False} | settings)
     data = _open(loaded, chosen, calibration, labels, evaluation, images)
@@ -351,11 +361,12 @@ def _start(
     stages = Stages(progress or (lambda stage: None))
     with stages("load"):
         model = load(source)
-    path = None
+    path, early = None, _earlier(settings, rewind)
     if output is not None:
         path = output_path(model.path or Path(), output, force)
+        refuse_data_files(path, [model, early] if early else [model])
     if rewind is not None or settings.steps.steps > 1:
-        return SteppedRun(command, model, settings, Data(), stages, path, force, rewind=_earlier(settings, rewind))
+        return SteppedRun(command, model, settings, Data(), stages, path, force, rewind=early)
     kind = next((run for chosen, run in _RUNS.items() if getattr(settings, chosen)), Run)
     return kind(command, model, settings, Data(), stages, path, force)
 

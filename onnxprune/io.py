@@ -257,6 +257,12 @@ def _check_external(proto: ModelProto, folder: Folder | None, where: str) -> set
     return files
 
 
+def data_files(model: Model) -> set[Path]:
+    """Return the files that a model's initializers lie in."""
+    external = (tensor for tensor in model.proto.graph.initializer if tensor.data_location == TensorProto.EXTERNAL)
+    return {external_region(tensor, model.folder)[0] for tensor in external}
+
+
 def _embed_inner(proto: ModelProto, folder: Folder | None) -> None:
     """Take in the external data of all but the initializers: of nodes' attributes, bodies, functions, sparse tensors."""
     own = len(proto.graph.initializer)

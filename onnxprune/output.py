@@ -96,6 +96,7 @@ def save(
         sweep(path)
         former = former_data(path)
         needed = _sources(proto, folder)
+        _refuse_source(path, needed)
         remove_data(path, needed=needed)  # what a killed process left, before room is needed
         digest = write(proto, path, folder)
         remove_data(path, former, needed)
@@ -108,6 +109,12 @@ def _sources(proto: ModelProto, folder: Folder | None) -> set[Path]:
     """Return the files that a model's tensors lie in."""
     external = (tensor for tensor in model_tensors(proto) if tensor.data_location == TensorProto.EXTERNAL)
     return {external_region(tensor, folder)[0] for tensor in external}
+
+
+def _refuse_source(path: Path, sources: set[Path]) -> None:
+    """Raise UsageError where the model's own data would be replaced."""
+    if path.exists() and any(path.samefile(source) for source in sources):
+        raise UsageError(f"output {path} holds weights of the model that is written; choose another name")
 
 
 def _write_single(proto: ModelProto, path: Path, _: Folder | None) -> str:

@@ -27,18 +27,21 @@ def command(
     from onnxprune.api import read_report
     from onnxprune.cli.config import find, read
     from onnxprune.cli.console import Terminal, write_documents
+    from onnxprune.cli.paths import settle_jobs
     from onnxprune.cli.tables import show_jobs
     from onnxprune.errors import UsageError
     from onnxprune.registry import near_names
     from onnxprune.report import header
 
-    jobs = {job.name: job for job in read(Path(config) if config else find(Path.cwd()))}
+    place = Path(config) if config else find(Path.cwd())
+    jobs = {job.name: job for job in read(place)}
     for name in names:
         if name not in jobs:
             raise UsageError(f"there is no job {name!r}{near_names(name, list(jobs))}")
     before = None if baseline is None else read_report(baseline).get("jobs")
     if baseline is not None and not isinstance(before, dict):
         raise UsageError(f"{baseline} is no report of 'run': --baseline takes what 'onnxprune run --json' wrote")
+    settle_jobs(ctx, place, [(name, jobs[name].values) for name in names or jobs])
     terminal, reports = Terminal(ctx), {}
     with terminal.progress() as progress:
         for name in names or jobs:

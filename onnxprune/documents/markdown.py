@@ -11,6 +11,8 @@ from onnxprune.visible import visible
 
 LIMIT = 1_000_000
 """Bytes; a step summary on GitHub may have 1 MiB."""
+MARK = "<!-- written by onnxprune -->"
+"""By which a later run knows that it may replace the file."""
 ROWS = (1000, 200, 50, 10, 3)
 """How many rows a table may have, the first that keeps within the limit."""
 
@@ -28,7 +30,7 @@ def _document(report: Mapping[str, Any], rows: int) -> str:
         found.append(_table(("job", "result"), [(name, _result(job)) for name, job in jobs.items()]))
     for name, part in parts(report):
         found += ([f"## {escaped(shortened(name))}"] if name else []) + _part(part, rows)
-    return "\n\n".join(text for text in found if text) + "\n"
+    return "\n\n".join(text for text in (*found, MARK) if text) + "\n"
 
 
 def _result(job: Mapping[str, Any]) -> str:
