@@ -100,7 +100,7 @@ def _middle(body: str) -> Form:
 
 
 def _scalar_input() -> Form:
-    model = network(HEAD + TAIL + "g = Cast<to=1>(rate)\nz = Mul(y, g)", "float[1,3,6,6] x, int64 rate", "float[1,4] z",
+    model = network(HEAD + TAIL + "rated = Cast<to=1>(rate)\nz = Mul(y, rated)", "float[1,3,6,6] x, int64 rate", "float[1,4] z",
                     opset=17, ir_version=9)  # fmt: skip
     return Form(model, [{"x": row[None], "rate": np.int64(2)} for row in _rows(6, 3, 6, 6)])
 
