@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxprune.cli.console import Terminal
 from onnxprune.remedies import WINDOW
-from onnxprune.report import amount, comparison, drift_rows, gate_rows, verdict
+from onnxprune.report import amount, comparison, drift_rows, gate_rows, keeper, verdict
 
 SHOWN = 12  # rows of a long table on a terminal without --all
 
@@ -126,7 +126,7 @@ def _show_kept(terminal: Terminal, report: dict[str, Any]) -> None:
 
 
 def show_groups(terminal: Terminal, groups: Sequence[dict[str, Any]], everything: bool) -> None:
-    """Print groups, those with the most MACs first."""
+    """Print groups, those with the most MACs first; a unit of several positions shows how many."""
     ordered = sorted(groups, key=lambda group: (-group["macs"], -group["parameters"]))
     rows = [(g["name"], _width(g), str(len(g["members"])), f"{g['macs']:,}", f"{g['parameters']:,}") for g in ordered]
     _long_table(
@@ -163,7 +163,7 @@ def show_directions(terminal: Terminal, layers: Sequence[dict[str, Any]], everyt
 
 def _width(group: dict[str, Any]) -> str:
     per_unit = group["multiplicity"]
-    return str(group["width_before"]) if per_unit == 1 else f"{group['width_before']} of {per_unit}"
+    return str(group["width_before"]) if per_unit == 1 else f"{group['width_before']} x {per_unit}"
 
 
 def show_frozen(terminal: Terminal, frozen: Sequence[dict[str, Any]], everything: bool) -> None:
@@ -173,8 +173,7 @@ def show_frozen(terminal: Terminal, frozen: Sequence[dict[str, Any]], everything
     rows = []
     for row in shown:
         number = causes.setdefault((row["reason"], row["remedy"]), len(causes) + 1)
-        keeper = f"{row['node']} ({row['op']})" if row["node"] else "the model's boundary"
-        rows.append((row["axis"], keeper, f"{row['macs']:,}", f"{row['parameters']:,}", f"[{number}]"))
+        rows.append((row["axis"], keeper(row), f"{row['macs']:,}", f"{row['parameters']:,}", f"[{number}]"))
     head = ("axis", "kept by", "MACs", "parameters", "why")
     _long_table(terminal, head, rows, f"{len(rows)} weight axes stay", everything)
     for (reason, remedy), number in causes.items():

@@ -190,10 +190,10 @@ def validate(
     stages = Stages(progress or (lambda stage: None))
     with stages("load"):
         models = load(before), load(after)
-    dataset = _dataset(models[0], data, labels, images, chosen.samples, chosen.seed)
+    dataset = _dataset(models[0], data, labels, images, chosen, chosen.samples)
     require_measurable(chosen, dataset)
     earlier = _baseline(baseline, tolerance)
-    decided = None if calibration is None else _dataset(models[0], calibration, None, images)
+    decided = None if calibration is None else _dataset(models[0], calibration, None, images, chosen)
     found = compare_models(*models, dataset, chosen, stages, metric, decided, layers)
     return found if earlier is None else _judged(found, earlier.judge(found))
 
@@ -267,7 +267,7 @@ def sensitivity(
     stages = Stages(progress or (lambda stage: None))
     with stages("load"):
         loaded = load(model)
-    dataset = _dataset(loaded, data, None, images, chosen.samples, chosen.seed)
+    dataset = _dataset(loaded, data, None, images, chosen, chosen.samples)
     return describe_curves(loaded, dataset, chosen, stages)
 
 
@@ -389,14 +389,21 @@ def _open(
         raise UsageError("labels without data; give evaluation or calibration data with them")
     own = labels if evaluation is None else None
     found = Data(
-        None if calibration is None else _dataset(model, calibration, own, images, settings.samples, settings.seed),
-        None if evaluation is None else _dataset(model, evaluation, labels, images),
+        None if calibration is None else _dataset(model, calibration, own, images, settings, settings.samples),
+        None if evaluation is None else _dataset(model, evaluation, labels, images, settings),
     )
     return found.parted(settings.seed) if settings.recipe else found
 
 
 def _dataset(
-    model: Model, data: Any, labels: Any, images: ImageOptions | None, samples: int | None = None, seed: int = 0
+    model: Model,
+    data: Any,
+    labels: Any,
+    images: ImageOptions | None,
+    settings: Settings | None = None,
+    samples: int | None = None,
 ) -> Dataset:
     specs = input_specs(model.proto)
-    return open_dataset(data, specs, labels=labels, samples=samples, seed=seed, images=images)
+    chosen = settings or Settings()
+    sizes = dict(chosen.input_shape)
+    return open_dataset(data, specs, labels=labels, samples=samples, seed=chosen.seed, images=images, sizes=sizes)

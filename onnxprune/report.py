@@ -15,7 +15,7 @@ from onnxprune.check import SurgeryCheck
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.links import RULES
 from onnxprune.io import Model
-from onnxprune.remedies import remedy
+from onnxprune.remedies import remedies
 from onnxprune.version import __version__
 from onnxprune.visible import visible_json
 
@@ -74,6 +74,7 @@ def group_entries(
 
 def frozen_entries(analysis: Analysis) -> list[Report]:
     """Describe every axis that stays, the costliest first."""
+    remedy = remedies(analysis.facts)
     return [
         {
             "axis": f"{frozen.parameter}[{frozen.axis}]",
@@ -89,6 +90,13 @@ def frozen_entries(analysis: Analysis) -> list[Report]:
         }
         for frozen, stake in frozen_stakes(analysis)
     ]
+
+
+def keeper(row: Report) -> str:
+    """Return what keeps an axis of ``frozen_entries``, in words."""
+    if row["node"]:
+        return f"{row['node']} ({row['op']})"
+    return "its only unit" if row["kind"] == "single" else "the model's boundary"
 
 
 def coverage() -> Report:

@@ -366,7 +366,6 @@ NORMALIZATION = [
         "LayerNormalization/other axis",
         "h = LayerNormalization<axis=-1>(p, %4, %4)",
         PLAIN,
-        *stays(STATISTICS, "t3.0 4/4", "t4.0 4/4"),
     ),
     row(
         "LayerNormalization/statistics",

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from onnxprune.cli.options import CALIBRATION, DATA, FILE, MESSAGES, OUTPUT, QUALITY_GATES, RESULT, RUN, options
+from onnxprune.cli.options import CALIBRATION, DATA, FILE, MESSAGES, OUTPUT, QUALITY_GATES, RESULT, RUN, SHAPES, options
 
 
 @click.command(short_help="Carry out a plan.")
 @click.argument("plan", type=FILE)
 @click.argument("model", type=FILE)
 @click.argument("out", type=FILE, required=False)
-@options(CALIBRATION, DATA, QUALITY_GATES, RUN, RESULT, OUTPUT, MESSAGES)
+@options(SHAPES, CALIBRATION, DATA, QUALITY_GATES, RUN, RESULT, OUTPUT, MESSAGES)
 @click.pass_context
 def command(ctx: click.Context, plan: str, **values: Any) -> None:
     """Cut MODEL as PLAN says; the same plan and model give the same bytes.

@@ -70,7 +70,9 @@ class _Choice:
             share = best / float(self.costs.total(total, self.costs.widths))
             reason = f"the smallest result possible has {total} {best:,.0f} ({share:.1%} of the original)"
             raise TargetError(
-                f"--target {target} is out of reach: {reason}; allow narrower groups or more of them", best
+                f"--target {target} is out of reach: {reason}; ask for less, or relax --include, --exclude, "
+                "--max-layer-ratio, --min-width or --round-to",
+                best,
             )
         _, widths, share = self._around(lambda widths: float(self.costs.total(total, widths)), limit)
         return self._filled(widths, total, limit, self.wanted(share))

@@ -75,14 +75,14 @@ def narrower_widths(analysis: Analysis, options: Options) -> list[list[int]]:
 def _why_nothing(analysis: Analysis) -> str:
     if not analysis.groups and any(frozen.barrier.kind == "lossy" for frozen in analysis.frozen):
         return (
-            "nothing in this model can be pruned as it is: every axis has statistics taken over it; --granularity stream "
-            "cuts such axes (the statistics change). onnxprune inspect MODEL says which node keeps each axis, and why"
+            "nothing in this model can be pruned as it is, some axes because statistics are taken over them: "
+            "onnxprune inspect MODEL says which node keeps each axis, why, and where --granularity stream is a way out"
         )
     if not analysis.groups:
         return "nothing in this model can be pruned; onnxprune inspect MODEL says which node keeps each axis, and why"
     return (
         f"none of the {len(analysis.groups)} groups can become narrower with these settings; "
-        "relax --include, --exclude, --max-layer-ratio or --round-to"
+        "relax --include, --exclude, --layer-ratio, --max-layer-ratio, --min-width or --round-to"
     )
 
 

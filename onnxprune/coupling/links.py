@@ -132,10 +132,11 @@ def build_links(
         for name, operand in spec.extra:
             _couple(links, index, name, operand)
         _bar_settings(links, node, spec)
-        _bar_letters(links, index, node, spec, allowed)
+        _bar_letters(links, index, node, spec)
     _bar_boundary(links)
     if facts.first is not facts.second:
         _bar_free_sizes(links, adapted)
+    _bar_lossy(links, allowed)  # last: the first barrier is the reason, and these alone can be lifted by a setting
     return links
 
 
@@ -171,7 +172,7 @@ def _bar_settings(links: Links, node: Node, spec: Spec) -> None:
                 links.bar(links.axis(name, axis), Barrier(node, f"read as a setting by {node.op}", "setting"))
 
 
-def _bar_letters(links: Links, index: int, node: Node, spec: Spec, allowed: frozenset[str]) -> None:
+def _bar_letters(links: Links, index: int, node: Node, spec: Spec) -> None:
     for letter, reason, positions in spec.bars:
         where = links.letter(index, letter)
         links.bar(where if positions is None else where[positions], Barrier(node, reason))
@@ -180,9 +181,13 @@ def _bar_letters(links: Links, index: int, node: Node, spec: Spec, allowed: froz
             links.bar(
                 links.letter(index, letter), Barrier(node, "summed up inside a computation on stored tensors alone")
             )
-    for letter, kind in spec.lossy.items():
-        if kind not in allowed:
-            links.bar(links.letter(index, letter), Barrier(node, LOSSY[kind], "lossy"))
+
+
+def _bar_lossy(links: Links, allowed: frozenset[str]) -> None:
+    for index, (node, spec) in enumerate(links.specs):
+        for letter, kind in spec.lossy.items():
+            if kind not in allowed:
+                links.bar(links.letter(index, letter), Barrier(node, LOSSY[kind], "lossy"))
 
 
 def _bar_boundary(links: Links) -> None:

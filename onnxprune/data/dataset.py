@@ -225,6 +225,7 @@ def open_dataset(
     seed: int = 0,
     images: ImageOptions | None = None,
     whole_feeds: bool = False,
+    sizes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Dataset:
     """Return the data behind a path or Python value as a Dataset for a model with these inputs.
 
@@ -233,7 +234,8 @@ def open_dataset(
     of arrays, an iterable of dicts or arrays, a function returning one of these, a data reader.
     ``labels``: a path or an array, one per row. ``samples``: so many random rows (of unknown length: the first).
     ``whole_feeds``: a row is everything one run of the model takes, for models whose first axis is not the batch.
-    Raises DataError when the data cannot be read or does not fit the model.
+    ``sizes``: whole shapes of inputs that leave theirs open, for pictures. Raises DataError when the data cannot be
+    read or does not fit the model.
     """
     if not specs:
         raise DataError("the model has no inputs to feed data to")
@@ -242,7 +244,7 @@ def open_dataset(
     if isinstance(data, Dataset):
         return data if samples is None else data.take(samples, seed)
     schema = Schema(tuple(specs), whole_feeds)
-    source = open_source(data, Request(schema, images, samples))
+    source = open_source(data, Request(schema, images, samples, dict(sizes or {})))
     origin = str(data) if isinstance(data, str | os.PathLike) else "the data"
     if labels is not None:
         source = Labelled(source, _label_column(labels), origin)

@@ -41,7 +41,7 @@ class ImageOptions:
 
     def apply(self, pixels: np.ndarray, spec: InputSpec) -> np.ndarray:
         """Convert uint8[n, h, w, c] (or already [n, c, h, w]) to the input's layout and scale; raise DataError."""
-        layout = self._layout(spec)
+        layout = self.layout_of(spec)
         nhwc = _channels_last(pixels, spec, layout)
         is_float = np.issubdtype(spec.dtype, np.floating)
         scale = self.scale if self.scale is not None else 1 / 255 if is_float else 1.0
@@ -52,7 +52,7 @@ class ImageOptions:
 
     def geometry(self, spec: InputSpec) -> tuple[int, int, int]:
         """Return (height, width, channels) to decode for an input; raise DataError where the model leaves them open."""
-        layout = self._layout(spec)
+        layout = self.layout_of(spec)
         axis = CHANNEL_AXIS[layout]
         shape = spec.shape or ()
         height, width = shape[1:3] if axis == 3 else shape[2:4]
@@ -65,7 +65,8 @@ class ImageOptions:
         channels = shape[axis]
         return height, width, channels if isinstance(channels, int) else 3
 
-    def _layout(self, spec: InputSpec) -> str:
+    def layout_of(self, spec: InputSpec) -> str:
+        """Return NCHW or NHWC, as said or as the input's shape tells; raise DataError where neither does."""
         shape = spec.shape
         if shape is None or len(shape) != 4:
             raise DataError(f"input {spec} does not take images: four dimensions are needed")

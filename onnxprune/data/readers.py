@@ -7,7 +7,7 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,11 +25,15 @@ from onnxprune.files import kind_of, require_regular, status
 
 @dataclass(frozen=True)
 class Request:
-    """What a reader needs to know besides the path: the model's inputs, image options, and how many rows suffice."""
+    """What a reader needs to know besides the path.
+
+    The model's inputs, image options, how many rows suffice, and sizes given for inputs that leave theirs open.
+    """
 
     schema: Schema
     images: ImageOptions | None = None
     samples: int | None = None
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def open_source(data: Any, request: Request) -> Source:
@@ -230,7 +234,10 @@ def _open_test_set(folder: Path, schema: Schema) -> Source:
 def _open_pictures(paths: list[Path], request: Request) -> Source:
     if len(request.schema.specs) > 1:
         raise DataError("a folder of images serves models with one input; pass a .npz or a .py loader for this model")
-    spec, options = request.schema.specs[0], request.images or ImageOptions()
+    (spec,), options = request.schema.specs, request.images or ImageOptions()
+    given = request.sizes.get(spec.name)
+    spec = spec if given is None else replace(spec, shape=given)
+    options = replace(options, layout=options.layout_of(spec))
     return Converted(Pictures(paths, spec.name, options.geometry(spec), options.resize), options, request.schema)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from onnxprune.allocate import literal
 from onnxprune.remedies import WINDOW
-from onnxprune.report import TOTALS, comparison, drift_rows, gate_rows
+from onnxprune.report import TOTALS, comparison, drift_rows, gate_rows, keeper
 from onnxprune.visible import visible
 
 LONGEST_CELL = 160
@@ -145,7 +145,7 @@ def _frozen(report: Report) -> Iterator[tuple[str, ...]]:
     for row in report.get("frozen", ()):
         if row["reason"] == WINDOW:
             continue
-        yield row["axis"], row["node"] or "the model's boundary", f"{row['macs']:,}", row["reason"], row["remedy"]
+        yield row["axis"], keeper(row), f"{row['macs']:,}", row["reason"], row["remedy"]
 
 
 def _excludes(report: Report) -> Iterator[tuple[str, ...]]:
