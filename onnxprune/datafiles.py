@@ -45,15 +45,21 @@ def content_digest(stream: BufferedIOBase) -> str:
 
 
 def former_data(model: Path) -> set[Path]:
-    """Return the data file that a model which is about to be replaced refers to under the name of earlier versions."""
-    old, proto = model.with_name(model.name + SUFFIX), ModelProto()
+    """Return the data files of a model that is about to be replaced, as far as they are named after it.
+
+    Earlier versions called them ``<name>.data``.
+    """
+    own = {*_own(model), model.with_name(model.name + SUFFIX)}
+    proto = ModelProto()
     try:
-        if not old.is_file() or not model.is_file() or model.stat().st_size > PROTOBUF_LIMIT:
+        there = {path for path in own if path.is_file()}
+        if not there or not model.is_file() or model.stat().st_size > PROTOBUF_LIMIT:
             return set()
         proto.ParseFromString(model.read_bytes())
     except (DecodeError, OSError):  # no model, or a name that is too long
         return set()
-    return {old} if set(_locations(proto)) == {old.name} else set()
+    named = set(_locations(proto))
+    return {path for path in there if path.name in named}
 
 
 def _locations(proto: ModelProto) -> Iterator[str]:
@@ -66,8 +72,16 @@ def remove_data(model: Path, former: Collection[Path] = (), needed: Collection[P
     """Remove data files of ``model`` that no file of its folder names: ``former`` ones, and those a killed process left.
 
     Where anything is in doubt a file stays, and that is said: links, content that its name does not tell, processes
-    that hold it, ``needed`` ones (the input's), a folder too large to be searched.
+    that hold it, ``needed`` ones (the input's), a folder too large to be searched. An interrupt waits until this is done.
     """
+    try:
+        _remove_data(model, former, needed)
+    except BaseException:
+        _remove_data(model, former, needed)
+        raise
+
+
+def _remove_data(model: Path, former: Collection[Path], needed: Collection[Path]) -> None:
     for path in sorted({*former, *_own(model)}):
         if path.resolve() in needed:
             continue

@@ -257,6 +257,27 @@ def _check_external(proto: ModelProto, folder: Folder | None, where: str) -> set
     return files
 
 
+def identity(model: Model) -> str:
+    """Return the SHA-256 of what is run: the graph as it is now, and the content of its tensors.
+
+    ``Model.sha256`` is that of the file it came from, whatever has been folded, reordered or written back since.
+    """
+    digest = hashlib.sha256(skeleton_without_data(model.proto).SerializeToString(deterministic=True))
+    for tensor in model.proto.graph.initializer:
+        header = TensorProto()
+        copy_tensor_header(tensor, header)
+        digest.update(header.SerializeToString(deterministic=True))
+        if tensor.data_location != TensorProto.EXTERNAL:
+            digest.update(tensor.raw_data)
+            continue
+        file, offset, length = external_region(tensor, model.folder)
+        with file.open("rb") as stream:
+            stream.seek(offset)
+            for place in range(0, length, CHUNK):
+                digest.update(stream.read(min(CHUNK, length - place)))
+    return digest.hexdigest()
+
+
 def data_files(model: Model) -> set[Path]:
     """Return the files that a model's initializers lie in."""
     external = (tensor for tensor in model.proto.graph.initializer if tensor.data_location == TensorProto.EXTERNAL)

@@ -98,11 +98,12 @@ def save(
         needed = _sources(proto, folder)
         _refuse_source(path, needed)
         remove_data(path, needed=needed)  # what a killed process left, before room is needed
-        digest = write(proto, path, folder)
-        remove_data(path, former, needed)
+        try:
+            return write(proto, path, folder)
+        finally:
+            remove_data(path, former, needed)
     except OSError as error:
         raise cannot_write(path, error) from error
-    return digest
 
 
 def _sources(proto: ModelProto, folder: Folder | None) -> set[Path]:

@@ -21,8 +21,9 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxprune.allocate.times import NodeTime, Times, Width
 from onnxprune.coupling.groups import Analysis, linear_width
 from onnxprune.coupling.spec import Spec, Term
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, OutputError
 from onnxprune.facts import Shape
+from onnxprune.files import atomic_file
 from onnxprune.graph import Node
 from onnxprune.io import Model
 from onnxprune.measure.latency import interleave
@@ -85,10 +86,9 @@ class _Table:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.path.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps(self.entries, sort_keys=True))
-            temporary.replace(self.path)
-        except OSError:
+            with atomic_file(self.path) as stream:
+                stream.write(json.dumps(self.entries, sort_keys=True).encode())
+        except (OSError, OutputError):
             self.fresh = False
 
     def node(self, analysis: Analysis, index: int, node: Node, spec: Spec, progress: Callable[[str], None]) -> NodeTime:
@@ -111,9 +111,11 @@ class _Table:
         self, analysis: Analysis, node: Node, spec: Spec, sizes: Mapping[str, int], progress: Callable[[str], None]
     ) -> float:
         proto, feeds = single_node(analysis, node, spec, sizes)
-        shapes = [list(feed.shape) for feed in feeds.values()] + [list(t.dims) for t in proto.graph.initializer]
+        operands = [(helper.np_dtype_to_tensor_dtype(feed.dtype), list(feed.shape)) for feed in feeds.values()]
+        operands += [(tensor.data_type, list(tensor.dims)) for tensor in proto.graph.initializer]
+        shapes = [shape for _, shape in operands]
         attributes = sorted(a.SerializeToString().hex() for a in proto.graph.node[0].attribute)
-        key = hashlib.sha256(json.dumps([node.op, node.version, shapes, attributes]).encode()).hexdigest()[:24]
+        key = hashlib.sha256(json.dumps([node.op, node.version, operands, attributes]).encode()).hexdigest()[:24]
         if key not in self.entries:
             progress(f"timing {node.op} {shapes}")
             opened = session(Model(proto, "", None), threads=self.threads)

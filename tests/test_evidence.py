@@ -11,8 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from networks import network
 
+import onnxprune
 from onnxprune.coupling.groups import Analysis, analyse
-from onnxprune.data import Dataset, input_specs, open_dataset
+from onnxprune.data import Dataset, input_specs, open_dataset, random_dataset
 from onnxprune.errors import DataError, UsageError
 from onnxprune.evidence import Cache, Evidence, Need, Options, Window, collect, gather, merged, sites, stream
 from onnxprune.evidence.constants import constant_value
@@ -22,6 +23,7 @@ from onnxprune.evidence.stats import BINS, Cross, Gram, Histogram, Moments, Rang
 from onnxprune.facts import Facts, gather_facts
 from onnxprune.graph import Graph
 from onnxprune.io import load
+from onnxprune.pairing import paired
 
 CONVNET = """
 h = Conv<pads=[1,1,1,1], kernel_shape=[3,3]>(x, %4x3x3x3)
@@ -417,3 +419,34 @@ def test_sites_without_a_reading_weight():
 def test_derived_constants_are_computed():
     facts = _facts(network("w = %3x4\nt = Transpose<perm=[1,0]>(w)\ny = MatMul(x, t)", "float[2,4] x", "float[2,3] y"))
     np.testing.assert_array_equal(constant_value(facts, "t"), facts.content("w").T)
+
+
+def test_cache_knows_what_is_run_from_the_file_it_came_from(tmp_path: Path):
+    """Channels paired by rank, constants folded, weights written back: one file, other models."""
+    body = """
+        w1 = %12x3x1x1; p = Conv(x, w1); w2 = %18x4x3x3; q = Conv<group=3,pads=[1,1,1,1]>(p, w2); s = Relu(q)
+        w3 = %5x18x1x1; y = Conv(s, w3)"""
+    loaded = load(network(body, "float[batch,3,4,4] x", "float[batch,5,4,4] y"))
+    plain = gather_facts(loaded, Graph(loaded.proto))
+    other = paired(plain)
+    assert other.sha256 == loaded.sha256
+    data = random_dataset(input_specs(loaded.proto), samples=8)
+    need, cache = Need("moments", "s", 1), Cache(tmp_path)
+    facts = [plain, gather_facts(other, Graph(other.proto)), plain]
+    found = [gather(one, data, [need], cache=cache)[need].mean for one in facts]
+    fresh = gather(facts[1], data, [need])[need].mean
+    assert np.array_equal(found[0], found[2])
+    assert np.array_equal(found[1], fresh) and not np.array_equal(found[0], fresh)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_cached_plan_is_the_plan(tmp_path: Path):
+    body = """
+        w1 = %12x3x1x1; p = Conv(x, w1); w2 = %18x4x3x3; q = Conv<group=3,pads=[1,1,1,1]>(p, w2); s = Relu(q)
+        w3 = %5x18x1x1; y = Conv(s, w3)"""
+    model = network(body, "float[batch,3,4,4] x", "float[batch,5,4,4] y")
+    settings = {"calibration": np.random.default_rng(0).random((16, 3, 4, 4), np.float32), "latency": False,
+                "criterion": "activation-rms", "round_to": 1, "repair": "none"}  # fmt: skip
+    onnxprune.prune(model, granularity=("paired",), cache=tmp_path / "shared", **settings)
+    shared, fresh = (onnxprune.prune(model, cache=tmp_path / name, **settings).plan for name in ("shared", "fresh"))
+    assert shared.kept == fresh.kept

@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 from networks import network
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import onnxprune
 from onnxprune import io
@@ -300,3 +301,26 @@ def test_calibration_data_repairs_what_is_left() -> None:
     assert repaired["after"] == deleted["after"]
     assert deleted["task"]["after"] < 0.5
     assert repaired["task"]["after"] > 0.97
+
+
+# --- several runs in one process ------------------------------------------------------------------------------------
+
+
+def blas_threads() -> list[int]:
+    return [library.num_threads for library in ThreadpoolController().select(user_api="blas").lib_controllers]
+
+
+def test_runs_that_overlap_leave_blas_as_it_was() -> None:
+    """The second begins while the first runs, and ends after it."""
+    with threadpool_limits(2, "blas"):
+        first, second = stages.Stages()("one"), stages.Stages()("two")
+        before = blas_threads()
+        first.__enter__()
+        second.__enter__()
+        with stages.Stages()("inside"):
+            assert set(blas_threads()) == {1}
+        first.__exit__(None, None, None)
+        assert set(blas_threads()) == {1}
+        second.__exit__(None, None, None)
+        assert blas_threads() == before
+        assert set(before) == {2}

@@ -393,6 +393,52 @@ def test_recovery_without_data_is_refused(tmp_path: Path) -> None:
     assert "--calib" in result.output
 
 
+# --- batches that the file, or memory, sets -------------------------------------------------------------------------
+
+
+def fixed(batch: int) -> ModelProto:
+    return network(MLP, f"float[{batch},6] x", f"float[{batch},3] y")
+
+
+def rows_for(model: ModelProto, count: int = 48) -> Dataset:
+    return open_dataset(np.random.default_rng(4).standard_normal((count, 6)).astype(np.float32), input_specs(model))
+
+
+def close(a: ModelProto, b: ModelProto) -> None:
+    for one, other in zip(trainable(io.load(a)).values(), trainable(io.load(b)).values(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_a_file_with_a_batch_of_its_own_is_trained_as_if_it_had_none(batch: int) -> None:
+    """The gradients of the runs that make up a batch add up to those of the batch: the same steps on the same rows."""
+    settings = {"steps": 12, "batch": 8, "seed": 3}
+    free = run(flat(), damaged(flat()), rows_for(flat()), **settings)
+    own = run(fixed(batch), damaged(fixed(batch)), rows_for(fixed(batch)), **settings)
+    assert free.after < free.before and own.after < own.before
+    if batch == 1:  # larger units are held out, and shuffled, otherwise
+        close(free.model, own.model)
+
+
+@pytest.mark.parametrize(("batch", "loss"), [(2, "distill"), (64, "mse"), (2, "labels"), (2, "blocks")])
+def test_the_batch_of_the_file_wins(batch: int, loss: str) -> None:
+    labels = np.arange(48) % 3 if loss == "labels" else None
+    rows = np.random.default_rng(4).standard_normal((48, 6)).astype(np.float32)
+    model = network(MLP + "; z = Tanh(y)" if loss == "labels" else MLP, "float[6,6] x", "float[6,3] y")
+    found = run(
+        model, damaged(model), open_dataset(rows, input_specs(model), labels=labels), steps=6, batch=batch, loss=loss
+    )
+    assert found.steps >= 6 and found.after <= found.before
+
+
+def test_what_memory_holds_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(flat(), damaged(flat()), rows_for(flat()), steps=8, batch=16)
+    monkeypatch.setattr("onnxprune.recover.lessons.ACTIVATIONS", 5 * 4 * (8 + 8 + 3))  # five rows of all values
+    lessons = WholeModel(io.load(flat()), rows_for(flat()), rows_for(flat()), Recipe(steps=1, batch=16))
+    assert [part.rows for part in lessons.parts(next(lessons.feeds(0)))] == [4] * 4
+    close(whole.model, run(flat(), damaged(flat()), rows_for(flat()), steps=8, batch=16).model)
+
+
 # --- by blocks ------------------------------------------------------------------------------------------------------
 
 
@@ -544,3 +590,42 @@ def test_a_bundled_model_recovers_by_blocks() -> None:
     found = result.report["recover"]
     assert found["after"] < 0.6 * found["before"] and found["steps"] == 60
     assert result.report["task"]["after"] > 0.85
+
+
+FOLDED = """
+k = Reshape(x, @[-1, 8]); a = Gemm(k, %8x12, %12); r = Relu(a); b = Gemm(r, %12x8, %8); c = Reshape(b, @[-1, 5, 8])
+s = Add(x, c); d = MatMul(s, %8x12); t = Tanh(d); y = MatMul(t, %12x4)
+"""
+LOOP = """
+l = Loop(@2, @true, b) <
+    body = turn (int64 i, bool go, float[n,6] u) => (bool on, float[n,6] v) { on = Identity(go) v = Sin(u) }
+>
+"""
+LOOPING = (
+    f"w1 = %3x6; w2 = %6x6; w3 = %6x4; a = MatMul(x, w1); r = Relu(a); b = MatMul(r, w2)\n{LOOP}\ny = MatMul(l, w3)"
+)
+
+
+def test_blocks_between_which_the_batch_is_folded_are_trained() -> None:
+    """Steps times samples on one axis: the two inputs of a block belong together at the sizes of the data alone."""
+    model = network(FOLDED, "float[n,5,8] x", "float[n,5,4] y")
+    rows = np.random.default_rng(1).standard_normal((23, 5, 8)).astype(np.float32)
+    found = run(model, damaged(model), open_dataset(rows, input_specs(model)), steps=5, loss="blocks", batch=8)
+    assert found.after < found.before and not found.left_out
+
+
+def test_blocks_without_a_gradient_are_left_out_and_named() -> None:
+    model = network(LOOPING.replace("\n", "\n"), "float[n,3] x", "float[n,4] y")
+    rows = np.random.default_rng(1).standard_normal((24, 3)).astype(np.float32)
+    dataset = open_dataset(rows, input_specs(model))
+    found = run(model, damaged(model), dataset, steps=5, loss="blocks", batch=8)
+    assert found.steps >= 5 and len(found.left_out) == 1 and "Loop" in found.left_out[0]
+    with pytest.raises(ModelError, match="no gradient through Loop"):
+        run(model, damaged(model), dataset, steps=5, batch=8)
+
+
+def test_a_model_without_a_block_that_has_a_gradient_is_refused() -> None:
+    model = network("w1 = %3x6\na = MatMul(x, w1)\n" + LOOP.replace("b) <", "a) <"), "float[n,3] x", "float[n,6] l")
+    rows = np.random.default_rng(1).standard_normal((24, 3)).astype(np.float32)
+    with pytest.raises(ModelError, match="no gradient through Loop"):
+        run(model, damaged(model), open_dataset(rows, input_specs(model)), steps=3, loss="blocks")

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from networks import network
+from onnx import TensorProto, numpy_helper
 
 import onnxprune
 from onnxprune import timing
@@ -95,3 +97,22 @@ def test_a_latency_target_is_met_or_refused(tmp_path: Path, monkeypatch: pytest.
     result = onnxprune.prune(MODEL, target="latency=0.7x", latency=False)
     assert result.report["after"]["bytes"] <= 0.7 * result.report["before"]["bytes"]
     assert result.report["surgery"]["exact"]
+
+
+def test_times_of_one_element_type_are_not_those_of_another(tmp_path: Path) -> None:
+    timed = []
+    for kind in ("float", "double", "float16"):
+        model = network("w1 = %3x8; p = MatMul(x, w1); w2 = %8x5; y = MatMul(p, w2)", "float[2,3] x")
+        for tensor in model.graph.initializer:
+            array = numpy_helper.to_array(tensor).astype({"float": "f4", "double": "f8", "float16": "f2"}[kind])
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.elem_type = TensorProto.DataType.Value(kind.upper())
+        timing.with_times(
+            onnxprune.analyze(model),
+            100.0,
+            cache=tmp_path / "times.json",
+            progress=lambda _, kind=kind: timed.append(kind),
+        )
+    assert timed.count("float") == timed.count("double") == timed.count("float16") > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["times.json"]

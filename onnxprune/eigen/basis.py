@@ -15,6 +15,7 @@ import numpy as np
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.eigen.layers import Layer
+from onnxprune.errors import TargetError
 from onnxprune.evidence import Cache, Options, gather
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.sites import Site
@@ -47,8 +48,13 @@ def eigenbases(
 ) -> tuple[list[Basis], tuple[str, ...]]:
     """Return the basis of each layer from one forward and one backward pass over the data, and warnings.
 
-    Raises ModelError for an operator on the way without a gradient rule.
+    Raises ModelError for an operator on the way without a gradient rule, TargetError where there is no layer.
     """
+    if not layers:
+        raise TargetError(
+            "no layer of this model can be written as factors; onnxprune inspect MODEL --granularity eigen says why; "
+            "prune widths instead"
+        )
     needs = [Need("gram", layer.linear.source, layer.axes[0]) for layer in layers]
     seen = gather(analysis.facts, dataset, needs, options, cache=cache)
     found = curvatures(analysis, [_tap(layer) for layer in layers], dataset, options)

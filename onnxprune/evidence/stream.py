@@ -17,7 +17,7 @@ from onnxprune.evidence.stats import STATISTICS, Statistic
 from onnxprune.evidence.store import Cache, Evidence
 from onnxprune.evidence.unusable import refusal
 from onnxprune.facts import Facts
-from onnxprune.io import Model
+from onnxprune.io import Model, identity
 from onnxprune.runtime import Session, session
 
 BUDGET = 128 << 20  # bytes of observed values held at a time
@@ -71,9 +71,9 @@ def gather(
 
 
 def _origin(model: Model, dataset: Dataset, options: Options) -> dict[str, Any]:
-    """Everything but the need that decides a statistic."""
+    """Everything but the need that decides a statistic; the model as it is run, which may not be the file's."""
     choice = {"positions": options.positions, "seed": options.seed, "mask": options.mask}
-    return {"model": model.sha256, "data": dataset.digest(), "synthetic": dataset.synthetic, **choice}
+    return {"model": identity(model), "data": dataset.digest(), "synthetic": dataset.synthetic, **choice}
 
 
 def _stream(

@@ -18,12 +18,15 @@ MEMORY = 1 << 28  # bytes of rows that are held, and shuffled, at once
 class Shuffled:
     """Batches of ``size`` rows in an order that ``seed`` decides; rows that do not fill one wait for another epoch.
 
-    ``complete`` makes what is held of inputs and labels. Data beyond ``memory`` bytes is read anew in every epoch and
+    ``complete`` makes what is held of inputs and labels, ``part`` rows at a time. Data beyond ``memory`` bytes is read anew in every epoch and
     shuffled within blocks of that size. Where a row is a whole feed of the model, only the order of feeds is random.
     """
 
-    def __init__(self, dataset: Dataset, size: int, seed: int, complete: Complete, memory: int = MEMORY):
+    def __init__(
+        self, dataset: Dataset, size: int, seed: int, complete: Complete, memory: int = MEMORY, part: int | None = None
+    ):
         self.dataset, self.size, self.seed, self.complete, self.memory = dataset, size, seed, complete, memory
+        self.part = part or size
         self._held: list[list[Arrays]] = []
 
     def __iter__(self) -> Iterator[Arrays]:
@@ -31,7 +34,7 @@ class Shuffled:
             for number, block in enumerate(self._held or self._blocks()):
                 random = np.random.default_rng([self.seed, epoch, number])
                 if self.dataset.schema.samples:
-                    yield from _batches(block[0], self.size, random)
+                    yield from _batches(block[0], self.size, self.dataset.schema.fixed_batch or 1, random)
                 else:
                     yield from (block[place] for place in random.permutation(len(block)))
 
@@ -49,7 +52,7 @@ class Shuffled:
     def _read(self) -> Iterator[list[Arrays]]:
         pieces: list[Arrays] = []
         used = 0
-        for inputs, labels in self.dataset.labelled(self.size):
+        for inputs, labels in self.dataset.labelled(self.part):
             piece = self.complete(inputs, labels)
             weight = sum(array.nbytes for array in piece.values())
             if pieces and (used + weight > self.memory or not self._alike(pieces[0], piece)):
@@ -68,9 +71,10 @@ class Shuffled:
         return [{name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}]
 
 
-def _batches(rows: Arrays, size: int, random: np.random.Generator) -> Iterator[Arrays]:
+def _batches(rows: Arrays, size: int, unit: int, random: np.random.Generator) -> Iterator[Arrays]:
+    """Yield batches of ``size`` rows, or as many units of rows as there are."""
     count = len(next(iter(rows.values())))
-    size = min(size, count)
+    size = min(size, count // unit * unit)
     order = random.permutation(count)
     for start in range(0, count - size + 1, size):
         chosen = order[start : start + size]

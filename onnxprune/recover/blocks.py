@@ -13,16 +13,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from onnxprune.coupling.blocks import Flow
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches
+from onnxprune.errors import ModelError
 from onnxprune.facts import Facts, gather_facts
 from onnxprune.graph import Graph
 from onnxprune.io import FLOATS, Model
 from onnxprune.measure.kinds import as_wholes
-from onnxprune.recover.lessons import Arrays, WholeModel
+from onnxprune.recover.lessons import Arrays, Part, WholeModel
 from onnxprune.recover.objective import Objective, objective
 from onnxprune.recover.parameters import stored_weights, trainable, with_parameters, write_parameters
 from onnxprune.recover.recipe import Recipe
@@ -32,6 +33,10 @@ from onnxprune.runtime import session
 
 Positions = Callable[[str], Mapping[int, np.ndarray]]
 """Value of the original -> axis -> positions that are left of it; an axis that is whole is not named."""
+
+
+CARRIERS = FLOATS | {TensorProto.UNDEFINED}
+"""Element types of values that may carry what comes after: floats, and sequences, which have none."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,14 @@ def segments(facts: Facts, comparable: Callable[[str], bool]) -> tuple[Segment, 
             held = False
         held |= matrix
         waiting = None if matrix else waiting
-        live |= {name for name in node.outputs if name and name not in facts.constants and facts.dtype(name) in FLOATS}
+        live |= {
+            name for name in node.outputs if name and name not in facts.constants and facts.dtype(name) in CARRIERS
+        }
         live = {name for name in live if last.get(name, -1) > number}
         if len(live) == 1 and held and comparable(*live):
             waiting = number + 1, next(iter(live))
-    stops = [(stop, (name,)) for stop, name in ends] + [(len(flow.top), tuple(facts.graph.outputs))]
+    computed = tuple(name for name in facts.graph.outputs if name in flow.maker and name not in facts.constants)
+    stops = [(stop, (name,)) for stop, name in ends] + [(len(flow.top), computed)]
     starts = [0, *(stop for stop, _ in stops)]
     return tuple(
         Segment(start, stop, _reads(facts, flow, start, stop), outputs)
@@ -71,10 +79,10 @@ def segments(facts: Facts, comparable: Callable[[str], bool]) -> tuple[Segment, 
 
 
 def _reads(facts: Facts, flow: Flow, start: int, stop: int) -> tuple[str, ...]:
-    """Return the values that a run of nodes reads and does not make, constants left out."""
+    """Return the values that a run of nodes reads and does not make, constants and what bodies make left out."""
     made = {name for node in flow.top[start:stop] for name in node.outputs}
-    read = dict.fromkeys(name for names in flow.reads[start:stop] for name in sorted(names))
-    return tuple(name for name in read if name not in made and name not in facts.constants)
+    given = (flow.inputs | flow.maker.keys()) - made - facts.constants
+    return tuple(dict.fromkeys(name for names in flow.reads[start:stop] for name in sorted(names) if name in given))
 
 
 def extracted(facts: Facts, segment: Segment, samples: Sequence[Arrays]) -> Model:
@@ -160,13 +168,20 @@ class BlockLessons:
         seen, loss, temperature = judge.at(0)[1], "distill" if last else "mse", whole.recipe.temperature
         how = whole.outputs if last else as_wholes(seen)
         self.objective: Objective = objective(seen, None, loss, temperature, how=how)
+        fixed = whole.fit.schema.fixed_batch
+        self.runs = min(max(whole.recipe.batch // fixed, 1), len(fit.inputs)) if fixed else 1
+        self.shapes, self.places = alike(fit.inputs)
 
     def feeds(self, start: int) -> Iterator[dict[str, np.ndarray]]:
-        count = len(self.fit.inputs)
+        count = len(self.places)
         for step in itertools.count(start):
             order = np.random.default_rng([self.whole.recipe.seed, step // count]).permutation(count)
-            inputs, expected = self.fit.at(int(order[step % count]))
-            yield self.objective.fed({**inputs, **self.objective.targets(expected)})
+            inputs, expected = self.fit.at(self.places[int(order[step % count])])
+            yield {**inputs, **self.objective.targets(expected)}
+
+    def parts(self, batch: Arrays) -> list[Part]:
+        """Return the batch as it was read: its first axis may not count samples."""
+        return [Part(self.objective.fed(batch), 1)]
 
     def score(self, model: Model) -> float:
         opened = session(model, threads=self.whole.threads)
@@ -178,11 +193,29 @@ class BlockLessons:
         return total / rows if np.isfinite(total) else np.inf
 
 
+def alike(batches: Sequence[Arrays]) -> tuple[dict[str, tuple[int, ...]] | None, list[int]]:
+    """Return the shapes that all batches have, but for a last one that is not full, and the numbers of those that have them.
+
+    Where rows differ in shape: None, and the numbers of all batches.
+    """
+    shapes = [{name: array.shape for name, array in batch.items()} for batch in batches]
+    places = [number for number, own in enumerate(shapes) if own == shapes[0]]
+    few = len(places) < len(shapes) - 1
+    return (None, list(range(len(shapes)))) if few else (shapes[0], places)
+
+
+def even(dataset: Dataset, most: int) -> int:
+    """Return the rows of a batch, at most ``most``, so that all rows but a few make full batches."""
+    if not dataset.schema.samples or dataset.schema.fixed_batch:
+        return most
+    return len(dataset) // -(-len(dataset) // most)
+
+
 class Walk:
     """Both models on one dataset, run as far as the blocks go."""
 
     def __init__(self, original: Model, pruned: Model, dataset: Dataset, whole: WholeModel):
-        batches = Batches(dataset, whole.recipe.batch)
+        batches = Batches(dataset, even(dataset, whole.recipe.batch))
         self.dense = Lockstep(original, batches, whole.threads)
         self.pruned = Lockstep(pruned, batches, whole.threads)
 
@@ -218,6 +251,7 @@ class BlockTraining:
         self.pruned = replace(pruned, proto=with_parameters(pruned.proto, self.parameters)) if masks else pruned
         self.best = {name: array.copy() for name, array in self.parameters.items()}
         self.at = Progress()
+        self.left_out: list[str] = []
 
     @property
     def arrays(self) -> dict[str, Arrays]:
@@ -231,7 +265,10 @@ class BlockTraining:
         self.at = Progress(**facts)  # type: ignore[arg-type]
 
     def run(self) -> Iterator[None]:
-        """Train all blocks, the later on what the earlier have become; yield after each."""
+        """Train all blocks, the later on what the earlier have become; yield after each.
+
+        Blocks without a gradient are left out; raises ModelError where none has one.
+        """
         if not self.at.evaluations:
             self.at.before = self.at.best = self.lessons.score(self.pruned)
         self._began = time.perf_counter() - self.at.seconds
@@ -247,6 +284,8 @@ class BlockTraining:
             self._look(working)
             self.at.seconds = time.perf_counter() - self._began
             yield
+        if self.left_out and not self.at.steps:
+            raise ModelError(self.left_out[0])
 
     def _look(self, working: Model) -> None:
         """Judge the whole model as it is now; the best is kept, though later blocks go on from here all the same."""
@@ -270,15 +309,21 @@ class BlockTraining:
             return
         pairs, held = fit.pairs(segment, self.positions), judge.pairs(segment, self.positions)
         block = extracted(facts, segment, [*pairs.inputs, *held.inputs])
-        training = Training(
-            block,
-            {parameter: self.parameters[parameter] for parameter in own},
-            BlockLessons(pairs, held, self.lessons, segment.outputs == tuple(facts.graph.outputs)),
-            self._recipe(share),
-            {parameter: mask for parameter, mask in self.masks.items() if parameter in own},
-            self.lessons.threads,
-            lambda text: self.progress(text.replace("recovering", f"recovering {name}", 1)),
-        )
+        lessons = BlockLessons(pairs, held, self.lessons, segment.stop == len(facts.graph.top))
+        try:
+            training = Training(
+                block,
+                {parameter: self.parameters[parameter] for parameter in own},
+                lessons,
+                self._recipe(share),
+                {parameter: mask for parameter, mask in self.masks.items() if parameter in own},
+                self.lessons.threads,
+                lambda text: self.progress(text.replace("recovering", f"recovering {name}", 1)),
+                lessons.shapes,
+            )
+        except ModelError as error:
+            self.left_out.append(f"{name} was not trained: {error}")
+            return
         for _ in training.run():
             pass
         for parameter, array in training.best.items():

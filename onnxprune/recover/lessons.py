@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Remembered
+from onnxprune.facts import gather_facts
+from onnxprune.graph import Graph
 from onnxprune.io import Model
 from onnxprune.measure.divergence import opened
 from onnxprune.measure.outputs import Outputs
@@ -20,15 +22,28 @@ from onnxprune.recover.objective import LABELS, Objective, objective
 from onnxprune.recover.recipe import Recipe
 
 Arrays = Mapping[str, np.ndarray]
+ACTIVATIONS = 1 << 29  # bytes of values computed at once, which gradients take twice more
+
+
+class Part(NamedTuple):
+    """What the model is fed at once, a part of a batch, and how many ``rows`` of the data that is."""
+
+    feed: Arrays
+    rows: int
 
 
 class Lessons(Protocol):
-    """``objective``: what is minimised."""
+    """``objective``: what is minimised. ``runs``: batches that make a step."""
 
     objective: Objective
+    runs: int
 
     def feeds(self, start: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yield batches from step ``start`` on: inputs and what the loss compares with."""
+        """Yield batches from number ``start`` on: inputs and what the loss compares with."""
+        ...
+
+    def parts(self, batch: Arrays) -> list[Part]:
+        """Return a batch as what the model takes, and memory holds, at once."""
         ...
 
     def score(self, model: Model) -> float:
@@ -37,7 +52,12 @@ class Lessons(Protocol):
 
 
 class WholeModel:
-    """Lessons for all of a model: inputs from ``dataset`` in random order, the original's outputs and labels as targets."""
+    """Lessons for all of a model: inputs from ``dataset`` in random order, the original's outputs and labels as targets.
+
+    A batch has as many rows as the recipe says, or the nearest multiple below it of a batch that the file fixes.
+    """
+
+    runs = 1
 
     def __init__(
         self,
@@ -49,6 +69,9 @@ class WholeModel:
         outputs: Outputs | None = None,
     ):
         self.fit, self.recipe, self.threads, self.outputs = dataset, recipe, threads, outputs
+        fixed = dataset.schema.fixed_batch
+        self.batch = max(recipe.batch // fixed, 1) * fixed if fixed else recipe.batch
+        self.part = fixed or _held_at_once(original, dataset, self.batch)
         self.teacher = opened(original, outputs, threads)
         self.judge = Remembered(partial(self._judged, judge), nested_bytes, MEMORY)
         seen, labels = next(iter(self.judge))[1], _all_labels(dataset, judge)
@@ -56,26 +79,42 @@ class WholeModel:
         self.augment = augmenter(recipe.augment, dataset.specs) if recipe.augment else None
 
     def feeds(self, start: int) -> Iterator[dict[str, np.ndarray]]:
-        stream = Shuffled(self.fit, self.recipe.batch, self.recipe.seed, self._complete)
+        stream = Shuffled(self.fit, self.batch, self.recipe.seed, self._complete, part=self.part)
         for step, batch in enumerate(islice(stream, start, None), start):
             if self.augment is None:
-                yield self.objective.fed(batch)
+                yield batch
                 continue
             labels = {LABELS: batch.pop(LABELS)} if LABELS in batch else {}
             changed = self.augment(batch, np.random.default_rng([self.recipe.seed, step, 1]))
-            yield self.objective.fed({**changed, **self._targets(changed), **labels})
+            yield {**changed, **self._targets(changed), **labels}
 
     def _complete(self, inputs: dict[str, np.ndarray], labels: np.ndarray | None) -> dict[str, np.ndarray]:
         found = dict(inputs) if self.augment else {**inputs, **self._targets(inputs)}
         return found | ({LABELS: np.asarray(labels, np.int64)} if self.objective.classes else {})
 
     def _targets(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        distilled = self.objective.share < 1
-        return self.objective.targets(self.teacher.run(inputs)) if distilled else {}
+        if self.objective.share >= 1:
+            return {}
+        found = [self.objective.targets(self.teacher.run(part.feed)) for part in self._sliced(inputs)]
+        return found[0] if len(found) == 1 else {n: np.concatenate([part[n] for part in found]) for n in found[0]}
+
+    def parts(self, batch: Arrays) -> list[Part]:
+        """Return a batch as what the model takes, and memory holds, at once."""
+        return [Part(self.objective.fed(part.feed), part.rows) for part in self._sliced(batch)]
+
+    def _sliced(self, batch: Arrays) -> list[Part]:
+        if not self.fit.schema.samples:
+            return [Part(batch, 1)]
+        count = len(next(iter(batch.values())))
+        starts = range(0, count, self.part)
+        return [
+            Part({n: a[start : start + self.part] for n, a in batch.items()}, min(self.part, count - start))
+            for start in starts
+        ]
 
     def _judged(self, dataset: Dataset, start: int) -> Iterator[tuple[Arrays, Arrays, np.ndarray | None]]:
         """Yield held-out batches: inputs, the original's outputs, labels."""
-        for inputs, labels in islice(dataset.labelled(self.recipe.batch), start, None):
+        for inputs, labels in islice(dataset.labelled(self.part), start, None):
             yield inputs, self.teacher.run(inputs), labels
 
     def score(self, model: Model) -> float:
@@ -86,6 +125,18 @@ class WholeModel:
             total += count * self.objective.score(expected, trained.run(inputs), labels, inputs)
             rows += count
         return total / rows if np.isfinite(total) else np.inf
+
+
+def _held_at_once(model: Model, dataset: Dataset, batch: int) -> int:
+    """Return how many of ``batch`` rows go through the model at once so that what it computes fits into memory, in equal parts."""
+    if not dataset.schema.samples:
+        return batch
+    first = next(dataset.batches(1))
+    facts = gather_facts(model, Graph(model.proto), {name: np.shape(array) for name, array in first.items()})
+    made = [facts.shape(name) or () for node in facts.graph.top for name in node.outputs if name not in facts.constants]
+    row = 4 * sum(int(np.prod(shape, dtype=np.int64)) for shape in made)
+    parts = -(-batch // max(ACTIVATIONS // max(row, 1), 1))
+    return -(-batch // parts)
 
 
 def nested_bytes(batch: Any) -> int:

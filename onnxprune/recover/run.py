@@ -32,6 +32,7 @@ class Recovered:
 
     ``kept``: trained, trained+statistics, or original where training made nothing better. ``went_back``: how often it
     diverged. ``labels``: whether the task loss took part. ``held_out``: whether what judged was not trained on.
+    ``left_out``: blocks that were not trained, with the reason.
     """
 
     model: ModelProto
@@ -43,6 +44,7 @@ class Recovered:
     went_back: int
     labels: bool
     held_out: bool = True
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
@@ -109,4 +111,8 @@ def _best(training: Training | BlockTraining, lessons: WholeModel) -> Recovered:
     kept = min(found, key=lambda name: found[name][0])
     seconds = round(at.seconds + time.perf_counter() - start, 3)
     after, model = found[kept]
-    return Recovered(model, at.steps, seconds, at.before, after, kept, at.went_back, bool(lessons.objective.classes))
+    left_out = tuple(training.left_out) if isinstance(training, BlockTraining) else ()
+    labels = bool(lessons.objective.classes)
+    return Recovered(
+        model, at.steps, seconds, at.before, after, kept, at.went_back, labels, left_out=left_out
+    )  # fmt: skip

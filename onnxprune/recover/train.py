@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 
 import numpy as np
 
 from onnxprune.grad import backward, gradient_name
 from onnxprune.io import Model
-from onnxprune.recover.lessons import Arrays, Lessons
+from onnxprune.recover.lessons import Arrays, Lessons, Part
 from onnxprune.recover.optimisers import OPTIMISERS, clipped
 from onnxprune.recover.parameters import with_parameters
 from onnxprune.recover.recipe import Recipe
@@ -36,7 +37,10 @@ class Progress:
 
 
 class Training:
-    """One training of a model's ``parameters``; ``run`` yields after each look at held-out data, ``best`` holds the best."""
+    """One training of a model's ``parameters``; ``run`` yields after each look at held-out data, ``best`` holds the best.
+
+    ``input_shapes``: those of every batch, where they are known.
+    """
 
     def __init__(
         self,
@@ -47,13 +51,17 @@ class Training:
         masks: Arrays | None = None,
         threads: int = 1,
         progress: Callable[[str], None] = lambda text: None,
+        input_shapes: Mapping[str, Sequence[int]] | None = None,
     ):
         self.lessons, self.recipe, self.progress, self.masks = lessons, recipe, progress, masks or {}
         self.parameters = {n: a * self.masks[n] if n in self.masks else a.copy() for n, a in parameters.items()}
         self.pruned = replace(pruned, proto=with_parameters(pruned.proto, self.parameters)) if masks else pruned
         self.best = {name: array.copy() for name, array in self.parameters.items()}
         self.optimiser = OPTIMISERS[recipe.optimiser](self.parameters, recipe.weight_decay)
-        graph = backward(self.pruned, list(self.parameters), lessons.objective.loss, parameters_as_inputs=True)
+        graph = backward(
+            self.pruned, list(self.parameters), lessons.objective.loss,
+            parameters_as_inputs=True, input_shapes=input_shapes,
+        )  # fmt: skip
         self.gradients = session(graph, threads=threads)
         self.at = Progress()
 
@@ -82,10 +90,10 @@ class Training:
         if not self.at.evaluations:
             self.at.before = self.at.best = self._score()
             self.at.evaluations = 1
-        feeds = self.lessons.feeds(self.at.steps)
+        feeds = self.lessons.feeds(self.at.steps * self.lessons.runs)
         while self.share < 1:
             start = time.perf_counter()
-            self._step(next(feeds))
+            self._step(list(islice(feeds, self.lessons.runs)))
             self.at.steps += 1
             due = self.share * EVALUATIONS >= self.at.evaluations
             if due:
@@ -95,9 +103,8 @@ class Training:
                 yield
             self.progress(self._message())
 
-    def _step(self, batch: Arrays) -> None:
-        found = self.gradients.run({**batch, **self.parameters})
-        gradients = {name: found[gradient_name(name)] for name in self.parameters}
+    def _step(self, batches: Sequence[Arrays]) -> None:
+        gradients = self._mean_gradients([part for batch in batches for part in self.lessons.parts(batch)])
         for name, mask in self.masks.items():
             if name in gradients:
                 gradients[name] = gradients[name] * mask
@@ -107,6 +114,17 @@ class Training:
             return
         middle = self.share + 0.5 / self.recipe.steps if self.recipe.steps else self.share
         self.optimiser.update(gradients, self.at.factor * self.recipe.rate_at(middle))
+
+    def _mean_gradients(self, parts: Sequence[Part]) -> dict[str, np.ndarray]:
+        """Return the gradients of the mean loss over all rows: those of the parts, weighed by their rows."""
+        whole, result = sum(part.rows for part in parts), dict[str, np.ndarray]()
+        for part in parts:
+            found = self.gradients.run({**part.feed, **self.parameters})
+            for name in self.parameters:
+                own = found[gradient_name(name)]
+                own = own if len(parts) == 1 else own * own.dtype.type(part.rows / whole)
+                result[name] = result[name] + own if name in result else own
+        return result
 
     # --- held-out data ----------------------------------------------------------------------------------------------
 

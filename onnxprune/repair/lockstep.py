@@ -76,7 +76,7 @@ class Lockstep:
         piece.graph.node.extend(nodes)
         piece.graph.initializer.extend(self._tensors[name] for name in sorted(read & set(self._tensors)))
         inputs = sorted(name for name in read - made if name in self._store)
-        piece.graph.input.extend(_declared(name, self._store[name].sample) for name in inputs)
+        piece.graph.input.extend(_declared(name, list(self._store[name])) for name in inputs)
         outputs = sorted(made & live)
         piece.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
         if not outputs:
@@ -100,10 +100,6 @@ class _Kept:
         self._arrays: list[Any] = []
         self._file: BinaryIO | None = None
         self.nbytes = 0
-
-    @property
-    def sample(self) -> Any:
-        return self._arrays[0]
 
     def append(self, array: Any, used: int) -> int:
         """Add a batch and return how many bytes of memory it takes."""
@@ -130,11 +126,15 @@ class _Kept:
         return iter(self._arrays)
 
 
-def _declared(name: str, sample: Any) -> ValueInfoProto:
-    """Describe a value by what it holds: a tensor, or a sequence of tensors."""
+def _declared(name: str, values: Sequence[Any]) -> ValueInfoProto:
+    """Describe a value by what it holds on all batches: a tensor with the sizes that are always the same, or a sequence of tensors."""
+    sample = values[0]
     if isinstance(sample, np.ndarray):
         dtype = onnx.helper.np_dtype_to_tensor_dtype(sample.dtype)
-        return onnx.helper.make_tensor_value_info(name, dtype, [None] * sample.ndim)
+        shapes = {value.shape for value in values}
+        alike = len({len(shape) for shape in shapes}) == 1
+        sizes = zip(*shapes, strict=True) if alike else [range(2)] * sample.ndim
+        return onnx.helper.make_tensor_value_info(name, dtype, [n[0] if len(set(n)) == 1 else None for n in sizes])
     dtype = onnx.helper.np_dtype_to_tensor_dtype(sample[0].dtype if sample else np.dtype(np.float32))
     return onnx.helper.make_tensor_sequence_value_info(name, dtype, None)
 

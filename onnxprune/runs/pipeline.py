@@ -283,6 +283,7 @@ class Run:
         self.extra["recover"] = found.to_json()
         if not found.held_out:
             self.warnings.append(FITTED.format("the training was", len(calibration)))
+        self.warnings += found.left_out
         return found.model
 
     def carry_out(self, analysis: Analysis, kept: Kept) -> tuple[ModelProto, list[np.ndarray], SurgeryCheck]:

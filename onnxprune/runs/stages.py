@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from onnx import ModelProto
-from threadpoolctl import threadpool_limits
 
 from onnxprune import io
 from onnxprune.ablation import ablate
@@ -42,6 +41,7 @@ from onnxprune.sensitivity import sensitivities
 from onnxprune.settings import Settings
 from onnxprune.sharing import unshared
 from onnxprune.surgery import Kept, cut
+from onnxprune.threads import one_blas_thread
 from onnxprune.version import __version__
 
 Progress = Callable[[str], None]
@@ -49,11 +49,7 @@ Progress = Callable[[str], None]
 
 @dataclass
 class Stages:
-    """Times the stages of a run and tells ``progress`` which one begins.
-
-    BLAS gets one thread: on many small products its threads wait for each other longer than they work, on busy cores ten
-    times as long.
-    """
+    """Times the stages of a run, on one BLAS thread, and tells ``progress`` which one begins."""
 
     progress: Progress = lambda stage: None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -63,7 +59,7 @@ class Stages:
         self.progress(name)
         start = time.perf_counter()
         try:
-            with threadpool_limits(1, "blas"):
+            with one_blas_thread:
                 yield
         finally:
             release_memory()

@@ -16,6 +16,9 @@ from onnxprune.evidence.sites import GROUPED, Site, sites
 from onnxprune.graph import Names, Node
 from onnxprune.io import FLOATS, Model
 
+PRODUCTS = ("Gemm", "MatMul")
+"""Operators whose output has the rows of the weight on its last axis, or where the weight comes first on the one before."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tap:
@@ -45,7 +48,7 @@ def tapped(analysis: Analysis) -> Tapped:
     free = Names(proto.graph)
     taps = []
     for there in sites(analysis):
-        usable = [s for s in there if facts.dtype(s.value) in FLOATS and (s.node is None or s.node in place)]
+        usable = [s for s in there if facts.dtype(s.value) in FLOATS and _can_be_tapped(s, place)]
         for site in usable:
             key = (site.node, site.value)
             if key not in names:
@@ -53,6 +56,11 @@ def tapped(analysis: Analysis) -> Tapped:
         taps.append(tuple(Tap(s, names[s.node, s.value], *_output(analysis, s)) for s in usable))
     _insert(proto, {(place[node], value): tap for (node, value), tap in names.items() if node is not None})
     return Tapped(replace(facts.model, proto=proto), tuple(taps))
+
+
+def _can_be_tapped(site: Site, place: dict[Node, int]) -> bool:
+    """Whether the site's node reads the value as an input: what a recurrent layer feeds back to itself is none."""
+    return site.node is None or (site.node in place and site.value in site.node.inputs)
 
 
 def _insert(proto: ModelProto, taps: dict[tuple[int, str], str]) -> None:
@@ -81,4 +89,15 @@ def _output(analysis: Analysis, site: Site) -> tuple[str, int]:
         return site.node.outputs[0], 1
     if len(weight) != 2 or weight[site.weight_axis] != len(site.units) or len(shape) < 2:
         return "", 0
-    return site.node.outputs[0], len(shape) - (2 if site.node.inputs[0] == site.weight else 1)
+    if site.node.op in PRODUCTS:
+        return site.node.outputs[0], len(shape) - (2 if site.node.inputs[0] == site.weight else 1)
+    axes = _written(analysis, site.node, site.weight, 1 - site.weight_axis)
+    return (site.node.outputs[0], axes[0]) if len(axes) == 1 else ("", 0)
+
+
+def _written(analysis: Analysis, node: Node, weight: str, axis: int) -> list[int]:
+    """Return the axes of a node's output that are an axis of its weight, by its signature."""
+    spec = next(spec for own, spec in analysis.solution.links.specs if own is node)
+    operand, result = spec.inputs[node.inputs.index(weight)] or (), spec.outputs[0] or ()
+    letters = operand[axis].letters if axis < len(operand) else ()
+    return [place for place, term in enumerate(result) if letters and term.letters == letters]
