@@ -20,7 +20,8 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
 
 from onnxprune.files import remove_unused, shortened_name
-from onnxprune.io import CHUNK, PROTOBUF_LIMIT, model_tensors
+from onnxprune.io import PROTOBUF_LIMIT
+from onnxprune.tensors import CHUNK, model_tensors
 
 DIGITS = 12
 SUFFIX = ".data"

@@ -26,9 +26,9 @@ from onnxprune.files import (
     sweep,
     sync_folder,
 )
-from onnxprune.io import (
+from onnxprune.io import PROTOBUF_LIMIT
+from onnxprune.tensors import (
     CHUNK,
-    PROTOBUF_LIMIT,
     Folder,
     copy_tensor_header,
     external_region,

@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.io import Folder, Model, embed, skeleton_without_data, tensor_array
+from onnxprune.io import Model
 from onnxprune.registry import near_names
+from onnxprune.tensors import Folder, embed, skeleton_without_data, tensor_array
 
 CPU = ("CPUExecutionProvider",)
 CONFIG = {

@@ -9,8 +9,8 @@ from networks import feeds, network
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from oracles import analysed, assert_sound, random_plan, run, same
 
-from onnxprune.io import _copy_field
 from onnxprune.surgery import cut
+from onnxprune.tensors import copy_field
 
 CONV = "w = %6x3x1x1; b = %6; p = Conv(x, w, b)"
 TOKENS = "w = %3x6; p = MatMul(x, w)"
@@ -271,7 +271,7 @@ def test_fields_of_every_kind_are_copied_by_their_value() -> None:
     model.metadata_props.add(key="a", value="b")
     copy = ModelProto()
     for name in ("ir_version", "producer_name", "model_version", "opset_import", "metadata_props", "graph"):
-        _copy_field(copy, name, getattr(model, name))
+        copy_field(copy, name, getattr(model, name))
     assert copy == model
 
 
