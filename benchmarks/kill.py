@@ -37,17 +37,19 @@ WRITING = "writing"  # the stage, as -v names it
 
 
 def network(megabytes: float) -> ModelProto:
-    """Return two MatMuls of that many float32 weights."""
+    """Return two MatMuls of that many float32 weights; the bias behind them stays as it is, and external."""
     width = int(np.sqrt(megabytes * 2**20 / 8))
     rng = np.random.default_rng(0)
     weights = [rng.standard_normal((width, width), np.float32) for _ in range(2)]
     nodes = [
         helper.make_node("MatMul", ["x", "w0"], ["h"]),
         helper.make_node("Relu", ["h"], ["r"]),
-        helper.make_node("MatMul", ["r", "w1"], ["y"]),
+        helper.make_node("MatMul", ["r", "w1"], ["s"]),
+        helper.make_node("Add", ["s", "bias"], ["y"]),
     ]
     values = [helper.make_tensor_value_info(name, 1, ["N", width]) for name in "xy"]
     stored = [numpy_helper.from_array(array, f"w{number}") for number, array in enumerate(weights)]
+    stored.append(numpy_helper.from_array(np.ones(width, np.float32), "bias"))
     graph = helper.make_graph(nodes, "net", values[:1], values[1:], stored)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
@@ -127,7 +129,9 @@ def prepared(folder: Path, source: Path, megabytes: float) -> Trial:
 
     if trial.run(measure):
         raise SystemExit("the run itself fails")
-    trial.new_sha256 = io.load(trial.out).sha256
+    new = io.load(trial.out)
+    trial.new_sha256 = new.sha256
+    assert io.data_files(new), "the new model has no data file"
     trial.restore()
     return trial
 

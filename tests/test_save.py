@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +23,9 @@ from onnxprune.errors import ModelError, OutputError, UsageError
 from onnxprune.files import atomic_file
 from onnxprune.output import save, write_text
 
+ROOT = Path(__file__).parents[1]
 CALLS = ("open", "link", "replace", "fsync", "unlink")  # of the operating system, as a save makes them
+LARGE = "w1 = %128x3x1x1; p = Conv(x, w1); r = Relu(p); w2 = %128x128x1x1; b2 = %128; y = Conv(r, w2, b2)"
 BODY = "w1 = %64x3x1x1; p = Conv(x, w1); r = Relu(p); w2 = %5x64x1x1; y = Conv(r, w2)"
 
 
@@ -187,8 +191,8 @@ def test_equal_models_give_equal_files_and_names(tmp_path: Path) -> None:
 # --- what is left alone, what goes ----------------------------------------------------------------------------------
 
 
-def stored(path: Path, location: str, factor: float = 1.0) -> Path:
-    onnx.save(model(factor), path, save_as_external_data=True, location=location, size_threshold=0)
+def stored(path: Path, location: str, proto: ModelProto | None = None) -> Path:
+    onnx.save(proto or model(), path, save_as_external_data=True, location=location, size_threshold=0)
     return path
 
 
@@ -411,3 +415,52 @@ def test_bytes_of_the_files_are_foretold(tmp_path: Path) -> None:
     save(loaded.proto, tmp_path / "b.onnx", folder=loaded.folder)
     total = sum(p.stat().st_size for p in tmp_path.glob("b.onnx*"))
     assert output.stored_bytes(loaded.proto, tmp_path / "b.onnx", loaded.folder) == total
+
+
+# --- a whole process ------------------------------------------------------------------------------------------------
+
+ENDED = """
+import os, resource, signal, sys
+end, made, sync = sys.argv[1], 0, os.fsync
+
+def ending(handle):
+    global made
+    made += 1
+    sync(handle)
+    if end == f"{made} SIGTERM" or end == f"{made} SIGINT":
+        os.kill(os.getpid(), getattr(signal, end.split()[1]))
+
+os.fsync = ending
+from onnxprune.cli import main
+if end.endswith("bytes"):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(end.split()[0]),) * 2)
+main([*sys.argv[2:], "-q", "--no-latency", "--force"])
+"""
+ENDS = {
+    "1 SIGTERM": (143, "terminated"),
+    "3 SIGTERM": (143, "terminated"),
+    "1 SIGINT": (130, "interrupted"),
+    "100 bytes": (3, "File too large"),
+    "20000 bytes": (3, "File too large"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_run_that_is_ended_while_it_writes(tmp_path: Path, end: str) -> None:
+    """By a signal when something has come to the disk for the n-th time, or because a file may not become larger."""
+    code, word = ENDS[end]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "out" / "small.onnx"
+    save(model(2.0), path, external=True)
+    before = io.load(path).sha256
+    source = stored(tmp_path / "in" / "net.onnx", "net.bin", proto=network(LARGE))
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED, end, str(source), "-o", str(path)],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert word in done.stderr
+    loaded = io.load(path)
+    assert loaded.sha256 == before
+    assert set(path.parent.iterdir()) == {path, *io.data_files(loaded)}
