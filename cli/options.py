@@ -161,6 +161,13 @@ WHAT = (
         default=None,
         help="Remove only what carries nothing: units nobody reads, constants, duplicates; instead of a ratio.",
     ),
+    click.option(
+        "--allow-lossy",
+        is_flag=True,
+        default=None,
+        help="Also cut channels next to which a node looks (response norms, convolutions over channels): what it sees of "
+        "the others changes.",
+    ),
     click.option("--max-layer-ratio", type=SHARE, help="The largest share that may go from any one group."),
     click.option(
         "--layer-ratio",

@@ -32,7 +32,7 @@ from onnxprune.runs.pipeline import Data, Result, Run, compare_models, describe,
 from onnxprune.runs.stages import Progress, Stages, analyse_model, choose, gather_evidence
 from onnxprune.runs.steps import SteppedRun
 from onnxprune.runs.sweep import grid, judged, run_points
-from onnxprune.settings import Settings, analysis_settings, make_settings
+from onnxprune.settings import ANALYSED, Settings, analysis_settings, make_settings
 
 Source = str | os.PathLike[str] | ModelProto | Model
 Earlier = str | os.PathLike[str] | Mapping[str, Any]
@@ -151,9 +151,7 @@ def apply(
     """Carry out a plan on the model it was made for (with ``force`` on any whose shapes agree); raises PlanError."""
     recorded = plan if isinstance(plan, Plan) else plans.from_json(io.read_text(plan))
     base = analysis_settings(recorded.settings)
-    chosen = make_settings(
-        {"granularity": base.granularity, "input_shape": base.input_shape, "lossless": base.lossless} | settings
-    )
+    chosen = make_settings({name: getattr(base, name) for name in ANALYSED} | settings)
     settle(
         model=model, calibration=calibration, labels=labels, evaluation=evaluation, plan=plan,
         output=output, checkpoint=checkpoint,

@@ -32,7 +32,7 @@ class _Side:
     weight: str
 
 
-def paired(facts: Facts, allowed: frozenset[str] = frozenset({"neighbours"})) -> Model:
+def paired(facts: Facts, allowed: frozenset[str] = frozenset()) -> Model:
     """Return the model with the channels of every group in ascending order of saliency, wherever that is exact."""
     solution = settle(build_links(facts, allowed, _loosened))
     sides = list(_sides(solution))

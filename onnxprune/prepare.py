@@ -11,7 +11,7 @@ from onnxprune.coupling.links import RULES  # the filled table
 from onnxprune.errors import ModelError
 from onnxprune.facts import RANDOM_OPS
 from onnxprune.graph import Graph, Node
-from onnxprune.io import Model, skeleton_without_data
+from onnxprune.io import FLOATS, Model, skeleton_without_data
 from onnxprune.runtime import session
 
 FOLLOWED = {"pointwise", "movement", "facts"}  # families whose results on stored tensors are cut where those are
@@ -53,7 +53,7 @@ def _folded(model: Model) -> Model:
     sources = _constant_nodes(graph)
     wanted = [name for node in sources if _mixes(node) for name in node.outputs if name]
     contents = _evaluated(model, graph, sources, wanted) if wanted else {}
-    contents = {n: a for n, a in contents.items() if a.dtype.kind == "f" and a.nbytes <= _room(graph, sources, n)}
+    contents = {n: a for n, a in contents.items() if _is_table(graph, n, a) and a.nbytes <= _room(graph, sources, n)}
     return replace(model, proto=_with_stored(graph, sources, contents)) if contents else model
 
 
@@ -72,6 +72,13 @@ def _constant_nodes(graph: Graph) -> dict[Node, frozenset[str]]:
 def _mixes(node: Node) -> bool:
     rule = RULES.get(node.op)
     return node.op not in FOLLOWED_OPS and (rule is None or rule.family not in FOLLOWED)
+
+
+def _is_table(graph: Graph, name: str, content: np.ndarray) -> bool:
+    """Whether a constant takes part with its values: floats, and numbers that are made floats before they are used."""
+    to = [node.attribute("to") for node, _ in graph.consumers.get(name, ()) if node.op == "Cast"]
+    made = len(to) == len(graph.consumers.get(name, ())) > 0 and FLOATS.issuperset(to)
+    return content.dtype.kind == "f" or (content.dtype.kind in "iu" and made)
 
 
 def _room(graph: Graph, sources: dict[Node, frozenset[str]], name: str) -> int:

@@ -20,7 +20,7 @@ REMEDIES: tuple[tuple[str, tuple[str, ...] | None, str, str], ...] = (
     ("input", None, "", f"{NOTHING}: the model's inputs keep their shapes"),
     ("dynamic", None, "", "fix the input's size with --input-shape, or export with a fixed one"),
     ("setting", None, "", f"{NOTHING}: the operator takes this tensor as a setting, not as weights"),
-    ("lossy", None, "normalises over a window", f"{NOTHING} in this version"),
+    ("lossy", None, "mixes neighbouring positions", "--allow-lossy cuts it; what the window sees changes, so repair or fine-tune"),
     ("lossy", SHARING, "", f"{NOTHING} where positions are classes or numbers, such as the bins of a box; where any may "
      "go, --granularity stream cuts it: what is left shares out the whole, so give data that repairs"),
     ("lossy", None, "", "--granularity stream cuts it; the statistics change, so repair or fine-tune"),

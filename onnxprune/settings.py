@@ -29,6 +29,7 @@ from onnxprune.recover import Recipe, parse_length
 from onnxprune.registry import Registry, near_names
 
 DEFAULT_RATIO = 0.5
+ANALYSED = ("granularity", "input_shape", "lossless", "allow_lossy")  # what the groups of a model depend on
 AUTO = "auto"
 MOST_THREADS = 1024
 """More than any machine has cores; each costs memory and time from the first run on."""
@@ -62,7 +63,7 @@ GRANULARITIES.add("heads", ("outer", frozenset()))
 GRANULARITIES.add("width", ("inner", frozenset()))
 GRANULARITIES.add("groups", ("groups", frozenset()))
 GRANULARITIES.add("paired", (None, frozenset()))  # channels of convolution groups by rank of saliency
-GRANULARITIES.add("stream", (None, frozenset({"statistics"})))
+GRANULARITIES.add("stream", (None, frozenset({"statistics", "neighbours"})))
 GRANULARITIES.add("block", (None, frozenset()))  # whole residual branches instead of widths
 GRANULARITIES.add("eigen", (None, frozenset()))  # directions of the Kronecker-factored eigenbasis instead of units
 
@@ -78,6 +79,7 @@ class Settings:
     ``schedule``: name[:steps], the way to the target; ``may_return``: every step chooses among all units again.
     ``round_to``: auto, a number or the name of a target; ``lossless``: remove only what carries nothing, with widths as
     ``round_to`` says where it is not auto.
+    ``allow_lossy``: channels that a window over their neighbours reads may go too, though that changes what the window sees.
     ``granularity``: heads, width or groups, beside it paired and stream; or block or eigen alone. ``input_shape``: input -> sizes for free dimensions.
     ``output_weight``: (output or channels of it such as y[4:84], how much more it counts), for those who know better.
     The gates ``max_drop``, ``min_agreement``, ``min_cosine`` and ``max_latency_ratio`` are shares of 1, ``max_size`` is in bytes.
@@ -93,6 +95,7 @@ class Settings:
     threshold: str = "class-blind"
     granularity: tuple[str, ...] = ("heads",)
     lossless: bool = False
+    allow_lossy: bool = False
     max_layer_ratio: float = 1.0
     layer_ratio: tuple[tuple[str, float], ...] = ()
     round_to: str | int = "auto"
@@ -302,7 +305,8 @@ class Settings:
     @property
     def allowed(self) -> frozenset[str]:
         """Kinds of lossy nodes whose axes may be cut."""
-        return frozenset({"neighbours"}).union(*(GRANULARITIES[name][1] for name in self.granularity))
+        extra = frozenset({"neighbours"} if self.allow_lossy else ())
+        return extra.union(*(GRANULARITIES[name][1] for name in self.granularity))
 
     def to_json(self) -> dict[str, Any]:
         """Return every setting, ``ratio`` and ``round_to`` as they were resolved, with the seed."""
@@ -331,8 +335,7 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
 
 def analysis_settings(recorded: Mapping[str, Any]) -> Settings:
     """Return settings with what a plan's record says about how the model was analysed."""
-    names = ("granularity", "input_shape", "lossless")
-    return make_settings({name: recorded[name] for name in names if name in recorded})
+    return make_settings({name: recorded[name] for name in ANALYSED if name in recorded})
 
 
 def _frozen(value: Any) -> Any:

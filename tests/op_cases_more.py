@@ -186,6 +186,22 @@ ROWS = [
         frame="tokens",
     ),
     row(
+        "Compress/channels",
+        "h = Compress<axis = 2>(p, @[true, false, true, true])",
+        "w1#0 3: w1.1 writes, b1.0 shifts, w2.0 reads",
+        "w1#1 3: w1.1 writes, b1.0 shifts",
+        frame="tokens",
+        width=3,
+    ),
+    row(
+        "Compress/channels, beside another reader",
+        "c = Compress<axis = 2>(p, @[true, false, true, true, false, false]); z = MatMul(c, %3x4); h = Relu(p)",
+        "w1#0 3: w1.1 writes, b1.0 shifts, t4.0 reads, w2.0 reads",
+        "w1#1 3: w1.1 writes, b1.0 shifts, w2.0 reads",
+        "t4 4: t4.1 writes",
+        frame="tokens",
+    ),
+    row(
         "Compress/flat",
         "f = Compress(p, @[true, true, false, true, true, true, true]); h = Reshape(f, @[1, 6])",
         "! w1.1 6/6: flattened and picked by a condition",

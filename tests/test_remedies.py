@@ -56,6 +56,10 @@ FOLLOWED: dict[str, tuple[ModelProto, ModelProto | dict[str, Any]]] = {
         free("p = Conv(x, %16x3x1x1); q = Softmax<axis=1>(p); y = Conv(q, %1x16x1x1)"),
         {"granularity": ("heads", "stream")},
     ),
+    "--allow-lossy cuts it": (
+        free("p = Conv(x, %16x3x1x1); q = LRN<size=3>(p); y = Conv(q, %1x16x1x1)"),
+        {"allow_lossy": True},
+    ),
     "--granularity stream cuts it": (free(NORMED, "float[N,4,3] x"), {"granularity": ("heads", "stream")}),
     "--granularity width cuts this factor": (free(HEADS, "float[N,4,3] x"), {"granularity": ("width",)}),
     "export it as standard operators": (
@@ -220,7 +224,7 @@ DATA = f"--calib x.npz {DRY}"
 ERRORS = {
     "ask for less, or relax --include": (f"net.onnx {DRY} --target macs=30% --max-layer-ratio 0.5 --round-to 1", f"net.onnx {DRY} --target macs=30% --round-to 1"),
     "groups can become narrower with these settings; relax": (f"net.onnx {DRY} --min-width 8", f"net.onnx {DRY} --min-width 2"),
-    "where --granularity stream is a way out": (f"normed.onnx {DRY}", f"normed.onnx {DRY} --granularity stream"),
+    "where --granularity stream or --allow-lossy is a way out": (f"normed.onnx {DRY}", f"normed.onnx {DRY} --granularity stream"),
     "give a share between 0 and 1": (f"net.onnx {DRY} --max-layer-ratio 2", f"net.onnx {DRY} --max-layer-ratio 0.5"),
     "give a share from 0 to less than 1": (f"net.onnx {DRY} --layer-ratio h=1", f"net.onnx {DRY} --layer-ratio h=0.5"),
     "neither a whole number of at least 1 nor the name": (f"net.onnx {DRY} --round-to 0", f"net.onnx {DRY} --round-to 2"),

@@ -9,6 +9,7 @@ from networks import feeds, network
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from oracles import analysed, assert_sound, random_plan, run, same
 
+from onnxprune.coupling.groups import Analysis
 from onnxprune.surgery import cut
 from onnxprune.tensors import copy_field
 
@@ -41,6 +42,52 @@ def node(model: ModelProto, op: str, number: int = 0) -> NodeProto:
 
 def attributes(proto: NodeProto) -> dict:
     return {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+
+
+# --- widths of one, and ranges of one position --------------------------------------------------------------------
+
+
+def only(analysis: Analysis, unit: int) -> list[np.ndarray]:
+    """Keep one unit of every group."""
+    return [np.arange(group.width) == unit for group in analysis.groups]
+
+
+POOLED = "w = %4x3x1x1; p = Conv(x, w); g = GlobalAveragePool(p); "
+ONE_LEFT = {
+    "Squeeze without axes": (POOLED + "s = Squeeze(g); y = MatMul(s, %4x5)", 21),
+    "Squeeze without axes, opset 11": (POOLED + "s = Squeeze(g); y = MatMul(s, %4x5)", 11),
+    "Squeeze in a body": (
+        POOLED + "c = @true; b = If (c) <then_branch = t () => (float[2,4] s) { s = Squeeze(g) }, "
+        "else_branch = e () => (float[2,4] r) { z = Squeeze(g) r = Neg(z) }>; y = MatMul(b, %4x5)",
+        21,
+    ),
+    "Reshape with 0 and -1": (POOLED + "s = Reshape(g, @[0, -1]); y = MatMul(s, %4x5)", 21),
+    "Expand": (POOLED + "e = Expand(g, @[2, 4, 3, 3]); y = Conv(e, %5x4x1x1)", 21),
+    "a factor that broadcasts": (POOLED + "m = Mul(g, %4x1x1); n = Add(m, p); y = Conv(n, %5x4x1x1)", 21),
+    "scales of a quantised axis": (
+        "w = %4x3x1x1:int8; d = DequantizeLinear<axis = 0>(w, %+4); p = Conv(x, d); y = Conv(p, %5x4x1x1)",
+        21,
+    ),
+    "a depthwise convolution": (POOLED + "d = Conv<group = 4>(p, %4x1x1x1); y = Conv(d, %5x4x1x1)", 21),
+}
+
+
+@pytest.mark.parametrize(("text", "opset"), ONE_LEFT.values(), ids=ONE_LEFT)
+@pytest.mark.parametrize("unit", [0, 2])
+def test_a_width_of_one_means_what_it_did(text: str, opset: int, unit: int) -> None:
+    analysis = analysed(network(text, "float[2,3,3,3] x", opset=opset))
+    assert analysis.groups
+    assert_sound(analysis, only(analysis, unit))
+
+
+@pytest.mark.parametrize("unit", range(6))
+@pytest.mark.parametrize("bounds", ["@[5], @[4], @[1], @[-1]", "@[0], @[-9], @[1], @[-1]", "@[4], @[0], @[1], @[-2]"])
+def test_a_slice_backwards_beside_another_reader(bounds: str, unit: int) -> None:
+    text = (
+        f"w = %6x3x1x1; h = Conv(x, w); s = Slice(h, {bounds}); z = ReduceSum(s); k = Conv(h, %5x6x1x1); y = Add(k, z)"
+    )
+    analysis = analysed(network(text))
+    assert_sound(analysis, [np.arange(group.width) != unit % group.width for group in analysis.groups])
 
 
 # --- shapes written as constants ------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def _why_nothing(analysis: Analysis) -> str:
     if not analysis.groups and any(frozen.barrier.kind == "lossy" for frozen in analysis.frozen):
         return (
             "nothing in this model can be pruned as it is, some axes because statistics are taken over them: "
-            "onnxprune inspect MODEL says which node keeps each axis, why, and where --granularity stream is a way out"
+            "onnxprune inspect MODEL says which node keeps each axis, why, and where --granularity stream or --allow-lossy is a way out"
         )
     if not analysis.groups:
         return "nothing in this model can be pruned; onnxprune inspect MODEL says which node keeps each axis, and why"

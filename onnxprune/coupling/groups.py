@@ -132,7 +132,7 @@ class Analysis:
         return None if mask.all() else mask
 
 
-def analyse(facts: Facts, allowed: frozenset[str] = frozenset({"neighbours"}), prefer: str = "outer") -> Analysis:
+def analyse(facts: Facts, allowed: frozenset[str] = frozenset(), prefer: str = "outer") -> Analysis:
     """Find every unit, group and frozen axis of a model; ``allowed``: kinds of lossy nodes whose axes may be cut."""
     solution = settle(build_links(facts, allowed), prefer)
     axes = _parameter_axes(solution)

@@ -110,7 +110,7 @@ def signature(node: Node, facts: Facts, second: bool = False) -> Spec:
 
 def build_links(
     facts: Facts,
-    allowed: frozenset[str] = frozenset({"neighbours"}),
+    allowed: frozenset[str] = frozenset(),
     adapted: Adapt = lambda node, spec: spec,
 ) -> Links:
     """Read every node's signature, ``adapted``; lossy letters whose kind is not in ``allowed`` become barriers."""

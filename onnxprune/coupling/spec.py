@@ -84,7 +84,7 @@ class Spec:
 
 LOSSY = {
     "statistics": "normalises, averages or picks over this axis: removing positions changes its statistics",
-    "neighbours": "normalises over a window of neighbouring channels: removing some changes their neighbours' scale",
+    "neighbours": "mixes neighbouring positions of this axis in a window: removing some changes what the others get",
 }
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from onnxprune.coupling.spec import Operand, Spec, Term, View, axes_of, frozen, parse, rule
+from onnxprune.coupling.families import remapped
+from onnxprune.coupling.rules.pointwise import VALUES
+from onnxprune.coupling.spec import Cut, Edits, Operand, Spec, Term, View, axes_of, frozen, parse, rule
 
 NUMBERED = "its positions are picked by numbers computed elsewhere"
 
@@ -86,14 +88,29 @@ def one_hot(view: View) -> Spec:
     spec.sizes["depth"] = view.out_shape()[axis]
     spec.inputs = [tuple(terms), None, None]
     spec.outputs = [(*terms[:axis], Term(("depth",)), *terms[axis:])]
-    return spec.bar(["depth"], "its positions are numbers in the input")
+    return spec.bar(["depth"], VALUES)
 
 
-@rule("Compress", family="indexing")
+def _chosen(view: View, cut: Cut) -> Edits:
+    """A stored condition has an entry for every position that is left."""
+    axis, condition = view.attribute("axis"), view.array(1)
+    if axis is None or condition is None:
+        return Edits()
+    size = view.shape(0)[view.axis()]
+    whole = np.zeros(size, bool)
+    whole[: len(condition)] = condition[:size]
+    return Edits(operands={1: whole[cut.kept(view.node.inputs[0], view.axis(), size)]})
+
+
+@rule("Compress", family="indexing", rewrite=_chosen)
 def compress(view: View) -> Spec:
+    """A known condition picks positions of its axis, as indices would."""
     if view.attribute("axis") is None:
         return frozen(view, "flattened and picked by a condition")
-    return _through(view, [view.axis()], "its positions are picked by a condition")
+    condition = view.facts.array(view.node.inputs[1])
+    if condition is None:
+        return _through(view, [view.axis()], "its positions are picked by a condition")
+    return remapped(view, {view.axis(): np.flatnonzero(condition[: view.shape(0)[view.axis()]])})
 
 
 @rule("Trilu", "com.microsoft::Trilu", family="indexing")

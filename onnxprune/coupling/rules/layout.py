@@ -37,7 +37,18 @@ def flatten(view: View) -> Spec:
     return reshaped(view.shape(0), view.out_shape())
 
 
-@rule("Squeeze", "Unsqueeze", family="movement")
+def _squeezed_axes(view: View, cut: Cut) -> Edits:
+    """Without axes a Squeeze takes out every axis of size one: where a cut makes another, they have to be said."""
+    if view.node.op != "Squeeze" or view.ints(1, "axes") is not None:
+        return Edits()
+    new = cut.shape(view.node.inputs[0], view.shape(0))
+    if all(n != 1 or m == 1 for m, n in zip(view.shape(0), new, strict=True)):
+        return Edits()
+    axes = [axis for axis, size in enumerate(view.shape(0)) if size == 1]
+    return Edits({"axes": axes}) if view.node.version < 13 else Edits(operands={1: np.array(axes, np.int64)})
+
+
+@rule("Squeeze", "Unsqueeze", family="movement", rewrite=_squeezed_axes)
 def squeeze(view: View) -> Spec:
     """Only axes of size one come and go."""
     spec = reshaped(view.shape(0), view.out_shape())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,8 +58,15 @@ def split(view: View) -> Spec:
     return spec
 
 
-def _slice_ranges(view: View) -> dict[int, np.ndarray] | None:
-    """Return axis -> selected positions of a Slice, or None where its ranges are not known."""
+class _Range(NamedTuple):
+    """What a Slice takes of one axis: the positions, in their order, and the step from one to the next."""
+
+    chosen: np.ndarray
+    step: int
+
+
+def _slice_ranges(view: View) -> dict[int, _Range] | None:
+    """Return axis -> what a Slice takes of it, or None where its ranges are not known."""
     if view.node.version < 10:
         starts, ends = view.attribute("starts"), view.attribute("ends")
         axes, steps = view.attribute("axes"), None
@@ -70,7 +78,9 @@ def _slice_ranges(view: View) -> dict[int, np.ndarray] | None:
     axes = [a % rank for a in (axes if axes is not None else range(len(starts)))]
     steps = steps if steps is not None else [1] * len(starts)
     return {
-        axis: np.arange(view.shape(0)[axis])[slice(start, _python_end(end, step, view.shape(0)[axis]), step)]
+        axis: _Range(
+            np.arange(view.shape(0)[axis])[slice(start, _python_end(end, step, view.shape(0)[axis]), step)], step
+        )
         for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
     }
 
@@ -89,10 +99,9 @@ def _slice_bounds(view: View, cut: Cut) -> Edits:
     named = list(ranges)
     starts = np.array(view.ints(1, "starts"), np.int64)
     ends = np.array(view.ints(2, "ends"), np.int64)
-    for axis, chosen in touched.items():
+    for axis, (chosen, step) in touched.items():
         kept = cut.kept(name, axis, view.shape(0)[axis])
         ranks = np.flatnonzero(np.isin(kept, chosen))
-        step = int(chosen[1] - chosen[0]) if len(chosen) > 1 else 1
         forward = step > 0
         first, last = (ranks[0], ranks[-1]) if len(ranks) else (0, -1)
         at = named.index(axis)
@@ -115,13 +124,13 @@ def slice_(view: View) -> Spec:
     ranges = _slice_ranges(view)
     if ranges is None:
         return _any_axis(view, "sliced at bounds that are computed from the input")
-    spec = remapped(view, ranges)
+    spec = remapped(view, {axis: chosen for axis, (chosen, _) in ranges.items()})
     (source, *rest), (target,) = spec.inputs, spec.outputs
     assert source is not None and target is not None
     left, right = list(source), list(target)
-    for axis, chosen in ranges.items():
-        step = abs(int(chosen[1] - chosen[0])) if len(chosen) > 1 else 1
-        if step > 1:
+    for axis, (chosen, stride) in ranges.items():
+        step = abs(stride)
+        if step > 1 and len(chosen) > 1:
             letter = f"block{axis}"
             spec.sizes[letter] = len(chosen)
             first = int(chosen.min())
@@ -156,30 +165,37 @@ def _gather_indices(view: View, cut: Cut) -> Edits:
     rank = np.full(size, -1, indices.dtype)
     rank[kept] = np.arange(len(kept))
     picked = rank[indices % size]
-    if indices.ndim == 1:
-        picked = picked[cut.kept(view.node.outputs[0], axis, len(indices))]
+    for number, length in enumerate(indices.shape):
+        picked = np.take(picked, cut.kept(view.node.outputs[0], axis + number, length), number)
     return Edits(operands={1: picked})
 
 
 @rule("Gather", family="movement", rewrite=_gather_indices)
 def gather(view: View) -> Spec:
-    """Known indices along one axis pick positions; unknown ones (an embedding's tokens) bar the axis they pick from."""
+    """Known indices pick positions; unknown ones (an embedding's tokens) bar the axis they pick from.
+
+    A matrix of indices that picks no position twice makes the axis a product of the matrix's axes.
+    """
     axis, size = view.axis(0), view.shape(0)[view.axis(0)]
     spec = Spec([], [])
     source = axes_of("m", view.shape(0), spec.sizes)
     picks = view.shape(1)
     terms = axes_of("i", picks, spec.sizes)
     indices = view.facts.array(view.node.inputs[1])
-    known = indices is not None and len(picks) <= 1
-    if known:
-        assert indices is not None
-        chosen = indices.reshape(-1) % size
-        if len(picks) == 1:
-            terms = [Term(source[axis].letters, chosen)]
-            del spec.sizes["i0"]
-        else:
-            spec.bar(source[axis].letters, "this position is picked by number", chosen)
+    if indices is not None and len(picks) == 1:
+        terms = [Term(source[axis].letters, indices % size)]
+        del spec.sizes["i0"]
         spec.inputs = [tuple(source), None]
+    elif indices is not None and len(picks) > 1 and len(np.unique(indices % size)) == indices.size > 1:
+        places = np.full(size, -1)
+        places[indices.reshape(-1) % size] = np.arange(indices.size)
+        letters = tuple(letter for term in terms for letter in term.letters)
+        del spec.sizes[f"m{axis}"]
+        whole = tuple(Term(letters, places) if a == axis else term for a, term in enumerate(source))
+        spec.inputs = [whole, None]
+    elif indices is not None:
+        spec.bar(source[axis].letters, "this position is picked by number", indices.reshape(-1) % size)
+        spec.inputs = [tuple(source), tuple(terms) if picks else None]
     else:
         spec.bar(source[axis].letters, "its positions are picked by numbers computed elsewhere")
         spec.inputs = [tuple(source), tuple(terms)]

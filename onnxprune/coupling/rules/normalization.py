@@ -48,7 +48,10 @@ def lrn(view: View) -> Spec:
 
 @rule("LpNormalization", family="normalisation")
 def lp_norm(view: View) -> Spec:
-    return normalisation(view, [view.axis(-1)])
+    """Silent positions add nothing to the norm: they may as well be missing."""
+    spec = pointwise(view)
+    spec.consumes = {f"p{view.axis(-1)}"}
+    return spec
 
 
 @rule("MeanVarianceNormalization", family="normalisation")

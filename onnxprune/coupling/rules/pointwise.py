@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from onnx import TensorProto
+
 from onnxprune.coupling.families import pointwise
 from onnxprune.coupling.spec import Cut, Edits, Spec, Term, View, rule
 
@@ -10,16 +12,29 @@ UNARY = (
     " Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus"
     " Softsign Sqrt Swish Tan Tanh ThresholdedRelu Affine ParametricSoftplus ScaledTanh"
 ).split()
-BINARY = (
-    "And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or"
-    " Pow SwiGLU Where Xor"
-).split()
+BINARY = "And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Max Mean Min Mod Mul Or Pow SwiGLU Where Xor".split()
+COMPARING = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8, TensorProto.UINT8})
+VALUES = "its positions are numbers in the input"
 SHIFTING = ("Add", "Sub", "Sum")
 
 
 @rule(*UNARY, *BINARY, family="pointwise")
 def elementwise(view: View) -> Spec:
     return pointwise(view)
+
+
+@rule(*COMPARING, family="pointwise")
+def compare(view: View) -> Spec:
+    """What is equal to one of a list of stored numbers says which value came in: such a list is a vocabulary."""
+    spec = pointwise(view)
+    stored = [name in view.facts.constants for name in view.node.inputs]
+    if all(stored) or not (view.node.op == "Equal" or view.fact(0).dtype in INTEGERS):
+        return spec
+    listed, given = (
+        spec.letters(o for o, s in zip(spec.inputs, stored, strict=True) if s is kind) for kind in (True, False)
+    )
+    return spec.bar(sorted(x for x in listed - given if spec.sizes[x] > 1), VALUES)
 
 
 @rule(*SHIFTING, family="pointwise")

@@ -7,8 +7,8 @@ import numpy as np
 from onnxprune.coupling.families import normalisation, reduction, remapped
 from onnxprune.coupling.spec import Spec, Term, View, axes_of, parse, rule
 
-EXACT = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
-LOSSY = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
+EXACT = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum")
+LOSSY = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp")
 
 
 @rule(*EXACT, *LOSSY, family="reduction")
