@@ -23,6 +23,7 @@ STAGES = {
     "repair": "repairing",
     "recover": "recovering",
     "drift": "comparing outputs",
+    "outputs": "looking at the outputs",
     "layers": "comparing inner tensors",
     "latency": "measuring latency",
     "memory": "measuring memory",

@@ -15,6 +15,7 @@ from onnxprune.cli.values import (
     NAMED_SHAPE,
     NAMES,
     NUMBERS,
+    OUTPUT_WEIGHT,
     PATTERN_SHARE,
     RATIO,
     SECONDS,
@@ -262,11 +263,21 @@ IMAGES = (
     click.option("--std", type=NUMBERS, help="Images: divided by, one number or one per channel."),
     click.option("--scale", type=float, help="Images: pixels are multiplied by this. Default 1/255 for float inputs."),
 )
+JUDGE = (
+    click.option(
+        "--output-weight",
+        type=OUTPUT_WEIGHT,
+        multiple=True,
+        help="How much more an output, or channels of it, count wherever models are compared, e.g. 'boxes=2' or "
+        "'y[4:84]=3'; by default all outputs alike, and all kinds of channels in one. Repeatable.",
+    ),
+)
 DATA = (
     click.option("--labels", type=FILE, help="Labels of the data measured on: .npy, .npz or .txt."),
     click.option("--samples", type=int, help="Use so many random rows of --calib (of --data)."),
     click.option("--batch", type=int, help="Rows that go through the model at once, where it leaves that open."),
     *IMAGES,
+    *JUDGE,
 )
 QUALITY_GATES = (
     click.option("--max-drop", type=SHARE, help="Gate: the task metric may drop by so much, e.g. 1% (one point)."),

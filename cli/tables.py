@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxprune.cli.console import Terminal
 from onnxprune.remedies import WINDOW
-from onnxprune.report import amount, comparison, drift_rows, gate_rows, keeper, verdict
+from onnxprune.report import DRIFT, amount, comparison, drift_rows, gate_rows, keeper, verdict
 
 SHOWN = 12  # rows of a long table on a terminal without --all
 
@@ -18,7 +18,7 @@ def show_comparison(terminal: Terminal, report: dict[str, Any]) -> None:
     drift = (report["drift"] or {}).get("outputs")
     if drift:
         samples = f"drift over {report['drift']['samples']} samples"
-        terminal.table(("output", "SQNR dB", "cosine", "same class"), drift_rows(drift), samples)
+        terminal.table(DRIFT, drift_rows(drift), samples)
     if report["gates"]:
         terminal.table(("gate", "limit", "value", "passed"), gate_rows(report["gates"]))
 

@@ -117,6 +117,14 @@ def pattern_share(text: str) -> tuple[str, float]:
     return pattern, share(value)
 
 
+def output_weight(text: str) -> tuple[str, float]:
+    """Read ``NAME=2`` or ``NAME[4:84]=2``."""
+    name, _, value = text.rpartition("=")
+    if not name:
+        raise ValueError("expected NAME=2 or NAME[4:84]=2")
+    return name, _finite(value)
+
+
 def alignment(text: str) -> str | int:
     """Read a whole number; ``auto`` and the names of targets stay as they are."""
     return int(text) if text.isascii() and text.isdigit() else text
@@ -135,6 +143,7 @@ NAMED_SHAPE = Value("name:shape", named_shape)
 NAMES = Value("list of names", names, listed=True)
 NUMBERS = Value("list of numbers", numbers, listed=True)
 PATTERN_SHARE = Value("pattern=share", pattern_share)
+OUTPUT_WEIGHT = Value("name[channels]=weight", output_weight)
 ALIGNMENT = Value("auto|n|target", alignment)
 SCRIPT = Value("script.py:function", str)
 SHARES = Value("list of shares", shares, listed=True)

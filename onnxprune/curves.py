@@ -11,6 +11,7 @@ from scipy.optimize import isotonic_regression
 
 from onnxprune.allocate import Options
 from onnxprune.allocate.legal import legal_widths, nearest
+from onnxprune.coupling.channels import row_importance
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out
@@ -60,7 +61,8 @@ def curves(
     """Return the curves of all groups that may be cut; each point repairs on some rows and is judged on others."""
     fit, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
     mask, rows = dataset.schema.padding_mask, Batches(fit.take(FIT, seed))
-    tables = error_tables(analysis, Batches(fit.take(TABLES, seed)), fallback, threads, mask)
+    importance = {} if outputs is None else row_importance(analysis.solution.links, outputs)
+    tables = error_tables(analysis, Batches(fit.take(TABLES, seed)), fallback, threads, mask, importance)
     orders = [tables.order(group.index, WEIGHINGS["mixed"]) for group in analysis.groups]
     reference = Reference(analysis.facts.model, Batches(judge), threads, outputs=outputs)
     found = []
@@ -73,8 +75,10 @@ def curves(
         for width in widths:
             trial = analysis.widths.copy()
             trial[group.index] = width
-            model = reconstruct(analysis, trial, orders, rows, turns=1, seed=seed, threads=threads, mask=mask).model
-            measured.append(reference.divergence(model))
+            repaired = reconstruct(
+                analysis, trial, orders, rows, turns=1, seed=seed, threads=threads, mask=mask, importance=importance
+            )
+            measured.append(reference.divergence(repaired.model))
         error = orders[group.index].error
         share = tuple(float(error[group.width - width] / max(error[-1], 1e-30)) for width in widths)
         finite = np.minimum(measured, np.finfo(np.float32).max)

@@ -172,17 +172,33 @@ def _change(before: float, after: float) -> str:
     return f"{(after - before) / before:+.1%}" if before else "-"
 
 
-def drift_rows(outputs: Mapping[str, Report]) -> list[tuple[str, str, str, str]]:
-    """Return (output, SQNR, cosine, agreement); equal outputs have no SQNR."""
-    return [
-        (
-            name,
-            _number(drift["sqnr_db"], ".1f", "equal" if drift["max_abs"] == 0 else "-"),
-            _number(drift["cosine"], ".4f"),
-            _number(drift["top1_agreement"], ".2%"),
-        )
-        for name, drift in outputs.items()
-    ]
+DRIFT = ("output", "SQNR dB", "cosine", "same class", "worst channel")
+
+
+def drift_rows(outputs: Mapping[str, Report]) -> list[tuple[str, str, str, str, str]]:
+    """Return the rows below ``DRIFT``, one more for each group of channels of an output that has several.
+
+    Equal outputs have no SQNR. The worst channel is the one that moved most beside its own deviation.
+    """
+    rows = []
+    for name, drift in outputs.items():
+        equal = "equal" if drift["max_abs"] == 0 else "-"
+        sqnr, cosine = _number(drift["sqnr_db"], ".1f", equal), _number(drift["cosine"], ".4f")
+        rows.append((name, sqnr, cosine, _number(drift["top1_agreement"], ".2%"), _worst_channel(drift, equal)))
+        groups = drift.get("groups") or ()
+        for group in groups if len(groups) > 1 else ():
+            ratio = group["relative_l2"]
+            sqnr = f"{-20 * math.log10(ratio):.1f}" if ratio else "equal" if ratio == 0 else "-"
+            rows.append((group["name"], sqnr, _number(group["cosine"], ".4f"), "-", str(group["worst_channel"])))
+    return rows
+
+
+def _worst_channel(drift: Report, equal: str) -> str:
+    """Name the worst channel and its error in deviations."""
+    channel, error = drift.get("worst_channel"), drift.get("worst_channel_error")
+    if channel is None or equal == "equal":
+        return "-"
+    return str(channel) if error is None else f"{channel} ({error:.2g} sd)"
 
 
 def gate_rows(gates: Sequence[Report]) -> list[tuple[str, str, str, str]]:

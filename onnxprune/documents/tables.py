@@ -11,7 +11,7 @@ from typing import Any
 
 from onnxprune.allocate import literal
 from onnxprune.remedies import WINDOW
-from onnxprune.report import TOTALS, comparison, drift_rows, gate_rows, keeper
+from onnxprune.report import DRIFT, TOTALS, comparison, drift_rows, gate_rows, keeper
 from onnxprune.visible import visible
 
 LONGEST_CELL = 160
@@ -170,7 +170,7 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[Report], Any], bool], ...] =
     ("Warnings", ("warning",), _warnings, False),
     ("Latency in µs", ("model", "min", "p10", "p50", "p90", "p99", "runs"), _latency, True),
     ("Memory in bytes", ("model", "weights", "peak activations", "peak resident"), memory_rows, True),
-    ("Drift", ("output", "SQNR dB", "cosine", "same class"), _drift, True),
+    ("Drift", DRIFT, _drift, True),
     ("Divergence per tensor", ("tensor", "operator", "SQNR dB"), _layers, True),
     ("Each group narrowed alone", ("group", "units", "divergence with so many left"), _curves, True),
     ("Groups", ("group", "before", "after", "status", "MACs", "parameters"), _groups, True),

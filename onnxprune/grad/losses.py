@@ -91,7 +91,7 @@ def kl(
     def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
         logits = _choose(outputs, output)
         terms = _divergences(emit, logits, emit.input(targets, logits), temperature, axis, weights)
-        return _masked(emit, terms, mask, per_sample, terms.rank) * temperature**2
+        return scaled(_masked(emit, terms, mask, per_sample, terms.rank), temperature**2)
 
     return loss
 
@@ -102,7 +102,7 @@ def self_kl(output: str | None = None, temperature: float = 1.0, axis: int = -1,
     def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
         logits = _choose(outputs, output)
         terms = _divergences(emit, logits, emit.stop(logits), temperature, axis)
-        return _average(emit, terms, per_sample) * temperature**2
+        return scaled(_average(emit, terms, per_sample), temperature**2)
 
     return loss
 
@@ -197,11 +197,16 @@ def _nll(emit: Emitter, logits: Value, labels: Value, axis: int, per_sample: boo
     return -_average(emit, emit("Squeeze", picked, [axis]), per_sample)
 
 
+def scaled(x: Value, factor: float) -> Value:
+    """Multiply, but not by one: ONNX Runtime 1.32 drops such nodes under the hands of its own fusions."""
+    return x if factor == 1 else x * factor
+
+
 def _divergences(
     emit: Emitter, logits: Value, targets: Value, temperature: float, axis: int, weights: np.ndarray | None = None
 ) -> Value:
     """KL of each row: the class axis is summed away."""
-    ours, theirs = (emit("LogSoftmax", v * (1 / temperature), axis=axis) for v in (logits, targets))
+    ours, theirs = (emit("LogSoftmax", scaled(v, 1 / temperature), axis=axis) for v in (logits, targets))
     mass = emit("Exp", theirs)
     terms = mass * (theirs - ours)
     if weights is not None:

@@ -96,7 +96,7 @@ class ChannelDrift:
             ratio = 0.0 if noise == 0 else math.sqrt(noise / signal) if signal else math.inf
             own = self.errors[group.channels]
             figures = {"cosine": mean.value, "relative_l2": ratio, "error": float(np.sqrt(np.square(own).mean()))}
-            worst = int(group.channels[np.argmax(own)])
+            worst = int(group.channels[int(np.argmax(own))])
             names = {"name": group.label, "channels": spans(group.channels), "worst_channel": worst}
             found.append(names | {name: _finite(value) for name, value in figures.items()})
         return found

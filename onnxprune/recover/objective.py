@@ -85,7 +85,7 @@ class Objective:
         parts = [(w, term, term.loss(self.temperature)) for w, term in zip(shares, self.terms, strict=True)]
         if self.classes:
             parts.append((self.share, self.classes, losses.cross_entropy(LABELS)))
-        weighted = [make(emit, [term.scores(emit)]) * weight for weight, term, make in parts if weight > 0]
+        weighted = [losses.scaled(make(emit, [term.scores(emit)]), weight) for weight, term, make in parts if weight]
         return weighted[0] if len(weighted) == 1 else emit("Sum", *weighted)
 
     def targets(self, outputs: Arrays) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto
 
+from onnxprune.coupling.channels import row_importance
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out
@@ -26,8 +27,9 @@ FITTED_ON = {"least-squares": MOST, "batchnorm": FEW, "bias": FEW}  # at most; t
 class Repaired:
     """The model, the method that made it, and the held-out divergence of every method that was tried.
 
-    ``warnings``: what the method could not look at.
-    ``held_out``: whether the rows that judged took no part in the fits that they judged.
+    ``warnings``: what the method could not look at. ``held_out``: whether the rows that judged took no part in the fits that
+    they judged. ``refitted``: whether the best was fitted once more with these rows too, so that its divergence is that of
+    the fit before.
     """
 
     model: ModelProto
@@ -35,6 +37,7 @@ class Repaired:
     divergences: dict[str, float]
     warnings: tuple[str, ...] = ()
     held_out: bool = True
+    refitted: bool = False
 
 
 def repair(
@@ -57,6 +60,7 @@ def repair(
     was not made, are then left out. ``subspaces``: see ``Sequential``. ``outputs``: how the model's outputs are compared.
     """
     path, mask = analysis.facts.model.path, dataset.schema.padding_mask
+    importance = {} if outputs is None else row_importance(analysis.solution.links, outputs)
     warned: dict[str, tuple[str, ...]] = {}
 
     def by(name: str, data: Dataset, turns: int = TURNS) -> ModelProto:
@@ -64,7 +68,7 @@ def repair(
             return fitted[0]
         walk = Sequential(
             analysis, kept, Batches(data), subspaces=subspaces or {}, method=name, turns=turns,
-            seed=seed, threads=threads, mask=mask,
+            seed=seed, threads=threads, mask=mask, importance=importance,
         )  # fmt: skip
         walk.progress = progress(name)
         repaired = walk.run(small)
@@ -81,4 +85,5 @@ def repair(
     found = known | {name: reference.divergence(Model(trial, "", path)) for name, trial in trials.items()}
     best = min(found, key=lambda name: found[name])
     model = small if best == "none" else by(best, dataset)
-    return Repaired(model, best, found, warned.get(best, ()), judge is not fit)
+    refitted = judge is not fit and best not in known and best != "none"
+    return Repaired(model, best, found, warned.get(best, ()), judge is not fit, refitted)

@@ -28,7 +28,7 @@ from onnxprune.io import NATIVE_FLOATS, Model, tensor_array
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.moments import SOLVERS, Moments, Solver, Subspace, squared_error
-from onnxprune.repair.targets import DEAD_SCALE, Stored, Target, own_output, target_of
+from onnxprune.repair.targets import DEAD_SCALE, Stored, Target, on_own_scales, own_output, target_of
 from onnxprune.surgery import Kept
 
 DAMPING = (1e-3, 1e-2, 1e-1, 1.0)  # of the mean diagonal; chosen per node on held-out rows
@@ -79,7 +79,8 @@ class Sequential:
     ``batches``: calibration inputs, samples along the first axis; every second batch is held out where the damping is chosen,
     all count in the final solve. ``everything``: visit every linear node; ``frozen``: look, but change no weight. ``choices``: weight -> units to choose among at the node that reads them (they are then still in
     the model; those that go are zeroed where they are read, see ``chosen``). ``unmatched``: node -> samples left out, because
-    the two models' values cannot be matched row by row.
+    the two models' values cannot be matched row by row. ``importance``: weight -> float64[channels that it writes], where these
+    are outputs of the model on scales of their own.
     """
 
     analysis: Analysis
@@ -93,6 +94,7 @@ class Sequential:
     seed: int = 0
     threads: int = 1
     mask: str = ""
+    importance: Mapping[str, np.ndarray] = field(default_factory=dict)
     everything: bool = False
     frozen: bool = False
     progress: Progress = lambda done, total: None
@@ -244,7 +246,8 @@ class Sequential:
         old, offset, intercept = linear.matrix(weight), linear.offset(self._stored), bool(linear.bias)
         keep, order = self._choose(linear, target, moments, old, intercept)
         solve = self._solver(linear)
-        damping = self._damping(solve, [half.only(keep) for half in halves], old[:, :, keep], intercept)
+        emphasis = _grouped(self._emphasis(linear, target, moments)[None], linear.groups)[:, 0]
+        damping = self._damping(solve, [half.only(keep) for half in halves], old[:, :, keep], intercept, emphasis)
         reduced = moments.only(keep)
         fitted, bias = solve(reduced, old[:, :, keep], damping, intercept)
         if not intercept:
@@ -270,11 +273,15 @@ class Sequential:
             return keep, None
         blocks = choice.inputs(old.shape[2])
         refitted, _ = self._solve(moments, old, DAMPING[1], intercept)
-        order = joint_order(
-            [Problem(moments.covariance[0], refitted[0] * target.scale[:, None], blocks)], damping=DAMPING[1]
-        )
+        loud = target.scale * self._emphasis(linear, target, moments)
+        order = joint_order([Problem(moments.covariance[0], refitted[0] * loud[:, None], blocks)], damping=DAMPING[1])
         self._leave_out(choice, order.order, keep)
         return keep, order
+
+    def _emphasis(self, linear: Linear, target: Target, moments: Moments) -> np.ndarray:
+        """Return float64[channels]: how much louder each output channel counts than it is."""
+        variance = moments.variance.reshape(-1) * target.scale**2
+        return on_own_scales(variance, self.importance.get(linear.weight))
 
     def _leave_out(self, choice: Choice, order: np.ndarray, keep: np.ndarray) -> None:
         """Report the units that stay, and take the inputs of the others out of ``keep``, bool[d]."""
@@ -319,11 +326,14 @@ class Sequential:
         subspace = self.subspaces.get(linear.weight)
         return self._solve if subspace is None else subspace.within(self._solve)
 
-    def _damping(self, solve: Solver, halves: Sequence[Moments], old: np.ndarray, intercept: bool) -> float:
+    def _damping(
+        self, solve: Solver, halves: Sequence[Moments], old: np.ndarray, intercept: bool, emphasis: np.ndarray
+    ) -> float:
         """The strength that predicts the held-out rows best when fitted on the others."""
         if len(halves) < 2 or self.method != "least-squares":
             return DAMPING[1]
-        errors = [float(squared_error(halves[1], *solve(halves[0], old, d, intercept)).sum()) for d in DAMPING]
+        fits = (solve(halves[0], old, damping, intercept) for damping in DAMPING)
+        errors = [float((squared_error(halves[1], *fit) * emphasis**2).sum()) for fit in fits]
         return DAMPING[int(np.argmin(errors))]
 
     def _write(self, linear: Linear, keep: np.ndarray, fitted: np.ndarray, change: np.ndarray) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from onnxprune.coupling.groups import Analysis
 from onnxprune.graph import Graph, Node
 
+QUIET = 3e-3  # of the largest deviation: an output that moves less counts as if it moved so much
 DEAD_SCALE = 1e-6  # a channel scaled by less is silent: nothing can be learned about it
 
 
@@ -80,6 +81,17 @@ def target_of(
 def own_output(node: Node, channels: int) -> Target:
     """The node's own output in the original."""
     return Target(node.outputs[0], "", np.ones(channels), np.zeros(channels), False)
+
+
+def on_own_scales(variance: np.ndarray, importance: np.ndarray | None) -> np.ndarray:
+    """Return float64[channels]: factors with which each channel's share of the sum of squares is its importance.
+
+    ``variance``: float64[channels]. The sum stays what it is; all factors are 1 where no importance is given.
+    """
+    if importance is None or len(importance) != len(variance) or not variance.any() or not importance.any():
+        return np.ones(len(variance))
+    shares = importance / importance.sum() * variance.sum()
+    return np.sqrt(shares / np.maximum(variance, QUIET**2 * variance.max()))
 
 
 def _is_sum(analysis: Analysis, stored: Stored, user: Node, position: int, value: str, done: set[str]) -> bool:

@@ -22,7 +22,7 @@ from onnxprune.coupling.links import build_links
 from onnxprune.criteria import score
 from onnxprune.curves import curves, most_sensitive
 from onnxprune.data import Dataset
-from onnxprune.errors import DataError, Inconclusive, ModelError, TargetError
+from onnxprune.errors import DataError, Inconclusive, ModelError, TargetError, UsageError
 from onnxprune.facts import free_dimensions, gather_facts
 from onnxprune.gates import doubts, judge, measure_drift, measure_latency, require_classes, single_feeds
 from onnxprune.graph import Graph
@@ -36,7 +36,7 @@ from onnxprune.memory import peak_activation_bytes, peak_rss, peak_rss_bytes, we
 from onnxprune.output import save, stored_bytes
 from onnxprune.plans import Plan, kept_units, make_plan
 from onnxprune.recover import Positions, recover, split_judge
-from onnxprune.repair import Subspace, isometric, repair
+from onnxprune.repair import Repaired, Subspace, isometric, repair
 from onnxprune.report import Report
 from onnxprune.runs.stages import (
     Stages,
@@ -49,7 +49,7 @@ from onnxprune.runs.stages import (
     per_run,
     sign,
 )
-from onnxprune.search import Reconstruction, search_units
+from onnxprune.search import Found, Reconstruction, search_units
 from onnxprune.settings import AUTO, Settings
 from onnxprune.sharing import rejoined
 from onnxprune.surgery import Kept, cut
@@ -118,11 +118,14 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     baseline: Baseline | None = None
     outputs: Outputs | None = None
+    searched: Found | None = None
 
     def analyse(self) -> Analysis:
         """Analyse the model and, with data, look at how its outputs are to be compared."""
         with self.stages("analyze"):
             analysis = analyse_model(self.model, self.settings)
+        if self.settings.output_weight and self.data.measured is None:
+            raise UsageError("output weights count where outputs are compared; give data (--calib or --eval)")
         if self.data.measured is not None:
             with self.stages("outputs"):
                 self.outputs = outputs_of(analysis, self.settings, self.data.calibration or self.data.measured)
@@ -200,7 +203,9 @@ class Run:
                 train=self._briefly_trained if settings.search_recover else None,
                 progress=self.stages.progress,
             )
-        self.reconstruction = found.final
+        self.reconstruction, self.searched = found.final, found
+        if not found.held_out:
+            self.warnings.append(FITTED.format("proposals were", len(calibration)))
         self.warnings += scores.warnings
         if found.unread:
             names = ", ".join(analysis.groups[group].name for group in found.unread)
@@ -240,11 +245,17 @@ class Run:
                 threads=self.settings.threads,
                 outputs=self.outputs,
             )
-        self.extra["repair"] = {"method": found.method, "divergence": found.divergences, "held_out": found.held_out}
+        self.extra["repair"] = {"method": found.method, "divergence": found.divergences} | self._fit_of(found, fitted)
         self.warnings += (chosen.warnings if chosen is not None and same else ()) + found.warnings
         if not found.held_out:
             self.warnings.append(FITTED.format("the repair was", len(calibration)))
         return found.model
+
+    def _fit_of(self, found: Repaired, fitted: object) -> Report:
+        """Say whether a divergence is that of the weights that were written, and of rows that they were not fitted to."""
+        searched = self.searched if fitted is not None and found.method == "least-squares" else None
+        refitted = found.refitted if searched is None else searched.refitted
+        return {"held_out": found.held_out, "refitted": refitted}
 
     def _isometric(self, analysis: Analysis, kept: Kept, small: ModelProto) -> ModelProto:
         """Repair without data; report the singular values in the original, the cut and the repaired model."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,10 +58,12 @@ def reconstruct(
     seed: int = 0,
     threads: int = 1,
     mask: str = "",
+    importance: Mapping[str, np.ndarray] | None = None,
 ) -> Reconstruction:
     """Narrow every group to ``widths`` and repair.
 
-    Groups read by one linear node choose there, on the repaired model; the others go by ``orders``.
+    Groups read by one linear node choose there, on the repaired model; the others go by ``orders``. ``importance``: see
+    ``Sequential``.
     """
     choices = single_readers(analysis, widths, orders)
     chosen = {choice.group for choice in choices.values()}
@@ -72,8 +74,9 @@ def reconstruct(
     whole = all(mask.all() for mask in kept)
     small = analysis.facts.model.proto if whole else cut(analysis, kept)
     walk = Sequential(
-        analysis, kept, batches, choices, positions=positions, turns=turns, seed=seed, threads=threads, mask=mask
-    )
+        analysis, kept, batches, choices, positions=positions, turns=turns, seed=seed, threads=threads, mask=mask,
+        importance=importance or {},
+    )  # fmt: skip
     model = Model(walk.run(small), "", analysis.facts.model.path)
     kept_now = [walk.chosen.get(g, flags) for g, flags in enumerate(kept)]
     return Reconstruction(model, kept_now, kept, warnings=walk.warnings)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxprune.allocate import Options, Target
+from onnxprune.coupling.channels import row_importance
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out
@@ -28,11 +29,17 @@ HELD_OUT = 0.25
 
 
 class Found(NamedTuple):
-    """What stays, repaired on all data; every proposal that was judged; groups that went by their scores alone."""
+    """What stays, repaired on all data; every proposal that was judged; groups that went by their scores alone.
+
+    ``held_out``: whether the rows that judged took no part in the fits that they judged. ``refitted``: whether the final
+    weights were fitted once more with these rows too, so that its divergence is that of the fit before.
+    """
 
     final: Reconstruction
     tried: list[Proposal]
     unread: list[int]
+    held_out: bool = True
+    refitted: bool = False
 
 
 def search_units(
@@ -60,10 +67,12 @@ def search_units(
     rest, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
     fit, veto = held_out(rest, HELD_OUT, JUDGE, seed + 1)
     mask = dataset.schema.padding_mask
-    tables = error_tables(analysis, Batches(fit.take(TABLES, seed)), fallback, threads, mask)
+    importance = {} if outputs is None else row_importance(analysis.solution.links, outputs)
+    tables = error_tables(analysis, Batches(fit.take(TABLES, seed)), fallback, threads, mask, importance)
     found = Search(
         analysis, tables, target, options,
-        _held(Batches(fit.take(FIT, seed))), Batches(judge), Batches(veto), seconds, seed, threads, mask=mask, outputs=outputs, progress=progress,
+        _held(Batches(fit.take(FIT, seed))), Batches(judge), Batches(veto), seconds, seed, threads, mask=mask, outputs=outputs,
+        importance=importance, progress=progress,
         train=None if train is None else lambda model: train(model, fit),
     )  # fmt: skip
     best = found.run() if max_divergence is None else found.smallest(max_divergence)
@@ -73,7 +82,7 @@ def search_units(
         progress(f"{proposal.name}: repairing on {len(data)} rows")
         return reconstruct(
             analysis, proposal.widths, found.orders[proposal.exponent], Batches(data),
-            turns=turns, seed=seed, threads=threads, mask=mask,
+            turns=turns, seed=seed, threads=threads, mask=mask, importance=importance,
         )  # fmt: skip
 
     final, best = found.best_of((repaired(finalist, 0, rest), finalist) for finalist in finalists)
@@ -81,7 +90,7 @@ def search_units(
     if len(dataset) < SCARCE:
         final = replace(repaired(best, turns, dataset), divergence=final.divergence)
     narrowed = [group for group in tables.unread if best.widths[group] < analysis.widths[group]]
-    return Found(final, found.history, narrowed)
+    return Found(final, found.history, narrowed, judge is not rest, judge is not rest and len(dataset) < SCARCE)
 
 
 def _held(batches: Batches) -> Batches | list[dict[str, np.ndarray]]:

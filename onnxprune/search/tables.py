@@ -14,6 +14,7 @@ from onnxprune.repair.linear import Linear
 from onnxprune.repair.moments import Moments
 from onnxprune.repair.sequential import POSITIONS, Batches, Sequential
 from onnxprune.repair.targets import Target as Fit
+from onnxprune.repair.targets import on_own_scales
 
 UNFOLDED_BYTES = 1 << 28  # second moments over all taps are kept up to this much in total, per channel beyond
 DAMPING = 1e-2
@@ -57,15 +58,24 @@ class Tables:
 
 
 def error_tables(
-    analysis: Analysis, batches: Batches, fallback: Sequence[np.ndarray], threads: int = 1, mask: str = ""
+    analysis: Analysis,
+    batches: Batches,
+    fallback: Sequence[np.ndarray],
+    threads: int = 1,
+    mask: str = "",
+    importance: Mapping[str, np.ndarray] | None = None,
 ) -> Tables:
-    """Run the original once and collect what every linear node reads: O(width^2) memory per reader, not per sample."""
+    """Run the original once and collect what every linear node reads: O(width^2) memory per reader, not per sample.
+
+    ``importance``: see ``Sequential``; the nodes that it names share out their energy by it.
+    """
     readers: dict[str, list[tuple[int, Member]]] = defaultdict(list)
     for group in analysis.groups:
         for member in group.members:
             if member.role == "reads":
                 readers[member.parameter].append((group.index, member))
-    readings: dict[int, list[Reading]] = defaultdict(list)
+    found: dict[int, list[tuple[str, Problem]]] = defaultdict(list)
+    energies: dict[str, float] = {}
     used = 0
 
     def observe(linear: Linear, fit: Fit, moments: Moments) -> None:
@@ -73,22 +83,37 @@ def error_tables(
         if linear.weight not in readers or linear.groups > 1:
             return
         covariance = moments.covariance[0]
-        matrix = linear.matrix(analysis.facts.content(linear.weight))[0] * fit.scale[:, None]
-        energy = float((moments.variance[0] * fit.scale**2).sum())
+        variance = moments.variance[0] * fit.scale**2
+        loud = fit.scale * on_own_scales(variance, (importance or {}).get(linear.weight))
+        matrix = linear.matrix(analysis.facts.content(linear.weight))[0] * loud[:, None]
+        energies[linear.weight] = float(variance.sum())
         for group, member in readers[linear.weight]:
             taps = covariance.shape[0] // len(member.units)
             used += covariance.nbytes
             compact = used > UNFOLDED_BYTES and taps > 1
-            readings[group].append(
-                Reading(_problem(covariance, matrix, member.units, taps, compact), max(energy, 1e-30))
-            )
+            found[group].append((linear.weight, _problem(covariance, matrix, member.units, taps, compact)))
 
     everything = [np.ones(group.width, bool) for group in analysis.groups]
     Sequential(
         analysis, everything, batches, positions=POSITIONS // 2, threads=threads, mask=mask,
         everything=True, frozen=True, observe=observe,
     ).run(analysis.facts.model.proto)  # fmt: skip
-    return Tables(analysis, dict(readings), fallback)
+    shared = _shared_out(energies, importance or {})
+    readings = {g: [_reading(p, energies[w], shared[w]) for w, p in there] for g, there in found.items()}
+    return Tables(analysis, readings, fallback)
+
+
+def _shared_out(energies: Mapping[str, float], importance: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return the energies, those of the nodes that make outputs shared out by what these are worth: their sum stays."""
+    shares = {weight: float(importance[weight].sum()) for weight in energies if weight in importance}
+    total, whole = sum(shares.values()), sum(energies[weight] for weight in shares)
+    return {w: whole * shares[w] / total if w in shares and total else energy for w, energy in energies.items()}
+
+
+def _reading(problem: Problem, energy: float, shared: float) -> Reading:
+    """Put a reader's problem on the scale of the energy that it counts with."""
+    factor = float(np.sqrt(shared / energy)) if energy else 1.0
+    return Reading(problem._replace(weight=problem.weight * factor), max(shared, 1e-30))
 
 
 def _problem(covariance: np.ndarray, matrix: np.ndarray, units: np.ndarray, taps: int, compact: bool) -> Problem:

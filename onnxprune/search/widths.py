@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -61,7 +61,8 @@ class Search:
 
     ``fit`` batches repair each proposal, ``judge`` batches score it, ``veto`` batches (may be empty) decide at the end between the
     best proposal and the best starting point, so that a long search cannot overfit. ``seconds``: time for the search beyond the
-    starting points. ``outputs``: how the model's outputs are compared. ``train``: what a repaired proposal goes through before
+    starting points. ``outputs``: how the model's outputs are compared; ``importance``: of the channels that
+    weights write, see ``Sequential``. ``train``: what a repaired proposal goes through before
     it is scored.
     """
 
@@ -78,6 +79,7 @@ class Search:
     positions: int = POSITIONS // 2
     mask: str = ""
     outputs: Outputs | None = None
+    importance: Mapping[str, np.ndarray] = field(default_factory=dict)
     train: Callable[[Model], Model] | None = None
     progress: Callable[[str], None] = lambda message: None
     history: list[Proposal] = field(default_factory=list)
@@ -253,6 +255,7 @@ class Search:
         found = reconstruct(
             self.analysis, proposal.widths, self.orders[proposal.exponent], self.fit,
             positions=self.positions, turns=0, seed=self.seed, threads=threads or self.threads, mask=self.mask,
+            importance=self.importance,
         )  # fmt: skip
         return self._trained(found.model)
 
