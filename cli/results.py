@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from onnxprune.cli.options import given, take_images
-from onnxprune.errors import UsageError
+from onnxprune.errors import OnnxPruneError, UsageError
 
 
 def produce(ctx: click.Context, run: Callable[..., Any], **values: Any) -> None:
@@ -22,7 +23,8 @@ def produce(ctx: click.Context, run: Callable[..., Any], **values: Any) -> None:
         report = perform(run, progress, **values)
     terminal.warn(report["warnings"])
     show_result(terminal, report)
-    write_documents(ctx, report)
+    with _said_what_was_written(report):
+        write_documents(ctx, report)
     ctx.exit(report["exit_code"])
 
 
@@ -53,5 +55,17 @@ def perform(
         model, output=target, calibration=calib, images=images, force=force, progress=progress, **given(values)
     )
     if plan_path is not None:
-        write_text(result.plan.to_json(), plan_path)
+        with _said_what_was_written(result.report):
+            write_text(result.plan.to_json(), plan_path)
     return result.report
+
+
+@contextmanager
+def _said_what_was_written(report: Mapping[str, Any]) -> Iterator[None]:
+    """Let an error about a document say that the model is there."""
+    try:
+        yield
+    except OnnxPruneError as error:
+        if report.get("output"):
+            error.args = (f"{error}. The model {report['output']['path']} was written before",)
+        raise

@@ -22,6 +22,7 @@ from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph import Body, Graph, Node
 from onnxprune.io import Model, impossible_size
 
+MOST_AXES = 64
 SMALL = 4096  # elements: tensors up to this size are followed by value
 RANDOM_OPS = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 Shape = tuple[int, ...]
@@ -108,12 +109,16 @@ def gather_facts(model: Model, graph: Graph, input_shapes: Mapping[str, Sequence
 
 
 def _refuse_impossible(model: Model, graph: Graph, values: Mapping[str, Fact]) -> None:
-    """Raise ModelError that names the first value with sizes that nothing can have."""
+    """Raise ModelError that names the first value with sizes, or node with an axis, that nothing can have."""
     for name, fact in values.items():
         if problem := impossible_size(fact.shape or ()):
             node = graph.producer.get(name)
             made = f", made by node {node.label!r}," if node is not None else ""
             raise ModelError(f"{model.name}: value {name!r}{made} has the sizes {list(fact.shape or ())}: {problem}")
+    for node in graph.nodes:
+        for attribute in node.proto.attribute:
+            if attribute.name == "axis" and abs(attribute.i) > MOST_AXES:
+                raise ModelError(f"{model.name}: node {node.label!r} ({node.op}) has axis {attribute.i}; no value has")
 
 
 def _other_sizes(candidates: list[Sizes], sizes: Sizes, unsettled: bool) -> list[Sizes]:

@@ -134,25 +134,39 @@ class Pending:
 
     def _linked(self, path: Path) -> bool:
         """Link an unnamed file to its name where that is free, else to a temporary one for the moment before the swap."""
+        handle = self.stream.fileno()
         try:
-            _link(self.stream.fileno(), path)
+            _link(handle, path)
             return True
         except FileExistsError:
             self._temporary = _temporary(self._beside)
-            _link(self.stream.fileno(), self._temporary)
-            return False
+            try:
+                _link(handle, self._temporary)
+            except OSError as error:
+                self._copied(error)
+        except OSError as error:
+            self._copied(error)
+        return False
+
+    def _copied(self, error: OSError) -> None:
+        """Copy to a file with a temporary name, where the system gives none to one without; raises what else is wrong."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENAMETOOLONG):
+            raise error
+        handle, self._temporary = _named(self._beside)
+        with os.fdopen(handle, "wb") as copy:
+            self.stream.seek(0)
+            shutil.copyfileobj(self.stream, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
 
 
 def _unnamed(folder: Path) -> int | None:
     """Return a new file without a name; None where the system or the file system knows no such thing."""
     if not hasattr(os, "O_TMPFILE") or not os.path.isdir("/proc/self/fd"):
         return None
-    try:
+    with suppress(OSError):  # not on this file system; what else is wrong shows when a named one is made
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
-            return None
-        raise
+    return None
 
 
 def _link(handle: int, path: Path) -> None:
@@ -230,9 +244,10 @@ def remove_unused(path: Path) -> bool:
 
 
 def sweep(path: Path) -> None:
-    """Remove what processes that were killed while they wrote ``path`` have left beside it."""
-    pattern = re.compile(re.escape(_prefix(path)) + "[0-9a-f]{8}" + re.escape(TEMPORARY))
-    with suppress(OSError), os.scandir(path.parent) as entries:
+    """Remove what processes that were killed while they wrote ``path`` (a folder: anything in it) have left."""
+    folder, prefix = (path, "\\..*\\.") if path.is_dir() else (path.parent, re.escape(_prefix(path)))
+    pattern = re.compile(prefix + "[0-9a-f]{8}" + re.escape(TEMPORARY))
+    with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if pattern.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 remove_unused(Path(entry.path))
@@ -261,17 +276,18 @@ def require_space(path: Path, size: int) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, *, swept: bool = False) -> Iterator[IO[bytes]]:
     """Open a file for binary writing that appears whole at the end; on failure the old one stays and nothing is left.
 
-    What is no regular file is written into instead. Raises OutputError.
+    What is no regular file is written into instead. ``swept``: its folder has been already. Raises OutputError.
     """
     try:
         if is_stream(path):
             with _opened_stream(path) as stream:
                 yield stream
             return
-        sweep(path)
+        if not swept:
+            sweep(path)
         with Pending(path) as pending:
             yield pending.stream
             pending.publish()

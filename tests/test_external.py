@@ -198,6 +198,12 @@ def made(proto: ModelProto, op: str, *operands: np.ndarray) -> None:
     )
 
 
+def with_axis(proto: ModelProto, op: str, axis: int) -> None:
+    """Put an operator between the first convolution and what reads it."""
+    proto.graph.node[1].input[0] = "between"
+    proto.graph.node.insert(1, helper.make_node(op, ["p"], ["between"], axis=axis))
+
+
 HUGE = 1 << 40
 HOSTILE: dict[str, tuple[Callable[[ModelProto], object], str]] = {
     "type 999": (lambda m: typed(m, 999), "'w1' has element type 999"),
@@ -218,6 +224,8 @@ HOSTILE: dict[str, tuple[Callable[[ModelProto], object], str]] = {
     "huge constant": (lambda m: made(m, "ConstantOfShape", np.array([HUGE])), "node 'maker'"),
     "huge range": (lambda m: made(m, "Range", *(np.array(n) for n in (0, HUGE, 1))), "node 'maker'"),
     "huge expansion": (lambda m: made(m, "Expand", np.ones(1), np.array([1 << 20, 1 << 20])), "node 'maker'"),
+    "axis beyond": (lambda m: with_axis(m, "Softmax", HUGE), "Softmax"),
+    "axis before": (lambda m: with_axis(m, "Softmax", -HUGE), "Softmax"),
     "no operators": (lambda m: m.graph.node[0].ClearField("op_type"), "its first node has no operator"),
     "offset beyond": (lambda m: external(m, "w.bin", offset=2000), "'w1': external data file 'w.bin' is too short"),
     "offset negative": (lambda m: external(m, "w.bin", offset=-4), "offset -4"),

@@ -21,7 +21,7 @@ from onnxprune.cli import main
 from onnxprune.cli.app import Application
 from onnxprune.cli.values import SCRIPT, File
 from onnxprune.documents import render
-from onnxprune.errors import OnnxPruneError, UsageError
+from onnxprune.errors import OnnxPruneError, OutputError, UsageError
 from onnxprune.paths import DOCUMENTS, FOLDERS, READ, WRITTEN, check_document
 
 USAGE = 2
@@ -143,6 +143,17 @@ def test_what_cannot_be_written_is_found_first(work: Path, monkeypatch: pytest.M
             result = run("net.onnx", option, place)
             assert result.exit_code in code, (option, place, result.output)
             assert "unexpected" not in result.output
+
+
+def test_a_document_that_fails_late_says_that_the_model_is_there(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(text: str, path: object) -> None:
+        raise OutputError(f"{path} cannot be written: No space left on device")
+
+    monkeypatch.setattr("onnxprune.output.write_text", full)
+    for option in ("--json", "--plan"):
+        result = run("net.onnx", "small.onnx", "--force", "--no-latency", option, "new")
+        assert result.exit_code == 3
+        assert "No space left on device. The model small.onnx was written before" in result.stderr
 
 
 # --- what is read is never written ----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from onnx import ModelProto, numpy_helper
 
 from onnxprune import files, io, output
 from onnxprune.errors import ModelError, OutputError, UsageError
+from onnxprune.evidence import Cache, Evidence
 from onnxprune.files import atomic_file
 from onnxprune.output import save, write_text
 
@@ -92,9 +93,15 @@ def in_a_child(action: Callable[[], Any]) -> None:
     os.waitpid(child, 0)
 
 
-@pytest.fixture(params=["without a name", "with a temporary name"])
+@pytest.fixture(params=["without a name", "with a temporary name", "without a name that could be given"])
 def writing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to write: Linux' unnamed files, and what other systems and file systems have."""
+    """All ways to write: Linux' unnamed files, what other systems and file systems have, and where the two do not meet."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    if request.param == "without a name that could be given":
+        monkeypatch.setattr(files, "_link", refuse)
     if request.param == "with a temporary name":
         monkeypatch.setattr(files, "_unnamed", lambda folder: None)
     return request.param
@@ -269,6 +276,14 @@ def test_temporaries_of_the_dead_go_those_of_the_living_stay(tmp_path: Path, mon
         living.publish()
     assert path.read_bytes() == b"late"
     assert names(tmp_path) == sorted(one.name for one in (*foreign, path))
+
+
+def test_a_cache_is_swept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_unnamed", lambda folder: None)
+    in_a_child(lambda: (files.Pending(tmp_path / "a.npz"), files.Pending(tmp_path / "b.npz"), os._exit(9)))
+    assert len(names(tmp_path)) == 2
+    Cache(tmp_path).keep({}, Evidence("0"))
+    assert names(tmp_path) == []
 
 
 def test_two_saves_at_once(tmp_path: Path) -> None:

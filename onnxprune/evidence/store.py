@@ -16,7 +16,7 @@ import numpy as np
 from onnxprune.errors import DataError
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.stats import STATISTICS, Statistic
-from onnxprune.output import atomic_file
+from onnxprune.files import atomic_file, sweep
 
 FORMAT = 1
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
@@ -91,7 +91,7 @@ class Evidence:
 
 def _write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     text = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
-    with atomic_file(path) as stream:
+    with atomic_file(path, swept=True) as stream:
         np.savez(stream, header=text, **arrays)  # type: ignore[arg-type]
 
 
@@ -132,6 +132,7 @@ class Cache:
 
     def keep(self, origin: Mapping[str, Any], evidence: Evidence) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        sweep(self.folder)
         for need, statistic in evidence.statistics.items():
             one = Evidence(evidence.model, evidence.samples, evidence.synthetic, {need: statistic}, evidence.warnings)
             one.save(self.path(origin, need))

@@ -25,7 +25,7 @@ from onnxprune.coupling.channels import layouts
 from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.criteria import score
 from onnxprune.data import Dataset
-from onnxprune.errors import DataError, ModelError, SurgeryError, TargetError
+from onnxprune.errors import DataError, ModelError, OnnxPruneError, SurgeryError, TargetError
 from onnxprune.evidence import Cache, collect
 from onnxprune.evidence import Options as Streaming
 from onnxprune.facts import Facts, gather_facts
@@ -36,7 +36,7 @@ from onnxprune.measure.outputs import Outputs
 from onnxprune.pairing import paired
 from onnxprune.plans import Plan
 from onnxprune.prepare import prepare
-from onnxprune.runtime import release_memory
+from onnxprune.runtime import release_memory, session
 from onnxprune.sensitivity import sensitivities
 from onnxprune.settings import Settings
 from onnxprune.sharing import unshared
@@ -67,7 +67,24 @@ class Stages:
 
 
 def analyse_model(model: Model, settings: Settings) -> Analysis:
-    """Find the groups of a model and everything that stays, with reasons."""
+    """Find the groups of a model and everything that stays, with reasons.
+
+    Raises ModelError where the analysis fails on a model that the strict checker or ONNX Runtime refuses as well.
+    """
+    try:
+        return _analysed(model, settings)
+    except (OnnxPruneError, MemoryError):
+        raise
+    except Exception:
+        io.check(model.proto, model.name, full=True)
+        try:
+            session(model, optimise=False)
+        except ModelError as error:
+            raise ModelError(f"{model.name}: {error}") from error
+        raise
+
+
+def _analysed(model: Model, settings: Settings) -> Analysis:
     facts = unshared(_facts_of(prepare(model), settings), settings.allowed)
     if settings.pairs:
         facts = _facts_of(paired(facts, settings.allowed), settings)
