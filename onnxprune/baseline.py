@@ -47,6 +47,14 @@ def _drift(report: Report) -> float | None:
     return max((error for error in errors if error is not None), default=None)
 
 
+def _inside(report: Report) -> float | None:
+    """The largest relative error of any group of channels, where outputs have several."""
+    outputs = _part(_part(report, "drift"), "outputs")
+    groups = [group for name in outputs for group in _part(outputs, name).get("groups") or ()]
+    errors = [_number(group, "relative_l2") for group in groups if isinstance(group, Mapping)]
+    return max((error for error in errors if error is not None), default=None) if len(errors) > len(outputs) else None
+
+
 # name -> (value, whether the tolerance is a share of the earlier value or absolute, least tolerance)
 COMPARED: dict[str, tuple[Callable[[Report], float | None], bool, float]] = {
     "bytes": (_after("bytes"), True, 0.0),
@@ -54,6 +62,7 @@ COMPARED: dict[str, tuple[Callable[[Report], float | None], bool, float]] = {
     "macs": (_after("macs"), True, 0.0),
     "latency_ratio": (_of("latency", "ratio_p10"), True, LATENCY_TOLERANCE),
     "relative_l2": (_drift, True, 0.0),
+    "relative_l2_of_groups": (_inside, True, 0.0),
     "drop": (_of("task", "drop"), False, 0.0),
 }
 

@@ -19,6 +19,7 @@ from onnxprune.errors import TargetError
 from onnxprune.evidence import Cache, Options, gather
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.sites import Site
+from onnxprune.measure.outputs import Outputs
 from onnxprune.sensitivity import curvatures
 from onnxprune.sensitivity.taps import Tap
 
@@ -44,10 +45,16 @@ class Basis:
 
 
 def eigenbases(
-    analysis: Analysis, layers: Sequence[Layer], dataset: Dataset, options: Options, cache: Cache | None = None
+    analysis: Analysis,
+    layers: Sequence[Layer],
+    dataset: Dataset,
+    options: Options,
+    cache: Cache | None = None,
+    outputs: Outputs | None = None,
 ) -> tuple[list[Basis], tuple[str, ...]]:
     """Return the basis of each layer from one forward and one backward pass over the data, and warnings.
 
+    ``outputs``: how these are compared.
     Raises ModelError for an operator on the way without a gradient rule, TargetError where there is no layer.
     """
     if not layers:
@@ -57,7 +64,7 @@ def eigenbases(
         )
     needs = [Need("gram", layer.linear.source, layer.axes[0]) for layer in layers]
     seen = gather(analysis.facts, dataset, needs, options, cache=cache)
-    found = curvatures(analysis, [_tap(layer) for layer in layers], dataset, options)
+    found = curvatures(analysis, [_tap(layer) for layer in layers], dataset, options, outputs)
     bases = [
         rotated(layer, analysis.facts.content(layer.name), seen[need].second_moment[0], c.moment[0], c.positions)
         for layer, need, c in zip(layers, needs, found, strict=True)

@@ -32,6 +32,7 @@ from onnxprune.errors import DataError, PlanError, SurgeryError, TargetError, Us
 from onnxprune.evidence import Cache
 from onnxprune.evidence import Options as Streaming
 from onnxprune.graph import Node
+from onnxprune.measure.outputs import Outputs
 from onnxprune.plans import Plan, check_digest
 from onnxprune.report import Report
 from onnxprune.runs.pipeline import Data, Result, Run
@@ -52,14 +53,16 @@ class Directions:
     layers: Layers
     whole: dict[str, int]
 
-    def bases(self, data: Data, settings: Settings) -> tuple[list[Basis], tuple[str, ...]]:
+    def bases(
+        self, data: Data, settings: Settings, outputs: Outputs | None = None
+    ) -> tuple[list[Basis], tuple[str, ...]]:
         """Return the eigenbasis of every layer, and warnings; raises DataError without calibration data."""
         if data.calibration is None:
             raise DataError("granularity eigen takes directions from data; give calibration data (--calib)")
         mask = data.calibration.schema.padding_mask or None
         options = Streaming(seed=settings.seed, mask=mask, batch=settings.batch, threads=settings.threads)
         cache = None if data.cache is None else Cache(data.cache)
-        return eigenbases(self.analysis, self.layers.found, data.calibration, options, cache)
+        return eigenbases(self.analysis, self.layers.found, data.calibration, options, cache, outputs)
 
     def totals(self, cuts: Sequence[Cut] = ()) -> dict[str, int]:
         """Return parameters, MACs of one sample and bytes."""
@@ -142,7 +145,7 @@ class EigenRun(Run):
 
     def _bases(self) -> list[Basis]:
         with self.stages("evidence"):
-            bases, warnings = self.directions.bases(self.data, self.settings)
+            bases, warnings = self.directions.bases(self.data, self.settings, self.outputs)
         self.warnings += warnings
         return bases
 

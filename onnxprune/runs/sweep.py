@@ -100,9 +100,10 @@ def _task(key: str) -> Callable[[Report], Any]:
 
 
 def _worst(report: Report) -> float | None:
-    """The largest relative error of any output."""
+    """The largest relative error of any output, or of a group of channels inside one."""
     outputs = ((report.get("drift") or {}).get("outputs") or {}).values()
-    return max((output["relative_l2"] for output in outputs if output["relative_l2"] is not None), default=None)
+    parts = [part for output in outputs for part in (output, *output.get("groups", ()))]
+    return max((part["relative_l2"] for part in parts if part["relative_l2"] is not None), default=None)
 
 
 MEASURED: Mapping[str, Callable[[Report], Any]] = {

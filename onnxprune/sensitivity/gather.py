@@ -79,11 +79,13 @@ def sensitivities(
     return results, tuple(dict.fromkeys(filter(None, remarks)))
 
 
-def curvatures(analysis: Analysis, taps: Sequence[Tap], dataset: Dataset, options: Options) -> list[Curvature]:
+def curvatures(
+    analysis: Analysis, taps: Sequence[Tap], dataset: Dataset, options: Options, outputs: Outputs | None = None
+) -> list[Curvature]:
     """Return the second moments of the gradients at the outputs of ``taps``, by the Fisher matrix of the model's own outputs."""
     place = Tapped(analysis.facts.model, (tuple(taps),))
     observer = CurvatureObserver(analysis, place)
-    _observe(analysis, place, [observer], True, dataset, options, None, None)
+    _observe(analysis, place, [observer], True, dataset, options, outputs, None)
     (found,) = observer.results()
     return [found[tap.site] for tap in taps]
 
