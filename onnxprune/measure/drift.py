@@ -86,7 +86,13 @@ class ChannelDrift:
         """Return what an output is and which of its channels has drifted most, beside its own deviation."""
         worst = int(np.argmax(self.errors))
         error = _finite(float(self.errors[worst]))
-        return {"kind": self.how.kind, "worst_channel": worst, "worst_channel_error": error, "groups": self.groups()}
+        axes = {"samples_axis": self.how.samples_axis, "channel_axis": self.how.channel_axis}
+        return axes | {
+            "kind": self.how.kind,
+            "worst_channel": worst,
+            "worst_channel_error": error,
+            "groups": self.groups(),
+        }
 
     def groups(self) -> list[dict[str, Any]]:
         """Return the figures of every group; ``error``: root mean square over its channels of ``errors``."""
@@ -204,7 +210,7 @@ class OutputDrift:
     def to_json(self) -> dict[str, Any]:
         """Return the numbers; null: does not apply, or infinite (``sqnr_db`` of equal outputs, or ``non_finite``).
 
-        Where the channels are known: ``kind``, ``groups`` and ``worst_channel``, see ``ChannelDrift``.
+        Where the channels are known also ``kind``, the axes, ``groups`` and ``worst_channel``, see ``ChannelDrift``.
         """
         names = ("sqnr_db", "relative_l2", "max_abs", "p99_abs")
         scalars = {name: getattr(self, name) if self.elements else None for name in names}
