@@ -6,8 +6,6 @@ small tensors (shape arithmetic) by evaluation. What neither can tell is observe
 
 from __future__ import annotations
 
-import ast
-import itertools
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,15 +16,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, TypeProto, helper, numpy_helper, shape_inference
 
-from onnxprune.errors import ModelError, UsageError
+from onnxprune.errors import ModelError
 from onnxprune.graph import Body, Graph, Node
 from onnxprune.io import Model, impossible_size
+from onnxprune.sizes import Shape, Sizes, candidate_sizes, free_dimensions, met_sizes
 
 MOST_AXES = 64
 SMALL = 4096  # elements: tensors up to this size are followed by value
 RANDOM_OPS = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
-Shape = tuple[int, ...]
-Sizes = Mapping[str, Shape]
 
 
 class Fact(NamedTuple):
@@ -89,7 +86,8 @@ def gather_facts(model: Model, graph: Graph, input_shapes: Mapping[str, Sequence
     """Interpret the model on the first sizes of the free dimensions that work; raise UsageError for shapes that don't fit."""
     constants = _constants(graph)
     best: tuple[int, Sizes, dict[str, Fact]] | None = None
-    for sizes in candidate_sizes(graph, input_shapes or {}):
+    candidates = list(candidate_sizes(graph, input_shapes or {}, _met(graph, model, constants, input_shapes or {})))
+    for sizes in candidates:
         values = _assigned(graph, model, sizes)
         unknown = _unknown(graph, values)
         if best is None or unknown < best[0]:
@@ -102,7 +100,7 @@ def gather_facts(model: Model, graph: Graph, input_shapes: Mapping[str, Sequence
         values = _observe(graph, model, sizes, values)
     second = values
     if free_dimensions(graph):
-        others = _other_sizes(list(candidate_sizes(graph, input_shapes or {})), sizes, bool(unknown))
+        others = _other_sizes(candidates, sizes, bool(unknown))
         second = _second_assignment(graph, model, sizes, iter(others), values) if others else values
     _refuse_impossible(model, graph, values)
     return Facts(graph, model, values, second, constants, sizes)
@@ -119,6 +117,18 @@ def _refuse_impossible(model: Model, graph: Graph, values: Mapping[str, Fact]) -
         for attribute in node.proto.attribute:
             if attribute.name == "axis" and abs(attribute.i) > MOST_AXES:
                 raise ModelError(f"{model.name}: node {node.label!r} ({node.op}) has axis {attribute.i}; no value has")
+
+
+def _met(
+    graph: Graph, model: Model, constants: frozenset[str], fixed: Mapping[str, Sequence[int]]
+) -> dict[tuple[str, int], int]:
+    """Return the sizes that stored tensors give to free axes of the inputs other than the first."""
+    if not any(axis and name not in fixed for name, axis, _ in free_dimensions(graph)):
+        return {}
+    values = interpret(graph, model, next(iter(candidate_sizes(graph, fixed))))
+    return met_sizes(
+        graph, {name: shape for name in constants if (shape := values.get(name, UNKNOWN).shape) is not None}
+    )
 
 
 def _other_sizes(candidates: list[Sizes], sizes: Sizes, unsettled: bool) -> list[Sizes]:
@@ -190,98 +200,6 @@ def _constants(graph: Graph) -> frozenset[str]:
         if node.op not in RANDOM_OPS and not node.bodies and all(name in constant or not name for name in node.inputs):
             constant.update(name for name in node.outputs if name)
     return frozenset(constant)
-
-
-# --- sizes of the free dimensions -----------------------------------------------------------------------------------
-
-
-def free_dimensions(graph: Graph) -> list[tuple[str, int, str]]:
-    """Return (input, axis, symbol) of each dimension without a fixed size; unnamed ones get a symbol of their own."""
-    found = []
-    for value in graph.model.graph.input:
-        if value.name in graph.inputs:
-            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-                if not dim.HasField("dim_value") or dim.dim_value <= 0:
-                    found.append((value.name, axis, dim.dim_param or f"{value.name}:{axis}"))
-    return found
-
-
-def candidate_sizes(graph: Graph, fixed: Mapping[str, Sequence[int]]) -> Iterator[Sizes]:
-    """Yield shapes for all inputs to try: small and pairwise different for batch, length and picture sizes.
-
-    Raises UsageError where a given shape names no input or contradicts a fixed dimension.
-    """
-    declared = {v.name: v for v in graph.model.graph.input if v.name in graph.inputs}
-    _check_fixed(declared, fixed)
-    free = free_dimensions(graph)
-    ladders = ((64, 96), (32, 48), (128, 160), (224, 256), (299, 331), (384, 320), (512, 640), (1024, 768), (16, 24))
-    lengths = ((8, 12), (16, 24), (7, 11), (64, 96), (128, 192), (4, 6), (400, 480), (3000, 3200), (16000, 17600))
-    seen = set()
-    batches = ((2, 3), (1, 1))  # some files say a free batch and have a batch of one in their shapes
-    for (picture, length), batch, swap in itertools.product(zip(ladders, lengths, strict=True), batches, (0, 1)):
-        symbols: dict[str, int] = {}
-        for name, axis, symbol in free:
-            rank = len(declared[name].type.tensor_type.shape.dim)
-            pair = batch if axis == 0 else picture if rank >= 4 else length
-            symbols.setdefault(symbol, pair[swap])
-        for symbol in symbols:
-            symbols[symbol] = _expression(symbol, symbols)
-        sizes = {name: _resolve(value, symbols, fixed.get(name)) for name, value in declared.items()}
-        if (key := tuple(sizes.items())) not in seen:
-            seen.add(key)
-            yield sizes
-
-
-def _check_fixed(declared: Mapping[str, onnx.ValueInfoProto], fixed: Mapping[str, Sequence[int]]) -> None:
-    for name, shape in fixed.items():
-        if name not in declared:
-            raise UsageError(f"--input-shape: the model has no input {name!r}; its inputs are {', '.join(declared)}")
-        dims = declared[name].type.tensor_type.shape.dim
-        fits = len(dims) == len(shape) and all(
-            not d.HasField("dim_value") or d.dim_value <= 0 or d.dim_value == n
-            for d, n in zip(dims, shape, strict=True)
-        )
-        if not fits or any(n <= 0 for n in shape):
-            wanted = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in dims]
-            raise UsageError(f"--input-shape: {name} has shape {wanted}; {list(shape)} does not fit it")
-
-
-def _expression(symbol: str, known: Mapping[str, int]) -> int:
-    """Give a symbol such as ``past + 1`` or ``2*n`` its value from the symbols it is made of."""
-    try:
-        tree = ast.parse(symbol, mode="eval")
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return known[symbol]
-    allowed = (ast.Expression, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Name, ast.Load, ast.Constant)
-    nodes = list(ast.walk(tree))
-    names = {n.id for n in nodes if isinstance(n, ast.Name)}
-    if len(nodes) > 30 or not all(isinstance(n, allowed) for n in nodes) or not names <= set(known):
-        return known[symbol]
-    if names == {symbol} or not all(isinstance(n.value, int) for n in nodes if isinstance(n, ast.Constant)):
-        return known[symbol]
-    return max(1, _arithmetic(tree.body, known))
-
-
-def _arithmetic(tree: ast.AST, known: Mapping[str, int]) -> int:
-    if isinstance(tree, ast.Name):
-        return known[tree.id]
-    if isinstance(tree, ast.Constant):
-        return int(tree.value)  # type: ignore[arg-type]
-    assert isinstance(tree, ast.BinOp)
-    left, right = _arithmetic(tree.left, known), _arithmetic(tree.right, known)
-    return {ast.Add: left + right, ast.Sub: left - right, ast.Mult: left * right}.get(
-        type(tree.op), left // max(right, 1)
-    )
-
-
-def _resolve(value: onnx.ValueInfoProto, symbols: Mapping[str, int], fixed: Sequence[int] | None) -> Shape:
-    if fixed is not None:
-        return tuple(int(n) for n in fixed)
-    dims = value.type.tensor_type.shape.dim
-    return tuple(
-        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else symbols[d.dim_param or f"{value.name}:{axis}"]
-        for axis, d in enumerate(dims)
-    )
 
 
 # --- interpretation -------------------------------------------------------------------------------------------------

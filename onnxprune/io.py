@@ -64,7 +64,8 @@ LARGEST_VALUE = 1 << 36
 class Model:
     """A model as read: ``proto`` holds all but external tensor data, which is mapped from ``folder`` on demand.
 
-    ``copies``: constant that the analysis copied for one of its readers -> the constant in the file.
+    ``copies``: constant that the analysis copied for one of its readers -> the constant in the file; ``sparse``: the
+    tensors that the file stores sparsely.
     """
 
     proto: ModelProto
@@ -73,6 +74,7 @@ class Model:
     size: int = 0
     warnings: tuple[str, ...] = field(default=())
     copies: Mapping[str, str] = field(default_factory=dict)
+    sparse: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Home | None:
@@ -217,7 +219,14 @@ def _check_structure(model: Model) -> None:
 
 
 def _check_input(value: onnx.ValueInfoProto, where: str) -> None:
-    """Raise ModelError for an input of an unknown element type, or of sizes that nothing can have."""
+    """Raise ModelError for an input that is no tensor, or of an unknown element type, or of sizes that nothing can have."""
+    kind = value.type.WhichOneof("value")
+    if kind not in (None, "tensor_type"):
+        what = str(kind).removesuffix("_type").replace("_", " ")
+        raise ModelError(
+            f"{where}: input {value.name!r} is no tensor but of type {what}; inputs have to be tensors: "
+            "take its elements out before the model, as inputs of their own"
+        )
     declared = value.type.tensor_type
     if declared.elem_type not in TensorProto.DataType.values():
         raise ModelError(f"{where}: input {value.name!r} has element type {declared.elem_type}, which is unknown")

@@ -13,6 +13,8 @@ from onnxprune.facts import RANDOM_OPS
 from onnxprune.graph import Graph, Node
 from onnxprune.io import FLOATS, Model, skeleton_without_data
 from onnxprune.runtime import session
+from onnxprune.sharing import rejoin
+from onnxprune.sparse import dense, store_sparsely
 
 FOLLOWED = {"pointwise", "movement", "facts"}  # families whose results on stored tensors are cut where those are
 FOLLOWED_OPS = {"QuantizeLinear", "DequantizeLinear"}
@@ -20,14 +22,20 @@ SMALL_BYTES = 1 << 20  # a folded tensor is no larger than this, or than the sto
 
 
 def prepare(model: Model) -> Model:
-    """Return the model with its own functions, nested ones too, replaced by their bodies, and stored tensors folded.
+    """Return the model with its own functions, nested ones too, replaced by their bodies, and stored tensors whole and folded.
 
     Two calls of one function read the same weights but may be cut apart, so a pruned model has no functions left. What
     is contracted, reduced or normalised of stored tensors alone (standardised weights) mixes positions that a cut is to
     take apart, so it is computed once and stored. A model with neither is returned as it is.
     """
     plain = replace(model, proto=_inlined(model.proto)) if model.proto.functions else model
-    return _folded(plain)
+    return _folded(dense(plain))
+
+
+def restore(proto: ModelProto, model: Model) -> None:
+    """Undo in a result what was done to ``model`` for the analysis alone: copies that are equal still, sparse tensors."""
+    rejoin(proto, model.copies)
+    store_sparsely(proto, model.sparse, model)
 
 
 def _inlined(proto: ModelProto) -> ModelProto:

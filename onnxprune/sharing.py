@@ -210,7 +210,7 @@ def _nodes(model: ModelProto) -> Iterator[NodeProto]:
     return (node.proto for node in Graph(model).nodes)
 
 
-def rejoined(model: ModelProto, copies: Mapping[str, str]) -> None:
+def rejoin(model: ModelProto, copies: Mapping[str, str]) -> None:
     """Let copies that are equal still, tensors and the nodes that make them, be one again."""
     if not copies:
         return

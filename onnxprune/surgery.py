@@ -183,7 +183,7 @@ class _Walk:
                 self._set_input(node.proto, position, self._new_tensor(node, position, one))
             return
         before, after = have
-        if before is None or after is None or before.shape != one.shape or (one * after != two * before).any():
+        if before is None or after is None or before.shape != one.shape or not _in_proportion(before, after, one, two):
             raise SurgeryError(f"node {node.label!r}: operand {position} cannot be brought from {before} to {one}")
         self._set_input(node.proto, position, self._rescaled(node, position, before, one, two))
 
@@ -223,9 +223,7 @@ class _Walk:
     def _rescaled(self, node: Node, position: int, have: np.ndarray, one: np.ndarray, two: np.ndarray) -> str:
         """Insert nodes that turn the computed sizes into the needed ones: constants where fixed, a ratio where they vary."""
         fixed = one == two
-        divisor = np.gcd(one, have)
-        divisor[divisor == 0] = 1
-        up, down = np.where(fixed, 1, one // divisor), np.where(fixed, 1, have // divisor)
+        up, down = (np.where(fixed, 1, part) for part in _fraction(one, have))
         source = node.proto.input[position]
         steps: list[tuple[str, list[Any]]] = []
         if (up != 1).any():
@@ -275,6 +273,24 @@ class _Walk:
         if fact.shape is None:
             return Fact(fact.dtype, None)
         return Fact(fact.dtype, Cut(self._mask, lambda _: 0).shape(name, fact.shape))
+
+
+def _in_proportion(before: np.ndarray, after: np.ndarray, one: np.ndarray, two: np.ndarray) -> bool:
+    """Whether what is needed is the same multiple of what there is under both assignments; floats up to rounding."""
+    left, right = one * after, two * before
+    if one.dtype.kind != "f":
+        return bool((left == right).all())
+    return bool(np.isclose(left, right, rtol=16 * np.finfo(one.dtype).eps, atol=0, equal_nan=True).all())
+
+
+def _fraction(needed: np.ndarray, have: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return by what ``have`` is to be multiplied and divided; floats by their ratio alone."""
+    if needed.dtype.kind == "f":
+        ratio = np.divide(needed, have, out=np.ones_like(needed), where=have != 0)
+        return ratio, np.ones_like(needed)
+    divisor = np.gcd(needed, have)
+    divisor[divisor == 0] = 1
+    return needed // divisor, have // divisor
 
 
 def _equal(one: np.ndarray | None, two: np.ndarray | None) -> bool:

@@ -1018,12 +1018,7 @@ ROWS = [
         "q = If(c) <then_branch = a () => (float[d0,d1,6] ya) { ya = Identity(p) }, else_branch = b () => "
         "(float[d0,d1,6] yb) { yb = Concat<axis = 1>(p, p) }>; "
         "h = Relu(q)",
-        "! w1.1 6/6: the rule for If does not fit this node (q and q/then_branch:ya and q/else_branch:yb differ "
-        "in shape)",
-        "! b1.0 6/6: the rule for If does not fit this node (q and q/then_branch:ya and q/else_branch:yb differ "
-        "in shape)",
-        "! w2.0 6/6: the rule for If does not fit this node (q and q/then_branch:ya and q/else_branch:yb differ "
-        "in shape)",
+        DENSE,
         frame="tokens",
     ),
     row(
@@ -1052,9 +1047,7 @@ ROWS = [
         "f = Loop(@3, , p) <body = turn (int64 i, bool c, float[2,n,6] s) => (bool d, float[2,m,6] e) { d = "
         "Identity(c); "
         "e = Concat<axis = 1>(s, s) }>; h = Relu(f)",
-        "! w1.1 6/6: the rule for Loop does not fit this node (p and f/body:s and f/body:e and f differ in shape)",
-        "! b1.0 6/6: the rule for Loop does not fit this node (p and f/body:s and f/body:e and f differ in shape)",
-        "! w2.0 6/6: the rule for Loop does not fit this node (p and f/body:s and f/body:e and f differ in shape)",
+        DENSE,
         frame="tokens",
     ),
     row(

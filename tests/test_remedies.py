@@ -360,6 +360,7 @@ EXPLAINED = {
     "--criterion {} --repair {} --ratio {}": "followed by test_the_line_that_sweep_prints_is_a_command",
     "reading images needs pillow": "followed by test_extras_named_in_messages_exist",
     "needs {}; pip install": "followed by test_extras_named_in_messages_exist",
+    "take its elements out before the model": "the file has to be exported anew (test_analysed_forms.py)",
     "where data is given, fewer --samples": "memory of a machine is not to be used up by a test",
     "a script that was given ended the run": "scripts are run where sys.exit is named (test_hostile_values.py)",
     "('onnxprune inspect' lists them)": "points to a command that tests of the command line run",

@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxprune.coupling.groups import Analysis, Group
 from onnxprune.errors import TargetError, UsageError
+from onnxprune.facts import free_dimensions
 from onnxprune.graph import Node
 
 SLACK = 1e-9  # of a width: decimal ratios such as 0.3 are not exact in binary
@@ -77,6 +78,12 @@ def _why_nothing(analysis: Analysis) -> str:
         return (
             "nothing in this model can be pruned as it is, some axes because statistics are taken over them: "
             "onnxprune inspect MODEL says which node keeps each axis, why, and where --granularity stream or --allow-lossy is a way out"
+        )
+    free = [f"{name}[{axis}]" for name, axis, _ in free_dimensions(analysis.facts.graph) if axis]
+    if not analysis.groups and free and any(f.barrier.reason.startswith("the shape of") for f in analysis.frozen):
+        return (
+            f"nothing in this model can be pruned: no size that was tried for the free axes {', '.join(free)} fits the model; "
+            "give --input-shape, e.g. --input-shape x:1,3,224,224"
         )
     if not analysis.groups:
         return "nothing in this model can be pruned; onnxprune inspect MODEL says which node keeps each axis, and why"

@@ -35,6 +35,7 @@ from onnxprune.measure.outputs import Outputs
 from onnxprune.memory import peak_activation_bytes, peak_rss, peak_rss_bytes, weight_bytes
 from onnxprune.output import save, stored_bytes
 from onnxprune.plans import Plan, kept_units, make_plan
+from onnxprune.prepare import restore
 from onnxprune.recover import Positions, recover, split_judge
 from onnxprune.repair import Repaired, Subspace, isometric, repair
 from onnxprune.report import Report
@@ -51,7 +52,6 @@ from onnxprune.runs.stages import (
 )
 from onnxprune.search import Found, Reconstruction, search_units
 from onnxprune.settings import AUTO, Settings
-from onnxprune.sharing import rejoined
 from onnxprune.surgery import Kept, cut
 from onnxprune.timing import with_times
 
@@ -306,7 +306,7 @@ class Run:
     def finish(self, analysis: Analysis, kept: Kept, settings: Mapping[str, Any]) -> Result:
         """Carry out a decision: cut, check, repair, measure, judge, and write the file when all gates pass."""
         small, kept, check = self.carry_out(analysis, kept)
-        rejoined(small, analysis.facts.model.copies)
+        restore(small, analysis.facts.model)
         plan = make_plan(analysis, kept, settings)
         sign(small, plan)
         return self.conclude(analysis, small, plan, self._facts(analysis, kept, check, small, settings))
@@ -317,7 +317,7 @@ class Run:
 
     def conclude(self, analysis: Analysis, small: ModelProto, plan: Plan, found: Report) -> Result:
         """Check the format of a signed model, measure and judge it; write the file when all gates pass."""
-        rejoined(small, analysis.facts.model.copies)
+        restore(small, analysis.facts.model)
         with self.stages("check"):
             self.warnings += check_format(small, self.model)
         facts = found | self.extra

@@ -36,7 +36,7 @@ class Reconstruction:
         result.CopyFrom(small)
         source = Graph(self.model.proto).tensors
         for name, tensor in Graph(result).tensors.items():
-            if tensor.data_type not in NATIVE_FLOATS:
+            if tensor.data_type not in NATIVE_FLOATS or name not in analysis.facts.first:  # made by the cut itself
                 continue
             array = tensor_array(source[name], self.model.folder)
             for axis in range(array.ndim):
