@@ -154,6 +154,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "net": free(stored + conv, IMAGE, out),
         "twin": free(stored + conv, IMAGE, out, seed=1),
         "wide": free(wider + conv, IMAGE, out),
+        "coded": free(
+            "d = DequantizeLinear(%8x3x1x1:int8, @0.05); h = Conv(x, d); e = DequantizeLinear(%4x8x1x1:int8, @0.05); y = Conv(h, e)",
+            IMAGE,
+            "float[N,4,6,6] y",
+        ),
         "narrow": free("w1 = %8x3x1x1; w2 = %4x8x3x3; " + conv, IMAGE, out),
         "classes": free("w1 = %8x3x3x3; " + head, IMAGE, "float[N,4] y"),
         "any": free(stored + conv, "float[N,3,H,W] x", "float[N,4,A,B] y"),
@@ -334,6 +339,8 @@ ERRORS = {
     "is another network: tensor": (f"net.onnx {DRY} --rewind narrow.onnx", f"net.onnx {DRY} --rewind twin.onnx"),
     "ask for more, or prune widths": (
         f"net.onnx {DATA} --granularity eigen --ratio 0.01", f"net.onnx {DATA} --granularity eigen --ratio 0.9 && net.onnx {DRY} --ratio 0.5"),
+    "can be written as factors; onnxprune inspect": (
+        f"coded.onnx {DATA} --granularity eigen", f"inspect coded.onnx --granularity eigen && coded.onnx {DRY}"),
     "--all shows them": (f"inspect {TRANSFORMER}", f"inspect {TRANSFORMER} --all"),
 }  # fmt: skip
 
