@@ -1,0 +1,44 @@
+"""What is handed out: the source distribution has what its tests need, lowest versions are found, the quick list is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_source_distribution_has_every_file_of_the_repository() -> None:
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a repository")
+    lines = (ROOT / "MANIFEST.in").read_text().splitlines()
+    folders = {line.split()[1] for line in lines if line.startswith("graft ")}
+    files = {name for line in lines if line.startswith("include ") for name in line.split()[1:]}
+    always = {"README.md", "pyproject.toml", *PROJECT["license-files"]}
+    missing = [
+        name
+        for name in done.stdout.split()
+        if name.split("/")[0] not in folders and name not in files | always | {".gitignore"}
+    ]
+    assert missing == []
+
+
+def test_lowest_versions_are_read_off_the_project() -> None:
+    """By the very command of .ci/run."""
+    command = re.search(r"< <\((sed .*? pyproject\.toml)\)", (ROOT / ".ci" / "run").read_text())
+    assert command is not None
+    found = subprocess.run(["bash", "-c", command[1]], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert found == [f"{package.replace('>=', '==')}.*" for package in PROJECT["dependencies"]]
+    assert all(re.fullmatch(r"[\w-]+==\d+\.\d+\.\*", entry) for entry in found)
+
+
+def test_the_quick_list_names_files() -> None:
+    names = (ROOT / "tests" / "quick.txt").read_text().split()
+    assert len(names) >= 8
+    assert all((ROOT / name).is_file() for name in names)
