@@ -93,6 +93,8 @@ def test_plan_and_apply(tmp_path: Path, small: Path) -> None:
     assert run(CNN, "--dry-run", "--no-latency", "--plan", plan).exit_code == 0
     assert run("apply", plan, CNN, tmp_path / "replayed.onnx", "--no-latency").exit_code == 0
     assert (tmp_path / "replayed.onnx").read_bytes() == small.read_bytes()
+    assert run("apply", CNN, plan, tmp_path / "reversed.onnx", "--no-latency").exit_code == 0
+    assert (tmp_path / "reversed.onnx").read_bytes() == small.read_bytes()
     refused = run("apply", plan, TRANSFORMER, tmp_path / "wrong.onnx")
     assert refused.exit_code == 3
     assert "--force" in refused.stderr

@@ -33,7 +33,9 @@ def test_lowest_versions_are_read_off_the_project() -> None:
     """By the very command of .ci/run."""
     command = re.search(r"< <\((sed .*? pyproject\.toml)\)", (ROOT / ".ci" / "run").read_text())
     assert command is not None
-    found = subprocess.run(["bash", "-c", command[1]], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    found = subprocess.run(
+        ["bash", "-c", command[1]], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert found == [f"{package.replace('>=', '==')}.*" for package in PROJECT["dependencies"]]
     assert all(re.fullmatch(r"[\w-]+==\d+\.\d+\.\*", entry) for entry in found)
 

@@ -341,6 +341,9 @@ ERRORS = {
         f"net.onnx {DATA} --granularity eigen --ratio 0.01", f"net.onnx {DATA} --granularity eigen --ratio 0.9 && net.onnx {DRY} --ratio 0.5"),
     "can be written as factors; onnxprune inspect": (
         f"coded.onnx {DATA} --granularity eigen", f"inspect coded.onnx --granularity eigen && coded.onnx {DRY}"),
+    "give one of them more than 0": (f"net.onnx {DATA} --output-weight y=0", f"net.onnx {DATA} --output-weight y[0]=0"),
+    "give a number of at least 0": (f"net.onnx {DATA} --output-weight y=-1", f"net.onnx {DATA} --output-weight y=2"),
+    ": give channels as": (f"net.onnx {DATA} --output-weight y[a:b]=2", f"net.onnx {DATA} --output-weight y[1:3]=2"),
     "--all shows them": (f"inspect {TRANSFORMER}", f"inspect {TRANSFORMER} --all"),
 }  # fmt: skip
 
@@ -383,8 +386,6 @@ EXPLAINED = {
     "ask for gradients of values after it": "for callers of gradients in Python; test_grad.py",
     "the sequence length depends on the inputs": "for callers of gradients in Python; test_grad.py",
     "give the model as a path": "for callers with a ModelProto in Python",
-    "output weights leave nothing to compare": "a share of what is compared, for callers in Python",
-    "output weight {}": "a share of what is compared, for callers in Python",
     "holds weights of the model that is written": "a race of two runs; test_paths.py",
     "read as --": "what a path is, not what to do",
     "give one of them, above zero": "for callers of Recipe in Python; test_recover.py",

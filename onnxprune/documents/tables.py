@@ -118,6 +118,14 @@ def memory_rows(report: Report) -> Iterator[tuple[str, ...]]:
             yield name, *(_count(found[key]) for key in ("weight_bytes", "peak_activation_bytes", "peak_rss_bytes"))
 
 
+def _label(point: Report) -> str:
+    """Return a point's label, with the repair that ``auto`` came to."""
+    settings = point.get("settings") or {}
+    if settings.get("repair") != "auto" or "repaired" not in point:
+        return point["label"]
+    return f"{settings['criterion']} auto ({point['repaired']}) {settings['ratio']}"
+
+
 def points(report: Report) -> Iterator[tuple[str, ...]]:
     for point in report.get("points", ()):
         if point["error"] is not None:
@@ -126,7 +134,7 @@ def points(report: Report) -> Iterator[tuple[str, ...]]:
         mark = "chosen" if point["id"] == report.get("chosen") else "Pareto" if point["pareto"] else ""
         lost = "-" if point["quality"] is None else f"{point['quality']:.2%}"
         share, size = f"{point['macs_share']:.1%}", f"{point['bytes']:,}"
-        yield point["label"], share, size, lost, mark
+        yield _label(point), share, size, lost, mark
 
 
 def _curves(report: Report) -> Iterator[tuple[str, ...]]:

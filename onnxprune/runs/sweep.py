@@ -115,6 +115,7 @@ MEASURED: Mapping[str, Callable[[Report], Any]] = {
     "score": _task("after"),
     "drop": _task("drop"),
     "relative_l2": _worst,
+    "repaired": lambda report: (report.get("repair") or {}).get("method", "none"),
     "seconds": lambda report: round(sum(report["seconds"].values()), 3),
 }
 """What an entry keeps of the report of its run."""
