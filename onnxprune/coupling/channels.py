@@ -153,7 +153,8 @@ def row_importance(links: Links, outputs: Outputs) -> dict[str, np.ndarray]:
     labels, _ = links.components()
     found: dict[str, np.ndarray] = {}
     for output in outputs.judged:
-        if output.kind != VALUES or output.channel_axis is None:
+        place = (output.name, output.channel_axis)
+        if output.kind != VALUES or output.channel_axis is None or place not in links.axes:
             continue
         there = labels[links.axis(output.name, output.channel_axis)]
         weight = dict(zip(there.tolist(), (output.importance * output.weight).tolist(), strict=True))

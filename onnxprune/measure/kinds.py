@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from onnxprune.errors import ModelError, UsageError
 from onnxprune.io import Model
 from onnxprune.measure.layers import revealing
 from onnxprune.measure.outputs import (
+    AT_ONCE,
     CLASSES,
     INTEGERS,
     PROBABILITIES,
@@ -120,7 +121,6 @@ class Sight:
     layout: Layout
     axis: int | None
     seen: Seen | None = None
-    arrays: list[np.ndarray] = field(default_factory=list)
 
     @property
     def plain(self) -> Output:
@@ -138,16 +138,19 @@ def observed(
     """
     sources = [source for layout in layouts.values() for source in layout.sources]
     run = revealing(model, sources, threads).run
-    places = samples_axes(run, dataset)
-    batches: list[Mapping[str, Any]] = []
+    return described(_first(run, dataset, samples), samples_axes(run, dataset), layouts, dataset.schema.padding_mask)
+
+
+def _first(run: Run, dataset: Dataset, samples: int) -> Iterator[Mapping[str, Any]]:
+    """Yield what the model gives for the first rows, a batch at a time."""
     rows = size = 0
     for inputs in dataset.batches(BATCH):
-        batches.append(run(inputs))
+        found = run(inputs)
+        yield found
         rows += len(next(iter(inputs.values()))) if dataset.schema.samples else 1
-        size += sum(value.nbytes for value in batches[-1].values() if isinstance(value, np.ndarray))
+        size += sum(value.nbytes for value in found.values() if isinstance(value, np.ndarray))
         if rows >= samples or size >= BYTES:
-            break
-    return described(batches, places, layouts, dataset.schema.padding_mask)
+            return
 
 
 def samples_axes(run: Run, dataset: Dataset) -> dict[str, Place]:
@@ -198,6 +201,8 @@ def described(
             elif name not in left_out:
                 _look(sights, name, value, places, known.get(name, Layout()))
     found = {name: _output(sight) for name, sight in sights.items() if name not in left_out}
+    if not found:
+        left_out[""] = "no output can be compared, so that all that is tried looks alike"
     inner = tuple(source for layout in known.values() if layout.varies for source in layout.sources if source in found)
     return Outputs(found, tuple(left_out.values()), inner, mask)
 
@@ -224,8 +229,11 @@ def _look(
         return
     rows = sight.plain.rows(value)
     sight.positions = rows.shape[1]
-    looked = Seen.of(rows.reshape(-1, rows.shape[-1]))
-    sight.seen = looked if sight.seen is None else sight.seen + looked
+    flat = rows.reshape(-1, rows.shape[-1])
+    step = max(1, AT_ONCE // rows.shape[-1])
+    for start in range(0, len(flat), step):
+        looked = Seen.of(flat[start : start + step])
+        sight.seen = looked if sight.seen is None else sight.seen + looked
 
 
 def _channel_axis(value: np.ndarray, place: Place, layout: Layout) -> int | None:

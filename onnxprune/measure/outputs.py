@@ -134,14 +134,14 @@ class Output:
         return total
 
     def _parts(self, expected: np.ndarray, found: np.ndarray, mask: np.ndarray | None) -> Iterator[np.ndarray]:
-        """Yield float64[rows, channels]: errors of some samples at a time, NaN where nothing is to be compared."""
-        a, b, valid = self.rows(expected), self.rows(found), self.valid(expected, mask)
-        step = max(1, AT_ONCE // max(a[0].size if len(a) else 1, 1))
+        """Yield float64[rows, channels]: errors of some rows at a time, NaN where nothing is to be compared."""
+        valid = self.valid(expected, mask)
+        a, b = (self.rows(x).reshape(-1, len(self.weight)) for x in (expected, found))
+        if valid is not None:
+            a, b = a[valid.reshape(-1)], b[valid.reshape(-1)]
+        step = max(1, AT_ONCE // len(self.weight))
         for start in range(0, len(a), step):
-            pair = [x[start : start + step] for x in (a, b)]
-            if valid is not None:
-                pair = [x[valid[start : start + step]] for x in pair]
-            yield ERRORS[self.kind](*(x.reshape(-1, x.shape[-1]) for x in pair))
+            yield ERRORS[self.kind](a[start : start + step], b[start : start + step])
 
     def per_sample(self, expected: np.ndarray, found: np.ndarray) -> np.ndarray:
         """Return float64[samples]: the distance of every sample."""
