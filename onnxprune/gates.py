@@ -15,9 +15,9 @@ from onnxprune.io import Model
 from onnxprune.measure.bootstrap import unseen_bound
 from onnxprune.measure.drift import DriftReport, compare
 from onnxprune.measure.latency import LatencyReport, measure_pair
+from onnxprune.measure.layers import revealing
 from onnxprune.measure.metrics import script_metric
-from onnxprune.measure.outputs import Outputs
-from onnxprune.runtime import session
+from onnxprune.measure.outputs import VARYING, Outputs
 from onnxprune.settings import Settings
 
 LATENCY_SECONDS = 2.0
@@ -43,9 +43,11 @@ def measure_drift(
 ) -> DriftReport:
     """Run both models on all data; compare outputs and, with labels or ``metric`` (script.py:function), their worth.
 
-    ``outputs``: where their samples and channels are.
+    ``outputs``: where their samples and channels are; values inside are compared in place of some, where both have them.
     """
-    first, second = (session(model, threads=settings.threads) for model in (before, after))
+    made = [{name for node in model.proto.graph.node for name in node.output} for model in (before, after)]
+    inner = [name for name in (outputs.inner if outputs else ()) if all(name in there for there in made)]
+    first, second = (revealing(model, inner, settings.threads) for model in (before, after))
     task = None if metric is None else script_metric(metric)
     return compare(first, second, dataset, batch=settings.batch, metric=task, seed=settings.seed, outputs=outputs)
 
@@ -103,11 +105,15 @@ def _of(part: str, key: str) -> Callable[[Measured], float | None]:
 
 
 def _worst(metric: str) -> Callable[[Measured], float | None]:
-    """The worst of all outputs, and of all groups of channels inside one, that have the metric."""
+    """The worst of all outputs, and of all groups of channels inside one, that have the metric.
+
+    Outputs whose entries are up to the data say nothing: what is compared in their place does.
+    """
 
     def value(measured: Measured) -> float | None:
         outputs = (measured.get("drift") or {}).get("outputs") or {}
-        parts = [part for drift in outputs.values() for part in (drift, *drift.get("groups", ()))]
+        settled = [drift for drift in outputs.values() if drift.get("kind") != VARYING]
+        parts = [part for drift in settled for part in (drift, *drift.get("groups", ()))]
         return min((part[metric] for part in parts if part.get(metric) is not None), default=None)
 
     return value

@@ -9,11 +9,14 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from networks import network
 from onnx import ModelProto, numpy_helper
 
 import onnxprune
 from onnxprune import io
+from onnxprune.baseline import Baseline
+from onnxprune.cli import main
 from onnxprune.coupling.channels import layouts, row_importance
 from onnxprune.coupling.groups import analyse
 from onnxprune.coupling.links import build_links
@@ -24,10 +27,12 @@ from onnxprune.grad import backward
 from onnxprune.graph import Graph
 from onnxprune.measure.divergence import Reference, divergence
 from onnxprune.measure.kinds import described, observed, weighed
-from onnxprune.measure.outputs import INTEGERS, PROBABILITIES, SCORES, VALUES, Outputs, spans
+from onnxprune.measure.outputs import INTEGERS, PROBABILITIES, SCORES, VALUES, VARYING, Outputs, spans
 from onnxprune.recover.objective import objective
 from onnxprune.recover.parameters import trainable
 from onnxprune.repair.targets import on_own_scales
+from onnxprune.report import DRIFT, drift_rows
+from onnxprune.runs.sweep import MEASURED
 from onnxprune.runtime import session
 
 RNG = np.random.default_rng(0)
@@ -279,7 +284,7 @@ def test_boxes_after_suppression_are_judged_before_it() -> None:
     model = network(body, "float[n,5,6] x", "int64[k,3] y")
     found, loaded, dataset = looked_at(model, X3)
     assert found.inner == ("b", "p") and [output.name for output in found.judged] == ["b", "p"]
-    assert len(found.left_out) == 1 and "'y' has a shape that depends on the data" in found.left_out[0]
+    assert len(found.left_out) == 1 and "'y' has entries that depend on the data" in found.left_out[0]
     other = onnx.ModelProto()
     other.CopyFrom(model)
     for tensor in other.graph.initializer:
@@ -289,7 +294,11 @@ def test_boxes_after_suppression_are_judged_before_it() -> None:
     assert reference.divergence(loaded) == 0
     assert 0.1 < reference.divergence(io.load(other)) < np.inf
     result = onnxprune.prune(model, ratio=0.25, calibration=X3, latency=False, min_width=2)
-    assert any("depends on the data" in text for text in result.report["warnings"])
+    assert any("depend on the data" in text for text in result.report["warnings"])
+    drift = result.report["drift"]["outputs"]
+    assert {name: found["kind"] for name, found in drift.items()} == {"y": VARYING, "b": VALUES, "p": VALUES}
+    same, changed = (onnxprune.validate(model, one, X3, min_cosine=0.999)["exit_code"] for one in (model, other))
+    assert (same, changed) == (0, 1)  # by what is compared in its place
     assert all(np.isfinite(entry["divergence"]) for entry in result.report["search"])
 
 
@@ -488,3 +497,44 @@ def test_weights_need_data() -> None:
         onnxprune.prune(drawn(APART), output_weight={"boxes": 2.0})
     with pytest.raises(UsageError, match="no such output"):
         onnxprune.prune(drawn(APART), calibration=pictures(4, 0), output_weight={"box": 2.0})
+
+
+# --- what is told -----------------------------------------------------------------------------------------------------
+
+
+def test_reports_and_comparisons_see_inside_an_output() -> None:
+    """The table has a row per group; the error that sweeps and baselines go by is that of the worst group."""
+    model = drawn(JOINED)
+    fine, bad = (onnxprune.validate(model, other, pictures(12, 0)) for other in (model, damaged(model)))
+    rows = drift_rows(bad["drift"]["outputs"])
+    assert [row[0] for row in rows] == ["y", "y[0:4]", "y[4:10]"] and all(len(row) == len(DRIFT) for row in rows)
+    assert rows[0][4].endswith(" sd)") and int(rows[2][4]) >= 4
+    whole, scores = (
+        part["relative_l2"] for part in (bad["drift"]["outputs"]["y"], bad["drift"]["outputs"]["y"]["groups"][1])
+    )
+    assert whole < 0.01 < 0.1 < scores == MEASURED["relative_l2"](bad)
+    gates = {gate["name"]: gate["passed"] for gate in Baseline(fine, tolerance=0.05).judge(bad)}
+    assert not gates["baseline_relative_l2_of_groups"]
+
+
+def test_from_the_command_line(tmp_path) -> None:
+    model, data = tmp_path / "m.onnx", tmp_path / "x.npy"
+    onnx.save(drawn(APART), model)
+    np.save(data, pictures(8, 0))
+    base = [
+        str(model),
+        str(tmp_path / "small.onnx"),
+        "--calib",
+        str(data),
+        "--no-latency",
+        "--json",
+        str(tmp_path / "r.json"),
+    ]
+    called = CliRunner().invoke(main, [*base, "--output-weight", "scores=3", "--output-weight", "boxes[2:4]=0"])
+    assert called.exit_code == 0, called.output
+    assert json.loads((tmp_path / "r.json").read_text())["settings"]["output_weight"] == [
+        ["scores", 3.0],
+        ["boxes[2:4]", 0.0],
+    ]
+    for wrong in ("scores", "score=2", "scores[7]=2"):
+        assert CliRunner().invoke(main, [*base, "--force", "--output-weight", wrong]).exit_code == 2

@@ -14,7 +14,7 @@ from onnxprune.errors import DataError, ModelError
 from onnxprune.measure.accumulators import ErrorHistogram, Mean
 from onnxprune.measure.bootstrap import RESAMPLES, Proof, paired_interval, prove
 from onnxprune.measure.metrics import ROW_METRICS, TaskMetric, cosine, label_metric
-from onnxprune.measure.outputs import CLASSES, Output, Outputs, spans
+from onnxprune.measure.outputs import CLASSES, VARYING, Output, Outputs, spans
 
 
 class Runnable(Protocol):
@@ -114,10 +114,11 @@ class OutputDrift:
 
     ``how``: where its samples and channels are (None: samples first, nothing else known). ``non_finite``: elements that are
     NaN or Inf in one model only; such a row counts as wholly wrong. ``incomparable``: batches in which the two outputs had
-    different shapes; nothing else includes them.
+    different shapes; nothing else includes them. ``varies``: its entries are up to the data, so that little can be said.
     """
 
     how: Output | None = None
+    varies: bool = False
     signal: float = 0.0
     noise: float = 0.0
     max_abs: float = 0.0
@@ -216,7 +217,7 @@ class OutputDrift:
         scalars = {name: getattr(self, name) if self.elements else None for name in names}
         means = {name: mean.value for name, mean in self.rows.items()}
         counts = {name: getattr(self, name) for name in ("elements", "non_finite", "incomparable")}
-        known = self.channels.facts() if self.channels else {}
+        known = self.channels.facts() if self.channels else {"kind": VARYING} if self.varies else {}
         return {name: _finite(value) for name, value in (scalars | means).items()} | counts | known
 
 
@@ -303,7 +304,7 @@ class DriftReport:
         self.samples += other.samples
         self.synthetic |= other.synthetic
         for name, drift in other.outputs.items():
-            self.outputs.setdefault(name, OutputDrift(drift.how)).merge(drift)
+            self.outputs.setdefault(name, OutputDrift(drift.how, drift.varies)).merge(drift)
         if self.task and other.task:
             self.task.merge(other.task)
         self.warnings += [text for text in other.warnings if text not in self.warnings]
@@ -376,10 +377,12 @@ def _add_outputs(
     how: Outputs | None,
     inputs: Mapping[str, np.ndarray],
 ) -> None:
-    known, mask = (how.of, inputs.get(how.mask)) if how else ({}, None)
+    known, varying, mask = (how.of, how.varying, inputs.get(how.mask)) if how else ({}, (), None)
     for name, value in new.items():
         if _is_numeric(old[name]) and _is_numeric(value):
-            report.outputs.setdefault(name, OutputDrift(known.get(name))).add(old[name], value, samples, mask)
+            report.outputs.setdefault(name, OutputDrift(known.get(name), name in varying)).add(
+                old[name], value, samples, mask
+            )
             continue
         text = f"output {name!r} is not a tensor of numbers and is not compared"
         report.warnings += [text] if text not in report.warnings else []

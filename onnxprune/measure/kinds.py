@@ -204,18 +204,23 @@ def described(
     if not found:
         left_out[""] = "no output can be compared, so that all that is tried looks alike"
     inner = tuple(source for layout in known.values() if layout.varies for source in layout.sources if source in found)
-    return Outputs(found, tuple(left_out.values()), inner, mask)
+    varying = tuple(name for name in left_out if _varies(known.get(name), (places or {}).get(name)))
+    return Outputs(found, tuple(left_out.values()), varying, inner, mask)
 
 
 def _incomparable(value: Any, layout: Layout | None, place: Place | None) -> str:
     """Say why an output is not compared element by element ("": it is)."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
         return "is not a tensor of numbers and is not compared"
-    if (layout is not None and layout.varies) or (place is not None and place.varies):
-        instead = layout.sources if layout is not None else ()
-        what = f"; {', '.join(instead)} inside the model {'is' if len(instead) == 1 else 'are'} compared instead"
-        return f"has a shape that depends on the data and is not compared element by element{what if instead else ''}"
-    return ""
+    if not _varies(layout, place):
+        return ""
+    instead = layout.sources if layout is not None else ()
+    what = f"; {', '.join(instead)} inside the model {'is' if len(instead) == 1 else 'are'} compared instead"
+    return f"has entries that depend on the data and is not compared element by element{what if instead else ''}"
+
+
+def _varies(layout: Layout | None, place: Place | None) -> bool:
+    return (layout is not None and layout.varies) or (place is not None and place.varies)
 
 
 def _look(

@@ -15,6 +15,9 @@ import numpy as np
 from scipy.special import log_softmax
 
 SCORES, PROBABILITIES, VALUES, INTEGERS = "scores", "probabilities", "values", "integers"
+VARYING = (
+    "varying"  # what is not compared element by element: how many entries there are, or their order, is up to the data
+)
 CLASSES = (SCORES, PROBABILITIES)
 TINY_PROBABILITY = 1e-12
 AT_ONCE = 1 << 22  # elements that are compared in float64 at a time
@@ -228,12 +231,13 @@ ERRORS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 class Outputs:
     """All outputs of a model that are compared, and why others are not.
 
-    ``inner``: those of them that are no outputs of the model but values inside it. ``mask``: the input that says which
+    ``varying``: those of the others whose entries, or the order of these, are up to the data. ``inner``: those of them that are no outputs of the model but values inside it. ``mask``: the input that says which
     steps of a sequence count ("": none does).
     """
 
     of: Mapping[str, Output]
     left_out: tuple[str, ...] = ()
+    varying: tuple[str, ...] = ()
     inner: tuple[str, ...] = ()
     mask: str = ""
 
