@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from onnxprune.coupling.spec import RULES, Cut, Edits, Spec, View
 from onnxprune.errors import SurgeryError
 from onnxprune.facts import UNKNOWN, Fact, evaluate
 from onnxprune.graph import Graph, Insertions, Names, Node
-from onnxprune.io import copy_tensor_header, skeleton_without_data
+from onnxprune.io import FLOATS, copy_tensor_header, skeleton_without_data
 
+ROUNDING = frozenset({"Div", "Cast", "Floor", "Ceil", "Round"})  # operators whose results are rounded, of some types
+DENOMINATOR = 1 << 12  # largest of a ratio of widths
 Kept = Sequence[np.ndarray]  # per group, bool[width]: the units that stay
 Pair = list[np.ndarray | None]  # an operand's content under the two assignments of the free sizes
 
@@ -117,9 +120,13 @@ class _Walk:
             edits = [self._edits(index, original, spec, second) for second in (False, True)]
             for name, value in edits[0].attributes.items():
                 _set_attribute(node.proto, name, value)
-            positions = set(edits[0].operands)
             if not self._followed(original):
-                positions.update(range(len(original.inputs)))
+                positions = set(edits[0].operands) | set(range(len(original.inputs)))
+            elif self._rounds_anew(original, node):
+                edits = [Edits(operands={0: old[original.inputs[0]].array}) for old in self.old]  # type: ignore[dict-item]
+                positions = {0}
+            else:
+                positions = set(edits[0].operands)
             self._evaluate(node, self._require(original, node, edits, sorted(positions)))
         self.inserted.carry_out()
         self._drop_unread()
@@ -148,6 +155,20 @@ class _Walk:
     def _followed(self, node: Node) -> bool:
         """Whether a node's results are all followed by value: then they are put right where they are used."""
         return all(old.get(name, UNKNOWN).array is not None for name in node.outputs if name for old in self.old)
+
+    def _rounds_anew(self, original: Node, node: Node) -> bool:
+        """Whether a node that gave whole numbers exactly (a batch from batch times heads, divided by the heads) would round now."""
+        if original.op not in ROUNDING or (original.op == "Cast" and original.attribute("to") in FLOATS):
+            return False
+        before, after = (new.get(node.inputs[0], UNKNOWN).array for new in self.new)
+        one, two = (old.get(original.inputs[0], UNKNOWN).array for old in self.old)
+        if before is None or after is None or one is None or two is None or not _in_proportion(before, after, one, two):
+            return False
+        return any(
+            _is_whole(original, [old.get(name, UNKNOWN).array for name in original.inputs])
+            and not _is_whole(original, [new.get(name, UNKNOWN).array for name in node.inputs])
+            for old, new in zip(self.old, self.new, strict=True)
+        )
 
     def _require(self, original: Node, node: Node, edits: list[Edits], positions: list[int]) -> dict[int, Pair]:
         """Make the operands at ``positions`` that are followed by value hold what the smaller node needs; return those changed."""
@@ -183,7 +204,7 @@ class _Walk:
                 self._set_input(node.proto, position, self._new_tensor(node, position, one))
             return
         before, after = have
-        if before is None or after is None or before.shape != one.shape or not _in_proportion(before, after, one, two):
+        if before is None or after is None or not _in_proportion(before, after, one, two):
             raise SurgeryError(f"node {node.label!r}: operand {position} cannot be brought from {before} to {one}")
         self._set_input(node.proto, position, self._rescaled(node, position, before, one, two))
 
@@ -275,8 +296,21 @@ class _Walk:
         return Fact(fact.dtype, Cut(self._mask, lambda _: 0).shape(name, fact.shape))
 
 
+def _is_whole(node: Node, operands: Pair) -> bool:
+    """Whether a node's result is a whole number before it is rounded (what is not known is taken to be)."""
+    value = operands[0]
+    if node.op != "Div":
+        return value is None or value.dtype.kind != "f" or bool((value == np.round(value)).all())
+    divisor = operands[1]
+    if value is None or divisor is None or value.dtype.kind not in "iu" or (divisor == 0).any():
+        return True
+    return bool((value % divisor == 0).all())
+
+
 def _in_proportion(before: np.ndarray, after: np.ndarray, one: np.ndarray, two: np.ndarray) -> bool:
     """Whether what is needed is the same multiple of what there is under both assignments; floats up to rounding."""
+    if before.shape != one.shape or after.shape != two.shape:
+        return False
     left, right = one * after, two * before
     if one.dtype.kind != "f":
         return bool((left == right).all())
@@ -284,10 +318,14 @@ def _in_proportion(before: np.ndarray, after: np.ndarray, one: np.ndarray, two: 
 
 
 def _fraction(needed: np.ndarray, have: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return by what ``have`` is to be multiplied and divided; floats by their ratio alone."""
+    """Return by what ``have`` is to be multiplied and divided: whole numbers, so that whole floats stay whole, if there are any."""
     if needed.dtype.kind == "f":
-        ratio = np.divide(needed, have, out=np.ones_like(needed), where=have != 0)
-        return ratio, np.ones_like(needed)
+        ratios = np.divide(needed, have, out=np.ones(needed.shape), where=have != 0)
+        parts = [Fraction(ratio).limit_denominator(DENOMINATOR) for ratio in ratios.reshape(-1).tolist()]
+        near = [abs(part - ratio) <= abs(ratio) * 1e-6 for part, ratio in zip(parts, ratios.flat, strict=True)]
+        up = [part.numerator if n else ratio for part, n, ratio in zip(parts, near, ratios.flat, strict=True)]
+        down = [part.denominator if n else 1 for part, n in zip(parts, near, strict=True)]
+        return tuple(np.array(side, needed.dtype).reshape(needed.shape) for side in (up, down))  # type: ignore[return-value]
     divisor = np.gcd(needed, have)
     divisor[divisor == 0] = 1
     return needed // divisor, have // divisor

@@ -151,6 +151,24 @@ NETS = {
         inputs="float[N,3,H,W] x",
         outputs="float[N,5,H2,W2] y",
     ),
+    **{
+        f"a batch divided out of batch times heads, {name}": Net(
+            "w = %3x8; v = %3x8; q = MatMul(x, w); k = MatMul(x, v); qr = Reshape(q, @[0, 0, 4, 2]); "
+            "kr = Reshape(k, @[0, 0, 4, 2]); qt = Transpose<perm=[0,2,1,3]>(qr); kt = Transpose<perm=[0,2,3,1]>(kr); "
+            "s = Shape(x); t = Slice(s, @[1], @[2]); c1 = Concat<axis=0>(@[-1], t, @[2]); "
+            "c2 = Concat<axis=0>(@[-1], @[2], t); qf = Reshape(qt, c1); kf = Reshape(kt, c2); z = MatMul(qf, kf); "
+            f"zs = Shape(z); bh = Slice(zs, @[0], @[1]); {divided}; c3 = Concat<axis=0>(b, @[4], t, t); "
+            "zr = Reshape(z, c3); zt = Transpose<perm=[0,2,3,1]>(zr); y = MatMul(zt, %4x5)",
+            ["w 4x2: w.1 writes, v.1 writes, t15.0 reads"],
+            inputs="float[N,L,3] x",
+            outputs="float[N,L,L,5] y",
+        )
+        for name, divided in (
+            ("whole numbers", "b = Div(bh, @[4])"),
+            ("floats", "f = Cast<to=1>(bh); d = Div(f, @[4.]); e = Floor(d); b = Cast<to=7>(e)"),
+            ("a factor", "f = Cast<to=1>(bh); d = Mul(f, @[0.25]); b = Cast<to=7>(d)"),
+        )
+    },
     "resized to another picture": Net(
         "w = %6x3x1x1; v = %6x3x1x1; p = Conv(x, w); k = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x); "
         "q = Conv(k, v); d = Shape(p); hw = Slice(d, @[2], @[4]); e = Shape(q); "
