@@ -18,9 +18,10 @@ from typing import Any
 import click
 
 from onnxprune.cli.values import SCRIPT
-from onnxprune.errors import InputError, UsageError
+from onnxprune.errors import UsageError
 from onnxprune.registry import near_names
 
+LARGEST = 1 << 22  # bytes of a file
 FILES = ("onnxprune.toml", "pyproject.toml")
 JOBS = ("prune", "validate", "check")
 TOP = ("defaults", "budgets", "jobs")
@@ -89,9 +90,7 @@ def toml(path: Path) -> dict[str, Any]:
     from onnxprune.io import read_text
 
     try:
-        return tomllib.loads(read_text(path))
-    except InputError as error:
-        raise UsageError(str(error)) from None
+        return tomllib.loads(read_text(path, LARGEST, UsageError, "a configuration"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read as TOML: {error}") from None
 

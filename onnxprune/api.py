@@ -324,7 +324,7 @@ def operators() -> Report:
 def read_report(path: str | os.PathLike[str]) -> Report:
     """Read a report that ``--json`` wrote; raises DataError for anything else."""
     try:
-        found = json.loads(io.read_text(path))
+        found = json.loads(io.read_text(path, error=DataError, what="a report"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a JSON report: {error}") from None
     reports = (

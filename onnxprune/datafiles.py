@@ -27,6 +27,11 @@ DIGITS = 12
 SUFFIX = ".data"
 SEARCHED = 1 << 33  # bytes of other files that are searched for a name before a file is rather left
 
+LARGE_MODEL = 1 << 26
+IR_VERSION = b"\x08"  # the tag of a model's first field
+ORT_FORMAT = b"ORTM"
+OTHERS = (b"\x93NUMPY", b"PK\x03\x04", b"\x89PNG", b"\xff\xd8\xff")  # npy, npz, pictures
+
 logger = logging.getLogger(__name__)
 
 
@@ -122,18 +127,25 @@ def _named_in(folder: Path, name: str) -> bool | None:
     wanted, left = os.fsencode(name), SEARCHED
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name == name or not entry.is_file():
+            if entry.name == name or not entry.is_file() or not _may_be_model(entry, len(wanted)):
                 continue
-            size = entry.stat().st_size
-            if not len(wanted) <= size <= PROTOBUF_LIMIT:  # no larger file is a model
-                continue
-            left -= size
+            left -= entry.stat().st_size
             if left < 0:
                 return None
             with open(entry.path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 if content.find(wanted) >= 0:
                     return True
     return False
+
+
+def _may_be_model(entry: os.DirEntry[str], least: int) -> bool:
+    """Whether a file may refer to data: small enough for a message, no array or picture, and where large, it begins like a model."""
+    size = entry.stat().st_size
+    if not least <= size <= PROTOBUF_LIMIT:
+        return False
+    with open(entry.path, "rb") as stream:
+        head = stream.read(8)
+    return not head.startswith(OTHERS) and (size < LARGE_MODEL or head[:1] == IR_VERSION or head[4:] == ORT_FORMAT)
 
 
 def copy_checked(source: Path, offset: int, length: int) -> Iterator[bytes]:

@@ -438,6 +438,8 @@ def test_cache_knows_what_is_run_from_the_file_it_came_from(tmp_path: Path):
     assert np.array_equal(found[0], found[2])
     assert np.array_equal(found[1], fresh) and not np.array_equal(found[0], fresh)
     assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(DataError, match="different models"):
+        gather(plain, data, [need]).merge(gather(facts[1], data, [need]))
 
 
 def test_a_cached_plan_is_the_plan(tmp_path: Path):

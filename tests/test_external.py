@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 from networks import network
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 from onnx.helper import tensor_dtype_to_np_dtype
 
-from onnxprune import io
+from onnxprune import io, runtime
 from onnxprune.cli import main
 from onnxprune.errors import ModelError
 from onnxprune.runtime import session
@@ -81,6 +82,9 @@ def test_every_element_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kin
     assert (tmp_path / "w.bin").stat().st_size >= 64 * 64 // 2
     found = session(loaded).run({"x": np.eye(64, dtype=np.float32)})["y"]
     np.testing.assert_array_equal(found, content)
+    if inside == "graph" and "INT4" not in kind:
+        message, lent = runtime._in_memory(loaded, ort.SessionOptions())
+        assert lent and len(message) < 1000, "weights are lent, not sent in one message, whose size is limited"
 
 
 # --- inside and outside ---------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import pytest
 from networks import network
 from onnx import ModelProto, numpy_helper
 
-from onnxprune import files, io, output
+from onnxprune import datafiles, files, io, output
 from onnxprune.errors import ModelError, OutputError, UsageError
 from onnxprune.evidence import Cache, Evidence
 from onnxprune.files import atomic_file
@@ -220,6 +220,24 @@ def test_data_that_another_model_shares_stays(tmp_path: Path) -> None:
     before = io.load(copy).sha256
     save(model(2.0), path, external=True, force=True)
     assert io.load(copy).sha256 == before
+
+
+def test_a_folder_too_large_to_search_keeps_old_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Arrays, pictures and what begins like no model are not searched."""
+    monkeypatch.setattr(datafiles, "SEARCHED", 5000)
+    monkeypatch.setattr(datafiles, "LARGE_MODEL", 4000)
+    path = tmp_path / "small.onnx"
+    save(model(), path, external=True)
+    np.save(tmp_path / "rows.npy", np.zeros(10_000))
+    (tmp_path / "weights").write_bytes(bytes(10_000))
+    save(model(2.0), path, external=True, force=True)
+    assert len(names(tmp_path)) == 4
+    (tmp_path / "other.onnx").write_bytes(b"\x08" + bytes(10_000))
+    save(model(3.0), path, external=True, force=True)
+    assert len(names(tmp_path)) == 6
+    assert "too large to look for models that need it" in caplog.text
 
 
 @pytest.mark.parametrize("external", [False, True])

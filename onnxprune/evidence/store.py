@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Evidence:
-    """Statistics by need. ``model``: sha256 of the model; ``samples``: rows seen; ``synthetic``: the data was random.
+    """Statistics by need. ``model``: identity of the model that was run; ``samples``: rows seen; ``synthetic``: the data was random.
 
     ``warnings``: what the user should know before trusting it.
     """

@@ -18,7 +18,7 @@ from onnxprune.evidence.store import Cache, Evidence
 from onnxprune.evidence.unusable import refusal
 from onnxprune.facts import Facts
 from onnxprune.io import Model, identity
-from onnxprune.runtime import Session, session
+from onnxprune.runtime import Session, runtime_version, session
 
 BUDGET = 128 << 20  # bytes of observed values held at a time
 SYNTHETIC = "the calibration inputs are random: what was gathered says little about real data; give --calib"
@@ -56,32 +56,32 @@ def gather(
     wanted = merged([needs])
     if options.mask is not None and options.mask not in facts.graph.inputs:
         raise UsageError(f"the mask {options.mask!r} is no input of the model; inputs: {', '.join(facts.graph.inputs)}")
+    model = identity(facts.model)
     if cache is None:
-        return _stream(facts, dataset, wanted, options, progress)
-    origin = _origin(facts.model, dataset, options)
+        return _stream(model, facts, dataset, wanted, options, progress)
+    origin = _origin(model, dataset, options)
     known = cache.find(origin, wanted)
     missing = [need for need in wanted if need not in known]
     if missing:
-        fresh = _stream(facts, dataset, missing, options, progress)
+        fresh = _stream(model, facts, dataset, missing, options, progress)
         cache.keep(origin, fresh)
         known |= dict.fromkeys(missing, fresh)
-    first = next(iter(known.values()), Evidence(facts.model.sha256))
+    first = next(iter(known.values()), Evidence(model))
     found = {need: known[need][need] for need in wanted}
     return Evidence(first.model, first.samples, first.synthetic, found, first.warnings)
 
 
-def _origin(model: Model, dataset: Dataset, options: Options) -> dict[str, Any]:
-    """Everything but the need that decides a statistic; the model as it is run, which may not be the file's."""
-    choice = {"positions": options.positions, "seed": options.seed, "mask": options.mask}
-    return {"model": identity(model), "data": dataset.digest(), "synthetic": dataset.synthetic, **choice}
+def _origin(model: str, dataset: Dataset, options: Options) -> dict[str, Any]:
+    """Everything but the need that decides a statistic; ``model``: the identity of what is run, which may not be the file's."""
+    choice = {name: getattr(options, name) for name in ("positions", "seed", "mask", "batch")}
+    data = {"data": dataset.digest(), "synthetic": dataset.synthetic}
+    return {"model": model, "runtime": runtime_version(), **data, **choice}
 
 
 def _stream(
-    facts: Facts, dataset: Dataset, needs: Sequence[Need], options: Options, progress: Progress | None
+    model: str, facts: Facts, dataset: Dataset, needs: Sequence[Need], options: Options, progress: Progress | None
 ) -> Evidence:
-    result = Evidence(
-        facts.model.sha256, synthetic=dataset.synthetic, statistics={n: STATISTICS[n.kind]() for n in needs}
-    )
+    result = Evidence(model, synthetic=dataset.synthetic, statistics={n: STATISTICS[n.kind]() for n in needs})
     if dataset.synthetic:
         result.warnings = (SYNTHETIC,)
     if not needs:
