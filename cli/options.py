@@ -314,6 +314,12 @@ RESULT = (
         default=None,
         help="Measure no latency.",
     ),
+    click.option(
+        "--allow-unproven",
+        is_flag=True,
+        default=None,
+        help="Write a result that agrees with the original wherever it was seen, though not everything was.",
+    ),
     click.option("--dry-run", is_flag=True, help="Do everything but write the model."),
     click.option("--plan", "plan_path", type=FILE, help="Write the plan, to be reviewed, or replayed with 'apply'."),
     click.option("--force", is_flag=True, help="Replace what exists; 'apply' then takes models with another digest."),

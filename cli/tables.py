@@ -7,7 +7,17 @@ from typing import Any
 
 from onnxprune.cli.console import Terminal
 from onnxprune.remedies import WINDOW
-from onnxprune.report import DRIFT, amount, comparison, drift_rows, gate_rows, keeper, verdict
+from onnxprune.report import (
+    DRIFT,
+    amount,
+    comparison,
+    drift_rows,
+    gate_rows,
+    keeper,
+    proof_rows,
+    proof_sentence,
+    verdict,
+)
 
 SHOWN = 12  # rows of a long table on a terminal without --all
 
@@ -31,7 +41,7 @@ def show_result(terminal: Terminal, report: dict[str, Any]) -> None:
     if "directions" in report:
         show_directions(terminal, report["directions"], everything=False)
     surgery = report["surgery"]
-    terminal.say(f"surgery exact: largest error {surgery['max_relative_error']:.1e} of the largest output")
+    show_proof(terminal, surgery)
     for line in _reconstruction(report):
         terminal.say(line)
     if "recover" in report:
@@ -39,14 +49,23 @@ def show_result(terminal: Terminal, report: dict[str, Any]) -> None:
         terminal.say(
             f"trained for {trained['steps']} steps: held-out loss {trained['before']:.4g} -> {trained['after']:.4g}"
         )
-    if surgery["lossy_nodes"]:
-        terminal.say(f"statistics changed in {_some(surgery['lossy_nodes'])}")
     if surgery["frozen_by_check"]:
         terminal.say(f"kept whole because cutting was not exact: {_some(surgery['frozen_by_check'])}")
     _show_kept(terminal, report)
     if report["output"]:
         terminal.say(f"written to {report['output']['path']}")
     terminal.say(verdict(report))
+
+
+def show_proof(terminal: Terminal, surgery: dict[str, Any]) -> None:
+    """Print what the proof saw of every output, and in a sentence what it says."""
+    rows = proof_rows(surgery)
+    hidden = rows[SHOWN:]
+    terminal.table(("output", "moved by silencing", "error", "proof"), rows[:SHOWN])
+    if hidden:
+        proven = sum(row[-1].startswith("proven") for row in hidden)
+        terminal.say(f"and {len(hidden)} more outputs, {proven} of them proven")
+    terminal.say(proof_sentence(surgery))
 
 
 def show_layers(terminal: Terminal, report: dict[str, Any]) -> None:

@@ -130,8 +130,7 @@ def prune(
     run.checkpoint = None if checkpoint is None else Path(checkpoint)
     run.baseline = _baseline(baseline, tolerance)
     require_measurable(chosen, run.data.measured)
-    analysis = run.analyse()
-    return run.finish(analysis, run.choose(analysis), chosen.to_json())
+    return run.prune()
 
 
 def apply(
@@ -160,8 +159,7 @@ def apply(
     run.data = _open(run.model, chosen, calibration, labels, evaluation, images)
     run.checkpoint = None if checkpoint is None else Path(checkpoint)
     require_measurable(chosen, run.data.measured)
-    analysis = run.analyse()
-    return run.finish(analysis, run.replay(recorded, analysis), recorded.settings)
+    return run.apply(recorded)
 
 
 def validate(

@@ -1,33 +1,71 @@
-"""Proof that a cut was exact: the smaller model against the original with the removed units silenced."""
+"""Proof that a cut was exact: the smaller model against the original with the removed units silenced.
+
+The original runs first: what it refuses is not the cut's fault. Then reference and result run on the same inputs, and outputs and
+inner values are compared position by position, each on its own scale. What was not seen is called not proven, never exact.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import ModelError
-from onnxprune.facts import Facts, Sizes
+from onnxprune.facts import UNKNOWN, Fact, Facts
 from onnxprune.graph import Node
-from onnxprune.io import Model
-from onnxprune.runtime import release_memory, session
+from onnxprune.io import Model, skeleton_without_data
+from onnxprune.proof.float32 import has_bfloat16, in_float32
+from onnxprune.proof.inputs import Feeds, has_switches, other_sizes, random_feeds, severed_feeds
+from onnxprune.proof.positions import Difference, difference
+from onnxprune.proof.rounding import shaken, shaken_weights, with_inputs, without
+from onnxprune.proof.stand_ins import compressed, severed_name, stand_ins
+from onnxprune.proof.witnesses import WAYS, Witnesses, of_cut, reached_from
+from onnxprune.runtime import Session, release_memory, session
 from onnxprune.silence import silenced
-from onnxprune.surgery import Kept, cut
+from onnxprune.surgery import Kept
 
-TOLERANCE: dict[int, float] = {TensorProto.FLOAT16: 3e-2, TensorProto.BFLOAT16: 1e-1, TensorProto.DOUBLE: 1e-7}
-DEFAULT_TOLERANCE = (
-    2e-3  # of the largest output: rounding in float32 through deep networks; a wrong slice is off by 1e-1 and more
-)
-SEQUENCE_TOLERANCE = 1e-2  # of each element's largest value: elements may be single numbers
+T = TypeVar("T")
+
+DEFAULT_TOLERANCE = 1e-4  # of a position's own scale; honest results stay below 1e-5 in float32
+TOLERANCE: dict[int, float] = {TensorProto.FLOAT16: 3e-2}
+DOUBLE_TOLERANCE = 1e-8  # where every float of the model is a double
+ROUNDING_ROOM = 8.0  # times what rounding alone does: beyond it a value is wrong
+NO_POWER = 0.1  # what may differ by more of its scale proves nothing
+SHAKES = 3  # runs of the reference that tell what rounding does
+MOVED = 10.0  # times the tolerance: from here on silencing has moved an output
+ALWAYS = ("rows", "normal", "again", "wide", "sizes")  # kinds of inputs for every proof
+SWITCHED = ("unit", "image")  # further ones where flags and masks choose between paths
+FURTHER = (*SWITCHED, "negative", "broken")  # and where something has not been seen yet
+
+
+@dataclass(frozen=True)
+class OutputProof:
+    """What the proof says of one output; shares are of a position's own scale.
+
+    ``moved``: what silencing did to it (None: it was not compared); ``reason``: why it is not proven, or what proves it
+    beside its own movement.
+    """
+
+    name: str
+    moved: float | None
+    error: float
+    tolerance: float
+    proven: bool
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class SurgeryCheck:
-    """Result of comparing the cut model with its reference: largest error relative to the largest output."""
+    """Result of comparing the cut model with its reference: the largest error on a position's own scale.
+
+    ``exact``: all that was compared agrees, and nothing was left unseen. ``problem``: what differs, at node ``where``;
+    ``unproven``: what was not seen. ``skipped``: nodes that are not run because ONNX Runtime does not have them.
+    """
 
     exact: bool
     error: float
@@ -37,15 +75,30 @@ class SurgeryCheck:
     frozen_by_check: tuple[str, ...] = ()
     problem: str = ""
     skipped: tuple[str, ...] = field(default=())
+    outputs: tuple[OutputProof, ...] = ()
+    unproven: str = ""
+    where: Node | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing that was compared differs, though not everything may have been seen."""
+        return self.exact or bool(self.unproven)
 
 
 def check_cut(
-    analysis: Analysis, kept: Kept, small: ModelProto, *, seed: int = 0, threads: int = 1, runs: int = 1
+    analysis: Analysis,
+    kept: Kept,
+    small: ModelProto,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    rows: Sequence[Feeds] = (),
+    prover: Prover | None = None,
 ) -> SurgeryCheck:
-    """Compare ``small`` with the silenced original on random inputs."""
-    reference, lossy, skipped = silenced(analysis, kept)
-    found = agreement(analysis.facts, reference, small, seed=seed, threads=threads, runs=runs)
-    return replace(found, lossy_nodes=lossy, skipped=skipped)
+    """Compare ``small`` with the silenced original on drawn inputs, and on ``rows`` of real data where there are any."""
+    reference, lossy, _ = silenced(analysis, kept)
+    prover = prover or Prover(analysis.facts, seed=seed, threads=threads, rows=rows)
+    return replace(prover.compare(reference, small, of_cut(analysis, kept)), lossy_nodes=lossy)
 
 
 def agreement(
@@ -55,203 +108,423 @@ def agreement(
     *,
     seed: int = 0,
     threads: int = 1,
-    runs: int = 1,
+    witnesses: Witnesses | None = None,
     complete: bool = False,
+    rows: Sequence[Feeds] = (),
 ) -> SurgeryCheck:
-    """Compare ``small`` with a reference that the original lends its initializers to (``complete``: it has its own), on random inputs.
+    """Compare ``small`` with a reference that the original lends its initializers to (``complete``: it has its own).
 
-    Where the caller chooses sizes, a second choice is tried too, as far as the original takes it.
+    ``witnesses``: inner values that must agree too; None: outputs alone, which then need not move.
     """
-    feeds = [random_feeds(facts, seed + run) for run in range(runs)]
-    blind = _unrunnable(facts)
-    if blind:
-        reference, small = _without_nodes(reference, blind, facts), _without_nodes(small, blind, facts)
-        feeds = [{**f, **_stand_ins(blind, facts, seed)} for f in feeds]
-    elif (other := _other_sizes(facts)) is not None:
-        feeds.append(random_feeds(facts, seed, other))
-    try:
-        lender = None if complete else facts.model.proto
-        expected = _run_all(reference, facts.model, feeds, threads, lender, lenient=len(feeds) > runs)
-        del reference
-        feeds = feeds[: len(expected)]
-        found = _run_all(small, facts.model, feeds, threads)
-    except ModelError as error:
-        return SurgeryCheck(False, np.inf, np.inf, 0.0, problem=str(error))
-    worst, largest, problem = 0.0, 0.0, ""
-    tolerance = _tolerance(facts)
-    for want, have in zip(expected, found, strict=True):
-        for name in want:
-            relative, absolute = difference(want[name], have[name])
-            if relative > worst and relative > tolerance:
-                problem = f"output {name!r} differs by {relative:.2e} of its largest value"
-            worst, largest = max(worst, relative), max(largest, absolute)
-    return SurgeryCheck(worst <= tolerance, worst, largest, tolerance, problem=problem)
+    return Prover(facts, seed=seed, threads=threads, rows=rows).compare(reference, small, witnesses, complete=complete)
 
 
-def _other_sizes(facts: Facts) -> Sizes | None:
-    """Input shapes of the second assignment of free sizes, None where nothing is free."""
-    shapes = {name: facts.second[name].shape for name in facts.graph.inputs if name in facts.second}
-    if facts.first is facts.second or shapes == dict(facts.sizes) or None in shapes.values():
-        return None
-    return {name: shape for name, shape in shapes.items() if shape is not None}
+class Prover:
+    """Compares results with references of one original, which is run once for every input."""
 
+    def __init__(self, facts: Facts, *, seed: int = 0, threads: int = 1, rows: Sequence[Feeds] = ()):
+        self.facts, self.seed, self.threads = facts, seed, threads
+        self.stand_ins = stand_ins(facts)
+        self.rows = () if self.stand_ins.fixed_sizes else tuple(rows)
+        self.tolerance = _tolerance(facts)
+        self.owners = [name for node in facts.graph.top if node.bodies for name in node.outputs if name]
+        self._plain = has_bfloat16(facts.model.proto)
+        self._runs: dict[str, list[tuple[Feeds, dict[str, Any]]]] = {}
+        self._refusal = ""
 
-def _tolerance(facts: Facts) -> float:
-    """The coarsest float type of any weight or output decides."""
-    dtypes = {facts.dtype(v) for v in (*facts.graph.tensors, *facts.graph.outputs)}
-    return max((TOLERANCE[d] for d in dtypes & set(TOLERANCE) - {TensorProto.DOUBLE}), default=DEFAULT_TOLERANCE)
-
-
-def difference(want: np.ndarray, have: np.ndarray) -> tuple[float, float]:
-    """Return (largest difference over largest value, largest difference); NaN and infinities must match in place."""
-    if not isinstance(want, np.ndarray) or want.shape != np.shape(have):
-        return (0.0, 0.0) if _same(want, have) else (np.inf, np.inf)
-    if want.dtype.kind not in "fc":
-        wrong = float(np.mean(want != have)) if want.size else 0.0
-        return (0.0 if wrong <= 0.02 else np.inf), wrong  # a tie may fall the other way in an ArgMax
-    a, b = want.astype(np.float64), np.asarray(have, np.float64)
-    finite = np.isfinite(a)
-    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(np.isnan(a), np.isnan(b)):
-        return np.inf, np.inf
-    if not finite.any():
-        return 0.0, 0.0
-    absolute = float(np.abs(a[finite] - b[finite]).max())
-    scale = float(np.abs(a[finite]).max())
-    return (absolute / scale if scale > 1e-30 else absolute), absolute
-
-
-def _same(want: object, have: object) -> bool:
-    """Whether sequences, or maps such as a classifier's probabilities, agree element by element."""
-    if isinstance(want, list) and isinstance(have, list):
-        return len(want) == len(have) and all(map(_same, want, have))
-    if isinstance(want, dict) and isinstance(have, dict):
-        return want.keys() == have.keys() and all(_same(want[key], have[key]) for key in want)
-    if isinstance(want, str):
-        return want == have
-    return difference(np.asarray(want), np.asarray(have))[0] < SEQUENCE_TOLERANCE
-
-
-def _run_all(
-    proto: ModelProto,
-    model: Model,
-    feeds: list[dict[str, np.ndarray]],
-    threads: int,
-    lender: ModelProto | None = None,
-    lenient: bool = False,
-) -> list[dict]:
-    """Run a model on all inputs; with ``lenient`` the last may be one that it does not take."""
-    opened = session(Model(proto, "", model.path), threads=threads, optimise=False, lender=lender)
-    results = []
-    for number, feed in enumerate(feeds):
+    def compare(
+        self, reference: ModelProto, small: ModelProto, witnesses: Witnesses | None, *, complete: bool = False
+    ) -> SurgeryCheck:
+        """Compare until everything is seen or something differs, at last on every kind of input."""
+        trial = _Trial(self, reference, small, witnesses, complete)
+        first = [*ALWAYS, *(SWITCHED if has_switches(self.facts) else ())]
         try:
-            results.append(opened.run(feed))
-        except ModelError:
-            if not lenient or number < len(feeds) - 1:
-                raise
-    del opened
-    release_memory()
-    return results
-
-
-# --- random inputs --------------------------------------------------------------------------------------------------
-
-
-def random_feeds(facts: Facts, seed: int, sizes: Sizes | None = None) -> dict[str, np.ndarray]:
-    """Draw one input: standard normal floats, valid indices where a table is looked up, ones for other integers and flags."""
-    rng = np.random.default_rng(seed)
-    feeds = {}
-    for name in facts.graph.inputs:
-        shape = (sizes or facts.sizes)[name]
-        dtype = helper.tensor_dtype_to_np_dtype(facts.dtype(name))
-        if dtype.kind == "f" or facts.dtype(name) == TensorProto.BFLOAT16:
-            feeds[name] = rng.standard_normal(shape).astype(dtype)
-        elif dtype.kind in "iu":
-            feeds[name] = (
-                rng.integers(0, _table_size(facts, name), shape).astype(dtype)
-                if _table_size(facts, name)
-                else np.ones(shape, dtype)
+            for kinds in (first, [kind for kind in FURTHER if kind not in first]):
+                trial.run([run for kind in kinds for run in self.original(kind)])
+                if trial.differs or trial.settled:
+                    break
+            if not trial.differs and not trial.settled:
+                trial.sever()
+        except _NotRun as error:
+            return SurgeryCheck(False, np.inf, np.inf, 0.0, problem=str(error))
+        if not any(self._runs.values()):
+            raise ModelError(
+                f"the original model cannot be run on drawn inputs: {self._refusal}. Give sizes that it takes "
+                "(--input-shape NAME:SIZES) or real inputs (--calib)"
             )
+        return trial.verdict()
+
+    def original(self, kind: str) -> list[tuple[Feeds, dict[str, Any]]]:
+        """Return the inputs of a kind that the original takes, each with its outputs and what it drew; run once."""
+        if kind not in self._runs:
+            self._runs[kind] = []
+            if feeds := self._feeds(kind):
+                opened = self._original
+                for feed in feeds:
+                    try:
+                        self._runs[kind].append((feed, opened.run(feed)))
+                    except ModelError as error:
+                        self._refusal = self._refusal or str(error)
+                del opened
+                release_memory()
+        return self._runs[kind]
+
+    @property
+    def _original(self) -> Session:
+        proto = self.facts.model.proto
+        slim = self.stand_ins.original(_with_outputs(skeleton_without_data(proto), self.owners), self.seed)
+        try:
+            return self.open(slim, proto)
+        except ModelError as error:
+            raise ModelError(f"the original model is refused: {error}") from error
+
+    def open(self, proto: ModelProto, lender: ModelProto) -> Session:
+        """Open a model as it stands, without optimisation, with the initializers of ``lender`` beside its own."""
+        path = self.facts.model.path
+        if self._plain:
+            proto, lender = (in_float32(one, self.facts.model.folder) for one in (proto, lender))
+        return session(Model(proto, "", path), threads=self.threads, optimise=False, lender=lender)
+
+    def _feeds(self, kind: str) -> list[Feeds]:
+        facts, seed = self.facts, self.seed
+        if kind == "rows":
+            return [dict(row) for row in self.rows]
+        if kind == "sizes":
+            sizes = None if self.stand_ins.fixed_sizes else other_sizes(facts)
+            found = [] if sizes is None else [random_feeds(facts, seed, sizes)]
         else:
-            feeds[name] = np.ones(shape, dtype)
-    return feeds
+            again = kind == "again"
+            found = [random_feeds(facts, seed + again, kind="normal" if again else kind)]
+        return [self._typed(feed | self.stand_ins.drawn(seed)) for feed in found]
+
+    def _typed(self, feed: Feeds) -> Feeds:
+        plain = self._plain
+        return {n: a.astype(np.float32) if plain and a.dtype.name == "bfloat16" else a for n, a in feed.items()}
 
 
-def _table_size(facts: Facts, name: str) -> int:
-    """Rows of the smallest table that an input's values, possibly cast, look up (0: none)."""
-    found = []
-    for node, position in facts.graph.consumers.get(name, ()):
-        if node.op == "Gather" and position == 1:
-            axis = int(node.attribute("axis", 0))
-            found.append((facts.shape(node.inputs[0]) or (1,))[axis])
-        elif node.op in ("Cast", "Reshape", "Identity", "Unsqueeze", "Squeeze", "Flatten") and position == 0:
-            found.extend(filter(None, [_table_size(facts, node.outputs[0])]))
-    return min(found, default=0)
+class _NotRun(Exception):
+    """The reference or the result cannot be run, though the original can."""
 
 
-# --- operators that the runtime does not have -----------------------------------------------------------------------
+class _Trial:
+    """One result against its reference: what was found so far, by name of the value."""
+
+    def __init__(
+        self, prover: Prover, reference: ModelProto, small: ModelProto, witnesses: Witnesses | None, complete: bool
+    ):
+        self.prover, self.complete = prover, complete
+        self.reference, self.small = reference, small
+        self.witnesses = witnesses or Witnesses(prover.facts, {}, ())
+        self.alone = witnesses is None
+        self.found: dict[str, Difference] = {}
+        self.moved: dict[str, float] = {}
+        self.wrong: dict[str, float] = {}
+        self.tolerances: dict[str, float] = {}
+        self.shapes: dict[str, str] = {}
+        self.branches: dict[Node, set[bool]] = {}
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    def run(self, runs: Sequence[tuple[Feeds, dict[str, Any]]]) -> None:
+        """Run both models on inputs that the original takes, and compare what they give."""
+        if not runs:
+            return
+        feeds = [self._given(*run) for run in runs]
+        wanted = self._compare_on(feeds, feeds)
+        for (_, before), values in zip(runs, wanted, strict=True):
+            for name in set(before) & set(self._counting(values)):
+                self.moved[name] = max(self.moved.get(name, 0.0), _movement(before[name], values[name]))
+
+    def sever(self) -> None:
+        """Draw what the nodes read of which nothing was seen, so that they are seen whatever stands before them."""
+        facts, prover = self.prover.facts, self.prover
+        known = (fact for node in self._unseen() for fact in ((n, facts.first.get(n, UNKNOWN)) for n in node.inputs))
+        names = list(dict.fromkeys(n for n, fact in known if _may_be_drawn(facts, n, fact, n in self._deciding)))
+        base = next((run for kind in (*ALWAYS, *FURTHER) for run in prover.original(kind)), None)
+        if not names or base is None:
+            return
+        masks = self.witnesses.masks
+        whole, small = [], []
+        for kind in ("normal", "unit"):
+            drawn = severed_feeds(facts, names, prover.seed, kind)
+            feed = self._given(*base)
+            whole.append(feed | {severed_name(i): value for i, value in enumerate(drawn)})
+            cut_down = [compressed(value, masks(name)) for name, value in zip(names, drawn, strict=True)]
+            small.append(feed | {severed_name(i): value for i, value in enumerate(cut_down)})
+        self._compare_on(whole, small, names)
+
+    def _compare_on(
+        self, feeds: Sequence[Feeds], small_feeds: Sequence[Feeds], severed: Sequence[str] = ()
+    ) -> list[dict[str, Any]]:
+        """Compare all that both models give, the nodes reading ``severed`` values from outside; return the reference's."""
+        stand_ins, masks = self.prover.stand_ins, self.witnesses.masks
+        names = [n for n in self.witnesses.values if not self._is_output(n)]
+        names += [*self._owned, *self._deciding]
+        own = skeleton_without_data(self.reference) if self.complete else self.reference
+        lender = self.reference if self.complete else self.prover.facts.model.proto
+        reference, small = (
+            stand_ins.severed(stand_ins.given(_with_outputs(proto, names)), severed)
+            for proto in (own, skeleton_without_data(self.small))
+        )
+        wanted = self._values(reference, feeds, lender)
+        given = [{name: compressed(value, masks(name)) for name, value in feed.items()} for feed in small_feeds]
+        have = self._values(small, given, self.small)
+        apart = [
+            {name: self._apart(name, a[name], b[name]) for name in self._counting(a)}
+            for a, b in zip(wanted, have, strict=True)
+        ]
+        doubtful = [i for i, found in enumerate(apart) if any(d.error > self.prover.tolerance for d in found.values())]
+        noises = self._noises(reference, lender, [feeds[i] for i in doubtful], [wanted[i] for i in doubtful])
+        noise, inner = dict(zip(doubtful, noises, strict=True)), self.witnesses.values
+        for number, found in enumerate(apart):
+            for name, one in found.items():
+                fed = severed and name in inner and set(inner[name].inputs) & set(severed)
+                one = replace(one, seen=one.finite) if fed else one  # given anything, it gives zero
+                self._judge(name, one, noise.get(number, {}).get(name, 0.0))
+            self._note_branches(feeds[number] | wanted[number], severed)
+        return wanted
+
+    def _note_branches(self, values: Mapping[str, Any], severed: Sequence[str]) -> None:
+        """Remember which way each If and Loop went."""
+        for node, names in self.witnesses.conditions.items():
+            found = [values.get(severed_name(severed.index(n)) if n in severed else n) for n in names]
+            known = [value for value in found if value is not None]
+            if len(known) == len(names):
+                self.branches.setdefault(node, set()).add(all(bool(np.all(value > 0)) for value in known))
+
+    @property
+    def _deciding(self) -> list[str]:
+        """Values that decide what is run of nodes with bodies."""
+        return [name for names in self.witnesses.conditions.values() for name in names]
+
+    @property
+    def _owned(self) -> list[str]:
+        """Outputs of nodes inside whose bodies something was cut."""
+        return [name for node in self.witnesses.hidden for name in node.outputs if name]
+
+    def _given(self, feed: Feeds, before: Mapping[str, Any]) -> Feeds:
+        return {**feed, **{name: before[name] for name in self.prover.stand_ins.recorded}}
+
+    def _values(self, proto: ModelProto, feeds: Sequence[Feeds], lender: ModelProto) -> list[dict[str, Any]]:
+        """Return outputs whole and witnesses in part, for each feed."""
+        inner = {name for name in self.witnesses.values if not self._is_output(name)}
+        results = []
+        try:
+            opened = self.prover.open(proto, lender)
+            plain = [name for name in opened.outputs if name not in inner]
+            for feed in feeds:
+                values = opened.run(feed, plain) if plain else {}
+                for part in self.witnesses.parts(self._scale(feed)):
+                    if names := [name for name in part if name in inner and name in opened.outputs]:
+                        given = opened.run(feed, names)
+                        values |= {name: self.witnesses.sample(name, value) for name, value in given.items()}
+                results.append(values)
+        except ModelError as error:
+            raise _NotRun(str(error)) from error
+        del opened
+        release_memory()
+        return results
+
+    def _is_output(self, name: str) -> bool:
+        return name in self.prover.facts.graph.outputs
+
+    def _scale(self, feed: Feeds) -> float:
+        """How many times larger an input is than that of the analysis."""
+        sizes = self.prover.facts.sizes
+        pairs = [(feed[name].size, np.prod(shape, dtype=float)) for name, shape in sizes.items() if name in feed]
+        return max((size / max(whole, 1.0) for size, whole in pairs), default=1.0)
+
+    def _noises(
+        self, reference: ModelProto, lender: ModelProto, feeds: Sequence[Feeds], wanted: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, float]]:
+        """Return for each of the feeds how far rounding alone moves every value, as a share of its positions' scales."""
+        noises: list[dict[str, float]] = [{} for _ in feeds]
+        if not feeds:
+            return noises
+        weights = shaken_weights(self.prover.facts, lender)
+        opened, rest = with_inputs(reference, weights), without(lender, weights)
+        turns = [
+            {**shaken(feed, self.prover.seed + turn), **shaken(weights, self.prover.seed + turn)}
+            for feed in feeds
+            for turn in range(SHAKES)
+        ]
+        for number, moved in enumerate(self._values(opened, turns, rest)):
+            noise, want = noises[number // SHAKES], wanted[number // SHAKES]
+            for name in self._counting(want):
+                noise[name] = max(
+                    noise.get(name, 0.0), self._apart(name, want[name], self._kept(name, moved[name])).error
+                )
+        return noises
+
+    # --- comparing --------------------------------------------------------------------------------------------------
+
+    def _counting(self, values: Mapping[str, Any]) -> list[str]:
+        """Names of what is compared, of all that a run gives."""
+        return [name for name in values if name not in self.prover.stand_ins.unknown]
+
+    def _apart(self, name: str, want: Any, have: Any) -> Difference:
+        try:
+            want = self._kept(name, want)
+        except ValueError:  # at these sizes nobody can say which positions stay
+            return Difference()
+        if isinstance(want, np.ndarray) and want.shape != np.shape(have):
+            self.shapes[name] = f"has shape {list(np.shape(have))} instead of {list(want.shape)}"
+        return difference(want, have)
+
+    def _kept(self, name: str, value: Any) -> Any:
+        return compressed(value, self.witnesses.masks(name)) if isinstance(value, np.ndarray) else value
+
+    def _judge(self, name: str, apart: Difference, noise: float) -> None:
+        """Count one comparison; where rounding alone may do as much, it proves nothing."""
+        allowed = max(self.prover.tolerance, ROUNDING_ROOM * noise)
+        if allowed > NO_POWER and name not in self.shapes:
+            self.found.setdefault(name, Difference())
+            return
+        if apart.error > allowed:
+            self.wrong[name] = max(self.wrong.get(name, 0.0), apart.error)
+        self.tolerances[name] = max(self.tolerances.get(name, 0.0), allowed)
+        self.found[name] = self.found.get(name, Difference()) | apart
+
+    def tolerance(self, name: str) -> float:
+        """Return how far a value was allowed to be off."""
+        return self.tolerances.get(name, self.prover.tolerance)
+
+    def _seen(self, name: str) -> bool:
+        return name in self.found and self.found[name].seen
+
+    # --- what it says -----------------------------------------------------------------------------------------------
+
+    @property
+    def differs(self) -> bool:
+        return bool(self.wrong)
+
+    def _first_wrong(self) -> str:
+        """The value that differs and stands first in the graph."""
+        order = {name: place for place, name in enumerate(self.prover.facts.first)}
+        return min(self.wrong, key=lambda name: order.get(name, len(order)))
+
+    @property
+    def settled(self) -> bool:
+        return all(output.proven for output in self._outputs())
+
+    def _unseen(self) -> list[Node]:
+        """Nodes reached by the cut of which no result was seen, or whose bodies were not seen to matter."""
+        nodes: dict[Node, list[str]] = {}
+        for name, node in self.witnesses.values.items():
+            nodes.setdefault(node, []).append(name)
+        found = [node for node, names in nodes.items() if not any(map(self._seen, names))]
+        for node in self.witnesses.hidden:
+            ways = WAYS[node.op] if node in self.witnesses.conditions else set()
+            names = [name for name in node.outputs if name]
+            seen = any(self._seen(name) for name in names)
+            if node in self.witnesses.veiled:
+                seen = any(self.moved.get(name, 0.0) > MOVED * self.tolerance(name) for name in names)
+            found += [] if seen and ways <= self.branches.get(node, set()) else [node]
+        return found
+
+    def _outputs(self) -> list[OutputProof]:
+        graph = self.prover.facts.graph
+        affected = set(graph.outputs) if self.alone else reached_from(graph, self.witnesses.nodes)
+        unseen = [(node, reached_from(graph, [node])) for node in self._unseen()]
+        return [
+            self._output(name, name in affected, [n for n, reached in unseen if name in reached])
+            for name in graph.outputs
+        ]
+
+    def _output(self, name: str, affected: bool, unseen: Sequence[Node]) -> OutputProof:
+        found, tolerance = self.found.get(name), self.tolerance(name)
+        if found is None:
+            blind = [node.label for node in self.prover.stand_ins.foreign]
+            reason = f"it is made by {_some(blind)}, which ONNX Runtime does not have; all that goes in is proven"
+            return OutputProof(name, None, 0.0, tolerance, not unseen, reason)
+        moved = self.moved.get(name, 0.0)
+        agrees = name not in self.wrong
+
+        def said(proven: bool, reason: str) -> OutputProof:
+            return OutputProof(name, moved, found.error, tolerance, proven and agrees, reason)
+
+        if not agrees:
+            return said(False, f"it differs by {found.error:.1e} of its scale")
+        if not affected:
+            return said(True, "the cut does not reach it")
+        if unseen:
+            labels = _some([node.label for node in unseen])
+            return said(
+                False, f"no input tried shows what becomes of {labels}: nothing there was finite and other than zero"
+            )
+        if self.alone:
+            return said(
+                self._seen(name), "" if self._seen(name) else "no input tried gives it a finite value other than zero"
+            )
+        return said(True, "" if moved > MOVED * tolerance else "by the inner values, since the output hardly moves")
+
+    def verdict(self) -> SurgeryCheck:
+        """Return what was found, the first value that differs named."""
+        outputs = tuple(self._outputs())
+        compared = [self.found[name] for name in self.prover.facts.graph.outputs if name in self.found]
+        worst = max((found.error for found in compared), default=0.0)
+        largest = max((found.absolute for found in compared), default=0.0)
+        skipped = tuple(node.label for node in self.prover.stand_ins.foreign)
+        unproven = next((f"output {o.name!r}: {o.reason}" for o in outputs if not o.proven), "")
+        check = SurgeryCheck(
+            not unproven, worst, largest, self.prover.tolerance, skipped=skipped, outputs=outputs, unproven=unproven
+        )
+        if not self.differs:
+            return check
+        name = self._first_wrong()
+        what = "output" if self._is_output(name) else "value"
+        how = self.shapes.get(name) or f"differs by {self.found[name].error:.2e} of its scale"
+        node = self.prover.facts.graph.producer.get(name)
+        at = "" if node is None else f" (node {node.label!r}, {node.op})"
+        return replace(
+            check, exact=False, unproven="", problem=f"{what} {name!r}{at} {how}", where=node,
+            error=max(worst, self.found[name].error),
+        )  # fmt: skip
 
 
-KNOWN_DOMAINS = {"", "com.microsoft", "ai.onnx.ml", "com.ms.internal.nhwc", "com.microsoft.nchwc"}
+def _may_be_drawn(facts: Facts, name: str, fact: Fact, decides: bool) -> bool:
+    """Whether a value is a computed tensor of floats or flags whose content may be anything, or ``decides`` what is run."""
+    computed = name in facts.graph.producer and name not in facts.constants and fact.array is None
+    return computed and fact.shape is not None and (decides or fact.dtype in (1, 9, 10, 11, 16))
 
 
-def _unrunnable(facts: Facts) -> list[Node]:
-    """Nodes of domains that ONNX Runtime does not ship, and what follows them in shapes nobody knows."""
-    found: list[Node] = []
-    lost: set[str] = set()
-    for node in facts.graph.top:
-        if node.op.rpartition("::")[0] not in KNOWN_DOMAINS or lost & set(node.inputs):
-            found.append(node)
-            lost.update(name for name in node.outputs if facts.shape(name) is None)
-    return found
+def _movement(before: Any, after: Any) -> float:
+    """Return how far silencing moved a value, 1 where it is of another kind (integers: the share that changed)."""
+    change = difference(before, after)
+    return change.error if np.isfinite(change.error) else min(change.absolute, 1.0)
 
 
-def _without_nodes(proto: ModelProto, blind: list[Node], facts: Facts) -> ModelProto:
-    """Return the model with the given nodes taken out: what they read is an output, what they made is an input."""
-    gone = {name for node in blind for name in node.outputs if name}
+def _some(labels: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(labels) - most} more" if len(labels) > most else ""
+    return ", ".join(map(repr, labels[:most])) + more
+
+
+def _with_outputs(proto: ModelProto, names: Sequence[str]) -> ModelProto:
+    """Return the model with further outputs, as far as its outer graph computes them."""
+    known = {value.name for value in proto.graph.output}
+    fresh = [name for name in dict.fromkeys(names) if name not in known]
+    if not fresh:
+        return proto
+    computed = {name for node in proto.graph.node for name in node.output}
     result = ModelProto()
     result.CopyFrom(proto)
-    for index in reversed(range(len(result.graph.node))):
-        node = result.graph.node[index]
-        if gone & set(node.output):
-            outputs = {v.name for v in result.graph.output}
-            computed = {o for n in proto.graph.node for o in n.output}
-            for name in node.input:
-                if name in computed and name not in outputs and name not in gone:
-                    result.graph.output.append(onnx.ValueInfoProto(name=name))
-            del result.graph.node[index]
-    for index in reversed(range(len(result.graph.output))):
-        if result.graph.output[index].name in gone:
-            del result.graph.output[index]
-    for name in sorted(gone):
-        if facts.shape(name) is not None:
-            result.graph.input.append(helper.make_tensor_value_info(name, facts.dtype(name) or 1, facts.shape(name)))
+    result.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fresh if name in computed)
     return result
 
 
-def _stand_ins(blind: list[Node], facts: Facts, seed: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    shapes = {name: facts.shape(name) for node in blind for name in node.outputs if name}
-    return {n: rng.standard_normal(shape).astype(np.float32) for n, shape in shapes.items() if shape is not None}
+def _tolerance(facts: Facts) -> float:
+    """The coarsest float type of any tensor or output decides."""
+    dtypes = {facts.dtype(value) for value in (*facts.graph.tensors, *facts.graph.outputs, *facts.graph.inputs)}
+    floats = dtypes & {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+    if floats == {TensorProto.DOUBLE}:
+        return DOUBLE_TOLERANCE
+    return max((TOLERANCE.get(dtype, DEFAULT_TOLERANCE) for dtype in floats), default=DEFAULT_TOLERANCE)
 
 
-# --- finding the group at fault -------------------------------------------------------------------------------------
+# --- finding what is at fault ----------------------------------------------------------------------------------------
 
 
-def culprits(analysis: Analysis, kept: Kept, *, seed: int = 0, threads: int = 1) -> list[int]:
-    """Bisect for the groups whose removal alone already breaks the check; returns group numbers, ascending."""
-    active = [g for g, mask in enumerate(kept) if not mask.all()]
-
-    def wrong(groups: Sequence[int]) -> bool:
-        trial = [mask if g in groups else np.ones_like(mask) for g, mask in enumerate(kept)]
-        try:
-            return not check_cut(analysis, trial, cut(analysis, trial), seed=seed, threads=threads).exact
-        except Exception:  # whatever the surgery trips over is what is being searched for
-            return True
-
-    return sorted(bisect(active, wrong))
-
-
-def bisect(groups: Sequence[int], wrong: Callable[[Sequence[int]], bool]) -> list[int]:
+def bisect(groups: Sequence[T], wrong: Callable[[Sequence[T]], bool]) -> list[T]:
     """Return the members of ``groups`` that are wrong on their own, or that are only together."""
     if not groups or not wrong(groups):
         return []

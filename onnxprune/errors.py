@@ -9,6 +9,7 @@
     ├── OutputError          3   a result that cannot be written
     ├── SurgeryError         3   the pruned model is not the original with units silenced
     ├── TargetError          4   the target is out of reach, or nothing can be pruned
+    │   └── UnprovenError    4   ... with a proof: not everything could be seen
     ├── GateFailed           1   a budget was missed
     └── Inconclusive         5   a measurement too noisy to decide (with --strict)
 
@@ -62,6 +63,10 @@ class TargetError(OnnxPruneError):
     def __init__(self, message: str, best: float | None = None):
         super().__init__(message)
         self.best = best
+
+
+class UnprovenError(TargetError):
+    """The result agrees wherever it could be compared, but not all of it was seen."""
 
 
 class GateFailed(OnnxPruneError):

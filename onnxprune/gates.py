@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onnxprune.check import random_feeds
 from onnxprune.data import Dataset, overlap
 from onnxprune.errors import DataError, UsageError
 from onnxprune.facts import Facts, free_dimensions
@@ -18,6 +17,7 @@ from onnxprune.measure.latency import LatencyReport, measure_pair
 from onnxprune.measure.layers import revealing
 from onnxprune.measure.metrics import script_metric
 from onnxprune.measure.outputs import VARYING, Outputs
+from onnxprune.proof.inputs import random_feeds
 from onnxprune.settings import Settings
 
 LATENCY_SECONDS = 2.0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxprune.account import frozen_stakes, group_stakes
-from onnxprune.check import SurgeryCheck
+from onnxprune.check import OutputProof, SurgeryCheck
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.links import RULES
 from onnxprune.io import Model
@@ -114,14 +115,23 @@ def coverage() -> Report:
 
 
 def surgery_entry(check: SurgeryCheck) -> Report:
+    """Describe the proof; ``exact``: all is proven, and no node takes statistics that the cut has changed."""
     return {
-        "exact": check.exact,
+        "exact": check.exact and not check.lossy_nodes,
+        "proven": check.exact,
+        "unproven": check.unproven or None,
+        "skipped": list(check.skipped),
+        "outputs": {output.name: _proof(output) for output in check.outputs},
         "max_abs_error": check.max_abs_error,
         "max_relative_error": check.error,
         "tolerance": check.tolerance,
         "lossy_nodes": list(check.lossy_nodes),
         "frozen_by_check": list(check.frozen_by_check),
     }
+
+
+def _proof(output: OutputProof) -> Report:
+    return {name: value for name, value in asdict(output).items() if name != "name"}
 
 
 def dumps(report: Report) -> str:
@@ -199,6 +209,47 @@ def _worst_channel(drift: Report, equal: str) -> str:
     if channel is None or equal == "equal":
         return "-"
     return str(channel) if error is None else f"{channel} ({error:.2g} sd)"
+
+
+def proof_rows(surgery: Report) -> list[tuple[str, str, str, str]]:
+    """Return (output, what silencing did to it, largest error, verdict) for every output of a proof."""
+    return [
+        (
+            name,
+            _number(proof["moved"], ".1%"),
+            _number(proof["error"], ".1e"),
+            _judgement(proof),
+        )
+        for name, proof in (surgery.get("outputs") or {}).items()
+    ]
+
+
+def _judgement(proof: Report) -> str:
+    reason = f": {proof['reason']}" if proof["reason"] else ""
+    return f"{'proven' if proof['proven'] else 'not proven'}{reason}"
+
+
+def proof_sentence(surgery: Report) -> str:
+    """Say in a sentence what a proof says; reports of 0.1.0 know only exact ones."""
+    error = _number(surgery["max_relative_error"], ".1e")
+    left_out = (
+        f"; not run, since ONNX Runtime does not have them: {_some(surgery['skipped'])}"
+        if surgery.get("skipped")
+        else ""
+    )
+    if not surgery.get("proven", surgery["exact"]):
+        return f"surgery not proven: {surgery.get('unproven')}{left_out}"
+    if surgery["lossy_nodes"]:
+        nodes = _some(surgery["lossy_nodes"])
+        return (
+            f"surgery as decided, but not silence: statistics changed in {nodes}; else largest error {error}{left_out}"
+        )
+    return f"surgery exact: largest error {error} of a position's own scale{left_out}"
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def gate_rows(gates: Sequence[Report]) -> list[tuple[str, str, str, str]]:

@@ -82,6 +82,7 @@ class Settings:
     ``allow_lossy``: channels that a window over their neighbours reads may go too, though that changes what the window sees.
     ``granularity``: heads, width or groups, beside it paired and stream; or block or eigen alone. ``input_shape``: input -> sizes for free dimensions.
     ``output_weight``: (output or channels of it such as y[4:84], how much more it counts), for those who know better.
+    ``allow_unproven``: a result is good enough that agrees wherever it was seen, though not everything was.
     The gates ``max_drop``, ``min_agreement``, ``min_cosine`` and ``max_latency_ratio`` are shares of 1, ``max_size`` is in bytes.
     """
 
@@ -120,6 +121,7 @@ class Settings:
     min_cosine: float | None = None
     max_latency_ratio: float | None = None
     max_size: int | None = None
+    allow_unproven: bool = False
     strict: bool = False
     latency: bool = True
     seed: int = 0

@@ -55,6 +55,18 @@ def network(
     return model
 
 
+def unseen_model() -> ModelProto:
+    """Inside a loop a branch that is taken only where a sum is above a billion: nobody sees what it does."""
+    text = (
+        "w1 = %3x8\nm = MatMul(x, w1)\nr = Relu(m)\nw2 = %8x8\nw3 = %8x3\n"
+        "y = Loop(@2, @true, x) <body = b (int64 i, bool k, float[2,3] v) => (bool k2, float[2,3] v2) { k2 = Identity(k)\n"
+        "h = ReduceSum<keepdims=0>(v)\nc = Greater(h, @1000000000.)\n"
+        "v2 = If(c) <then_branch = t () => (float[2,3] a) { u = MatMul(r, w2)\na = MatMul(u, w3) }, "
+        "else_branch = e () => (float[2,3] d) { d = Neg(v) }> }>"
+    )
+    return network(text, "float[2,3] x", "float[2,3] y")
+
+
 def _store(found: re.Match, tensors: list[TensorProto], rng: np.random.Generator) -> str:
     name = f"t{len(tensors) + 1}"
     tensors.append(_literal(found, name, rng))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from op_cases import DENSE, PLAIN, Row, row
+from op_cases import DENSE, PLAIN, Row, row, stays
 
 from onnxprune.coupling.rules.barriers import BARRIERS
+from onnxprune.coupling.rules.recurrent import QUANTISED
 
 MICROSOFT = {"com.microsoft": 1}
 CLASSICAL = {"ai.onnx.ml": 3}
@@ -541,7 +542,10 @@ ROWS = [
         "q = com.microsoft.DynamicQuantizeLSTM<hidden_size = 5>(p, w, r, , , , , , ws, wz, ws, wz); "
         "h = Squeeze(q, @[1])",
         "w1 6: w1.1 writes, b1.0 shifts, w.1 reads",
-        "w 5x4: w.2 writes, r.1 reads, r.2 writes, w2.0 reads",
+        *stays("the gates of one unit go together", "w.2 20/20"),
+        *stays(QUANTISED, "r.1 5/5"),
+        *stays("the gates of one unit go together", "r.2 20/20"),
+        *stays(QUANTISED, "w2.0 5/5"),
         frame="tokens",
         width=5,
         domains=MICROSOFT,

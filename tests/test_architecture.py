@@ -34,6 +34,7 @@ LAYERS = (
         "sparse",
         "surgery",
         "silence",
+        "proof",
         "check",
         "redundancy",
         "repair",

@@ -24,7 +24,6 @@ from onnxprune.eigen import (
     Layer,
     check_factors,
     choose_cuts,
-    culprit_cuts,
     cut_to,
     eigenbases,
     find_layers,
@@ -40,6 +39,7 @@ from onnxprune.errors import DataError, PlanError, TargetError, UsageError
 from onnxprune.evidence import Options
 from onnxprune.repair import Subspace
 from onnxprune.repair.moments import Moments, solve
+from onnxprune.runs import directions
 
 MODELS = Path(__file__).parents[1] / "models"
 CNN, TRANSFORMER = MODELS / "digits_cnn.onnx", MODELS / "digits_transformer.onnx"
@@ -293,24 +293,30 @@ def test_inputs_in_a_subspace_cost_nothing() -> None:
     agree(run(small, {"x": data}), run(model, {"x": data}))
 
 
-def test_culprits_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = network("w = %8x6x3x3; c = Conv(x, w); v = %6x8x3x3; y = Conv(c, v)", IMAGE)
-    analysis = analysed(model)
-    cuts = [Cut(basis_of(layer, model), "both", 3, 3) for layer in find_layers(analysis).found]
-    assert not culprit_cuts(analysis.facts, cuts)
-    from onnxprune.eigen import proof
-
-    original = proof.with_factors
+def test_a_layer_whose_factors_are_wrong_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network(
+        "w = %16x6x3x3; c = Conv(x, w); r = Relu(c); v = %16x16x3x3; d = Conv(r, v); u = %16x16x3x3; y = Conv(d, u)",
+        IMAGE,
+    )
+    data = np.random.default_rng(0).standard_normal((40, 6, 9, 9)).astype(np.float32)
+    original = directions.with_factors
 
     def broken(facts, proto, chosen):
         result = original(facts, proto, chosen)
         for tensor in result.graph.initializer:
-            if tensor.name == "v/out":
+            if tensor.name.startswith("v/"):
                 tensor.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(tensor), tensor.name))
         return result
 
-    monkeypatch.setattr(proof, "with_factors", broken)
-    assert culprit_cuts(analysis.facts, cuts) == cuts[1:]
+    monkeypatch.setattr(directions, "with_factors", broken)
+    options = {"granularity": ("eigen",), "calibration": data, "latency": False, "repair": "none"}
+    report = onnxprune.prune(model, target="macs=75%", **options).report
+    assert report["surgery"]["proven"] and report["surgery"]["frozen_by_check"] == ["v"]
+    status = {row["name"]: (row["status"], row["reason"]) for row in report["directions"]}
+    assert status["u"] == ("pruned", None)
+    assert status["v"][0] == "frozen" and "'d'" in status["v"][1]
+    with pytest.raises(TargetError):
+        onnxprune.prune(model, target="macs=80%", include=("v",), **options)
 
 
 # --- repair ---------------------------------------------------------------------------------------------------------
@@ -321,8 +327,9 @@ def test_least_squares_inside_a_subspace_is_the_best_there() -> None:
     random = np.random.default_rng(0)
     x, truth = random.standard_normal((300, 6)), random.standard_normal((4, 6))
     t = x @ truth.T + 3.0 + 0.1 * random.standard_normal((300, 4))
-    moments = Moments.zeros(1, 6, 4)
-    moments.update(x[None].astype(np.float32), t[None].astype(np.float32))
+    rows = x[None].astype(np.float32), t[None].astype(np.float32)
+    moments = Moments.around(*rows)
+    moments.update(*rows)
     reading = np.linalg.qr(random.standard_normal((6, 2)))[0]
     z = np.column_stack([x @ reading, np.ones(300)])
     expected = np.linalg.lstsq(z, t, rcond=None)[0]

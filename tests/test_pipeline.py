@@ -19,7 +19,7 @@ from onnxprune import io
 from onnxprune.check import SurgeryCheck
 from onnxprune.errors import Inconclusive, PlanError, SurgeryError, TargetError, UsageError
 from onnxprune.measure.latency import Latency, LatencyReport
-from onnxprune.runs import pipeline, stages
+from onnxprune.runs import pipeline, proving, stages
 
 MODELS = Path(__file__).parents[1] / "models"
 CNN, TRANSFORMER, TEST = MODELS / "digits_cnn.onnx", MODELS / "digits_transformer.onnx", MODELS / "digits_test.npz"
@@ -120,9 +120,7 @@ def blaming(group: int, honest):
 
 
 def test_a_group_that_cannot_be_cut_exactly_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    fault = blaming(1, stages.check_cut)
-    monkeypatch.setattr(stages, "check_cut", fault)
-    monkeypatch.setattr("onnxprune.check.check_cut", fault)
+    monkeypatch.setattr(pipeline, "check_cut", blaming(1, pipeline.check_cut))
     report = prune(network(TWO_GROUPS)).report
     assert report["surgery"]["exact"]
     assert report["surgery"]["frozen_by_check"] == ["w2"]
@@ -132,16 +130,34 @@ def test_a_group_that_cannot_be_cut_exactly_is_frozen(monkeypatch: pytest.Monkey
     ]
 
 
+def test_what_the_check_froze_is_named_and_not_prunable(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = prune(network(TWO_GROUPS)).report
+    monkeypatch.setattr(pipeline, "check_cut", blaming(1, pipeline.check_cut))
+    report = prune(network(TWO_GROUPS)).report
+    frozen = [row for row in report["frozen"] if row["kind"] == "check"]
+    assert {row["axis"] for row in frozen} == {f"{m['parameter']}[{m['axis']}]" for m in report["groups"][1]["members"]}
+    assert all("made up" in row["reason"] and row["node"] is None and row["remedy"] for row in frozen)
+    assert report["prunable"]["macs"] < whole["prunable"]["macs"]
+
+
+def test_what_the_check_froze_is_made_up_for_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups frozen after the choice lead to a new choice: the target is met, or refused (exit 4)."""
+    monkeypatch.setattr(pipeline, "check_cut", blaming(1, pipeline.check_cut))
+    model = network(TWO_GROUPS)
+    report = prune(model, target="macs=75%", round_to=1).report
+    assert report["after"]["macs"] <= 0.75 * report["before"]["macs"]
+    assert report["surgery"]["frozen_by_check"] == ["w2"]
+    with pytest.raises(TargetError, match="out of reach"):
+        prune(model, target="macs=20%", round_to=1)
+
+
 def test_nothing_is_written_when_no_cut_is_exact(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wrong = SurgeryCheck(False, 1.0, 1.0, 0.0, problem="made up")
-    monkeypatch.setattr(stages, "check_cut", lambda *_, **__: wrong)
-    monkeypatch.setattr(stages, "culprits", lambda *_, **__: [])
-    with pytest.raises(SurgeryError, match="made up"):
+    monkeypatch.setattr(pipeline, "check_cut", lambda *_, **__: wrong)
+    with pytest.raises(TargetError, match=r"no group .*made up"):
         prune(network(TWO_GROUPS), output=tmp_path / "a.onnx")
-    monkeypatch.undo()
-    monkeypatch.setattr(stages, "check_cut", blaming(0, blaming(1, stages.check_cut)))
-    monkeypatch.setattr(stages, "culprits", lambda *_, **__: [0, 1])
-    with pytest.raises(TargetError, match=r"no group .*\(made up\)"):
+    monkeypatch.setattr(proving, "bisect", lambda *_: [])
+    with pytest.raises(SurgeryError, match="made up"):
         prune(network(TWO_GROUPS), output=tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
 

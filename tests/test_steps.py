@@ -18,6 +18,7 @@ from onnxprune.allocate.schedule import parse_schedule
 from onnxprune.cli import main
 from onnxprune.errors import UsageError
 from onnxprune.io import Model
+from onnxprune.runs import pipeline
 from onnxprune.runs.steps import overlap, step_settings, still_alive, written_back
 from onnxprune.runtime import session
 from onnxprune.settings import make_settings
@@ -263,21 +264,16 @@ def test_the_command_line_prunes_in_steps(tmp_path: Path) -> None:
 
 
 def test_groups_frozen_by_the_surgery_check_in_a_later_step_keep_their_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second step may not cut what the first did: the group is whole again, and the weights still fit the original."""
-    from onnxprune.runs import pipeline, steps
+    """The second step may not cut what the first did: the group stays whole, and all steps are taken anew without it."""
+    honest, calls = pipeline.check_cut, 0
 
-    calls = 0
-
-    def freezing(analysis, kept, settings, stages):
+    def blaming(analysis, kept, small, **options):
         nonlocal calls
         calls += 1
-        whole = [np.ones_like(mask) if calls > 1 and g == 0 else mask for g, mask in enumerate(kept)]
-        small, found, check = cut_exactly(analysis, whole, settings, stages)
-        return small, found, replace(check, frozen_by_check=() if calls == 1 else (analysis.groups[0].name,))
+        found = honest(analysis, kept, small, **options)
+        return found if calls == 1 or kept[0].all() else replace(found, exact=False, problem="made up")
 
-    cut_exactly = pipeline.cut_exactly
-    monkeypatch.setattr(pipeline, "cut_exactly", freezing)
-    monkeypatch.setattr(steps, "cut_exactly", freezing)
+    monkeypatch.setattr(pipeline, "check_cut", blaming)
     found = onnxprune.prune(mlp(), criterion="l2", ratio=0.5, round_to=1, schedule="linear:2", latency=False).report
     assert found["groups"][0]["width_after"] == found["groups"][0]["width_before"]
     assert found["groups"][1]["width_after"] == found["groups"][1]["width_before"] // 2

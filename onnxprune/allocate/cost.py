@@ -49,6 +49,7 @@ class Costs:
             "channels": self.channels,
         }
         self._times = analysis.times
+        self._barred = list(analysis.barred)
 
     def parameters(self, kept: np.ndarray) -> np.ndarray:
         """Return the number of weights for ``kept``: int64[groups], or int64[groups, n] for n variants at once."""
@@ -86,8 +87,9 @@ class Costs:
         }
 
     def prunable(self) -> dict[str, float]:
-        """Return the share of parameters and of MACs that goes if every group goes."""
+        """Return the share of parameters and of MACs that goes if every group goes that may."""
         nothing = np.zeros_like(self.widths)
+        nothing[self._barred] = self.widths[self._barred]
         shares = {}
         for kind in ("parameters", "macs"):
             whole = int(self.total(kind, self.widths))

@@ -62,7 +62,7 @@ def legal_widths(analysis: Analysis, options: Options) -> list[list[int]]:
         for index in select(analysis, pattern, "--layer-ratio"):
             group = analysis.groups[index]
             legal[index] = [nearest(aligned_widths(group, options), (1 - ratio) * group.width)]
-    return legal
+    return [[g.width] if g.index in analysis.barred else legal[g.index] for g in analysis.groups]
 
 
 def narrower_widths(analysis: Analysis, options: Options) -> list[list[int]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,7 @@ class Analysis:
 
     ``unit``: int64[positions], the number of each position's unit among all units (-1: frozen or irrelevant), and
     ``starts[g]`` the first unit number of group g. ``times``: measured times (allocate.Times), None where nobody measured.
+    ``barred``: groups that stay whole after all, since a proof has refused to cut them.
     """
 
     facts: Facts
@@ -95,10 +96,21 @@ class Analysis:
     unit: np.ndarray
     starts: np.ndarray
     times: Any = None
+    barred: Mapping[int, Barrier] = field(default_factory=dict)
 
     @property
     def widths(self) -> np.ndarray:
         return np.array([group.width for group in self.groups], np.int64)
+
+    def without(self, barred: Mapping[int, Barrier]) -> Analysis:
+        """Return the analysis in which further groups stay whole, their axes among the frozen ones."""
+        fresh = [
+            Frozen(member.parameter, member.axis, int((member.units >= 0).sum()), len(member.units), barrier)
+            for index, barrier in barred.items()
+            for member in self.groups[index].members
+            if index not in self.barred
+        ]
+        return replace(self, frozen=(*self.frozen, *fresh), barred={**self.barred, **barred})
 
     def keep_mask(self, kept: Sequence[np.ndarray], value: str, axis: int) -> np.ndarray | None:
         """Return bool[size] of the positions of a value's axis that stay, None where all do."""

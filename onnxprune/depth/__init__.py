@@ -2,7 +2,7 @@
 
 from onnxprune.depth.choose import choose_blocks, prunable_blocks
 from onnxprune.depth.costs import BlockCosts
-from onnxprune.depth.proof import check_blocks, culprit_blocks
+from onnxprune.depth.proof import check_blocks
 from onnxprune.depth.scores import Effects, Silencing, weight_gains
 from onnxprune.depth.surgery import without_blocks
 
@@ -12,7 +12,6 @@ __all__ = [
     "Silencing",
     "check_blocks",
     "choose_blocks",
-    "culprit_blocks",
     "prunable_blocks",
     "weight_gains",
     "without_blocks",

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxprune.check import SurgeryCheck, agreement, bisect
+from onnxprune.check import SurgeryCheck, agreement
 from onnxprune.coupling.blocks import Block, Flow
-from onnxprune.depth.surgery import without_blocks
 from onnxprune.facts import Facts
 from onnxprune.graph import Names
 from onnxprune.io import skeleton_without_data
+from onnxprune.proof.inputs import Feeds
+from onnxprune.proof.witnesses import of_change
 
 
 class Switched(NamedTuple):
@@ -43,24 +44,19 @@ def switched(facts: Facts, flow: Flow, blocks: Sequence[Block]) -> Switched:
 
 
 def check_blocks(
-    facts: Facts, flow: Flow, removed: Sequence[Block], small: ModelProto, *, seed: int = 0, threads: int = 1
+    facts: Facts,
+    flow: Flow,
+    removed: Sequence[Block],
+    small: ModelProto,
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    rows: Sequence[Feeds] = (),
 ) -> SurgeryCheck:
-    """Compare ``small`` with the original whose branches ``removed`` are silenced, on random inputs."""
+    """Compare ``small`` with the original whose branches ``removed`` are silenced, on drawn inputs and ``rows``."""
     reference, switches = switched(facts, flow, removed)
     for name, dtype in switches:
         zero = np.zeros((), helper.tensor_dtype_to_np_dtype(dtype))
         reference.graph.initializer.append(numpy_helper.from_array(zero, name))
-    return agreement(facts, reference, small, seed=seed, threads=threads)
-
-
-def culprit_blocks(
-    facts: Facts, flow: Flow, removed: Sequence[Block], *, seed: int = 0, threads: int = 1
-) -> list[Block]:
-    """Bisect for the branches whose removal alone already breaks the check."""
-
-    def wrong(numbers: Sequence[int]) -> bool:
-        trial = [removed[number] for number in numbers]
-        small = without_blocks(facts, flow, trial)
-        return not check_blocks(facts, flow, trial, small, seed=seed, threads=threads).exact
-
-    return [removed[number] for number in sorted(bisect(range(len(removed)), wrong))]
+    seen = of_change(facts, small)
+    return agreement(facts, reference, small, seed=seed, threads=threads, witnesses=seen, rows=rows)

@@ -46,7 +46,11 @@ def _cases(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "run", "error" if report.get("error") else "", report.get("error") or ""
     surgery = report.get("surgery")
     if surgery:
-        yield "surgery is exact", "" if surgery["exact"] else "failure", f"largest error {surgery['max_abs_error']}"
+        yield (
+            "surgery is exact",
+            "" if surgery.get("proven", surgery["exact"]) else "failure",
+            f"largest error {surgery['max_abs_error']}",
+        )
     for gate in report.get("gates", ()):
         yield (
             gate["name"],

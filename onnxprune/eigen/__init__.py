@@ -4,7 +4,7 @@ from onnxprune.eigen.basis import Basis, eigenbases
 from onnxprune.eigen.choose import Cut, choose_cuts, cut_to, full_cut
 from onnxprune.eigen.costs import totals
 from onnxprune.eigen.layers import Layer, Layers, find_layers
-from onnxprune.eigen.proof import check_factors, culprit_cuts
+from onnxprune.eigen.proof import check_factors
 from onnxprune.eigen.surgery import projected, subspaces, with_factors
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "Layers",
     "check_factors",
     "choose_cuts",
-    "culprit_cuts",
     "cut_to",
     "eigenbases",
     "find_layers",

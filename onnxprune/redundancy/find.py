@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from onnxprune.check import random_feeds
 from onnxprune.coupling.groups import Analysis, Group
 from onnxprune.criteria.tensors import unit_positions
 from onnxprune.errors import ModelError
 from onnxprune.facts import Facts
 from onnxprune.io import NATIVE_FLOATS, Model, skeleton_without_data
+from onnxprune.proof.inputs import random_feeds
 from onnxprune.redundancy.readings import Reading, readings, stored_tensors
 from onnxprune.runtime import session
 

@@ -14,6 +14,7 @@ from onnxprune.allocate import matcher
 from onnxprune.check import SurgeryCheck
 from onnxprune.coupling.blocks import Block, Flow, find_blocks
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.links import Barrier
 from onnxprune.data import Dataset
 from onnxprune.depth import (
     BlockCosts,
@@ -21,25 +22,26 @@ from onnxprune.depth import (
     Silencing,
     check_blocks,
     choose_blocks,
-    culprit_blocks,
     prunable_blocks,
     weight_gains,
     without_blocks,
 )
-from onnxprune.errors import PlanError, SurgeryError, TargetError, UsageError
+from onnxprune.errors import PlanError, UsageError
 from onnxprune.measure.outputs import Outputs
 from onnxprune.plans import Plan, check_digest
 from onnxprune.report import Report
 from onnxprune.runs.pipeline import Result, Run
-from onnxprune.runs.stages import Stages, per_run, sign
+from onnxprune.runs.proving import Refuted, first_rows, proven
+from onnxprune.runs.stages import per_run, sign
 from onnxprune.settings import Settings
-
-FROZEN_BY_CHECK = "removing it is not exact on this model: kept by the surgery check"
 
 
 @dataclass(frozen=True)
 class Branches:
-    """The branches of a model that may go, what each costs, and what each is worth (None: not asked)."""
+    """The branches of a model that may go, what each costs, and what each is worth (None: not asked).
+
+    ``barred``: branches that stay after all, since the proof has refused to remove them.
+    """
 
     analysis: Analysis
     blocks: tuple[Block, ...]
@@ -47,10 +49,13 @@ class Branches:
     scores: np.ndarray | None = None
     effects: Effects | None = None
     silencing: Silencing | None = None
+    barred: Mapping[Block, Barrier] = field(default_factory=dict)
 
     def judged(self, calibration: Dataset | None, settings: Settings, outputs: Outputs | None = None) -> Branches:
         """Return the same with scores: divergence when silenced where there is calibration data, else by weights."""
         facts = self.analysis.facts
+        if self.scores is not None:
+            return self
         if calibration is None or not self.blocks:
             return replace(self, scores=weight_gains(facts, self.blocks))
         silencing = Silencing(
@@ -63,14 +68,20 @@ class Branches:
     def chosen(self, settings: Settings) -> tuple[Block, ...]:
         assert self.scores is not None
         together = self.silencing.together if self.silencing else None
-        return choose_blocks(self.blocks, self.scores, self.costs, per_run(settings.aim, self.analysis), together)
+        scores = self.scores[[block not in self.barred for block in self.blocks]]
+        return choose_blocks(self.open, scores, self.costs, per_run(settings.aim, self.analysis), together)
+
+    @property
+    def open(self) -> tuple[Block, ...]:
+        """The branches that may still go."""
+        return tuple(block for block in self.blocks if block not in self.barred)
 
     def totals(self, removed: Sequence[Block] = ()) -> dict[str, int]:
         """Return all totals, MACs of one sample."""
         found = self.costs.totals(removed)
         return found | {"macs": found["macs"] // batch_size(self.analysis.facts)}
 
-    def entries(self, removed: Sequence[Block] = (), kept_by_check: Sequence[Block] = ()) -> list[Report]:
+    def entries(self, removed: Sequence[Block] = ()) -> list[Report]:
         """Describe every branch: what becomes of it, what it costs, what it is worth."""
         needed = self.costs.flow.needed(removed)
         values = {"score": self.scores} | (self.effects._asdict() if self.effects else {})
@@ -78,12 +89,12 @@ class Branches:
         rows = []
         for number, block in enumerate(self.blocks):
             saved = self.costs.saved(block)
-            frozen = block in kept_by_check
+            barrier = self.barred.get(block)
             rows.append(
                 {
                     "name": block.name,
-                    "status": "frozen" if frozen else "kept" if block.branch in needed else "removed",
-                    "reason": FROZEN_BY_CHECK if frozen else None,
+                    "status": "frozen" if barrier else "kept" if block.branch in needed else "removed",
+                    "reason": barrier.reason if barrier else None,
                     "sum": block.sum.label,
                     "nodes": [node.label for node in block.nodes],
                     "parameters": saved["parameters"],
@@ -138,50 +149,41 @@ class BranchRun(Run):
                 raise PlanError(f"the plan removes the branch {name!r}, which this model does not have")
         return tuple(named[name] for name in plan.blocks)
 
+    def without(self, analysis: Analysis, refuted: Refuted) -> Analysis:
+        """Leave the branches that the proof refused; raises TargetError where no others are left."""
+        self.branches = replace(self.branches, barred={**self.branches.barred, **refuted.parts})
+        if not self.branches.open:
+            raise refuted.nothing_left("branch")
+        return analysis
+
     def finish(self, analysis: Analysis, kept: Sequence[Block], settings: Mapping[str, Any]) -> Result:  # type: ignore[override]
-        small, removed, check, frozen = remove_exactly(self.branches, kept, self.settings, self.stages)
+        removed = [block for block in kept if block not in self.branches.barred]
+        small, check = self.remove_exactly(removed)
         small = self._recovered(small)
         plan = Plan(analysis.facts.model.sha256, (), {}, settings, tuple(block.name for block in removed))
         sign(small, plan)
         before, after = self.branches.totals(), self.branches.totals(removed)
         facts = self.summary(before, after, prunable_shares(self.branches), small, check, settings)
-        facts["blocks"] = self.branches.entries(removed, frozen)
+        facts["blocks"] = self.branches.entries(removed)
         return self.conclude(analysis, small, plan, facts)
+
+    def remove_exactly(self, removed: Sequence[Block]) -> tuple[ModelProto, SurgeryCheck]:
+        """Remove branches and prove it exact; raises Refuted."""
+        facts, flow = self.branches.analysis.facts, self.branches.costs.flow
+        options: dict[str, Any] = {"seed": self.settings.seed, "threads": self.settings.threads}
+        options["rows"] = first_rows(self.data.measured)
+        made = proven(
+            removed,
+            lambda some: without_blocks(facts, flow, some),
+            lambda some, small: check_blocks(facts, flow, some, small, **options),
+            self.settings,
+            self.stages,
+        )
+        assert made.model is not None
+        return made.model, replace(made.check, frozen_by_check=tuple(block.name for block in self.branches.barred))
 
 
 def prunable_shares(branches: Branches) -> dict[str, float]:
     """Return the share of parameters and of MACs that goes when every branch goes that can."""
-    whole, rest = branches.totals(), branches.totals(prunable_blocks(branches.blocks, branches.costs))
+    whole, rest = branches.totals(), branches.totals(prunable_blocks(branches.open, branches.costs))
     return {kind: 1 - rest[kind] / whole[kind] if whole[kind] else 0.0 for kind in ("parameters", "macs")}
-
-
-def remove_exactly(
-    branches: Branches, chosen: Sequence[Block], settings: Settings, stages: Stages
-) -> tuple[ModelProto, Sequence[Block], SurgeryCheck, list[Block]]:
-    """Remove branches, prove it exact, and where it is not, keep the branches at fault and remove the rest again.
-
-    Raises SurgeryError when the rest is not exact either, TargetError when nothing is left to remove.
-    """
-    facts, flow, frozen = branches.analysis.facts, branches.costs.flow, list[Block]()
-    options = {"seed": settings.seed, "threads": settings.threads}
-    small, check = _try_removal(branches, chosen, stages, options)
-    if not check.exact:
-        with stages("check"):
-            frozen = culprit_blocks(facts, flow, chosen, **options)
-        chosen = [block for block in chosen if block not in frozen]
-        if frozen and not chosen:
-            raise TargetError("no branch of this model can go exactly; please report this model. Nothing was written")
-        small, check = _try_removal(branches, chosen, stages, options)
-    if not check.exact:
-        raise SurgeryError(f"the pruned model does not compute what it should ({check.problem}); nothing was written")
-    return small, chosen, replace(check, frozen_by_check=tuple(block.name for block in frozen)), frozen
-
-
-def _try_removal(
-    branches: Branches, chosen: Sequence[Block], stages: Stages, options: dict[str, int]
-) -> tuple[ModelProto, SurgeryCheck]:
-    facts, flow = branches.analysis.facts, branches.costs.flow
-    with stages("cut"):
-        small = without_blocks(facts, flow, chosen)
-    with stages("check"):
-        return small, check_blocks(facts, flow, chosen, small, **options)

@@ -12,6 +12,7 @@ from onnxprune.account import batch_size
 from onnxprune.allocate import Costs, matcher
 from onnxprune.check import SurgeryCheck
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.links import Barrier
 from onnxprune.eigen import (
     Basis,
     Cut,
@@ -19,7 +20,6 @@ from onnxprune.eigen import (
     Layers,
     check_factors,
     choose_cuts,
-    culprit_cuts,
     cut_to,
     eigenbases,
     find_layers,
@@ -28,7 +28,7 @@ from onnxprune.eigen import (
     totals,
     with_factors,
 )
-from onnxprune.errors import DataError, PlanError, SurgeryError, TargetError, UsageError
+from onnxprune.errors import DataError, PlanError, UsageError
 from onnxprune.evidence import Cache
 from onnxprune.evidence import Options as Streaming
 from onnxprune.graph import Node
@@ -36,10 +36,10 @@ from onnxprune.measure.outputs import Outputs
 from onnxprune.plans import Plan, check_digest
 from onnxprune.report import Report
 from onnxprune.runs.pipeline import Data, Result, Run
-from onnxprune.runs.stages import Stages, per_run, sign
+from onnxprune.runs.proving import Refuted, first_rows, proven
+from onnxprune.runs.stages import per_run, sign
 from onnxprune.settings import AUTO, Settings
 
-FROZEN_BY_CHECK = "writing it as factors is not exact on this model: kept by the surgery check"
 EXCLUDED = "left alone by --include or --exclude"
 WEIGHINGS = {AUTO: 0.5, "global": 1.0, "layer": 0.0}
 """Scope -> exponent of a layer's own damage in the weight of its share: damages as they are (as in the paper), shares, or between."""
@@ -47,11 +47,20 @@ WEIGHINGS = {AUTO: 0.5, "global": 1.0, "layer": 0.0}
 
 @dataclass(frozen=True)
 class Directions:
-    """The layers that may become factors, all others with the reason, and what the whole model costs."""
+    """The layers that may become factors, all others with the reason, and what the whole model costs.
+
+    ``barred``: layers that stay after all, since the proof has refused their factors.
+    """
 
     analysis: Analysis
     layers: Layers
     whole: dict[str, int]
+    barred: Mapping[Layer, Barrier] = field(default_factory=dict)
+
+    @property
+    def open(self) -> tuple[Layer, ...]:
+        """The layers that may still become factors."""
+        return tuple(layer for layer in self.layers.found if layer not in self.barred)
 
     def bases(
         self, data: Data, settings: Settings, outputs: Outputs | None = None
@@ -72,20 +81,20 @@ class Directions:
     def prunable(self) -> dict[str, float]:
         """Return the shares of parameters and MACs in layers that can be written as factors."""
         return {
-            kind: sum(getattr(layer, kind) for layer in self.layers.found) / max(self.whole[kind], 1)
+            kind: sum(getattr(layer, kind) for layer in self.open) / max(self.whole[kind], 1)
             for kind in ("parameters", "macs")
         }
 
-    def entries(self, cuts: Sequence[Cut] = (), frozen: Sequence[Cut] = ()) -> list[Report]:
+    def entries(self, cuts: Sequence[Cut] = ()) -> list[Report]:
         """Describe every layer: directions that it reads and makes, what stays of them, and what it costs."""
-        chosen, by_check = {cut.layer: cut for cut in cuts}, {cut.layer for cut in frozen}
-        rows = [self._entry(layer, chosen.get(layer), layer in by_check) for layer in self.layers.found]
+        chosen = {cut.layer: cut for cut in cuts}
+        rows = [self._entry(layer, chosen.get(layer), self.barred.get(layer)) for layer in self.layers.found]
         return rows + [
             {"name": node.label, "node": node.label, "op": node.op, "status": "kept", "reason": reason}
             for node, reason in self.layers.kept
         ]
 
-    def _entry(self, layer: Layer, cut: Cut | None, frozen: bool) -> Report:
+    def _entry(self, layer: Layer, cut: Cut | None, barrier: Barrier | None) -> Report:
         batch = batch_size(self.analysis.facts)
         after = self.totals() if cut is None else self.totals([cut])
         saved = {kind: self.totals()[kind] - after[kind] for kind in ("parameters", "macs")}
@@ -93,8 +102,8 @@ class Directions:
             "name": layer.name,
             "node": layer.node.label,
             "op": layer.node.op,
-            "status": "frozen" if frozen else "kept" if cut is None else "pruned",
-            "reason": FROZEN_BY_CHECK if frozen else None,
+            "status": "frozen" if barrier else "kept" if cut is None else "pruned",
+            "reason": barrier.reason if barrier else None,
             "inputs": layer.inputs,
             "outputs": layer.outputs,
             "inputs_after": layer.inputs if cut is None else cut.reads,
@@ -132,6 +141,7 @@ class EigenRun(Run):
     """One run that removes directions: the stages of ``Run`` with another kind of decision."""
 
     directions: Directions = field(init=False)
+    _known: list[Basis] | None = field(default=None, init=False)
 
     def analyse(self) -> Analysis:
         analysis = super().analyse()
@@ -139,14 +149,17 @@ class EigenRun(Run):
         return analysis
 
     def choose(self, analysis: Analysis) -> Sequence[Cut]:  # type: ignore[override]
-        bases = self._bases()
+        bases = [basis for basis in self._bases() if basis.layer not in self.directions.barred]
         with self.stages("allocate"):
             return choose_directions(self.directions, bases, self.settings)
 
     def _bases(self) -> list[Basis]:
+        if self._known is not None:
+            return self._known
         with self.stages("evidence"):
             bases, warnings = self.directions.bases(self.data, self.settings, self.outputs)
         self.warnings += warnings
+        self._known = bases
         return bases
 
     def replay(self, plan: Plan, analysis: Analysis) -> Sequence[Cut]:  # type: ignore[override]
@@ -159,9 +172,32 @@ class EigenRun(Run):
                 raise PlanError(f"the plan keeps {counts} directions of {name!r}, which this model does not have")
         return tuple(cut_to(bases[name], *counts) for name, counts in plan.directions.items())
 
+    def without(self, analysis: Analysis, refuted: Refuted) -> Analysis:
+        """Leave the layers whose factors the proof refused; raises TargetError where no others are left."""
+        barred = {cut.layer: barrier for cut, barrier in refuted.parts.items()}
+        self.directions = replace(self.directions, barred={**self.directions.barred, **barred})
+        if not self.directions.open:
+            raise refuted.nothing_left("layer")
+        return analysis
+
+    def factor_exactly(self, cuts: Sequence[Cut]) -> SurgeryCheck:
+        """Prove that factors can be written exactly; raises Refuted."""
+        facts = self.directions.analysis.facts
+        options: dict[str, Any] = {"seed": self.settings.seed, "threads": self.settings.threads}
+        options["rows"] = first_rows(self.data.measured)
+        made = proven(
+            cuts,
+            lambda some: with_factors(facts, projected(facts, some), some),
+            lambda some, small: check_factors(facts, some, small, **options),
+            self.settings,
+            self.stages,
+        )
+        return replace(made.check, frozen_by_check=tuple(layer.name for layer in self.directions.barred))
+
     def finish(self, analysis: Analysis, kept: Sequence[Cut], settings: Mapping[str, Any]) -> Result:  # type: ignore[override]
         facts = analysis.facts
-        cuts, check, frozen = factor_exactly(self.directions, kept, self.settings, self.stages)
+        cuts = [cut for cut in kept if cut.layer not in self.directions.barred]
+        check = self.factor_exactly(cuts)
         everything = [np.ones(width, bool) for width in analysis.widths]
         self.subspaces = subspaces(cuts)
         repaired = self._repaired(analysis, everything, projected(facts, cuts))
@@ -172,7 +208,7 @@ class EigenRun(Run):
         sign(small, plan)
         before, after = self.directions.totals(), self.directions.totals(cuts)
         found = self.summary(before, after, self.directions.prunable(), small, check, settings)
-        found["directions"] = self.directions.entries(cuts, frozen)
+        found["directions"] = self.directions.entries(cuts)
         return self.conclude(analysis, small, plan, found)
 
 
@@ -180,33 +216,3 @@ def choose_directions(found: Directions, bases: Sequence[Basis], settings: Setti
     """Return the layers to write as factors for the target; raises TargetError where none becomes cheaper."""
     aim = per_run(settings.aim, found.analysis)
     return choose_cuts(bases, found.whole, aim, settings.options, WEIGHINGS[settings.scope])
-
-
-def factor_exactly(
-    found: Directions, cuts: Sequence[Cut], settings: Settings, stages: Stages
-) -> tuple[Sequence[Cut], SurgeryCheck, list[Cut]]:
-    """Write the factors, prove them exact, and where they are not, keep the layers at fault and write the rest again.
-
-    Raises SurgeryError when the rest is not exact either, TargetError when nothing is left.
-    """
-    facts, frozen = found.analysis.facts, list[Cut]()
-    options = {"seed": settings.seed, "threads": settings.threads}
-    check = _try_factors(found, cuts, stages, options)
-    if not check.exact:
-        with stages("check"):
-            frozen = culprit_cuts(facts, cuts, **options)
-        cuts = [cut for cut in cuts if cut not in frozen]
-        if frozen and not cuts:
-            raise TargetError("no layer of this model can be written as factors exactly; please report this model")
-        check = _try_factors(found, cuts, stages, options)
-    if not check.exact:
-        raise SurgeryError(f"the pruned model does not compute what it should ({check.problem}); nothing was written")
-    return cuts, replace(check, frozen_by_check=tuple(cut.layer.name for cut in frozen)), frozen
-
-
-def _try_factors(found: Directions, cuts: Sequence[Cut], stages: Stages, options: dict[str, int]) -> SurgeryCheck:
-    facts = found.analysis.facts
-    with stages("cut"):
-        small = with_factors(facts, projected(facts, cuts), cuts)
-    with stages("check"):
-        return check_factors(facts, cuts, small, **options)

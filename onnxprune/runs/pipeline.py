@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,9 @@ from onnx import ModelProto
 
 from onnxprune import report
 from onnxprune.account import batch_size
-from onnxprune.allocate import Costs, literal
+from onnxprune.allocate import Costs, legal_widths, literal
 from onnxprune.baseline import Baseline
-from onnxprune.check import SurgeryCheck
+from onnxprune.check import Prover, SurgeryCheck, check_cut
 from onnxprune.coupling.channels import layouts
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.links import build_links
@@ -39,12 +39,13 @@ from onnxprune.prepare import restore
 from onnxprune.recover import Positions, recover, split_judge
 from onnxprune.repair import Repaired, Subspace, isometric, repair
 from onnxprune.report import Report
+from onnxprune.runs.aims import ratio_met, require_met
+from onnxprune.runs.proving import Refuted, first_rows, proven
 from onnxprune.runs.stages import (
     Stages,
     analyse_model,
     check_format,
     choose,
-    cut_exactly,
     gather_evidence,
     outputs_of,
     per_run,
@@ -59,7 +60,6 @@ LATENCY_TURNS = 5  # corrections of a latency budget
 LATENCY_SLACK = 0.93  # a result this much faster than asked is good enough
 
 FITTED = "too few rows to hold any out: {} judged on the {} rows that it was fitted to, which makes it look better than it is"
-FROZEN_BY_CHECK = "cutting it is not exact on this model: frozen by the surgery check"
 
 
 @dataclass(frozen=True)
@@ -297,15 +297,62 @@ class Run:
         self.warnings += found.left_out
         return found.model
 
-    def carry_out(self, analysis: Analysis, kept: Kept) -> tuple[ModelProto, list[np.ndarray], SurgeryCheck]:
-        """Cut, prove the cut exact, repair and recover; what stays may be more than ``kept`` where that is not exact."""
-        small, kept, check = cut_exactly(analysis, kept, self.settings, self.stages)
+    def prune(self) -> Result:
+        """Choose what goes and carry it out; where the proof refuses a part, choose anew from the rest.
+
+        Raises TargetError where what is left cannot meet the target.
+        """
+        return self._settled(self.choose, self.settings.to_json())
+
+    def apply(self, plan: Plan) -> Result:
+        """Carry out a plan, but for the parts that the proof refuses on this model."""
+        return self._settled(lambda analysis: self.replay(plan, analysis), plan.settings)
+
+    def _settled(self, decide: Callable[[Analysis], Any], settings: Mapping[str, Any]) -> Result:
+        analysis = self.analyse()
+        while True:
+            try:
+                return self.finish(analysis, decide(analysis), settings)
+            except Refuted as refuted:
+                analysis = self.without(analysis, refuted)
+
+    def without(self, analysis: Analysis, refuted: Refuted) -> Analysis:
+        """Return what is left to choose from; raises TargetError where that is nothing."""
+        rest = analysis.without(refuted.parts)
+        if len(rest.barred) == len(rest.groups):
+            raise refuted.nothing_left("group")
+        return rest
+
+    def carry_out(self, analysis: Analysis, kept: Kept) -> tuple[ModelProto, SurgeryCheck]:
+        """Cut, prove the cut exact, repair and recover; raises Refuted with the groups that cannot be cut exactly."""
+        small, check = self.cut_exactly(analysis, kept)
         repaired = self._repaired(analysis, kept, small)
-        return self._recovered(repaired, partial(analysis.kept_positions, kept)), kept, check
+        return self._recovered(repaired, partial(analysis.kept_positions, kept)), check
+
+    def cut_exactly(self, analysis: Analysis, kept: Kept) -> tuple[ModelProto, SurgeryCheck]:
+        """Cut and prove the cut exact; raises Refuted."""
+        settings = self.settings
+        prover = Prover(
+            analysis.facts, seed=settings.seed, threads=settings.threads, rows=first_rows(self.data.measured)
+        )
+
+        def only(groups: Sequence[int]) -> list[np.ndarray]:
+            return [mask if g in groups else np.ones_like(mask) for g, mask in enumerate(kept)]
+
+        made = proven(
+            [g for g, mask in enumerate(kept) if not mask.all()],
+            lambda groups: cut(analysis, only(groups)),
+            lambda groups, small: check_cut(analysis, only(groups), small, prover=prover),
+            settings,
+            self.stages,
+        )
+        assert made.model is not None
+        names = tuple(analysis.groups[g].name for g in analysis.barred)
+        return made.model, replace(made.check, frozen_by_check=names)
 
     def finish(self, analysis: Analysis, kept: Kept, settings: Mapping[str, Any]) -> Result:
         """Carry out a decision: cut, check, repair, measure, judge, and write the file when all gates pass."""
-        small, kept, check = self.carry_out(analysis, kept)
+        small, check = self.carry_out(analysis, kept)
         restore(small, analysis.facts.model)
         plan = make_plan(analysis, kept, settings)
         sign(small, plan)
@@ -313,7 +360,8 @@ class Run:
 
     def replay(self, plan: Plan, analysis: Analysis) -> list[np.ndarray]:
         """Return the decision that a plan holds; raises PlanError where it does not fit the model."""
-        return kept_units(plan, analysis, force=self.force)
+        kept = kept_units(plan, analysis, force=self.force)
+        return [np.ones_like(mask) if g in analysis.barred else mask for g, mask in enumerate(kept)]
 
     def conclude(self, analysis: Analysis, small: ModelProto, plan: Plan, found: Report) -> Result:
         """Check the format of a signed model, measure and judge it; write the file when all gates pass."""
@@ -334,12 +382,25 @@ class Run:
         self, analysis: Analysis, kept: Kept, check: SurgeryCheck, small: ModelProto, settings: Mapping[str, Any]
     ) -> Report:
         costs, widths = Costs(analysis), np.array([int(mask.sum()) for mask in kept], np.int64)
-        reasons = {g.index: FROZEN_BY_CHECK for g in analysis.groups if g.name in check.frozen_by_check}
+        reasons = {g: barrier.reason for g, barrier in analysis.barred.items()}
         before, after = totals(costs, analysis, analysis.widths), totals(costs, analysis, widths, small)
+        if self._aims and self.settings.aim.kind == "ratio":
+            movable = [g for g, legal in enumerate(legal_widths(analysis, self.settings.options)) if len(legal) > 1]
+            gone = 1 - float(widths[movable].sum()) / max(float(analysis.widths[movable].sum()), 1.0)
+            self._say(ratio_met(self.settings.aim, gone, self.settings.options.round_to))
         return self.summary(before, after, costs.prunable(), small, check, settings) | {
             "groups": report.group_entries(analysis, kept, reasons),
             "frozen": report.frozen_entries(analysis),
         }
+
+    @property
+    def _aims(self) -> bool:
+        """Whether the run was to reach a target of its own: a plan has one already, and other limits say when to stop."""
+        return self.command == "prune" and not self.settings.lossless and self.settings.max_divergence is None
+
+    def _say(self, text: str) -> None:
+        if text and text not in self.warnings:
+            self.warnings.append(text)
 
     def summary(
         self,
@@ -352,11 +413,16 @@ class Run:
     ) -> Report:
         """Return what every run reports: totals ``before`` and ``after``, the prunable shares, and the proof."""
         place = self.output or self.model.path or Path("model.onnx")
+        before = {**before, "bytes": self.model.size}
+        after = {**after, "bytes": stored_bytes(small, place, self.model.folder)}
+        if self._aims and self.settings.aim.kind in ("macs", "params", "size"):
+            self._say(require_met(self.settings.aim, before, after, self.settings.options.round_to))
+        self._say("" if check.exact else f"the cut is not proven: {check.unproven}")
         return report.header(self.command, settings) | {
             "model": report.model_entry(self.model),
             "output": None,
-            "before": {**before, "bytes": self.model.size},
-            "after": {**after, "bytes": stored_bytes(small, place, self.model.folder)},
+            "before": before,
+            "after": after,
             "prunable": prunable,
             "groups": [],
             "frozen": [],

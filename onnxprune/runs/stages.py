@@ -20,12 +20,11 @@ from onnxprune import io
 from onnxprune.ablation import ablate
 from onnxprune.account import batch_size
 from onnxprune.allocate import SELECTIONS, Target, allocate
-from onnxprune.check import SurgeryCheck, check_cut, culprits
 from onnxprune.coupling.channels import layouts
 from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.criteria import score
 from onnxprune.data import Dataset
-from onnxprune.errors import DataError, ModelError, OnnxPruneError, SurgeryError, TargetError
+from onnxprune.errors import DataError, ModelError, OnnxPruneError, SurgeryError
 from onnxprune.evidence import Cache, collect
 from onnxprune.evidence import Options as Streaming
 from onnxprune.facts import Facts, gather_facts
@@ -40,7 +39,6 @@ from onnxprune.runtime import release_memory, session
 from onnxprune.sensitivity import sensitivities
 from onnxprune.settings import Settings
 from onnxprune.sharing import unshared
-from onnxprune.surgery import Kept, cut
 from onnxprune.threads import one_blas_thread
 from onnxprune.version import __version__
 
@@ -139,43 +137,6 @@ def per_run(target: Target, analysis: Analysis) -> Target:
     """Costs count MACs of the batch that the analysis ran with; a user's number means one sample."""
     absolute_macs = target.kind == "macs" and not target.relative
     return replace(target, value=target.value * batch_size(analysis.facts)) if absolute_macs else target
-
-
-def cut_exactly(
-    analysis: Analysis, kept: Kept, settings: Settings, stages: Stages
-) -> tuple[ModelProto, list[np.ndarray], SurgeryCheck]:
-    """Cut, prove the cut exact, and where it is not, keep the groups at fault whole and cut again.
-
-    Raises SurgeryError when no exact cut is found.
-    """
-    small, check = _try_cut(analysis, kept, settings, stages)
-    frozen: list[int] = []
-    reason = check.problem or f"the outputs differ by {check.error:.1e} of the largest"
-    if not check.exact:
-        with stages("check"):
-            frozen = culprits(analysis, kept, seed=settings.seed, threads=settings.threads)
-        kept = [np.ones_like(mask) if g in frozen else mask for g, mask in enumerate(kept)]
-        small, check = _try_cut(analysis, kept, settings, stages)
-    if small is None or not check.exact:
-        raise SurgeryError(f"the pruned model does not compute what it should ({check.problem}); nothing was written")
-    if frozen and all(mask.all() for mask in kept):
-        raise TargetError(
-            f"no group of this model can be cut exactly ({reason}); try a newer onnxruntime, "
-            "and if that does not help, please report this model. Nothing was written"
-        )
-    return small, list(kept), replace(check, frozen_by_check=tuple(analysis.groups[g].name for g in frozen))
-
-
-def _try_cut(
-    analysis: Analysis, kept: Kept, settings: Settings, stages: Stages
-) -> tuple[ModelProto | None, SurgeryCheck]:
-    try:
-        with stages("cut"):
-            small = cut(analysis, kept)
-        with stages("check"):
-            return small, check_cut(analysis, kept, small, seed=settings.seed, threads=settings.threads)
-    except SurgeryError as error:
-        return None, SurgeryCheck(False, np.inf, np.inf, 0.0, problem=str(error))
 
 
 def check_format(small: ModelProto, original: Model) -> tuple[str, ...]:

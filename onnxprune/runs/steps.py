@@ -25,7 +25,7 @@ from onnxprune.io import NATIVE_FLOATS, Model, skeleton_without_data, tensor_arr
 from onnxprune.recover import parse_length
 from onnxprune.report import Report
 from onnxprune.runs.pipeline import Run, totals
-from onnxprune.runs.stages import Stages, analyse_model, choose, cut_exactly, per_run
+from onnxprune.runs.stages import Stages, analyse_model, choose, per_run
 from onnxprune.search import Reconstruction
 from onnxprune.settings import Settings
 from onnxprune.surgery import Kept, cut
@@ -66,23 +66,24 @@ class SteppedRun(Run):
             kept = step.choose(now)
             if not self.settings.may_return:
                 kept = still_alive(now, kept, alive, settings)
-            small, kept, _ = step.carry_out(now, kept)
+            small, _ = step.carry_out(now, kept)
             log.append(_entry(analysis, kept, alive) | step.extra)
             self.warnings += [text for text in step.warnings if text not in self.warnings]
             alive, trained = kept, small
             now = analyse_model(written_back(now, kept, small, silent=not self.settings.may_return), settings)
+            now = now.without(analysis.barred)
         self.reconstruction = Reconstruction(Model(trained, "", self.model.path), alive, alive)
         self.extra |= {name: found for name, found in step.extra.items() if name in ("repair", "recover", "search")}
         self.extra["schedule"] = {"name": self.settings.steps.name, "steps": log} | self._likeness(analysis, alive)
         return alive
 
-    def carry_out(self, analysis: Analysis, kept: Kept) -> tuple[ModelProto, list[np.ndarray], SurgeryCheck]:
+    def carry_out(self, analysis: Analysis, kept: Kept) -> tuple[ModelProto, SurgeryCheck]:
         """Cut the original, and give the result the weights that the steps have led to."""
         found = self.reconstruction
-        small, kept, check = cut_exactly(analysis, kept, self.settings, self.stages)
+        small, check = self.cut_exactly(analysis, kept)
         if found is None or not all(map(np.array_equal, found.kept, kept)):
             raise SurgeryError("the steps led to a cut that is not exact on the original; nothing was written")
-        return found.carried(analysis, small), kept, check
+        return found.carried(analysis, small), check
 
     def _stages_of(self, number: int) -> Stages:
         progress, of = self.stages.progress, self.settings.steps.steps

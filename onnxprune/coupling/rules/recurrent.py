@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxprune.coupling.spec import Cut, Edits, Operand, Spec, Term, View, parse, rule
 
+QUANTISED = "the states are quantised over the range of all units while the model runs"
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "com.microsoft::DynamicQuantizeLSTM": 4}
 
 
@@ -52,11 +53,14 @@ def recurrent(view: View) -> Spec:
 
 @rule("com.microsoft::DynamicQuantizeLSTM", family="contraction", rewrite=_hidden_size)
 def dynamic_quantize_lstm(view: View) -> Spec:
-    """The weights are stored transposed; scales and zero points are per direction or per gate row."""
+    """The weights are stored transposed; scales and zero points are per direction or per gate row.
+
+    Without some units the range of the states is another one, and so is every step of their quantisation.
+    """
     wide = "d (g h)" if view.rank(8) == 2 else "d"
     spec = _recurrent(view, ("d i (g h)", "d k (g h)"), {6: "d b h", 7: "d (p h)", **dict.fromkeys(range(8, 12), wide)})
     spec.silent = {2: 11, 0: None}
-    return spec
+    return spec.bar("hk", QUANTISED)
 
 
 @rule("CausalConvWithState", "com.microsoft::CausalConvWithState", family="per-channel")

@@ -1,0 +1,46 @@
+"""A bfloat16 model as the same model in float32, since ONNX Runtime's CPU cannot run the former."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, numpy_helper
+
+from onnxprune.io import Home, all_tensors, tensor_array
+
+TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "stash_type")
+
+
+def has_bfloat16(proto: ModelProto) -> bool:
+    """Whether a model stores or computes bfloat16."""
+    declared = (value.type.tensor_type.elem_type for value in (*proto.graph.input, *proto.graph.output))
+    stored = (tensor.data_type for tensor in all_tensors(proto.graph))
+    return TensorProto.BFLOAT16 in declared or TensorProto.BFLOAT16 in stored
+
+
+def in_float32(proto: ModelProto, folder: Home | None) -> ModelProto:
+    """Return the model with every bfloat16 tensor, value and cast in float32; every bfloat16 number is one of float32 too."""
+    result = ModelProto()
+    result.CopyFrom(proto)
+    for tensor in all_tensors(result.graph):
+        if tensor.data_type == TensorProto.BFLOAT16:
+            array = tensor_array(tensor, folder).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for graph in _graphs(result.graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.name in TYPE_ATTRIBUTES and attribute.i == TensorProto.BFLOAT16:
+                    attribute.i = TensorProto.FLOAT
+    return result
+
+
+def _graphs(graph: GraphProto) -> Iterable[GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _graphs(attribute.g)

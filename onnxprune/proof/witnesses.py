@@ -1,0 +1,176 @@
+"""Inner values that bear witness where outputs cannot: both graphs have them under one name, and they must agree.
+
+A node that a cut reaches is the same function in both graphs if its result agrees wherever its operands do; so where every such
+node has been seen, the outputs are proven however little they move themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.spec import Spec
+from onnxprune.facts import UNKNOWN, Facts
+from onnxprune.graph import Graph, Node
+from onnxprune.proof.stand_ins import Masks, everything
+
+DECIDING = {"If": 1, "Loop": 2}  # first inputs of control flow that say what of it is run
+WAYS = {"If": {True, False}, "Loop": {True}}  # ways that have to be gone for all of it to be seen
+LIVE_BYTES = 1 << 28  # of values given out by one run
+HELD_BYTES = 1 << 27  # of what is kept of them to compare
+MOST_ELEMENTS, FEWEST_ELEMENTS = 1 << 16, 1 << 8  # kept of one value
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """``values``: name -> the node that makes it; ``hidden``: outer nodes with bodies inside which something was changed.
+
+    ``veiled``: those among them where a further If or Loop inside decides by values that nobody sees. ``masks``: the positions
+    that stay of a value of the original.
+    """
+
+    facts: Facts
+    values: Mapping[str, Node]
+    hidden: tuple[Node, ...]
+    veiled: frozenset[Node] = frozenset()
+    masks: Masks = everything
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return tuple(dict.fromkeys((*self.values.values(), *self.hidden)))
+
+    @property
+    def conditions(self) -> dict[Node, tuple[str, ...]]:
+        """The values that decide which way a hidden node goes, where they are not known: a condition, a number of turns."""
+        unknown = {node: _undecided(self.facts, node) for node in self.hidden}
+        return {node: values for node, values in unknown.items() if values}
+
+    def parts(self, scale: float = 1.0) -> Iterator[list[str]]:
+        """Yield the names in parts that one run can give out, their sizes being those of the analysis times ``scale``."""
+        part: list[str] = []
+        size = 0.0
+        for name in self.values:
+            whole = 4.0 * scale * np.prod(self.facts.shape(name) or (), dtype=float)
+            if part and size + whole > LIVE_BYTES:
+                yield part
+                part, size = [], 0.0
+            part.append(name)
+            size += whole
+        if part:
+            yield part
+
+    def sample(self, name: str, value: np.ndarray) -> np.ndarray:
+        """Return a part of a value small enough to be kept: all positions of axes that are cut, evenly spaced ones of others.
+
+        The part is the same whether the cut is made or not.
+        """
+        limit = min(MOST_ELEMENTS, max(FEWEST_ELEMENTS, HELD_BYTES // (4 * max(len(self.values), 1))))
+        shape, cut_axes = self.facts.shape(name) or (), self.masks(name).keys()
+        sizes = {axis: size for axis, size in enumerate(value.shape) if axis not in cut_axes}
+        fixed = float(np.prod([shape[axis] for axis in cut_axes], dtype=float))
+        steps = dict.fromkeys(sizes, 1)
+        while sizes and fixed * np.prod([-(-sizes[a] // steps[a]) for a in sizes], dtype=float) > limit:
+            axis = max(sizes, key=lambda a: sizes[a] / steps[a])
+            if sizes[axis] <= steps[axis]:
+                break
+            steps[axis] *= 2
+        if all(step == 1 for step in steps.values()):
+            return value
+        return value[tuple(slice(None, None, steps.get(axis, 1)) for axis in range(value.ndim))]
+
+
+def of_cut(analysis: Analysis, kept: Sequence[np.ndarray]) -> Witnesses:
+    """Return what the nodes give that a cut reaches: one of their letters loses positions, or an axis of an operand."""
+    flags = list(kept)
+
+    def reached(index: int, node: Node, spec: Spec) -> bool:
+        if any(analysis.letter_mask(flags, index, letter) is not None for letter in spec.sizes):
+            return True
+        names = {name for name in (*node.inputs, *node.outputs) if name}
+        axes = ((name, axis) for name in names for axis in range(len(analysis.facts.shape(name) or ())))
+        return any(analysis.keep_mask(flags, name, axis) is not None for name, axis in axes)
+
+    nodes = [n for index, (n, spec) in enumerate(analysis.solution.links.specs) if reached(index, n, spec)]
+    known: dict[str, Mapping[int, np.ndarray]] = {}
+
+    def masks(name: str) -> Mapping[int, np.ndarray]:
+        if name not in known:
+            axes = range(len(analysis.facts.shape(name) or ()))
+            found = {axis: analysis.keep_mask(flags, name, axis) for axis in axes}
+            known[name] = {axis: mask for axis, mask in found.items() if mask is not None}
+        return known[name]
+
+    return _witnesses(analysis.facts, nodes, masks)
+
+
+def of_change(facts: Facts, small: ModelProto) -> Witnesses:
+    """Return what the nodes give that ``small`` has in another form than the original, under the same name."""
+    before = {node.outputs: node.proto.SerializeToString(deterministic=True) for node in facts.graph.top}
+    after = {node.outputs: node.proto.SerializeToString(deterministic=True) for node in Graph(small).top}
+    changed = [
+        node for node in facts.graph.top if after.get(node.outputs, before[node.outputs]) != before[node.outputs]
+    ]
+    return _witnesses(facts, changed, everything)
+
+
+def _witnesses(facts: Facts, nodes: Iterable[Node], masks: Masks) -> Witnesses:
+    owners: dict[Node, tuple[Node, ...]] = {}  # node inside a body -> the nodes it is inside of, the outermost first
+    for node in facts.graph.top:
+        _note_owners(node, (), owners)
+    values: dict[str, Node] = {}
+    hidden: dict[Node, bool] = {}
+    for node in nodes:
+        if node in owners:
+            outermost, *inner = owners[node]
+            veiled = any(_undecided(facts, between) for between in inner)
+            hidden[outermost] = hidden.get(outermost, False) or veiled
+        elif not node.bodies:
+            values.update((name, node) for name in node.outputs if _is_compared(facts, name))
+    return Witnesses(facts, values, tuple(hidden), frozenset(n for n, veiled in hidden.items() if veiled), masks)
+
+
+def _note_owners(node: Node, outside: tuple[Node, ...], owners: dict[Node, tuple[Node, ...]]) -> None:
+    for body in node.bodies:
+        for inner in body.nodes:
+            owners[inner] = (*outside, node)
+            _note_owners(inner, owners[inner], owners)
+
+
+def _undecided(facts: Facts, node: Node) -> tuple[str, ...]:
+    """Return the values that decide what of a control-flow node is run, as far as they are not known."""
+    deciding = node.inputs[: DECIDING.get(node.op, 0)]
+    return tuple(name for name in deciding if name and facts.array(name) is None)
+
+
+def _inside(node: Node) -> Iterator[Node]:
+    for body in node.bodies:
+        for inner in body.nodes:
+            yield inner
+            yield from _inside(inner)
+
+
+def _is_compared(facts: Facts, name: str) -> bool:
+    """Whether a value is a tensor of floats or bytes computed on data; sizes and stored tensors are what the cut changes."""
+    fact = facts.first.get(name, UNKNOWN)
+    followed = fact.array is not None or name in facts.constants
+    return bool(name) and fact.shape is not None and not followed and fact.dtype in (1, 2, 3, 10, 11, 16)
+
+
+def reached_from(graph: Graph, nodes: Iterable[Node]) -> set[str]:
+    """Return every outer value that depends on what one of the nodes gives, these included."""
+    waiting = [name for node in nodes for name in node.outputs if name]
+    found = set(waiting)
+    readers: dict[str, list[Node]] = {}
+    for node in graph.top:
+        for name in {*node.inputs, *(name for inner in _inside(node) for name in inner.inputs)}:
+            readers.setdefault(name, []).append(node)
+    while waiting:
+        for node in readers.get(waiting.pop(), ()):
+            fresh = [name for name in node.outputs if name and name not in found]
+            found.update(fresh)
+            waiting.extend(fresh)
+    return found
