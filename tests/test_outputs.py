@@ -26,8 +26,9 @@ from onnxprune.facts import gather_facts
 from onnxprune.grad import backward
 from onnxprune.graph import Graph
 from onnxprune.measure.divergence import Reference, divergence
-from onnxprune.measure.kinds import described, observed, weighed
+from onnxprune.measure.kinds import described, observed
 from onnxprune.measure.outputs import INTEGERS, PROBABILITIES, SCORES, VALUES, VARYING, Outputs, spans
+from onnxprune.measure.weights import weighed
 from onnxprune.recover.objective import objective
 from onnxprune.recover.parameters import trainable
 from onnxprune.repair.targets import on_own_scales
@@ -172,6 +173,18 @@ CASES = {
         "s = Sigmoid(t); b, c = Split<axis=4>(s, @[4,3]); p = Mul(b, @64.0); j = Concat<axis=4>(p, c); y = Reshape(j, @[0,-1,7])",
         "float[n,3,8,8] x", "float[n,128,7] y", X4, (VALUES, 0, 2, ["y[0:4]", "y[4:7]"]),
     ),
+    "pooled and flattened": (
+        "c = Conv<kernel_shape=[3,3]>(x, %5x3x3x3); r = Relu(c); g = GlobalAveragePool(r); y = Flatten(g)",
+        "float[n,3,8,8] x", "float[n,5] y", X4, (SCORES, 0, 1, ["y"]),
+    ),
+    "a mean over pixels": (
+        "c = Conv<kernel_shape=[3,3]>(x, %5x3x3x3); y = ReduceMean<keepdims=0>(c, @[2, 3])",
+        "float[n,3,8,8] x", "float[n,5] y", X4, (SCORES, 0, 1, ["y"]),
+    ),
+    "a number per step": (
+        "l = MatMul(x, %6x1); s = Sigmoid(l); y = Squeeze(s, @[2])",
+        "float[n,t,6] x", "float[n,t] y", X3, (VALUES, 0, None, ["y"]),
+    ),
     "chosen classes": ("l = MatMul(x, %6x4); y = ArgMax<axis=1, keepdims=0>(l)", "float[n,6] x", "int64[n] y", X2, (INTEGERS, 0, None, ["y"])),
 }  # fmt: skip
 
@@ -253,6 +266,17 @@ def test_what_the_original_does_not_say_is_left_out_and_what_breaks_is_infinite(
     outputs = described([{"y": a}])
     assert divergence([{"y": a}], [{"y": np.nan_to_num(a)}], outputs) == 0
     assert divergence([{"y": a}], [{"y": np.where(a == 2, np.inf, a)}], outputs) == np.inf
+
+
+def test_sizes_that_change_from_batch_to_batch_are_no_channels() -> None:
+    """Rows of two lengths: what was taken for channels is one channel, then and later."""
+    batches = [{"y": RNG.standard_normal((4, steps))} for steps in (5, 7)]
+    found = described(batches)
+    assert found.of["y"].channel_axis is None
+    assert divergence(batches, batches, found) == 0
+    guessed = described(batches[:1])
+    moved = [{"y": batch["y"] + 1.0} for batch in batches]
+    assert 0 < divergence(batches, moved, guessed) < np.inf
 
 
 def test_padding_does_not_count() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.coupling.links import Choice, Links
-from onnxprune.coupling.spec import Spec
+from onnxprune.coupling.spec import RULES, Spec
 from onnxprune.facts import Facts
 from onnxprune.graph import Node
 from onnxprune.io import FLOATS
@@ -59,16 +59,20 @@ def _layout(links: Links, name: str, written: _Written, sources: tuple[str, ...]
     places = [written.labels[links.axis(name, axis)] for axis in range(len(shape))]
     shares = [float(written.channel[found].mean()) if len(found) else 0.0 for found in places]
     axis = max(range(len(shape)), key=lambda a: (shares[a], a), default=None)
-    if axis is None or not shares[axis]:
-        return Layout(scores=_named(name), bounded=_maker(facts, name) in BOUNDS)
-    makers = np.where(written.channel[places[axis]], written.makers[places[axis]].astype(np.int64), -1)
+    behind = _behind_layers(links, name)
     layers = [node for node, _ in last_layers(links, [name])]
+    free = tuple(a for a in range(len(shape)) if not facts.static(name, a))
+    if axis is None or not shares[axis]:
+        followed = bool(layers) and all(node.op in RULES and RULES[node.op].family != "barrier" for node in behind)
+        return Layout(bare=followed, free=free, scores=_named(name), bounded=_maker(facts, name) in BOUNDS)
+    makers = np.where(written.channel[places[axis]], written.makers[places[axis]].astype(np.int64), -1)
     return Layout(
         axis,
-        makers,
+        free=free,
+        makers=makers,
         scores=_named(name) or _chosen_among(facts, name, axis),
         bounded=_maker(facts, name) in BOUNDS,
-        shares=any(node.op in SQUASHES for node in _behind_layers(links, name)),
+        shares=any(node.op in SQUASHES for node in behind),
         by_product=all(node.op in ("MatMul", "Gemm") for node in layers) and len(layers) == 1,
     )
 

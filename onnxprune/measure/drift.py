@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,8 +13,9 @@ from onnxprune.data import Dataset
 from onnxprune.errors import DataError, ModelError
 from onnxprune.measure.accumulators import ErrorHistogram, Mean
 from onnxprune.measure.bootstrap import RESAMPLES, Proof, paired_interval, prove
-from onnxprune.measure.metrics import ROW_METRICS, TaskMetric, cosine, label_metric
-from onnxprune.measure.outputs import CLASSES, VARYING, Output, Outputs, spans
+from onnxprune.measure.inside import ChannelDrift, View, finite
+from onnxprune.measure.metrics import ROW_METRICS, TaskMetric, label_metric
+from onnxprune.measure.outputs import CLASSES, VARYING, Output, Outputs
 
 
 class Runnable(Protocol):
@@ -23,89 +24,6 @@ class Runnable(Protocol):
     outputs: tuple[str, ...]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]: ...
-
-
-class View(NamedTuple):
-    """One batch of an output as rows: the original's values as they are, both models' and their distance as float64."""
-
-    before: np.ndarray
-    error: np.ndarray
-    a: np.ndarray
-    b: np.ndarray
-
-    def only(self, rows: np.ndarray | None) -> View:
-        return self if rows is None else View(*(part[rows] for part in self))
-
-    def shaped(self, *shape: int) -> View:
-        return View(*(part.reshape(shape) for part in self))
-
-
-@dataclass
-class ChannelDrift:
-    """Drift inside one output: per channel, each on its own scale, and per group of channels.
-
-    ``signal``, ``noise``, ``count``: float64[channels], sums of squares and how many; ``cosines``: one mean per group.
-    """
-
-    how: Output
-    signal: np.ndarray
-    noise: np.ndarray
-    count: np.ndarray
-    cosines: list[Mean]
-
-    @classmethod
-    def of(cls, how: Output) -> ChannelDrift:
-        zeros = np.zeros(len(how.weight))
-        return cls(how, zeros, zeros.copy(), zeros.copy(), [Mean() for _ in how.groups])
-
-    def add(self, view: View, valid: np.ndarray | None) -> None:
-        """Add [samples, positions, channels]; ``valid``: bool[samples, positions], what is no padding."""
-        rows = view.shaped(-1, view.before.shape[-1]).only(None if valid is None else valid.reshape(-1))
-        self.signal += np.square(rows.a, where=np.isfinite(rows.a), out=np.zeros_like(rows.a)).sum(0)
-        self.noise += np.square(rows.error).sum(0)
-        self.count += len(rows.a)
-        for mean, group in zip(self.cosines, self.how.groups, strict=True):
-            parts = [part[:, :, group.channels] for part in (view.a, view.b, view.error)]
-            if valid is not None:
-                parts = [np.where(valid[:, :, None], part, 0.0) for part in parts]
-            broken = np.isinf(parts[2]).reshape(len(parts[2]), -1).any(axis=1)
-            mean.add(np.where(broken, 0.0, cosine(*parts[:2])))
-
-    def merge(self, other: ChannelDrift) -> None:
-        for name in ("signal", "noise", "count"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for mean, found in zip(self.cosines, other.cosines, strict=True):
-            mean.merge(found)
-
-    @property
-    def errors(self) -> np.ndarray:
-        """float64[channels]: root mean square error over the channel's deviation."""
-        return np.sqrt(self.noise / np.maximum(self.count, 1)) / self.how.scale
-
-    def facts(self) -> dict[str, Any]:
-        """Return what an output is and which of its channels has drifted most, beside its own deviation."""
-        worst = int(np.argmax(self.errors))
-        error = _finite(float(self.errors[worst]))
-        axes = {"samples_axis": self.how.samples_axis, "channel_axis": self.how.channel_axis}
-        return axes | {
-            "kind": self.how.kind,
-            "worst_channel": worst,
-            "worst_channel_error": error,
-            "groups": self.groups(),
-        }
-
-    def groups(self) -> list[dict[str, Any]]:
-        """Return the figures of every group; ``error``: root mean square over its channels of ``errors``."""
-        found = []
-        for mean, group in zip(self.cosines, self.how.groups, strict=True):
-            signal, noise = (float(part[group.channels].sum()) for part in (self.signal, self.noise))
-            ratio = 0.0 if noise == 0 else math.sqrt(noise / signal) if signal else math.inf
-            own = self.errors[group.channels]
-            figures = {"cosine": mean.value, "relative_l2": ratio, "error": float(np.sqrt(np.square(own).mean()))}
-            worst = int(group.channels[int(np.argmax(own))])
-            names = {"name": group.label, "channels": spans(group.channels), "worst_channel": worst}
-            found.append(names | {name: _finite(value) for name, value in figures.items()})
-        return found
 
 
 @dataclass
@@ -218,7 +136,7 @@ class OutputDrift:
         means = {name: mean.value for name, mean in self.rows.items()}
         counts = {name: getattr(self, name) for name in ("elements", "non_finite", "incomparable")}
         known = self.channels.facts() if self.channels else {"kind": VARYING} if self.varies else {}
-        return {name: _finite(value) for name, value in (scalars | means).items()} | counts | known
+        return {name: finite(value) for name, value in (scalars | means).items()} | counts | known
 
 
 def _absolute_error(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -228,10 +146,6 @@ def _absolute_error(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, 
     with np.errstate(invalid="ignore"):
         error = np.abs(a - b)
     return np.where(same, 0.0, np.where(np.isfinite(error), error, np.inf)), a, b
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 @dataclass

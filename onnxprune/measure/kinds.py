@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import logsumexp
 
 from onnxprune.data import Dataset
-from onnxprune.errors import ModelError, UsageError
+from onnxprune.errors import ModelError
 from onnxprune.io import Model
 from onnxprune.measure.layers import revealing
 from onnxprune.measure.outputs import (
@@ -26,20 +25,15 @@ from onnxprune.measure.outputs import (
     Outputs,
     spans,
 )
-from onnxprune.registry import near_names
+from onnxprune.measure.seen import Seen
 
 SAMPLES = 256  # rows at most whose outputs tell ranges and variances
 BATCH = 32
 BYTES = 1 << 27  # of outputs at most that are looked at
-FLOOR = (
-    0.003  # least deviation: of the largest value where all lie between 0 and 1, else of the group's largest deviation
-)
+FLOOR = 0.003  # least deviation: of the largest value where all lie between 0 and 1, else of the group's largest
 NOISE = 1e-4  # of a channel's mean: a deviation below is rounding
-CLOSE = 1e-3  # by which a sum of probabilities may miss 1
-EMBEDDING = 8  # channels at least of rows whose length of 1 is no chance
 RUNS = 3  # of channels between 0 and 1 at most that count as scores beside others: more are chance
 
-Channels = tuple[int, int] | None
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 
 
@@ -49,64 +43,6 @@ class Place(NamedTuple):
     axis: int | None = None
     folded: int = 1
     varies: bool = False
-
-
-@dataclass
-class Seen:
-    """What the rows of one output looked like; float64[channels] each, over finite values."""
-
-    count: np.ndarray
-    total: np.ndarray
-    square: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    sums_to_one: bool = True
-    logarithms: bool = True
-    unit_rows: bool = True
-
-    @classmethod
-    def of(cls, rows: np.ndarray) -> Seen:
-        """Look at [rows, channels]."""
-        finite = np.isfinite(rows)
-        values = np.where(finite, rows, 0.0).astype(np.float64)
-        with np.errstate(invalid="ignore", over="ignore"):
-            sums, logs = rows.sum(axis=1, dtype=np.float64), logsumexp(rows.astype(np.float64), axis=1)
-            lengths = np.sqrt(np.square(values).sum(axis=1))
-        return cls(
-            finite.sum(0).astype(np.float64),
-            values.sum(0),
-            np.square(values).sum(0),
-            np.min(np.where(finite, rows, np.inf), axis=0, initial=np.inf),
-            np.max(np.where(finite, rows, -np.inf), axis=0, initial=-np.inf),
-            bool((rows >= 0).all() and np.allclose(sums, 1, atol=CLOSE)),
-            bool((rows <= CLOSE).all() and np.allclose(logs, 0, atol=CLOSE)),
-            bool(rows.shape[1] >= EMBEDDING and np.allclose(lengths, 1, atol=CLOSE)),
-        )
-
-    def __add__(self, other: Seen) -> Seen:
-        return Seen(
-            self.count + other.count,
-            self.total + other.total,
-            self.square + other.square,
-            np.minimum(self.low, other.low),
-            np.maximum(self.high, other.high),
-            self.sums_to_one and other.sums_to_one,
-            self.logarithms and other.logarithms,
-            self.unit_rows and other.unit_rows,
-        )
-
-    @property
-    def mean(self) -> np.ndarray:
-        return self.total / np.maximum(self.count, 1)
-
-    @property
-    def deviation(self) -> np.ndarray:
-        return np.sqrt(np.maximum(self.square / np.maximum(self.count, 1) - np.square(self.mean), 0.0))
-
-    @property
-    def unit(self) -> np.ndarray:
-        """bool[channels]: whether all values lie between 0 and 1."""
-        return (self.count > 0) & (self.low >= 0) & (self.high <= 1)
 
 
 @dataclass
@@ -232,6 +168,8 @@ def _look(
     sight = sights[name]
     if value.dtype.kind != "f" or not value.size:
         return
+    if sight.axis is not None and sight.seen is not None and value.shape[sight.axis] != len(sight.seen.count):
+        sight.axis, sight.seen = None, sight.seen.joined()  # no channels: how many there are changes with the data
     rows = sight.plain.rows(value)
     sight.positions = rows.shape[1]
     flat = rows.reshape(-1, rows.shape[-1])
@@ -242,48 +180,12 @@ def _look(
 
 
 def _channel_axis(value: np.ndarray, place: Place, layout: Layout) -> int | None:
-    """The graph's answer, else the second axis of what has two."""
+    """The graph's answer; where it has none, the second axis of what has two, if its size is fixed."""
     if layout.axis is not None and layout.axis != place.axis and layout.axis < value.ndim:
         return layout.axis
     rest = [axis for axis in range(value.ndim) if axis != place.axis]
-    return rest[0] if value.ndim == 2 and len(rest) == 1 else None
-
-
-def weighed(outputs: Outputs, weights: Sequence[tuple[str, float]]) -> Outputs:
-    """Return the same with outputs or channels weighed by hand, ``NAME`` or ``NAME[3]`` or ``NAME[4:84]``; raises UsageError."""
-    factors: dict[str, dict[Channels, float]] = {}
-    for text, factor in weights:
-        name, channels = _addressed(outputs, text)
-        if not 0 <= factor < np.inf:
-            raise UsageError(f"output weight {text}={factor:g}: give a number of at least 0")
-        factors.setdefault(name, {})[channels] = factor
-    found = {name: output.weighed(factors.get(name, {})) for name, output in outputs.of.items()}
-    result = replace(outputs, of=found)
-    if weights and not any(output.importance for output in result.judged):
-        raise UsageError("output weights leave nothing to compare: give one of them more than 0")
-    return result
-
-
-def _addressed(outputs: Outputs, text: str) -> tuple[str, Channels]:
-    """Return the output and the channels (None: all) that a text names; an output's exact name comes first."""
-    name, _, inside = (text, "", "") if text in outputs.of else text.removesuffix("]").rpartition("[")
-    if name not in outputs.of:
-        left_out = next((reason for reason in outputs.left_out if repr(text.partition("[")[0]) in reason), "")
-        hint = near_names(name or text, list(outputs.of)) or f"; compared are {', '.join(outputs.of)}"
-        raise UsageError(f"output weight {text!r}: " + (left_out or f"the model has no such output{hint}"))
-    if name == text:
-        return name, None
-    size = len(outputs.of[name].weight)
-    start, colon, stop = inside.partition(":")
-    try:
-        first = int(start) if start or not colon else 0
-        last = (int(stop) if stop else size) if colon else first + 1
-    except ValueError:
-        raise UsageError(f"output weight {text!r}: give channels as {name}[3] or {name}[4:84]") from None
-    if not 0 <= first < last <= size:
-        has = f"channels 0 to {size - 1}" if outputs.of[name].channel_axis is not None else "no channels that are known"
-        raise UsageError(f"output weight {text!r}: {name} has {has}")
-    return name, (first, last)
+    plain = value.ndim == 2 and len(rest) == 1 and not layout.bare and rest[0] not in layout.free
+    return rest[0] if plain else None
 
 
 def as_wholes(values: Mapping[str, Any]) -> Outputs:

@@ -29,6 +29,7 @@ Arrays = Mapping[str, Any]
 class Layout:
     """What the graph alone says about an output: its channel axis (None: nothing), and who makes which channel.
 
+    ``bare``: the layers that make it are known, and none of its axes has their channels; ``free``: axes of no fixed size.
     ``makers``: int64[channels], equal for channels that the same layers produce (-1: no layer known). ``scores``: something
     in the graph takes the channels for class scores; ``bounded``: they went through what makes no class scores of them.
     ``shares``: behind the layers something squashes values to between 0 and 1. ``by_product``: a matrix product makes them. ``varies``: the shape depends on the data; ``sources``: inner float values
@@ -36,6 +37,8 @@ class Layout:
     """
 
     axis: int | None = None
+    bare: bool = False
+    free: tuple[int, ...] = ()
     makers: np.ndarray | None = None
     scores: bool = False
     bounded: bool = False
@@ -131,10 +134,18 @@ class Output:
         channels = len(self.weight)
         if np.shape(found) != np.shape(expected):
             return Errors(np.full(channels, np.inf), np.ones(channels))
+        if not self.fits(np.shape(expected)):
+            return self._errors_of_all(expected, found)
         total = Errors(np.zeros(channels), np.zeros(channels))
         for part in self._parts(expected, found, mask):
             total = total + Errors(np.nansum(part, 0), (~np.isnan(part)).sum(0).astype(np.float64))
         return total
+
+    def _errors_of_all(self, expected: np.ndarray, found: np.ndarray) -> Errors:
+        """Return errors that all channels share, for a value that does not have so many."""
+        every = ERRORS[INTEGERS if self.kind == INTEGERS else VALUES](expected.reshape(-1, 1), found.reshape(-1, 1))
+        share = np.full(len(self.weight), 1 / len(self.weight))
+        return Errors(share * np.nansum(every), share * (~np.isnan(every)).sum())
 
     def _parts(self, expected: np.ndarray, found: np.ndarray, mask: np.ndarray | None) -> Iterator[np.ndarray]:
         """Yield float64[rows, channels]: errors of some rows at a time, NaN where nothing is to be compared."""

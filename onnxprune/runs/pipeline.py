@@ -28,10 +28,11 @@ from onnxprune.gates import doubts, judge, measure_drift, measure_latency, requi
 from onnxprune.graph import Graph
 from onnxprune.io import Model
 from onnxprune.measure.isometry import isometry
-from onnxprune.measure.kinds import observed, weighed
+from onnxprune.measure.kinds import observed
 from onnxprune.measure.latency import measure, measure_pair
 from onnxprune.measure.layers import compare_layers
 from onnxprune.measure.outputs import Outputs
+from onnxprune.measure.weights import weighed
 from onnxprune.memory import peak_activation_bytes, peak_rss, peak_rss_bytes, weight_bytes
 from onnxprune.output import save, stored_bytes
 from onnxprune.plans import Plan, kept_units, make_plan

@@ -30,8 +30,9 @@ from onnxprune.evidence import Options as Streaming
 from onnxprune.facts import Facts, gather_facts
 from onnxprune.graph import Graph
 from onnxprune.io import Model
-from onnxprune.measure.kinds import observed, weighed
+from onnxprune.measure.kinds import observed
 from onnxprune.measure.outputs import Outputs
+from onnxprune.measure.weights import weighed
 from onnxprune.pairing import paired
 from onnxprune.plans import Plan
 from onnxprune.prepare import prepare
