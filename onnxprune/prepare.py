@@ -13,6 +13,7 @@ from onnxprune.facts import RANDOM_OPS
 from onnxprune.graph import Graph, Node
 from onnxprune.io import FLOATS, Model, skeleton_without_data
 from onnxprune.runtime import session
+from onnxprune.sequences import unpacked
 from onnxprune.sharing import rejoin
 from onnxprune.sparse import dense, store_sparsely
 
@@ -22,14 +23,15 @@ SMALL_BYTES = 1 << 20  # a folded tensor is no larger than this, or than the sto
 
 
 def prepare(model: Model) -> Model:
-    """Return the model with its own functions, nested ones too, replaced by their bodies, and stored tensors whole and folded.
+    """Return the model with its own functions, nested ones too, replaced by their bodies, sequences of known
+    elements by these, and stored tensors whole and folded.
 
     Two calls of one function read the same weights but may be cut apart, so a pruned model has no functions left. What
     is contracted, reduced or normalised of stored tensors alone (standardised weights) mixes positions that a cut is to
     take apart, so it is computed once and stored. A model with neither is returned as it is.
     """
     plain = replace(model, proto=_inlined(model.proto)) if model.proto.functions else model
-    return _folded(dense(plain))
+    return _folded(unpacked(dense(plain)))
 
 
 def restore(proto: ModelProto, model: Model) -> None:

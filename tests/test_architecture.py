@@ -30,6 +30,7 @@ LAYERS = (
     {"allocate", "plans"},
     {
         "prepare",
+        "sequences",
         "sharing",
         "sparse",
         "surgery",

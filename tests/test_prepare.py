@@ -139,3 +139,36 @@ def test_a_large_tensor_made_of_small_ones_stays_computed() -> None:
     """600 x 600 floats from two vectors would be 1.4 MB to store."""
     model = load(network("c = %600x1; r = %1x600; f = MatMul(c, r); y = Add(x, f)", "float[600,600] x"))
     assert "MatMul" in [node.op_type for node in prepare(model).proto.graph.node]
+
+
+# --- sequences -------------------------------------------------------------------------------------------------------
+
+SEQUENCES = {
+    "joined": ("s = SequenceConstruct(a, b); h = ConcatFromSequence<axis = 1>(s); y = Conv(h, %5x14x1x1)", [6, 8]),
+    "joined from the back": ("s = SequenceConstruct(a, b); h = ConcatFromSequence<axis = -3>(s); y = Conv(h, %5x14x1x1)", [6, 8]),
+    "stacked": (
+        "c = Conv(x, %6x3x1x1); s = SequenceConstruct(a, c); h = ConcatFromSequence<axis = 0, new_axis = 1>(s); "
+        "r = ReduceSum<keepdims = 0>(h, @[0]); g = Conv(r, %5x6x1x1); k = Conv(b, %5x8x1x1); y = Add(g, k)",
+        [6, 8],
+    ),
+    "taken": ("s = SequenceConstruct(a, b); h = SequenceAt(s, @-1); g = SequenceAt(s, @0); k = Conv(h, %5x8x1x1); l = Conv(g, %5x6x1x1); y = Add(k, l)", [6, 8]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "widths"), SEQUENCES.values(), ids=SEQUENCES)
+@pytest.mark.parametrize("opset", [11, 21])
+def test_sequences_of_known_elements_are_cut_through(text: str, widths: list[int], opset: int) -> None:
+    if opset < 13:
+        text = text.replace("ReduceSum<keepdims = 0>(h, @[0])", "ReduceSum<keepdims = 0, axes = [0]>(h)")
+    model = network(f"a = Conv(x, %6x3x1x1); b = Conv(x, %8x3x1x1); {text}", "float[2,3,4,4] x", opset=opset)
+    analysis = analysed(prepare(load(model)).proto)
+    assert sorted(group.width for group in analysis.groups) == widths
+    assert_sound(analysis, [np.arange(group.width) % 2 == 0 for group in analysis.groups])
+    same(run(model, feeds(model)), run(analysis.facts.model.proto, feeds(model)))
+
+
+def test_sequences_that_are_read_otherwise_are_left_alone() -> None:
+    model = load(
+        network("s = SequenceConstruct(x, x); n = SequenceLength(s); y = Cast<to = 1>(n)", "float[2,3] x", "float y")
+    )
+    assert prepare(model) is model
