@@ -308,6 +308,12 @@ def is_stream(path: Path) -> bool:
     return found is not None and (bool(kind_of(found)) or _of_process(path))
 
 
+def of_devices(folder: Path) -> bool:
+    """Whether a folder is one of those in which the system keeps devices and processes, where no file is made."""
+    place = Path(os.path.realpath(folder))
+    return (place.is_relative_to("/dev") and not place.is_relative_to("/dev/shm")) or place.is_relative_to("/proc")
+
+
 def _of_process(path: Path) -> bool:
     """Whether a path, or a link on its way, lies in /proc: renaming a file onto it would replace the link, not what it names."""
     for _ in range(40):

@@ -20,6 +20,7 @@ from onnxprune.files import (
     held,
     is_stream,
     kind_of,
+    of_devices,
     require_space,
     shown,
     status,
@@ -52,8 +53,9 @@ def check_writable(path: Path, force: bool) -> None:
     kind = kind_of(found) if found else ""
     if kind == "a folder":
         raise UsageError(f"output {path} is a folder; give a file name")
-    if kind:
-        raise UsageError(f"output {path} is {kind}; a model is written to a regular file (--dry-run writes none)")
+    if kind or is_stream(path):
+        what = kind or "an open file of a process"
+        raise UsageError(f"output {path} is {what}; a model is written to a regular file (--dry-run writes none)")
     if found and not force:
         raise UsageError(f"output {path} exists; add --force to replace it")
     check_folder(path, "choose another place with -o")
@@ -64,6 +66,8 @@ def check_folder(path: Path, remedy: str = "choose another place") -> None:
     folder = path.parent
     if not folder.is_dir():
         raise OutputError(f"folder {shown(folder)} does not exist; create it first")
+    if of_devices(folder):
+        raise OutputError(f"folder {folder} is the system's, for devices and processes; {remedy}")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"folder {folder} is read-only; {remedy}")
     try:

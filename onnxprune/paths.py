@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from onnxprune.errors import OnnxPruneError, UsageError
-from onnxprune.files import is_stream, kind_of, shown, status
+from onnxprune.files import is_stream, kind_of, of_devices, shown, status
 from onnxprune.io import Model, data_files, read_text
 from onnxprune.output import check_folder
 
@@ -203,6 +203,8 @@ def refuse_overlap(found: Uses) -> None:
         there = status(use.path, UsageError)
         if there is not None and kind_of(there) != "a folder":
             raise UsageError(f"{use.what} {shown(use.path)} is no folder; choose another name")
+        if of_devices(use.path):
+            raise UsageError(f"{use.what} {shown(use.path)} is the system's, for devices and processes; choose another")
 
 
 def _refuse_twice(written: Iterable[Use]) -> None:

@@ -210,6 +210,7 @@ def test_a_document_is_no_document_that_is_read(work: Path, option: str) -> None
         ["--cache", "rows", "--json", "rows"],
         ["--cache", "rows", "--criterion", "taylor"],
         ["--cache", "x.npy"],
+        ["--cache", "/dev/cache"],
         ["--recover", "1", "--checkpoint", "rows/state.npz"],
     ],
     ids=" ".join,

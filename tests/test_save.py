@@ -368,6 +368,25 @@ def special(folder: Path, kind: str) -> Path:
     return path
 
 
+def test_a_model_is_not_written_where_the_system_keeps_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also not where stdout, which /dev/stdout is a link to, is a regular file."""
+
+    def never(*_: object) -> None:
+        raise AssertionError("a file was begun")
+
+    monkeypatch.setattr(output, "Pending", never)
+    with (tmp_path / "stdout").open("wb") as opened:
+        (tmp_path / "link").symlink_to(f"/proc/self/fd/{opened.fileno()}")
+        for path in (tmp_path / "link", Path(f"/dev/fd/{opened.fileno()}")):
+            with pytest.raises(UsageError, match="an open file of a process"):
+                save(model(), path, force=True)
+        for folder in ("/dev", "/dev/fd", "/proc"):
+            with pytest.raises(OutputError, match="for devices and processes"):
+                save(model(), Path(folder, "no-such-device"), force=True)
+            with pytest.raises(OutputError, match="for devices and processes"):
+                write_text("text", Path(folder, "no-such-device"))
+
+
 KINDS = ["null", "zero", "fifo", "socket", "link"]
 
 
