@@ -27,7 +27,8 @@ def show_comparison(terminal: Terminal, report: dict[str, Any]) -> None:
     terminal.table(("", "before", "after", "change"), comparison(report))
     drift = (report["drift"] or {}).get("outputs")
     if drift:
-        samples = f"drift over {report['drift']['samples']} samples"
+        decided = " of --calib, which decided" if report["drift"].get("rows") == "calibration" else ""
+        samples = f"drift over {report['drift']['samples']} samples{decided}"
         terminal.table(DRIFT, drift_rows(drift), samples)
     if report["gates"]:
         terminal.table(("gate", "limit", "value", "passed"), gate_rows(report["gates"]))

@@ -23,6 +23,9 @@ from onnxprune.settings import Settings
 LATENCY_SECONDS = 2.0
 LATENCY_PAIRS = 50
 
+QUALITY = ("max_drop", "min_agreement", "min_cosine")
+"""Gates on what data shows."""
+
 Measured = dict[str, Any]
 
 
@@ -67,6 +70,11 @@ def doubts(
         if seen > 1 - settings.min_agreement:
             text = f"{found.samples:,} samples cannot prove an agreement of {settings.min_agreement:.2%}: even without a change"
             texts.append(f"{text}, {seen:.2%} of changed classes are not excluded")
+    gated = [name for name in QUALITY if getattr(settings, name) is not None]
+    if gated and calibration is not None and evaluation is None:
+        texts.append(
+            f"{', '.join(gated)}: judged on calibration rows, which decided too, so that the result looks better than it is"
+        )
     shared = len(overlap(calibration, evaluation)) if calibration and evaluation else 0
     if shared:
         text = f"{shared:,} of {len(evaluation or ()):,} evaluation rows are calibration rows too: the result looks better than it is"

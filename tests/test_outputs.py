@@ -15,6 +15,7 @@ from onnx import ModelProto, numpy_helper
 
 import onnxprune
 from onnxprune import io
+from onnxprune.api import sensitivity
 from onnxprune.baseline import Baseline
 from onnxprune.cli import main
 from onnxprune.coupling.channels import layouts, row_importance
@@ -473,6 +474,22 @@ def test_rows_that_judge_what_was_fitted_to_them_are_said() -> None:
     for report, held_out in ((few, False), (many, True)):
         assert report["repair"]["held_out"] == report["recover"]["held_out"] == held_out
     assert many["repair"]["refitted"]
+
+
+def test_gates_on_rows_that_decided_are_said() -> None:
+    model = network("h = MatMul(x, %6x16); r = Relu(h); y = MatMul(r, %16x4)", "float[n,6] x", "float[n,4] y")
+    rows = RNG.standard_normal((40, 6)).astype(np.float32)
+    same, other = (
+        onnxprune.prune(model, ratio=0.5, calibration=rows, evaluation=data, latency=False, min_cosine=0.1).report
+        for data in (None, rows + 1)
+    )
+    assert [report["drift"]["rows"] for report in (same, other)] == ["calibration", "evaluation"]
+    said = [
+        any("min_cosine: judged on calibration rows" in text for text in report["warnings"]) for report in (same, other)
+    ]
+    assert said == [True, False]
+    curves = [sensitivity(model, rows[:count])["warnings"] for count in (1, 40)]
+    assert len(curves[0]) == 1 and "the curves were judged on the 1 rows" in curves[0][0] and not curves[1]
 
 
 # --- weights by hand --------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ def command(ctx: click.Context, model: str, calib: str, **values: Any) -> None:
     terminal = Terminal(ctx)
     with terminal.progress() as progress:
         report = sensitivity(model, calib, images=images, progress=progress, **given(values))
+    terminal.warn(report["warnings"])
     show_curves(terminal, report["curves"])
     if report["exclude"]:
         terminal.say("the most sensitive, to be left alone:")

@@ -55,9 +55,20 @@ class Remembered(Generic[T]):
 def held_out(dataset: Dataset, share: float, most: int, seed: int) -> tuple[Dataset, Dataset]:
     """Return (the others, a random ``share`` of the rows, ``most`` at most): whole batches where the model insists on them.
 
-    Both are the whole dataset where it is too small to be parted.
+    Both are the whole dataset where it is too small to be parted, which is to be said wherever the one judges the other.
     """
+    count, rest = _parts(dataset, share, most)
+    return dataset.split(count, seed) if rest > 0 else (dataset, dataset)
+
+
+def can_hold_out(dataset: Dataset, share: float, most: int) -> bool:
+    """Whether ``held_out`` gives two parts."""
+    return _parts(dataset, share, most)[1] > 0
+
+
+def _parts(dataset: Dataset, share: float, most: int) -> tuple[int, int]:
+    """Return how many rows are held out, and how many are left in whole batches."""
     unit = dataset.schema.fixed_batch or 1
     rows = len(dataset) // unit * unit
     count = min(round(rows * share), most) // unit * unit or unit
-    return dataset.split(count, seed) if count <= rows - unit else (dataset, dataset)
+    return count, rows - count

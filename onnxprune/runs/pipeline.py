@@ -20,8 +20,9 @@ from onnxprune.coupling.channels import layouts
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.links import build_links
 from onnxprune.criteria import score
-from onnxprune.curves import curves, most_sensitive
+from onnxprune.curves import HELD_OUT, JUDGE, curves, most_sensitive
 from onnxprune.data import Dataset
+from onnxprune.data.repeated import can_hold_out
 from onnxprune.errors import DataError, Inconclusive, ModelError, TargetError, UsageError
 from onnxprune.facts import free_dimensions, gather_facts
 from onnxprune.gates import doubts, judge, measure_drift, measure_latency, require_classes, single_feeds
@@ -437,6 +438,7 @@ class Run:
             with self.stages("drift"):
                 found = measure_drift(self.model, pruned, self.data.measured, self.settings, outputs=self.outputs)
             measured |= found.to_json()
+            measured["drift"]["rows"] = "calibration" if self.data.evaluation is None else "evaluation"
             self.warnings += found.warnings
             self.warnings += doubts(found, self.settings, self.data.calibration, self.data.evaluation)
         if self.settings.latency:
@@ -517,6 +519,9 @@ def describe_curves(model: Model, dataset: Dataset, settings: Settings, stages: 
         "model": report.model_entry(model),
         "curves": [curve.to_json() for curve in found],
         "exclude": [literal(curve.group) for curve in most_sensitive(found)],
+        "warnings": [FITTED.format("the curves were", len(dataset))]
+        if not can_hold_out(dataset, HELD_OUT, JUDGE)
+        else [],
         "seconds": stages.seconds,
         "peak_rss_bytes": peak_rss_bytes(),
     }

@@ -90,7 +90,8 @@ def search_units(
     if len(dataset) < SCARCE:
         final = replace(repaired(best, turns, dataset), divergence=final.divergence)
     narrowed = [group for group in tables.unread if best.widths[group] < analysis.widths[group]]
-    return Found(final, found.history, narrowed, judge is not rest, judge is not rest and len(dataset) < SCARCE)
+    apart = judge is not rest and (not seconds or veto is not fit)
+    return Found(final, found.history, narrowed, apart, judge is not rest and len(dataset) < SCARCE)
 
 
 def _held(batches: Batches) -> Batches | list[dict[str, np.ndarray]]:
