@@ -71,8 +71,8 @@ def _external(model: ModelProto, folder: Path) -> Path:
 
 
 def _weight_out() -> ModelProto:
-    model = _plain(head=HEAD.replace("%12x8x1x1", "w"), outputs="float[n,4] y, float[12,8,1,1] w")
-    model.graph.initializer.append(numpy_helper.from_array(_rows(12, 8, 1, 1), "w"))
+    model = _plain(head=HEAD.replace("%8x3x3x3", "w"), outputs="float[n,4] y, float[8,3,3,3] w")
+    model.graph.initializer.append(numpy_helper.from_array(_rows(8, 3, 3, 3), "w"))
     return model
 
 
@@ -184,7 +184,8 @@ FORMS: dict[str, Callable[[Path], Form]] = {
     "external data": lambda folder: _labelled(_external(_plain(), folder)),
     "float16": lambda folder: _labelled(_halved(_plain(), TensorProto.FLOAT16)),
     "float16, external data": lambda folder: _labelled(_external(_halved(_plain(), TensorProto.FLOAT16), folder)),
-    "bfloat16 weights": lambda folder: _labelled(_bfloat16()),
+    "bfloat16 weights": lambda folder: _labelled(_stored_as(TensorProto.BFLOAT16)),
+    "int8 weights": lambda folder: _labelled(_stored_as(TensorProto.INT8)),
     "integer outputs": lambda folder: _labelled(
         _plain(tail=TAIL + "best = ArgMax<axis=1, keepdims=0>(y)", outputs="int64[n] best")
     ),
@@ -204,16 +205,20 @@ FORMS: dict[str, Callable[[Path], Form]] = {
 }
 
 
-def _bfloat16() -> ModelProto:
-    """Weights stored in bfloat16, cast to float where they are read."""
-    model = _plain()
-    stored = {tensor.name: f"{tensor.name}_stored" for tensor in model.graph.initializer if len(tensor.dims) > 1}
-    for tensor in model.graph.initializer:
-        if tensor.name in stored:
-            array = numpy_helper.to_array(tensor).astype(onnx.helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
-            tensor.CopyFrom(numpy_helper.from_array(array, stored[tensor.name]))
-    casts = [onnx.helper.make_node("Cast", [source], [name], to=1) for name, source in stored.items()]
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in (*casts, *model.graph.node)]
+def _stored_as(kind: int) -> ModelProto:
+    """Matrices and kernels stored in another type, from which a node beside each makes floats."""
+    model, nodes = _plain(), []
+    for tensor in [t for t in model.graph.initializer if len(t.dims) > 1]:
+        array, source = numpy_helper.to_array(tensor), f"{tensor.name}_stored"
+        if kind == TensorProto.INT8:
+            scale = numpy_helper.from_array(np.float32(abs(array).max() / 127), f"{tensor.name}_scale")
+            model.graph.initializer.append(scale)
+            nodes.append(onnx.helper.make_node("DequantizeLinear", [source, scale.name], [tensor.name]))
+            array = np.round(array / numpy_helper.to_array(scale))
+        else:
+            nodes.append(onnx.helper.make_node("Cast", [source], [tensor.name], to=TensorProto.FLOAT))
+        tensor.CopyFrom(numpy_helper.from_array(array.astype(onnx.helper.tensor_dtype_to_np_dtype(kind)), source))
+    nodes += [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return model

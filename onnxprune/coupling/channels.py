@@ -53,6 +53,8 @@ def layouts(links: Links) -> dict[str, Layout]:
 
 def _layout(links: Links, name: str, written: _Written, sources: tuple[str, ...] | None) -> Layout:
     facts = links.facts
+    if name in facts.constants:
+        return Layout(constant=True)
     if sources is not None:
         return Layout(varies=True, sources=sources)
     shape = facts.shape(name) or ()

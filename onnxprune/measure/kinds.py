@@ -148,6 +148,8 @@ def _incomparable(value: Any, layout: Layout | None, place: Place | None) -> str
     """Say why an output is not compared element by element ("": it is)."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
         return "is not a tensor of numbers and is not compared"
+    if layout is not None and layout.constant:
+        return "is stored in the file, whatever the inputs are, and takes no part"
     if not _varies(layout, place):
         return ""
     instead = layout.sources if layout is not None else ()

@@ -33,7 +33,7 @@ class Layout:
     ``makers``: int64[channels], equal for channels that the same layers produce (-1: no layer known). ``scores``: something
     in the graph takes the channels for class scores; ``bounded``: they went through what makes no class scores of them.
     ``shares``: behind the layers something squashes values to between 0 and 1. ``by_product``: a matrix product makes them. ``varies``: the shape depends on the data; ``sources``: inner float values
-    before it came to depend on them, to be compared in its place.
+    before it came to depend on them, to be compared in its place. ``constant``: no input decides it.
     """
 
     axis: int | None = None
@@ -46,6 +46,7 @@ class Layout:
     by_product: bool = False
     varies: bool = False
     sources: tuple[str, ...] = ()
+    constant: bool = False
 
 
 @dataclass(frozen=True)

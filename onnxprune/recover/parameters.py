@@ -43,12 +43,15 @@ VECTORS = ("Add", "Sub", "Mul", "Div")
 
 
 def trainable(model: Model) -> dict[str, np.ndarray]:
-    """Return name -> array in graph order, 16-bit floats widened to 32; raises ModelError where there is none."""
+    """Return name -> array in graph order, 16-bit floats widened to 32; raises ModelError where there is none.
+
+    What the model gives out as it is stored stays.
+    """
     graph = Graph(model.proto)
     found: dict[str, np.ndarray] = {}
     for node in graph.top:
         for name in stored_weights(node, graph):
-            if name not in found:
+            if name not in found and name not in graph.outputs:
                 array = model.array(graph.tensors[name])
                 found[name] = array.astype(np.float32 if array.itemsize == 2 else array.dtype)
     if not found:

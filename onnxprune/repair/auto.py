@@ -86,4 +86,5 @@ def repair(
     best = min(found, key=lambda name: found[name])
     model = small if best == "none" else by(best, dataset)
     refitted = judge is not fit and best not in known and best != "none"
-    return Repaired(model, best, found, warned.get(best, ()), judge is not fit, refitted)
+    warnings = warned.get("least-squares" if best == "none" else best, ())
+    return Repaired(model, best, found, warnings, judge is not fit, refitted)

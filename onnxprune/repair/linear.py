@@ -93,7 +93,7 @@ def as_linear(node: Node, stored: Stored, rank: int, space: tuple[int, ...]) -> 
     ``rank``: of the output; ``space``: the input's spatial shape.
     """
     weight = stored.arrays.get(node.input(1))
-    alone = weight is not None and len(stored.graph.consumers[node.input(1)]) == 1
+    alone = weight is not None and stored.belongs_to_one(node.input(1))
     if weight is None or not alone or node.input(0) in stored.arrays or len(node.inputs) > 3:
         return None
     if node.op == "Conv":
@@ -121,7 +121,7 @@ def _intercept(node: Node, channels: int, axis: int, rank: int, stored: Stored) 
 
     def free(name: str) -> bool:
         array = stored.arrays.get(name)
-        return array is not None and array.size == channels and len(stored.graph.consumers[name]) == 1
+        return array is not None and array.size == channels and stored.belongs_to_one(name)
 
     if node.input(2):
         beta = node.attribute("beta", 1.0) if node.op == "Gemm" else 1.0

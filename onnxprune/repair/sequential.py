@@ -34,6 +34,7 @@ from onnxprune.surgery import Kept
 DAMPING = (1e-3, 1e-2, 1e-1, 1.0)  # of the mean diagonal; chosen per node on held-out rows
 POSITIONS = 64  # sampled output positions per sample
 TURNS = 3  # of moving rectified targets
+MULTIPLY = frozenset({"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "QLinearConv", "QLinearMatMul"})
 NAMED = 3  # nodes that a warning names
 ROWS_IN_MEMORY = 1 << 28  # bytes of a node's rows that are kept between turns
 
@@ -79,8 +80,9 @@ class Sequential:
     ``batches``: calibration inputs, samples along the first axis; every second batch is held out where the damping is chosen,
     all count in the final solve. ``everything``: visit every linear node; ``frozen``: look, but change no weight. ``choices``: weight -> units to choose among at the node that reads them (they are then still in
     the model; those that go are zeroed where they are read, see ``chosen``). ``unmatched``: node -> samples left out, because
-    the two models' values cannot be matched row by row. ``importance``: weight -> float64[channels that it writes], where these
-    are outputs of the model on scales of their own.
+    the two models' values cannot be matched row by row. ``unrepaired``: nodes whose weights are stored in a type that is not
+    refitted. ``importance``: weight -> float64[channels that it writes], where these are outputs of the model on scales of
+    their own.
     """
 
     analysis: Analysis
@@ -102,6 +104,7 @@ class Sequential:
     steps: dict[str, Step] = field(default_factory=dict)
     chosen: dict[int, np.ndarray] = field(default_factory=dict)
     unmatched: dict[str, int] = field(default_factory=dict)
+    unrepaired: list[str] = field(default_factory=list)
 
     def run(self, small: ModelProto) -> ModelProto:
         """Return the repaired model; ``steps`` and ``chosen`` (group -> bool[width]) tell what was done."""
@@ -132,15 +135,16 @@ class Sequential:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Say at which nodes rows of the data were left out."""
-        if not self.unmatched:
-            return ()
-        nodes = [f"{node} ({count})" for node, count in self.unmatched.items()]
-        more = f" and {len(nodes) - NAMED} more" if len(nodes) > NAMED else ""
-        return (
+        """Say at which nodes rows of the data were left out, and which kept their weights."""
+        counted = [f"{node} ({count})" for node, count in self.unmatched.items()]
+        texts = {
             "data rows were left out at nodes whose values in the original and in the pruned model cannot be matched "
-            f"position by position: {', '.join(nodes[:NAMED])}{more}",
-        )
+            "position by position: ": counted,
+            "weights that are quantised or stored in bfloat16 are not repaired, those of these nodes stay as they were: ": (
+                self.unrepaired
+            ),
+        }
+        return tuple(text + _named(nodes) for text, nodes in texts.items() if nodes)
 
     # --- which nodes ------------------------------------------------------------------------------------------------
 
@@ -154,8 +158,26 @@ class Sequential:
                 linear = self._linear(node)
                 if linear is not None and (node.inputs[0] in touched or linear.weight in own):
                     found.append(linear)
+                elif linear is None and not self.frozen and self._is_foreign(graph, node, touched):
+                    self.unrepaired.append(node.label)
                 touched.update(node.outputs)
         return found
+
+    def _is_foreign(self, graph: Graph, node: Node, touched: set[str]) -> bool:
+        """Whether a node multiplies what ``touched`` holds by a matrix that is stored in a type that is not refitted."""
+        todo = [name for name in node.inputs if name in self.analysis.facts.constants]
+        if node.op not in MULTIPLY or not touched.intersection(node.inputs).difference(todo):
+            return False
+        seen = set(todo)
+        while todo:
+            name = todo.pop()
+            tensor, maker = graph.tensors.get(name), graph.producer.get(name)
+            if tensor is not None and len(tensor.dims) > 1 and tensor.data_type not in NATIVE_FLOATS:
+                return True
+            fresh = {other for other in (maker.inputs if maker else ()) if other} - seen
+            todo.extend(sorted(fresh))
+            seen |= fresh
+        return False
 
     def _is_cut(self, names: Sequence[str]) -> bool:
         shape = self.analysis.facts.shape
@@ -357,6 +379,11 @@ def _is_stored(graph: Graph, name: str) -> bool:
     producer = graph.producer.get(name)
     plain = producer is None or producer.proto.attribute[0].type == AttributeProto.TENSOR
     return plain and graph.tensors[name].data_type in NATIVE_FLOATS
+
+
+def _named(nodes: Sequence[str]) -> str:
+    """Return the first names of a list, and how many more there are."""
+    return ", ".join(nodes[:NAMED]) + (f" and {len(nodes) - NAMED} more" if len(nodes) > NAMED else "")
 
 
 def _row_numbers(batches: Batches, sizes: Sequence[int]) -> list[np.ndarray]:

@@ -47,6 +47,10 @@ class Stored:
         per_channel = array.size == channels and len(shape) == rank and shape[axis] == channels
         return array.reshape(-1).astype(np.float64) if per_channel else None
 
+    def belongs_to_one(self, name: str) -> bool:
+        """Whether one node alone reads a stored tensor, and the model does not give it out."""
+        return len(self.graph.consumers[name]) == 1 and name not in self.graph.outputs
+
     def sole_user(self, value: str) -> tuple[Node, int] | None:
         """Return the one node that reads a value, and at which input; None where several do or the model gives it out."""
         users = self.graph.consumers.get(value, [])

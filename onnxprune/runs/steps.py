@@ -21,7 +21,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.criteria import score
 from onnxprune.errors import SurgeryError, UsageError
 from onnxprune.graph import Graph
-from onnxprune.io import NATIVE_FLOATS, Model, skeleton_without_data, tensor_array
+from onnxprune.io import FLOATS, Model, skeleton_without_data, tensor_array
 from onnxprune.recover import parse_length
 from onnxprune.report import Report
 from onnxprune.runs.pipeline import Run, totals
@@ -149,7 +149,7 @@ def written_back(analysis: Analysis, kept: Kept, small: ModelProto, *, silent: b
         if silent and member.role in SILENCED and gone[group.index].any()
     }
     for name, tensor in targets.items():
-        if tensor.data_type not in NATIVE_FLOATS or name not in sources:
+        if tensor.data_type not in FLOATS or name not in sources:
             continue
         array = tensor_array(tensor, folder).copy()
         masks = [analysis.keep_mask(kept, name, axis) for axis in range(array.ndim)]

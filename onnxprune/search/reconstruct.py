@@ -12,7 +12,7 @@ from onnx import ModelProto, numpy_helper
 from onnxprune.coupling.groups import Analysis
 from onnxprune.criteria.curvature import Order
 from onnxprune.graph import Graph
-from onnxprune.io import NATIVE_FLOATS, Model, tensor_array
+from onnxprune.io import FLOATS, Model, tensor_array
 from onnxprune.repair.sequential import POSITIONS, TURNS, Batches, Choice, Sequential
 from onnxprune.surgery import cut
 
@@ -36,7 +36,7 @@ class Reconstruction:
         result.CopyFrom(small)
         source = Graph(self.model.proto).tensors
         for name, tensor in Graph(result).tensors.items():
-            if tensor.data_type not in NATIVE_FLOATS or name not in analysis.facts.first:  # made by the cut itself
+            if tensor.data_type not in FLOATS or name not in analysis.facts.first:  # made by the cut itself
                 continue
             array = tensor_array(source[name], self.model.folder)
             for axis in range(array.ndim):
