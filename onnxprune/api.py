@@ -18,18 +18,18 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset, input_specs, open_dataset
 from onnxprune.data.images import ImageOptions
 from onnxprune.errors import DataError, UsageError
-from onnxprune.gates import GATES, require_measurable
+from onnxprune.gates import GATES, require_data, require_measurable
 from onnxprune.io import Model
 from onnxprune.output import output_path
 from onnxprune.output import save as write_model
 from onnxprune.paths import refuse_data_files, settle
-from onnxprune.plans import Plan, make_plan
+from onnxprune.plans import Plan
 from onnxprune.report import Report, coverage, header
 from onnxprune.runs.branches import BranchRun, find_branches, prunable_shares
-from onnxprune.runs.directions import EigenRun, choose_directions, find_directions
-from onnxprune.runs.lossless import LosslessRun, shrink
+from onnxprune.runs.directions import EigenRun, find_directions
+from onnxprune.runs.lossless import LosslessRun
 from onnxprune.runs.pipeline import Data, Result, Run, compare_models, describe, describe_curves, time_models
-from onnxprune.runs.stages import Progress, Stages, analyse_model, choose, gather_evidence
+from onnxprune.runs.stages import Progress, Stages, analyse_model
 from onnxprune.runs.steps import SteppedRun
 from onnxprune.runs.sweep import grid, judged, run_points
 from onnxprune.settings import ANALYSED, Settings, analysis_settings, make_settings
@@ -74,22 +74,17 @@ def inspect(model: Source, *, progress: Progress | None = None, **settings: Any)
 
 
 def plan(model: Source | Analysis, *, calibration: Any = None, **settings: Any) -> Plan:
-    """Decide what stays, without cutting; raises TargetError where the target is out of reach."""
+    """Decide what stays, as ``prune`` with the same settings does; raises TargetError where the target is out of reach."""
     chosen = make_settings(settings)
-    analysis = model if isinstance(model, Analysis) else analyse_model(load(model), chosen)
-    data = _open(analysis.facts.model, chosen, calibration, None, None, None)
-    if chosen.removes_blocks:
-        removed = find_branches(analysis, chosen).judged(data.calibration, chosen).chosen(chosen)
-        return Plan(analysis.facts.model.sha256, (), {}, chosen.to_json(), tuple(block.name for block in removed))
-    if chosen.removes_directions:
-        directions = find_directions(analysis, chosen)
-        cuts = choose_directions(directions, directions.bases(data, chosen)[0], chosen)
-        counts = {cut.layer.name: (cut.inputs, cut.rank) for cut in cuts}
-        return Plan(analysis.facts.model.sha256, (), {}, chosen.to_json(), directions=counts)
-    if chosen.lossless:
-        return make_plan(analysis, shrink(analysis, chosen).kept, chosen.to_json())
-    evidence, _ = gather_evidence(analysis, chosen, data.calibration)
-    return make_plan(analysis, choose(analysis, chosen, evidence)[0], chosen.to_json())
+    require_data(chosen, calibration is not None)
+    undecided: dict[str, Any] = dict.fromkeys(GATES) | {"latency": False, "strict": False}
+    if chosen.recipe and chosen.steps.steps == 1:  # rows are held out for it; how long it is decides nothing
+        undecided["recover"] = 1
+    source = model.facts.model if isinstance(model, Analysis) else model
+    run = _start("plan", source, replace(chosen, **undecided), None, False, None)
+    run.given = model if isinstance(model, Analysis) else None
+    run.data = _open(run.model, chosen, calibration, None, None, None)
+    return replace(run.prune().plan, settings=chosen.to_json())
 
 
 def prune(
@@ -124,6 +119,7 @@ def prune(
         model=model, calibration=calibration, labels=labels, evaluation=evaluation, rewind=rewind, baseline=baseline,
         output=output, checkpoint=checkpoint, cache=cache,
     )  # fmt: skip
+    require_data(chosen, calibration is not None)
     run = _start("prune", model, chosen, output, force, progress, rewind)
     run.data = _open(run.model, chosen, calibration, labels, evaluation, images)
     run.data = replace(run.data, cache=None if cache is None else Path(cache))
@@ -289,7 +285,8 @@ def sweep(
     settle(model=model, calibration=calibration, labels=labels, evaluation=evaluation, folder=folder)
     loaded = load(model)
     chosen = make_settings({"latency": False} | settings)
-    data = _open(loaded, chosen, calibration, labels, evaluation, images)
+    once = replace(chosen, recover=0)  # each point parts the rows itself
+    data = _open(loaded, once, calibration, labels, evaluation, images)
     if data.measured is None:
         raise UsageError("a sweep compares by what the outputs lose; give data (--calib or --eval)")
     place = None if folder is None else Path(folder)
@@ -302,9 +299,7 @@ def sweep(
 
     def evaluate(point: Mapping[str, Any]) -> Report:
         own = ungated | dict(point)
-        return prune(
-            loaded, calibration=calibration, labels=labels, evaluation=evaluation, images=images, **own
-        ).report  # fmt: skip
+        return prune(loaded, calibration=data.calibration, evaluation=data.evaluation, **own).report
 
     points = grid(ratios, criteria, repairs)
     for point in points:

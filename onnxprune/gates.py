@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onnxprune.data import Dataset, overlap
-from onnxprune.errors import DataError, UsageError
+from onnxprune.errors import DataError, OnnxPruneError, UsageError
 from onnxprune.facts import Facts, free_dimensions
 from onnxprune.io import Model
 from onnxprune.measure.bootstrap import unseen_bound
@@ -18,7 +18,7 @@ from onnxprune.measure.layers import revealing
 from onnxprune.measure.metrics import script_metric
 from onnxprune.measure.outputs import VARYING, Outputs
 from onnxprune.proof.inputs import random_feeds
-from onnxprune.settings import Settings
+from onnxprune.settings import AUTO, Settings
 
 LATENCY_SECONDS = 2.0
 LATENCY_PAIRS = 50
@@ -138,6 +138,35 @@ GATES: dict[str, Gate] = {
     "max_latency_ratio": Gate(_of("latency", "ratio_p10"), lambda s, _: s.latency, False, "a latency measurement"),
     "max_size": Gate(_of("after", "bytes"), lambda _, data: True, False, "the size of the result"),
 }
+
+
+class Reader(NamedTuple):
+    """What looks at calibration data: whether these settings ask for it, what to say without, and how that counts."""
+
+    asked: Callable[[Settings], Any]
+    says: Callable[[Settings], str]
+    error: type[OnnxPruneError] = DataError
+
+
+READERS: tuple[Reader, ...] = (
+    Reader(
+        lambda s: s.criterion != AUTO and s.scorer.needs,
+        lambda s: f"criterion {s.scorer.name!r} looks at data",
+        UsageError,
+    ),
+    Reader(lambda s: s.removes_directions, lambda s: "granularity eigen takes directions from data"),
+    Reader(lambda s: s.max_divergence is not None, lambda s: "--max-divergence is judged on data"),
+    Reader(lambda s: s.search or s.search_recover, lambda s: "--search judges widths on data"),
+    Reader(lambda s: s.repair not in (AUTO, "none", "isometry"), lambda s: f"--repair {s.repair} looks at data"),
+    Reader(lambda s: s.recipe, lambda s: "--recover trains on data"),
+)
+
+
+def require_data(settings: Settings, given: bool) -> None:
+    """Refuse, before any work, what cannot be done without calibration data; raises UsageError, DataError."""
+    for reader in READERS if not given else ():
+        if reader.asked(settings):
+            raise reader.error(f"{reader.says(settings)}; give calibration data (--calib)")
 
 
 def require_measurable(settings: Settings, dataset: Dataset | None) -> None:

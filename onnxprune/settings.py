@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any
+
+import numpy as np
 
 from onnxprune.allocate import (
     SCOPES,
@@ -332,18 +335,98 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
         if name not in known:
             hint = near_names(name, known) or f"; known: {', '.join(known)}"
             raise UsageError(f"unknown setting {name!r}{hint}")
-    return Settings(**{name: _frozen(value) for name, value in values.items()})
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(Settings)}
+    return Settings(**{name: _read(name, value, kinds[name]) for name, value in values.items()})
+
+
+def _read(name: str, value: Any, kind: str) -> Any:
+    """Return a value as a field of this type holds it; raises UsageError where it is of another."""
+    optional = kind.endswith(" | None")
+    if value is None and optional:
+        return None
+    read, what = KINDS[kind.removesuffix(" | None")]
+    try:
+        return read(value)
+    except (TypeError, ValueError):
+        kind_of = f"{value!r} of type {type(value).__name__}"
+        raise UsageError(f"{name} takes {what}{', or None' if optional else ''}, not {kind_of}") from None
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError
+    return bool(value)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    number = _number(value)
+    if not number.is_integer():
+        raise ValueError
+    return int(number)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return str(value)
+
+
+def _text_or_whole(value: Any) -> str | int:
+    return value if isinstance(value, str) else _whole(value)
+
+
+def _sequence(value: Any, read: Callable[[Any], Any]) -> tuple[Any, ...]:
+    if not isinstance(value, Iterable):
+        raise TypeError
+    return tuple(map(read, value))
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """One string is one entry."""
+    return (value,) if isinstance(value, str) else _sequence(value, _text)
+
+
+def _pairs(read: Callable[[Any], Any]) -> Callable[[Any], tuple[tuple[str, Any], ...]]:
+    """Names with a value each, of a mapping or of pairs."""
+
+    def pairs(value: Any) -> tuple[tuple[str, Any], ...]:
+        entries = value.items() if isinstance(value, Mapping) else value
+        return _sequence(entries, lambda entry: (_text(entry[0]), read(entry[1])) if len(entry) == 2 else read(()))
+
+    return pairs
+
+
+def _wholes(value: Any) -> tuple[int, ...]:
+    return _sequence(value, _whole)
+
+
+KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "bool": (_flag, "True or False"),
+    "int": (_whole, "a whole number"),
+    "float": (_number, "a number"),
+    "str": (_text, "text"),
+    "str | int": (_text_or_whole, "text or a whole number"),
+    "tuple[str, ...]": (_texts, "texts, or a single one"),
+    "tuple[tuple[str, float], ...]": (_pairs(_number), "names with a number each, such as {'conv1*': 0.2}"),
+    "tuple[tuple[str, tuple[int, ...]], ...]": (
+        _pairs(_wholes),
+        "names with sizes each, such as {'x': (1, 3, 64, 64)}",
+    ),
+}
+"""Type of a field -> how a value given for it is read (raises TypeError, ValueError), and what to call it."""
 
 
 def analysis_settings(recorded: Mapping[str, Any]) -> Settings:
     """Return settings with what a plan's record says about how the model was analysed."""
     return make_settings({name: recorded[name] for name in ANALYSED if name in recorded})
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return tuple((name, _frozen(item)) for name, item in value.items())
-    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
@@ -29,11 +30,13 @@ def running(where: str) -> Iterator[None]:
 
 def load_module(path: Path) -> ModuleType:
     """Execute a Python file, with its folder importable meanwhile; raise DataError when that fails."""
-    spec = importlib.util.spec_from_file_location(f"_onnxprune_script_{path.stem}", path)
+    name = f"_onnxprune_script_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise DataError(f"{path} is not a Python file that can be run")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent.resolve()))
+    sys.modules[spec.name] = module  # dataclasses and the like look their module up
     try:
         with running(str(path)):
             spec.loader.exec_module(module)

@@ -34,7 +34,9 @@ from onnxprune.surgery import Kept
 DAMPING = (1e-3, 1e-2, 1e-1, 1.0)  # of the mean diagonal; chosen per node on held-out rows
 POSITIONS = 64  # sampled output positions per sample
 TURNS = 3  # of moving rectified targets
-MULTIPLY = frozenset({"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "QLinearConv", "QLinearMatMul"})
+MULTIPLY = frozenset(
+    {"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
+)
 NAMED = 3  # nodes that a warning names
 ROWS_IN_MEMORY = 1 << 28  # bytes of a node's rows that are kept between turns
 

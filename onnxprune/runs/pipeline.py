@@ -121,11 +121,12 @@ class Run:
     baseline: Baseline | None = None
     outputs: Outputs | None = None
     searched: Found | None = None
+    given: Analysis | None = None
 
     def analyse(self) -> Analysis:
         """Analyse the model and, with data, look at how its outputs are to be compared."""
         with self.stages("analyze"):
-            analysis = analyse_model(self.model, self.settings)
+            analysis = self.given or analyse_model(self.model, self.settings)
         if self.settings.output_weight and self.data.measured is None:
             raise UsageError("output weights count where outputs are compared; give data (--calib or --eval)")
         if self.data.measured is not None:
