@@ -154,7 +154,6 @@ READERS: tuple[Reader, ...] = (
         lambda s: f"criterion {s.scorer.name!r} looks at data",
         UsageError,
     ),
-    Reader(lambda s: s.removes_directions, lambda s: "granularity eigen takes directions from data"),
     Reader(lambda s: s.max_divergence is not None, lambda s: "--max-divergence is judged on data"),
     Reader(lambda s: s.search or s.search_recover, lambda s: "--search judges widths on data"),
     Reader(lambda s: s.repair not in (AUTO, "none", "isometry"), lambda s: f"--repair {s.repair} looks at data"),

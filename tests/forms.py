@@ -173,8 +173,7 @@ def _einsum() -> Form:
 FORMS: dict[str, Callable[[Path], Form]] = {
     "free batch": lambda folder: _labelled(_plain()),
     "fixed batch 1": lambda folder: _labelled(_plain("1")),
-    "fixed batch 4": lambda folder: _labelled(_plain("4")),
-    "fixed batch 4, one batch of rows": lambda folder: _labelled(_plain("4"), 6),
+    "fixed batch 4": lambda folder: _labelled(_plain("4"), 13),
     "free sizes": lambda folder: _labelled(
         network(HEAD + TAIL, "float[n,3,h,w] x", "float[n,4] y", opset=17, ir_version=9), size=5
     ),
@@ -182,7 +181,6 @@ FORMS: dict[str, Callable[[Path], Form]] = {
         network(HEAD + TAIL, "float[n,c,h,w] x", "float[n,k] y", opset=17, ir_version=9)
     ),
     "external data": lambda folder: _labelled(_external(_plain(), folder)),
-    "float16": lambda folder: _labelled(_halved(_plain(), TensorProto.FLOAT16)),
     "float16, external data": lambda folder: _labelled(_external(_halved(_plain(), TensorProto.FLOAT16), folder)),
     "bfloat16 weights": lambda folder: _labelled(_stored_as(TensorProto.BFLOAT16)),
     "int8 weights": lambda folder: _labelled(_stored_as(TensorProto.INT8)),

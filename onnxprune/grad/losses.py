@@ -20,18 +20,18 @@ TINY = 1e-6  # samples: what an average over none is divided by
 Loss = Callable[[Emitter, Sequence[Value]], Value]
 
 
-def total(output: str | None = None, weights: str | None = None, per_sample: bool = False) -> Loss:
-    """Sum of an output (None: of all float outputs), times the input named by ``weights``, if any: an output gradient.
+def total(output: str | Sequence[str] | None = None, weights: str | None = None, per_sample: bool = False) -> Loss:
+    """Sum of an output or several (None: all float outputs), times the input named by ``weights``, if any: an output gradient.
 
     With several outputs, the weights of output ``o`` are the input ``{weights}:{o}``.
     """
 
     def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
-        chosen = [v for v in outputs if v.dtype in FLOATING] if output is None else []
-        chosen = chosen or [_choose(outputs, output)]
+        names = [output] if isinstance(output, str) else output or [v.name for v in outputs if v.dtype in FLOATING]
+        chosen = [_choose(outputs, name) for name in names] or [_choose(outputs, None)]
         parts = []
         for value in chosen:
-            name = weights if output or len(chosen) == 1 else f"{weights}:{value.name}"
+            name = weights if len(chosen) == 1 else f"{weights}:{value.name}"
             weighted = value if weights is None else value * emit.input(str(name), value)
             parts.append(_collect(emit, weighted, per_sample))
         return parts[0] if len(parts) == 1 else emit("Sum", *parts)

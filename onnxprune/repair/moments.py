@@ -31,19 +31,24 @@ class Moments:
     count: int = 0
 
     @classmethod
-    def around(cls, x: np.ndarray, t: np.ndarray) -> Moments:
-        """Return empty sums for rows like x float32[groups, rows, d] and t float32[groups, rows, o], whose means are the origins."""
-        (groups, _, inputs), outputs = x.shape, t.shape[2]
-        origins = [rows.mean(1, np.float64).astype(np.float32).astype(np.float64) for rows in (x, t)]
-        sums = (
+    def zeros(cls, groups: int, inputs: int, outputs: int) -> Moments:
+        """Return empty sums whose origins are zero."""
+        wide, long, read, made = (
             (groups, inputs, inputs),
             (groups, inputs, outputs),
             (groups, inputs),
             (groups, outputs),
-            (groups, outputs),
         )
-        gram, cross, sum_x, sum_t, energy = (np.zeros(shape) for shape in sums)
-        return cls(gram, cross, sum_x, sum_t, energy, *origins)
+        gram, cross, sum_x, sum_t, energy, origin_x, origin_t = map(
+            np.zeros, (wide, long, read, made, made, read, made)
+        )
+        return cls(gram, cross, sum_x, sum_t, energy, origin_x, origin_t)
+
+    @classmethod
+    def around(cls, x: np.ndarray, t: np.ndarray) -> Moments:
+        """Return empty sums for rows like x float32[groups, rows, d] and t float32[groups, rows, o], whose means are the origins."""
+        origins = [rows.mean(1, np.float64).astype(np.float32).astype(np.float64) for rows in (x, t)]
+        return replace(cls.zeros(x.shape[0], x.shape[2], t.shape[2]), origin_x=origins[0], origin_t=origins[1])
 
     def update(self, x: np.ndarray, t: np.ndarray) -> None:
         """Add rows: x float32[groups, rows, d], t float32[groups, rows, o]."""

@@ -104,7 +104,8 @@ def _observe(
     size = options.batch or batch_for(analysis.facts, BATCH[observers[0].order])
     forward = opened(analysis.facts.model, how, options.threads)
     inputs, labels = next(dataset.labelled(size))
-    objective, remark = choose(forward.run(inputs), labels, sampled, how)
+    computed = {n: a for n, a in forward.run(inputs).items() if n not in analysis.facts.constants}
+    objective, remark = choose(computed, labels, sampled, how)
     gradients = session(_graph(taps.model, observers, objective.loss), threads=options.threads)
     done = 0
     for inputs, labels in dataset.labelled(size):

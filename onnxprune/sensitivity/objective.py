@@ -73,7 +73,7 @@ def choose(outputs: Arrays, labels: np.ndarray | None, sampled: bool, how: Outpu
         remark = f"{what}: gradients are those of a loss drawn from the model's own outputs"
     given = fits and not sampled
     if not given and (len(floats) > 1 or first.kind not in CLASSES):
-        loss = losses.total(first.name if len(floats) == 1 else None, weights=SIGNS, per_sample=True)
+        loss = losses.total(tuple(output.name for output in floats), weights=SIGNS, per_sample=True)
         return Objective(loss, floats, None, True, how is not None), remark
     return Objective(_cross_entropy(first), (first,), first, not given), remark
 

@@ -1,0 +1,143 @@
+"""Every option that runs the model against every form that files come in: it works, or ends with a documented error.
+
+``FAILS`` lists the cells that end with one, by what a form lacks; all others meet their target.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forms import FORMS, Form
+
+from onnxprune import api
+from onnxprune.errors import DataError, ModelError, OnnxPruneError, TargetError
+from onnxprune.recover.objective import LOSSES
+from onnxprune.settings import REPAIRS
+
+FAST = {"latency": False, "round_to": 1}
+
+
+def _pruned(**settings: Any) -> Callable[[Form], Mapping[str, Any]]:
+    return lambda form: api.prune(form.model, calibration=form.data, **FAST, **settings).report
+
+
+def _labelled(form: Form) -> Mapping[str, Any]:
+    settings = {"criterion": "l2", "ratio": 0.4, "recover": 1, "recover_loss": "labels"} | FAST
+    return api.prune(form.model, calibration=form.data, labels=form.labels, **settings).report
+
+
+def _swept(form: Form) -> Mapping[str, Any]:
+    (point,) = api.sweep(
+        form.model, calibration=form.data, ratios=[0.4], criteria=["wanda"], repairs=["bias"], round_to=1
+    )["points"]
+    assert point["error"] is None, point
+    return {}
+
+
+# one criterion for each kind of evidence
+CRITERIA = {
+    "obs": "gram",
+    "apoz": "range",
+    "entropy": "histogram",
+    "hrank": "ranks",
+    "wanda": "moments",
+    "kl": "ablation",
+}
+GRADIENTS = {"taylor": "weights", "group-fisher": "gates", "kron-obs": "outputs", "grasp": "second order"}
+OPTIONS: dict[str, Callable[[Form], Mapping[str, Any]]] = {
+    **{name: _pruned(criterion=name, repair="none", ratio=0.4) for name in (*CRITERIA, *GRADIENTS)},
+    **{f"repair {name}": _pruned(criterion="l2", repair=name, ratio=0.4) for name in REPAIRS},
+    **{
+        f"recover {loss}": _pruned(criterion="l2", repair="none", ratio=0.4, recover=1, recover_loss=loss)
+        for loss in LOSSES
+        if loss not in ("auto", "labels")  # auto: distill, with labels labels too
+    },
+    "recover labels": _labelled,
+    "schedule": _pruned(criterion="l2", repair="bias", target="macs=80%", schedule="linear:2", recover=2),
+    "target": _pruned(target="macs=80%"),
+    "search": _pruned(max_divergence=10.0, search=0.001, search_recover=1),
+    "eigen": _pruned(granularity="eigen", target="macs=95%"),
+    "block": _pruned(granularity="block", ratio=0.9),
+    "sensitivity": lambda form: api.sensitivity(form.model, form.data, round_to=1),
+    "sweep": _swept,
+    "validate": lambda form: api.validate(form.model, form.model, form.data),
+}
+WHOLE_GRADIENTS = (*GRADIENTS, "recover distill", "recover mse", "recover labels", "schedule", "search", "eigen")
+NO_GRADIENT = dict.fromkeys(WHOLE_GRADIENTS, (ModelError, "no gradient through"))
+NO_FLOATS = dict.fromkeys((*GRADIENTS, "eigen"), (DataError, "of float outputs, and the model has none")) | {
+    name: (DataError, "compares float outputs, and the model has none")
+    for name in (*(f"recover {loss}" for loss in LOSSES), "schedule", "search")
+}
+NO_LAYER = {"eigen": (TargetError, "no layer of this model can be written as factors|out of reach")}
+NO_BRANCH = {"block": (TargetError, "no sum of this model has a branch")}
+FAILS: dict[str, Mapping[str, tuple[type[OnnxPruneError], str]]] = {
+    "If": NO_GRADIENT,
+    "Loop": NO_GRADIENT | NO_BRANCH,
+    "a sequence value": NO_GRADIENT,
+    "integer outputs": NO_FLOATS,
+    "bfloat16 weights": NO_LAYER,
+    "int8 weights": NO_LAYER,
+    "Einsum": NO_LAYER | NO_BRANCH,
+    "LSTM": NO_BRANCH,
+    "rows are sequences": NO_BRANCH,
+}
+ONLY: dict[str, tuple[str, ...]] = {"GRU": (*GRADIENTS, "target"), "RNN": (*GRADIENTS, "target")}
+"""Forms that differ from another one for some options alone."""
+ASKED = {"schedule": 0.8, "target": 0.8, "eigen": 0.95}
+"""Share of the MACs that may be left."""
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Form]:
+    return cache(lambda name: FORMS[name](tmp_path_factory.mktemp("form")))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_option_takes_every_form_of_file(
+    form: str, forms: Callable[[str], Form], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # external data is beside the model, not here
+    monkeypatch.setattr("onnxprune.search.widths.BISECTIONS", 1)
+    found = forms(form)
+    wrong = {}
+    for option in ONLY.get(form, OPTIONS):
+        if option == "recover labels" and found.labels is None:
+            continue
+        problem = _problem(option, OPTIONS[option], found, FAILS.get(form, {}).get(option))
+        if problem:
+            wrong[option] = problem
+    assert not wrong, "\n".join(f"{form} x {option}: {problem}" for option, problem in wrong.items())
+    assert not os.listdir(tmp_path)
+
+
+def _problem(
+    option: str, run: Callable[[Form], Mapping[str, Any]], form: Form, expected: tuple[type[OnnxPruneError], str] | None
+) -> str:
+    """Return what is wrong with a cell of the table ("": nothing)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            report = run(form)
+    except OnnxPruneError as error:
+        if expected is None:
+            return f"{type(error).__name__}: {error}"
+        try:
+            with pytest.raises(expected[0], match=expected[1]):
+                raise error
+        except BaseException:
+            return f"{type(error).__name__}: {error}, not {expected}"
+        return ""
+    except Exception as error:
+        return f"unexpected {type(error).__name__}: {error}"
+    if expected is not None:
+        return f"works, but is listed as {expected}"
+    if "after" not in report or option == "validate":
+        return ""
+    left = report["after"]["macs"] / report["before"]["macs"]
+    return f"{left:.3f} of the MACs are left" if left > ASKED.get(option, 0.999) else ""
