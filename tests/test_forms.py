@@ -103,7 +103,7 @@ def test_every_option_takes_every_form_of_file(
     form: str, forms: Callable[[str], Form], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # external data is beside the model, not here
-    monkeypatch.setattr("onnxprune.search.widths.BISECTIONS", 1)
+    monkeypatch.setattr("onnxprune.search.widths.BISECTIONS", 2)
     found = forms(form)
     wrong = {}
     for option in ONLY.get(form, OPTIONS):
