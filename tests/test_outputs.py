@@ -22,7 +22,7 @@ from onnxprune.coupling.channels import layouts, row_importance
 from onnxprune.coupling.groups import analyse
 from onnxprune.coupling.links import build_links
 from onnxprune.data import Dataset, input_specs, open_dataset
-from onnxprune.errors import UsageError
+from onnxprune.errors import DataError, UsageError
 from onnxprune.facts import gather_facts
 from onnxprune.grad import backward
 from onnxprune.graph import Graph
@@ -474,6 +474,37 @@ def test_rows_that_judge_what_was_fitted_to_them_are_said() -> None:
     for report, held_out in ((few, False), (many, True)):
         assert report["repair"]["held_out"] == report["recover"]["held_out"] == held_out
     assert many["repair"]["refitted"]
+
+
+HIDDEN = "h0 = MatMul(x, %6x16); h = Relu(h0);"
+FORMS = {
+    # what comes after a hidden layer, outputs, what is compared, whether recovery can train towards it
+    "samples against samples": ("l = MatMul(h, %16x4); t = Transpose(l); y = MatMul(l, t)", "float[n,m] y", ["y"], False),
+    "a mean over the samples": ("l = MatMul(h, %16x3); y = ReduceMean<keepdims=0>(l, @[0])", "float[3] y", ["y"], False),
+    "the best few": (
+        "l = MatMul(h, %16x8); s = Sigmoid(l); v, i = TopK<axis=1>(s, @[3])", "float[n,3] v, int64[n,3] i", ["s"], True
+    ),
+    "places of flags": ("l = MatMul(h, %16x8); g = Greater(l, @0.0); y = NonZero(g)", "int64[2,k] y", ["l"], True),
+    "a constant beside": ("y = MatMul(h, %16x4); z = Identity(@[1.0, 2.0])", "float[n,4] y, float[2] z", ["y"], True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_unusual_outputs_are_judged_too(case: str) -> None:
+    """Every judge says something finite that is not nothing, and recovery trains or says why it cannot."""
+    body, outputs, compared, trains = FORMS[case]
+    model, rows = network(HIDDEN + body, "float[n,6] x", outputs), RNG.standard_normal((40, 6)).astype(np.float32)
+    assert [output.name for output in looked_at(model, rows)[0].judged] == compared
+    common = {"ratio": 0.5, "calibration": rows, "latency": False, "batch": 8}
+    report = onnxprune.prune(model, **common).report
+    assert all(0 < entry["divergence"] < np.inf for entry in report["search"])
+    for name in ("kl", "fisher"):
+        onnxprune.prune(model, criterion=name, **common)
+    if trains:
+        assert onnxprune.prune(model, recover=2, **common).report["recover"]["before"] > 0
+    else:
+        with pytest.raises(DataError, match="follows the samples"):
+            onnxprune.prune(model, recover=2, **common)
 
 
 def test_gates_on_rows_that_decided_are_said() -> None:

@@ -57,6 +57,8 @@ def _layout(links: Links, name: str, written: _Written, sources: tuple[str, ...]
         return Layout(constant=True)
     if sources is not None:
         return Layout(varies=True, sources=sources)
+    if name in facts.constants:
+        return Layout(constant=True)
     shape = facts.shape(name) or ()
     places = [written.labels[links.axis(name, axis)] for axis in range(len(shape))]
     shares = [float(written.channel[found].mean()) if len(found) else 0.0 for found in places]
@@ -219,12 +221,25 @@ def _selected_from(links: Links, name: str) -> tuple[str, ...] | None:
     """Return the last float values before an output's entries, or their order, are up to the data; None where they are not."""
     facts, nodes = links.facts, {id(node) for node in _behind_layers(links, name)}
     selected: dict[str, bool] = {}
-    sources: dict[str, None] = {}
+    before: dict[str, None] = {}
     for node in (node for node in facts.graph.nodes if id(node) in nodes):
         by_data = node.op in SELECTS or any(selected.get(value, False) for value in node.inputs)
         selected.update((value, by_data) for value in node.outputs if value)
-        for value in node.inputs if by_data else ():
-            inner = value in facts.graph.producer and value not in facts.constants and not selected.get(value, False)
-            if inner and facts.dtype(value) in FLOATS and facts.shape(value):
-                sources.setdefault(value)
-    return tuple(sources) if selected.get(name, False) else None
+        before.update((value, None) for value in node.inputs if by_data and not selected.get(value, False))
+    return _floats(facts, before) if selected.get(name, False) else None
+
+
+def _floats(facts: Facts, values: Iterable[str]) -> tuple[str, ...]:
+    """Return the inner float values among these, or where one is a flag or a number, those that it is made of."""
+    found, seen, todo = dict[str, None](), set[str](), list(values)[::-1]
+    while todo:
+        value = todo.pop()
+        node = facts.graph.producer.get(value)
+        if node is None or value in facts.constants or value in seen:
+            continue
+        seen.add(value)
+        if facts.dtype(value) in FLOATS and facts.shape(value):
+            found.setdefault(value)
+        elif facts.dtype(value) not in FLOATS:
+            todo.extend(node.inputs)
+    return tuple(found)

@@ -38,7 +38,10 @@ Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 
 
 class Place(NamedTuple):
-    """``axis`` that follows the samples (None: none), ``folded`` places on it for each; ``varies``: others change with the data."""
+    """``axis`` that follows the samples (None: none, or several), ``folded`` places on it for each.
+
+    ``varies``: another changes with the data.
+    """
 
     axis: int | None = None
     folded: int = 1
@@ -115,8 +118,10 @@ def _place(one: Sequence[int], two: Sequence[int], sizes: tuple[int, int]) -> Pl
     folds = [a for a in range(len(one)) if one[a] != two[a] and one[a] and one[a] * sizes[1] == two[a] * sizes[0]]
     axis = next(iter(follows or folds), None)
     folded = 1 if axis is None else one[axis] // sizes[0]
-    others = (a != b for at, (a, b) in enumerate(zip(one, two, strict=True)) if at != axis)
-    return Place(axis, folded, any(others))
+    moved = [at for at in range(len(one)) if one[at] != two[at] and at != axis]
+    if moved and all(at in {*follows, *folds} for at in moved):
+        return Place()  # samples against samples
+    return Place(axis, folded, bool(moved))
 
 
 def described(
@@ -220,7 +225,16 @@ def _output(sight: Sight) -> Output:
     for group in groups:
         weight[group.channels] = 1 / len(groups) / len(group.channels)
     classes = kind in CLASSES or _may_choose(sight, seen, groups)
-    return replace(plain, kind=kind, scale=_scale(seen, groups), weight=weight, groups=groups, classes=classes)
+    importance = 0.0 if sight.layout.constant else 1.0
+    return replace(
+        plain,
+        kind=kind,
+        scale=_scale(seen, groups),
+        weight=weight,
+        groups=groups,
+        classes=classes,
+        importance=importance,
+    )
 
 
 def _is_probabilities(sight: Sight, seen: Seen, groups: Sequence[Group]) -> bool:

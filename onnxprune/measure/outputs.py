@@ -29,7 +29,8 @@ Arrays = Mapping[str, Any]
 class Layout:
     """What the graph alone says about an output: its channel axis (None: nothing), and who makes which channel.
 
-    ``bare``: the layers that make it are known, and none of its axes has their channels; ``free``: axes of no fixed size.
+    ``bare``: the layers that make it are known, and none of its axes has their channels; ``constant``: no input reaches
+    it, so that there is nothing to compare; ``free``: axes of no fixed size.
     ``makers``: int64[channels], equal for channels that the same layers produce (-1: no layer known). ``scores``: something
     in the graph takes the channels for class scores; ``bounded``: they went through what makes no class scores of them.
     ``shares``: behind the layers something squashes values to between 0 and 1. ``by_product``: a matrix product makes them. ``varies``: the shape depends on the data; ``sources``: inner float values
@@ -38,6 +39,7 @@ class Layout:
 
     axis: int | None = None
     bare: bool = False
+    constant: bool = False
     free: tuple[int, ...] = ()
     makers: np.ndarray | None = None
     scores: bool = False
@@ -256,7 +258,7 @@ class Outputs:
     @cached_property
     def judged(self) -> tuple[Output, ...]:
         """Outputs that make up the distance: floats, or whole numbers where nothing is a float."""
-        floats = tuple(output for output in self.of.values() if output.kind != INTEGERS)
+        floats = tuple(output for output in self.of.values() if output.kind != INTEGERS and output.importance)
         return floats or tuple(self.of.values())
 
     @property

@@ -75,7 +75,9 @@ class WholeModel:
         self.teacher = opened(original, outputs, threads)
         self.judge = Remembered(partial(self._judged, judge), nested_bytes, MEMORY)
         seen, labels = next(iter(self.judge))[1], _all_labels(dataset, judge)
-        self.objective = objective(seen, labels, recipe.outer_loss, recipe.temperature, recipe.label_weight, outputs)
+        self.objective = objective(
+            seen, labels, recipe.outer_loss, recipe.temperature, recipe.label_weight, outputs, dataset.schema.samples
+        )
         self.augment = augmenter(recipe.augment, dataset.specs) if recipe.augment else None
 
     def feeds(self, start: int) -> Iterator[dict[str, np.ndarray]]:

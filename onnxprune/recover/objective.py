@@ -118,15 +118,19 @@ def objective(
     temperature: float = 4.0,
     share: float = 0.5,
     how: Outputs | None = None,
+    by_sample: bool = False,
 ) -> Objective:
     """Return the objective that fits the original's outputs on a batch and all labels; raises DataError for none.
 
-    ``how``: the outputs are compared (None: as this batch tells).
+    ``how``: the outputs are compared (None: as this batch tells). ``by_sample``: samples are put together anew, so that outputs
+    that no axis of follows them take no part.
     """
     known = how or described([outputs])
-    natural = {o.name: o for o in known.judged if o.kind != INTEGERS and o.name in outputs}
+    floats = {o.name: o for o in known.judged if o.kind != INTEGERS and o.name in outputs}
+    natural = {name: o for name, o in floats.items() if not by_sample or o.samples_axis is not None}
     if not natural:
-        raise DataError("recovery compares float outputs, and the model has none")
+        what = "an axis of which follows the samples, and the model has none" if floats else "and the model has none"
+        raise DataError(f"recovery compares float outputs, {what}")
     compared = {name: replace(o, kind=VALUES) for name, o in natural.items()} if loss == "mse" else natural
     found = replace(known, of=compared)
     classes = next((Term(o) for o in natural.values() if o.kind in CLASSES), None)

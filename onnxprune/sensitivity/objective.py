@@ -73,9 +73,14 @@ def choose(outputs: Arrays, labels: np.ndarray | None, sampled: bool, how: Outpu
         remark = f"{what}: gradients are those of a loss drawn from the model's own outputs"
     given = fits and not sampled
     if not given and (len(floats) > 1 or first.kind not in CLASSES):
-        loss = losses.total(tuple(output.name for output in floats), weights=SIGNS, per_sample=True)
-        return Objective(loss, floats, None, True, how is not None), remark
+        return Objective(_signed(floats), floats, None, True, how is not None), remark
     return Objective(_cross_entropy(first), (first,), first, not given), remark
+
+
+def _signed(floats: Sequence[Output]) -> Loss:
+    """Return the loss of outputs, or of values inside the model, weighted by signs."""
+    inner = losses.total(weights=SIGNS, per_sample=True)
+    return lambda emit, outputs: inner(emit, [emit.value(output.name) for output in floats])
 
 
 def _cross_entropy(output: Output) -> Loss:
