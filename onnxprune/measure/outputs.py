@@ -29,17 +29,16 @@ Arrays = Mapping[str, Any]
 class Layout:
     """What the graph alone says about an output: its channel axis (None: nothing), and who makes which channel.
 
-    ``bare``: the layers that make it are known, and none of its axes has their channels; ``constant``: no input reaches
-    it, so that there is nothing to compare; ``free``: axes of no fixed size.
+    ``bare``: the layers that make it are known, and none of its axes has their channels; ``free``: axes of no fixed size.
     ``makers``: int64[channels], equal for channels that the same layers produce (-1: no layer known). ``scores``: something
     in the graph takes the channels for class scores; ``bounded``: they went through what makes no class scores of them.
-    ``shares``: behind the layers something squashes values to between 0 and 1. ``by_product``: a matrix product makes them. ``varies``: the shape depends on the data; ``sources``: inner float values
-    before it came to depend on them, to be compared in its place. ``constant``: no input decides it.
+    ``shares``: behind the layers something squashes values to between 0 and 1. ``by_product``: a matrix product makes them.
+    ``varies``: its entries, or their order, are up to the data; ``sources``: inner float values from before, to be compared in
+    its place. ``constant``: no input decides it.
     """
 
     axis: int | None = None
     bare: bool = False
-    constant: bool = False
     free: tuple[int, ...] = ()
     makers: np.ndarray | None = None
     scores: bool = False
