@@ -323,9 +323,14 @@ def read_report(path: str | os.PathLike[str]) -> Report:
     reports = (
         [found, *found["jobs"].values()] if isinstance(found, dict) and isinstance(found.get("jobs"), dict) else [found]
     )
-    if not all(isinstance(one, dict) and {"schema_version", "command"} <= one.keys() for one in reports):
+    if not all(map(_is_report, reports)):
         raise DataError(f"{path} is not a report of onnxprune; write one with --json")
     return found
+
+
+def _is_report(found: Any) -> bool:
+    whole = isinstance(found, dict) and {"schema_version", "command"} <= found.keys()
+    return whole and isinstance(found["command"], str | None)
 
 
 def _baseline(source: Earlier | None, tolerance: float) -> Baseline | None:

@@ -146,6 +146,21 @@ def test_markdown_tables_keep_their_columns(hostile: dict[str, Any]) -> None:
     assert "<script" not in markdown.render(hostile)
 
 
+def test_documents_say_what_the_proof_saw(plain: dict[str, Any]) -> None:
+    """Of every output how far silencing moved it and how far off it is, and of what was not seen, why."""
+    unseen = {"moved": 0.0, "error": 0.0, "tolerance": 1e-4, "proven": False, "reason": "it never moved"}
+    surgery = plain["surgery"] | {"proven": False, "unproven": "node 'n' was not seen", "outputs": {HOSTILE: unseen}}
+    for kind in ("markdown", "html"):
+        whole = render(kind, plain)
+        assert all(word in whole for word in ("surgery exact", "moved by silencing", "proven")), kind
+        assert "not proven" not in whole
+        doubtful = render(kind, plain | {"surgery": surgery})
+        assert "surgery not proven" in doubtful and "not proven: it never moved" in doubtful
+        assert "<script" not in doubtful
+    root = ElementTree.fromstring(render("junit", plain | {"surgery": surgery}).encode())
+    assert root.get("failures") == str(1 + sum(not gate["passed"] for gate in plain["gates"]))
+
+
 def test_markdown_begins_with_what_matters_and_folds_the_rest(plain: dict[str, Any]) -> None:
     text = markdown.render(plain)
     assert text.index("| parameters |") < text.index("<details>") < text.index(plain["groups"][0]["name"].split("_")[0])

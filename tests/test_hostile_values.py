@@ -154,7 +154,7 @@ def test_variables(variable: str, value: str, code: int, folder: Path, monkeypat
     flags = [
         flag for flag in ("--dry-run", "--no-latency") if not variable.endswith(flag[2:].replace("-", "_").upper())
     ]
-    result = run("net.onnx", *flags, env={variable: value})
+    result = run("net.onnx", *flags, "--round-to", "1", env={variable: value})
     assert result.exit_code == code, result.stderr
     understood(result)
 
@@ -274,7 +274,7 @@ def test_defaults_of_wrong_types(line: str, folder: Path, monkeypatch: pytest.Mo
 
 def test_defaults_are_read_as_options_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    text = "no-latency = true\nratio = '25%'\ninclude = 'op:Conv'\ndry-run = true\n"
+    text = "no-latency = true\nratio = '25%'\nround-to = 1\ninclude = 'op:Conv'\ndry-run = true\n"
     (folder / "right.toml").write_text(text)
     found = json.loads(run("net.onnx", "--config", "right.toml", "--json", "-").stdout)["settings"]
     assert (found["latency"], found["ratio"], found["include"]) == (False, 0.25, ["op:Conv"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxprune.documents.tables import Table, parts, shortened, tables
-from onnxprune.report import verdict
+from onnxprune.report import proof_sentence, verdict
 from onnxprune.visible import visible
 
 LIMIT = 1_000_000
@@ -42,7 +42,8 @@ def _result(job: Mapping[str, Any]) -> str:
 def _part(report: Mapping[str, Any], rows: int) -> list[str]:
     if report.get("error"):
         return [f"**error:** {escaped(shortened(report['error'], 1000))}"]
-    return [escaped(verdict(dict(report))), *(_section(table, rows) for table in tables(report))]
+    said = [verdict(dict(report)), proof_sentence(report["surgery"]) if report.get("surgery") else ""]
+    return [*map(escaped, said), *(_section(table, rows) for table in tables(report))]
 
 
 def _section(table: Table, count: int) -> str:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from onnxprune.documents.figures import figures
 from onnxprune.documents.tables import PASTE, exclude_lines, parts, shortened, tables
-from onnxprune.report import verdict
+from onnxprune.report import proof_sentence, verdict
 
 LIMIT = 1_000_000
 """Bytes of the file."""
@@ -53,6 +53,7 @@ def _section(name: str, report: Mapping[str, Any], number: int) -> dict[str, Any
         "error": report.get("error") or "",
         "failed": failed,
         "gated": bool(report.get("gates")),
+        "proof": proof_sentence(dict(report["surgery"])) if report.get("surgery") else "",
         "verdict": "" if report.get("error") else verdict(dict(report)),
         "models": [(shortened(str(m["path"] or "a model in memory")), m["sha256"]) for m in models],
         "figures": [(title, Markup(svg)) for title, svg in figures(report, number)] if number < FIGURED else [],

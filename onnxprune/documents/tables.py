@@ -11,7 +11,7 @@ from typing import Any
 
 from onnxprune.allocate import literal
 from onnxprune.remedies import WINDOW
-from onnxprune.report import DRIFT, TOTALS, comparison, drift_rows, gate_rows, keeper
+from onnxprune.report import DRIFT, TOTALS, comparison, drift_rows, gate_rows, keeper, proof_rows
 from onnxprune.visible import visible
 
 LONGEST_CELL = 160
@@ -112,6 +112,10 @@ def _latency(report: Report) -> Iterator[tuple[str, ...]]:
             yield name, *(f"{found[key]:,.0f}" for key in ("min", "p10", "p50", "p90", "p99")), str(found["runs"])
 
 
+def _proof(report: Report) -> Rows:
+    return proof_rows(report.get("surgery") or {})
+
+
 def memory_rows(report: Report) -> Iterator[tuple[str, ...]]:
     for name, found in (report.get("memory") or {}).items():
         if found is not None:
@@ -176,6 +180,7 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[Report], Any], bool], ...] =
     ("Gates", ("gate", "limit", "value", "passed"), _gates, False),
     ("Points", (POINT, "MACs left", "bytes", "lost", ""), points, False),
     ("Warnings", ("warning",), _warnings, False),
+    ("Proof", ("output", "moved by silencing", "error", "proof"), _proof, True),
     ("Latency in µs", ("model", "min", "p10", "p50", "p90", "p99", "runs"), _latency, True),
     ("Memory in bytes", ("model", "weights", "peak activations", "peak resident"), memory_rows, True),
     ("Drift", DRIFT, _drift, True),
