@@ -19,7 +19,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
 
-from onnxprune.files import remove_unused, shortened_name
+from onnxprune.files import alone, shortened_name
 from onnxprune.io import PROTOBUF_LIMIT
 from onnxprune.tensors import CHUNK, model_tensors
 
@@ -27,6 +27,7 @@ DIGITS = 12
 SUFFIX = ".data"
 SEARCHED = 1 << 33  # bytes of other files that are searched for a name before a file is rather left
 
+HELD = "another process holds it"
 LARGE_MODEL = 1 << 26
 IR_VERSION = b"\x08"  # the tag of a model's first field
 ORT_FORMAT = b"ORTM"
@@ -92,7 +93,8 @@ def _remove_data(model: Path, former: Collection[Path], needed: Collection[Path]
         if path.resolve() in needed:
             continue
         if reason := _doubt(path, path in former):
-            logger.warning("%s was left: %s", path, reason)
+            level = logging.INFO if reason == HELD else logging.WARNING  # whoever holds it will see to it
+            logger.log(level, "%s was left: %s", path, reason)
 
 
 def _own(model: Path) -> Iterator[Path]:
@@ -108,18 +110,26 @@ def _doubt(path: Path, former: bool) -> str:
     try:
         if path.is_symlink() or path.stat().st_nlink != 1:
             return "it has other links"
-        named = _named_in(path.parent, path.name)
-        if named is None:
-            return "its folder is too large to look for models that need it"
-        if named:
-            return ""
-        if not former:
-            with path.open("rb") as stream:
-                if not path.name.endswith(f".{content_digest(stream)[:DIGITS]}{SUFFIX}"):
-                    return "its content is not what its name says"
-        return "" if remove_unused(path) else "another process holds it, or the system does not let go"
+        with alone(path) as free:  # before it is looked at: nobody who needs it can come in between
+            if not free:
+                return HELD if path.exists() else ""
+            named = _named_in(path.parent, path.name)
+            if named is None:
+                return "its folder is too large to look for models that need it"
+            if not named and not former and not _is_own_content(path):
+                return "its content is not what its name says"
+            if not named:
+                os.unlink(path)
+    except FileNotFoundError:
+        return ""
     except OSError as error:
         return str(error)
+    return ""
+
+
+def _is_own_content(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return path.name.endswith(f".{content_digest(stream)[:DIGITS]}{SUFFIX}")
 
 
 def _named_in(folder: Path, name: str) -> bool | None:
@@ -127,14 +137,18 @@ def _named_in(folder: Path, name: str) -> bool | None:
     wanted, left = os.fsencode(name), SEARCHED
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name == name or not entry.is_file() or not _may_be_model(entry, len(wanted)):
-                continue
-            left -= entry.stat().st_size
-            if left < 0:
-                return None
-            with open(entry.path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                if content.find(wanted) >= 0:
-                    return True
+            with suppress(FileNotFoundError):  # temporary ones come and go
+                if entry.name == name or not entry.is_file() or not _may_be_model(entry, len(wanted)):
+                    continue
+                left -= entry.stat().st_size
+                if left < 0:
+                    return None
+                with (
+                    open(entry.path, "rb") as stream,
+                    mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+                ):
+                    if content.find(wanted) >= 0:
+                        return True
     return False
 
 

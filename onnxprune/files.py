@@ -201,12 +201,12 @@ def shortened_name(name: str, more: int) -> str:
     return os.fsencode(name)[: NAME_LIMIT - more].decode(errors="ignore")
 
 
-def _lock(handle: int, *, shared: bool = False) -> bool:
+def _lock(handle: int) -> bool:
     """Take a lock that ends with the process; False where another process has it. No locks: nobody has them."""
     if fcntl is None:
         return True
     try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks
@@ -215,32 +215,46 @@ def _lock(handle: int, *, shared: bool = False) -> bool:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Keep ``remove_unused`` of any process from removing a file that is there."""
-    handle = os.open(path, os.O_RDONLY)
+def held(path: Path) -> Iterator[bool]:
+    """Keep every process from removing a file; whether it is there. Waits for one that is just writing or removing it."""
     try:
-        _lock(handle, shared=True)
-        yield
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_SH)
+        yield _stands(handle, path)
     finally:
         os.close(handle)
 
 
-def remove_unused(path: Path) -> bool:
-    """Remove a file unless a living process holds it, or that cannot be told; whether it is gone."""
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Keep every process from beginning to use a file that is to be removed; False where one does, or that cannot be told."""
+    if fcntl is None:
+        yield True  # the system refuses to remove what is open
+        return
+    handle = os.open(path, os.O_RDWR)
     try:
-        handle = None if fcntl is None else os.open(path, os.O_RDWR)
         try:
-            if handle is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path)
-        finally:
-            if handle is not None:
-                os.close(handle)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = _stands(handle, path)
+        except OSError:
+            free = False
+        yield free
+    finally:
+        os.close(handle)
+
+
+def _stands(handle: int, path: Path) -> bool:
+    """Whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
-        return True
-    except OSError:
         return False
-    return True
 
 
 def sweep(path: Path) -> None:
@@ -250,7 +264,9 @@ def sweep(path: Path) -> None:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if pattern.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                remove_unused(Path(entry.path))
+                with suppress(OSError), alone(Path(entry.path)) as free:
+                    if free:
+                        os.unlink(entry.path)
 
 
 def sync_folder(folder: Path) -> None:
@@ -315,15 +331,15 @@ def of_devices(folder: Path) -> bool:
 
 
 def _of_process(path: Path) -> bool:
-    """Whether a path, or a link on its way, lies in /proc: renaming a file onto it would replace the link, not what it names."""
+    """Whether a path, or a link on its way, lies among devices: renaming a file onto it would replace what stands for an open file."""
     for _ in range(40):
-        folder = os.path.realpath(path.parent)
-        if folder == "/proc" or folder.startswith("/proc/"):
+        folder = Path(os.path.realpath(path.parent))
+        if of_devices(folder):
             return True
-        place = Path(folder) / path.name
+        place = folder / path.name
         if not place.is_symlink():
             return False
-        path = Path(folder) / os.readlink(place)
+        path = folder / os.readlink(place)
     return False
 
 
@@ -342,6 +358,7 @@ def _opened_stream(path: Path) -> Iterator[IO[bytes]]:
             if time.monotonic() > end:
                 raise OSError(errno.ENXIO, "nobody reads from this FIFO") from error
             time.sleep(0.05)
-    os.set_blocking(handle, True)
+    if hasattr(os, "set_blocking"):
+        os.set_blocking(handle, True)
     with os.fdopen(handle, "wb") as stream:
         yield stream

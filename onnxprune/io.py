@@ -94,19 +94,29 @@ def load(source: str | os.PathLike | ModelProto) -> Model:
     if isinstance(source, ModelProto):
         data = source.SerializeToString(deterministic=True)
         model = Model(source, hashlib.sha256(data).hexdigest(), size=len(data))
-        externals: set[Path] = _check_external(source, None, "the model given as ModelProto")
+        _check_external(source, None, "the model given as ModelProto")
     else:
-        path = Path(source)
+        model = _load_file(Path(source))
+    _check_structure(model)
+    return model
+
+
+def _load_file(path: Path, attempts: int = 3) -> Model:
+    """Read a model and find its data; again where that fails because another process has just replaced it."""
+    before = status(path, ModelError)
+    try:
         data = _read_file(path)
         proto = _parse(data, path)
         folder = Model(proto, "", path).folder
         externals = _check_external(proto, folder, str(path))
         _embed_inner(proto, folder)
         size = len(data) + sum(file.stat().st_size for file in externals)
-        model = Model(proto, _digest(data, externals), path, size)
-    del data
-    _check_structure(model)
-    return model
+        return Model(proto, _digest(data, externals), path, size)
+    except (ModelError, OSError) as error:
+        after = status(path, ModelError)
+        if attempts > 1 and before and after and not os.path.samestat(before, after):
+            return _load_file(path, attempts - 1)
+        raise error if isinstance(error, ModelError) else ModelError(f"{path}: cannot be read: {error}") from error
 
 
 def _read_file(path: Path) -> bytes:

@@ -203,10 +203,10 @@ def _write_external(proto: ModelProto, path: Path, folder: Folder | None) -> str
         model.stream.write(content)
         model.sync()
         digest = _digest_of_both(content, data)
-        if _has_content(place, found):
-            with held(place):
+        with held(place) as there:
+            if same := there and _has_content(place, found):
                 model.publish()
-        else:
+        if not same:
             _publish_both(data, place, model, path)
     sync_folder(path.parent)
     return digest
@@ -220,7 +220,7 @@ def _publish_both(data: Pending, place: Path, model: Pending, path: Path) -> Non
         sync_folder(path.parent)
         model.publish()
     except BaseException:
-        if new and not model.stands_at(path):
+        if new and data.stands_at(place) and not model.stands_at(path):
             place.unlink(missing_ok=True)
         raise
 
@@ -234,9 +234,7 @@ def _digest_of_both(content: bytes, data: Pending) -> str:
 
 
 def _has_content(place: Path, digest: str) -> bool:
-    """Whether a file is there already, with the content of that SHA-256."""
-    if not place.is_file():
-        return False
+    """Whether a file has the content of that SHA-256."""
     with place.open("rb") as stream:
         return content_digest(stream) == digest
 

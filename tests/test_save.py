@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -318,6 +319,46 @@ def test_two_saves_at_once(tmp_path: Path) -> None:
     save(model(), path, external=True, force=True)
     io.load(path)
     assert len(names(tmp_path)) == 2
+
+
+def test_data_that_is_in_use_stays_and_what_is_gone_is_not_relied_on(tmp_path: Path) -> None:
+    """Two saves of one content: the second relies on the first's data file, unless a third removes it just then."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    with files.held(path) as there, files.alone(path) as free:
+        assert (there, free) == (True, False)
+    with files.alone(path) as free:
+        assert free
+        seen: list[bool] = []
+
+        def rely() -> None:
+            with files.held(path) as there:
+                seen.append(there)
+
+        second = threading.Thread(target=rely)
+        second.start()
+        time.sleep(0.1)  # by now it waits; where it does not yet, it finds nothing later
+        os.unlink(path)
+    second.join()
+    assert seen == [False]
+    with files.held(path) as there:
+        assert not there
+
+
+def test_a_model_that_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "small.onnx"
+    save(model(), path, external=True)
+    parse = io._parse
+
+    def slow(data: bytes, place: Path) -> ModelProto:
+        monkeypatch.setattr(io, "_parse", parse)
+        save(model(2.0), path, external=True, force=True)
+        return parse(data, place)
+
+    monkeypatch.setattr(io, "_parse", slow)
+    assert io.load(path).sha256 == io.load(path).sha256
 
 
 def test_no_room_is_found_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
