@@ -217,6 +217,8 @@ def test_boxes_and_scores_are_two_kinds_of_channels() -> None:
 def test_a_fixed_batch_has_samples_too() -> None:
     model = network("t = Transpose<perm=[1,0,2]>(x); y = MatMul(t, %6x7)", "float[3,5,6] x", "float[5,3,7] y")
     assert looked_at(model, X3)[0].of["y"].samples_axis == 1
+    square = network("t = Transpose<perm=[1,0,2]>(x); y = MatMul(t, %6x7)", "float[5,5,6] x", "float[5,5,7] y")
+    assert looked_at(square, np.concatenate([X3, X3[:1]]))[0].of["y"].samples_axis == 1  # as many steps as samples
 
 
 def test_spans_of_channels() -> None:

@@ -57,8 +57,6 @@ def _layout(links: Links, name: str, written: _Written, sources: tuple[str, ...]
         return Layout(constant=True)
     if sources is not None:
         return Layout(varies=True, sources=sources)
-    if name in facts.constants:
-        return Layout(constant=True)
     shape = facts.shape(name) or ()
     places = [written.labels[links.axis(name, axis)] for axis in range(len(shape))]
     shares = [float(written.channel[found].mean()) if len(found) else 0.0 for found in places]

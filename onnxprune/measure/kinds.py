@@ -95,13 +95,17 @@ def _first(run: Run, dataset: Dataset, samples: int) -> Iterator[Mapping[str, An
 def samples_axes(run: Run, dataset: Dataset) -> dict[str, Place]:
     """Return per output which axis follows the samples: known from two batch sizes where the model takes several.
 
-    Where it does not, the first axis as long as the batch.
+    Where it does not, the axis as long as the batch; the one that is turned round with the batch where several are.
     """
     if not dataset.schema.samples:
         return {}
     inputs = next(iter(dataset.batches(3)))
-    count = len(next(iter(inputs.values())))
-    sizes = (dataset.schema.fixed_batch,) * 2 if dataset.schema.fixed_batch else (2, 3)
+    count, fixed = len(next(iter(inputs.values()))), dataset.schema.fixed_batch
+    if fixed is not None:
+        one, other = run(inputs), run({name: np.flip(array, 0) for name, array in inputs.items()})
+        arrays = {name: value for name, value in one.items() if isinstance(value, np.ndarray)}
+        return {name: _turned(value, other[name], fixed) for name, value in arrays.items()}
+    sizes = (2, 3)
     try:
         one, two = (run({n: np.take(a, np.arange(k) % count, 0) for n, a in inputs.items()}) for k in sizes)
     except ModelError:
@@ -109,6 +113,18 @@ def samples_axes(run: Run, dataset: Dataset) -> dict[str, Place]:
         one = two = run({name: array[:1] for name, array in inputs.items()})
     shapes = {name: (np.shape(one[name]), np.shape(two[name])) for name in one if isinstance(one[name], np.ndarray)}
     return {name: _place(*pair, sizes) for name, pair in shapes.items()}
+
+
+def _turned(one: np.ndarray, other: np.ndarray, batch: int) -> Place:
+    """Return the axis as long as the batch, of several the first along which ``other`` is ``one`` turned round."""
+    if one.shape != other.shape:
+        return Place(varies=True)
+    axes = [axis for axis, size in enumerate(one.shape) if size == batch]
+    if len(axes) > 1 and one.dtype.kind in "fiub":
+        axes = [
+            axis for axis in axes if np.allclose(np.flip(one, axis), other, rtol=1e-3, atol=1e-6, equal_nan=True)
+        ] or axes
+    return Place(next(iter(axes), None))
 
 
 def _place(one: Sequence[int], two: Sequence[int], sizes: tuple[int, int]) -> Place:
@@ -225,7 +241,6 @@ def _output(sight: Sight) -> Output:
     for group in groups:
         weight[group.channels] = 1 / len(groups) / len(group.channels)
     classes = kind in CLASSES or _may_choose(sight, seen, groups)
-    importance = 0.0 if sight.layout.constant else 1.0
     return replace(
         plain,
         kind=kind,
@@ -233,7 +248,6 @@ def _output(sight: Sight) -> Output:
         weight=weight,
         groups=groups,
         classes=classes,
-        importance=importance,
     )
 
 
