@@ -24,7 +24,7 @@ from onnxprune.proof.inputs import Feeds, has_switches, other_sizes, random_feed
 from onnxprune.proof.positions import Difference, difference
 from onnxprune.proof.rounding import shaken, shaken_weights, with_inputs, without
 from onnxprune.proof.stand_ins import compressed, severed_name, stand_ins
-from onnxprune.proof.witnesses import WAYS, Witnesses, of_cut, reached_from
+from onnxprune.proof.witnesses import WAYS, Witnesses, leading_to, of_cut, reached_from
 from onnxprune.runtime import Session, release_memory, session
 from onnxprune.silence import silenced
 from onnxprune.surgery import Kept
@@ -425,9 +425,10 @@ class _Trial:
     def _outputs(self) -> list[OutputProof]:
         graph = self.prover.facts.graph
         affected = set(graph.outputs) if self.alone else reached_from(graph, self.witnesses.nodes)
-        unseen = [(node, reached_from(graph, [node])) for node in self._unseen()]
+        unseen = self._unseen()
+        before = {name: leading_to(graph, name) if unseen else set() for name in graph.outputs}
         return [
-            self._output(name, name in affected, [n for n, reached in unseen if name in reached])
+            self._output(name, name in affected, [node for node in unseen if node in before[name]])
             for name in graph.outputs
         ]
 

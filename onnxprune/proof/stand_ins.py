@@ -106,9 +106,8 @@ class StandIns:
         """Return a model whose nodes read the named values from outside, though it computes them still."""
         result = ModelProto()
         result.CopyFrom(proto)
-        for number, name in enumerate(names):
-            _replace_reads(result.graph, name, severed_name(number), outputs=False)
-            result.graph.input.append(_untyped(severed_name(number), self.facts.dtype(name)))
+        _replace_reads(result.graph, {name: severed_name(i) for i, name in enumerate(names)}, outputs=False)
+        result.graph.input.extend(_untyped(severed_name(i), self.facts.dtype(name)) for i, name in enumerate(names))
         return result
 
     def _without(self, proto: ModelProto, nodes: tuple[Node, ...]) -> ModelProto:
@@ -191,18 +190,18 @@ def _rename_inner(model: ModelProto, node: Node, name: str) -> None:
     inside = twin.proto.output[0]
     at = next(i for i, proto in enumerate(twin.owner.node) if proto.output == twin.proto.output)
     del twin.owner.node[at]
-    _replace_reads(twin.owner, inside, name)
+    _replace_reads(twin.owner, {inside: name})
 
 
-def _replace_reads(graph: GraphProto, old: str, new: str, outputs: bool = True) -> None:
-    """Let all nodes read ``new`` instead; ``outputs``: what the graph gives out too, which a body has to make itself."""
+def _replace_reads(graph: GraphProto, others: Mapping[str, str], outputs: bool = True) -> None:
+    """Let all nodes read other values; ``outputs``: what the graph gives out too, which a body has to make itself."""
     for value in graph.output if outputs else ():
-        if value.name == old:
-            graph.node.append(NodeProto(op_type="Identity", input=[new], output=[old]))
+        if value.name in others:
+            graph.node.append(NodeProto(op_type="Identity", input=[others[value.name]], output=[value.name]))
     for node in graph.node:
         for index, name in enumerate(node.input):
-            if name == old:
-                node.input[index] = new
+            if name in others:
+                node.input[index] = others[name]
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
-                _replace_reads(attribute.g, old, new)
+                _replace_reads(attribute.g, others)

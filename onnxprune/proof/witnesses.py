@@ -160,6 +160,19 @@ def _is_compared(facts: Facts, name: str) -> bool:
     return bool(name) and fact.shape is not None and not followed and fact.dtype in (1, 2, 3, 10, 11, 16)
 
 
+def leading_to(graph: Graph, output: str) -> set[Node]:
+    """Return every outer node that a value depends on."""
+    found: set[Node] = set()
+    waiting = [output]
+    makers = {name: node for node in graph.top for name in node.outputs if name}
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and node not in found:
+            found.add(node)
+            waiting.extend({*node.inputs, *(name for inner in _inside(node) for name in inner.inputs)})
+    return found
+
+
 def reached_from(graph: Graph, nodes: Iterable[Node]) -> set[str]:
     """Return every outer value that depends on what one of the nodes gives, these included."""
     waiting = [name for node in nodes for name in node.outputs if name]
