@@ -122,12 +122,14 @@ def _refuse_impossible(model: Model, graph: Graph, values: Mapping[str, Fact]) -
 def _met(
     graph: Graph, model: Model, constants: frozenset[str], fixed: Mapping[str, Sequence[int]]
 ) -> dict[tuple[str, int], int]:
-    """Return the sizes that stored tensors give to free axes of the inputs other than the first."""
-    if not any(axis and name not in fixed for name, axis, _ in free_dimensions(graph)):
+    """Return the sizes that stored tensors, or inputs that leave nothing open, give to free axes of the inputs other than the first."""
+    free = free_dimensions(graph)
+    if not any(axis and name not in fixed for name, axis, _ in free):
         return {}
     values = interpret(graph, model, next(iter(candidate_sizes(graph, fixed))))
+    settled = constants.union(graph.inputs).difference(name for name, _, _ in free)
     return met_sizes(
-        graph, {name: shape for name in constants if (shape := values.get(name, UNKNOWN).shape) is not None}
+        graph, {name: shape for name in sorted(settled) if (shape := values.get(name, UNKNOWN).shape) is not None}
     )
 
 

@@ -91,6 +91,7 @@ q2 = Loop(@3, @true, b) <
       next = Sigmoid(state) }
 >
 """
+RANDOM = "noise = RandomNormalLike<scale=0.01>(q)\nq2 = Add(q, noise)"
 SEQUENCE = "parts = SplitToSequence<axis=0, keepdims=1>(q)\nq2 = ConcatFromSequence<axis=0>(parts)"
 
 
@@ -176,6 +177,9 @@ FORMS: dict[str, Callable[[Path], Form]] = {
     "free sizes": lambda folder: _labelled(
         network(HEAD + TAIL, "float[n,3,h,w] x", "float[n,4] y", opset=17, ir_version=9), size=5
     ),
+    "everything free": lambda folder: _labelled(
+        network(HEAD + TAIL, "float[n,c,h,w] x", "float[n,k] y", opset=17, ir_version=9)
+    ),
     "external data": lambda folder: _labelled(_external(_plain(), folder)),
     "float16, external data": lambda folder: _labelled(_external(_halved(_plain(), TensorProto.FLOAT16), folder)),
     "bfloat16 weights": lambda folder: _labelled(_stored_as(TensorProto.BFLOAT16)),
@@ -186,6 +190,7 @@ FORMS: dict[str, Callable[[Path], Form]] = {
     "a weight is an output": lambda folder: _labelled(_weight_out()),
     "If": lambda folder: _middle(IF),
     "Loop": lambda folder: _middle(LOOP),
+    "random numbers": lambda folder: _middle(RANDOM),
     "a sequence value": lambda folder: _middle(SEQUENCE),
     "the batch is folded": lambda folder: _folded(),
     "a scalar input": lambda folder: _scalar_input(),

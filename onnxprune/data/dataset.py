@@ -246,6 +246,9 @@ def open_dataset(
     schema = Schema(tuple(specs), whole_feeds)
     source = open_source(data, Request(schema, images, samples, dict(sizes or {})))
     origin = str(data) if isinstance(data, str | os.PathLike) else "the data"
+    for name, shape in source.lone.items() if isinstance(source, Table) else ():
+        text = "%s: %r has the shape %s, that of one sample without a first axis that counts rows: taken as a single sample"
+        logger.warning(text, origin, name, list(shape))
     if labels is not None:
         source = Labelled(source, _label_column(labels), origin)
     if samples is not None and source.count is None:

@@ -41,9 +41,14 @@ class Table(Source):
     def __init__(self, columns: Mapping[str, Column], schema: Schema, where: str):
         self.where = where
         self.columns = {name: columns[key] for key, name in schema.names(columns, where).items()}
+        self.lone: dict[
+            str, tuple[int, ...]
+        ] = {}  # input -> shape of what was taken for one row, its axis of rows missing
         for name, column in self.columns.items():
             if name != LABELS and schema.is_single_row(name, len(column.shape)):
                 self.columns[name] = SingleRow(column)
+                if column.shape and schema.samples:
+                    self.lone[name] = column.shape
         lengths = {name: column.shape[0] for name, column in self.columns.items() if name != LABELS}
         self.count = equal_count(lengths, where)
         labels = self.columns.get(LABELS)

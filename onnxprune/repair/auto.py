@@ -20,6 +20,7 @@ from onnxprune.surgery import Kept
 
 HELD_OUT = 0.25  # of the calibration data, to choose a method by
 MOST, FEW = 512, 128  # samples that judge a method, and that fit one whose solver needs moments of channels alone
+MOST_ROWS = 8192  # of the data that a repair looks at: what it keeps of them is in memory, or in mapped files
 FITTED_ON = {"least-squares": MOST, "batchnorm": FEW, "bias": FEW}  # at most; the best is then fitted on everything
 
 

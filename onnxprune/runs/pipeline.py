@@ -39,7 +39,7 @@ from onnxprune.output import save, stored_bytes
 from onnxprune.plans import Plan, kept_units, make_plan
 from onnxprune.prepare import restore
 from onnxprune.recover import Positions, recover, split_judge
-from onnxprune.repair import Repaired, Subspace, isometric, repair
+from onnxprune.repair import MOST_ROWS, Repaired, Subspace, isometric, repair
 from onnxprune.report import Report
 from onnxprune.runs.aims import ratio_met, require_met
 from onnxprune.runs.proving import Refuted, first_rows, proven
@@ -178,7 +178,7 @@ class Run:
         if (self.settings.search or self.settings.search_recover) and self.data.calibration is None:
             raise DataError("--search judges widths on data; give calibration data (--calib)")
         if self.settings.reconstructs and self.data.calibration is not None:
-            return self._search(analysis, self.data.calibration)
+            return self._search(analysis, self._fitted_rows(self.data.calibration))
         with self.stages("evidence"):
             evidence, doubts = gather_evidence(
                 analysis, self.settings, self.data.calibration, self.data.cache, self.outputs
@@ -187,6 +187,14 @@ class Run:
             kept, warnings = choose(analysis, self.settings, evidence)
         self.warnings += [*doubts, *warnings]
         return kept
+
+    def _fitted_rows(self, calibration: Dataset) -> Dataset:
+        """Return the rows that a repair looks at: as many random ones as it takes, which the report says."""
+        if len(calibration) <= MOST_ROWS:
+            return calibration
+        text = f"widths and repairs go by {MOST_ROWS:,} random rows of the {len(calibration):,} of the calibration data"
+        self.warnings += [text] if text not in self.warnings else []
+        return calibration.take(MOST_ROWS, self.settings.seed)
 
     def _search(self, analysis: Analysis, calibration: Dataset) -> list[np.ndarray]:
         settings = self.settings
@@ -232,7 +240,7 @@ class Run:
             if self.settings.repair not in (AUTO, "none"):
                 raise DataError(f"--repair {self.settings.repair} looks at data; give calibration data (--calib)")
             return small
-        chosen = self.reconstruction
+        chosen, calibration = self.reconstruction, self._fitted_rows(calibration)
         with self.stages("repair"):
             same = chosen is not None and all(map(np.array_equal, chosen.kept, kept))
             fitted = (chosen.carried(analysis, small), chosen.divergence) if chosen is not None and same else None
