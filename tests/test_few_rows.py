@@ -6,12 +6,13 @@ import warnings
 
 import numpy as np
 import pytest
+from forms import FORMS
+from networks import network
 
 import onnxprune
 from onnxprune.criteria import CRITERIA
 from onnxprune.errors import DataError
 from onnxprune.repair.moments import SOLVERS, Moments, solve
-from tests.networks import network
 
 WIDTH = 16
 FEW = (1, 2, WIDTH // 2)
@@ -126,3 +127,41 @@ def test_a_row_that_is_a_sequence_is_matched_position_by_position():
     assert _left(report) <= 0.6
     assert report["repair"]["divergence"]["least-squares"] < report["repair"]["divergence"]["none"]
     assert not any("left out" in text for text in report["warnings"])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"criterion": "l2", "repair": "least-squares"}, {"criterion": "l2"}, {"target": "macs=60%"}], ids=str
+)
+@pytest.mark.parametrize("form", ["int8 weights", "bfloat16 weights"])
+def test_weights_that_no_repair_can_change_are_named(form, settings, tmp_path):
+    model, rows, _ = FORMS[form](tmp_path)
+    report = onnxprune.prune(model, calibration=rows, latency=False, round_to=1, **settings).report
+    (text,) = (text for text in report["warnings"] if "are not repaired" in text)
+    assert text.startswith("weights that are quantised or stored in bfloat16") and "b, c, g and 1 more" in text
+
+
+def test_steps_carry_weights_in_bfloat16(tmp_path):
+    model, rows, _ = FORMS["bfloat16 weights"](tmp_path)
+    settings = {
+        "criterion": "l2",
+        "ratio": 0.3,
+        "schedule": "linear:2",
+        "repair": "none",
+        "latency": False,
+        "round_to": 1,
+    }
+    plain = onnxprune.prune(model, calibration=rows, **settings)
+    trained = onnxprune.prune(model, calibration=rows, recover=8, learning_rate=0.03, **settings)
+    assert trained.report["recover"]["kept"] == "trained"
+    before, after = ({t.name: t.raw_data for t in found.model.graph.initializer} for found in (plain, trained))
+    assert any(before[name] != after[name] for name in before if name.endswith("_stored"))
+
+
+def test_units_go_by_their_scores_where_no_row_can_be_matched(monkeypatch):
+    """A node that no row of the data tells anything about still loses the units that it has to, and the report says so."""
+    monkeypatch.setattr(
+        "onnxprune.repair.linear.Linear.outputs", lambda self, value, sampler: np.zeros((1, self.channels), np.float32)
+    )
+    report = _pruned("dense", calibration=_rows("dense", 24), target="macs=60%")
+    assert _left(report) <= 0.6
+    assert any(text.startswith("data rows were left out at nodes") for text in report["warnings"])
