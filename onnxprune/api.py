@@ -117,7 +117,7 @@ def prune(
     chosen = make_settings(settings)
     settle(
         model=model, calibration=calibration, labels=labels, evaluation=evaluation, rewind=rewind, baseline=baseline,
-        output=output, checkpoint=checkpoint, cache=cache,
+        output=output, checkpoint=checkpoint, cache=cache, steps=chosen.steps.steps,
     )  # fmt: skip
     require_data(chosen, calibration is not None)
     run = _start("prune", model, chosen, output, force, progress, rewind)

@@ -158,11 +158,13 @@ class Uses(NamedTuple):
         return Uses(*(tuple(Use(f"{use.what} (job {job})", use.path) for use in part) for part in self))
 
 
-def settle(**values: Any) -> None:
-    """Settle all paths among the values of settings; raises UsageError, OutputError."""
+def settle(*, steps: int = 1, **values: Any) -> None:
+    """Settle all paths among the values of settings; ``steps`` of a schedule: each has a checkpoint. Raises UsageError, OutputError."""
     refuse_overlap(uses(values))
-    if values.get("checkpoint") is not None:
-        check_document(values["checkpoint"], "checkpoint")
+    if (checkpoint := values.get("checkpoint")) is not None:
+        check_document(checkpoint, "checkpoint")
+        for number in range(1, steps + 1 if steps > 1 else 1):
+            check_document(f"{os.fspath(checkpoint)}.{number}", "checkpoint")
 
 
 def uses(values: Mapping[str, Any]) -> Uses:

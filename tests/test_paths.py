@@ -130,6 +130,11 @@ def test_a_foreign_checkpoint_is_found_first(work: Path) -> None:
         refused(
             work, "net.onnx", "--calib", "eval.npy", "--recover", "1", "--checkpoint", name, words="not a checkpoint"
         )
+    shutil.copy(work / "x.npy", work / "state.2")
+    options = ["--recover", "1", "--checkpoint", "state", "--schedule", "linear:2"]
+    refused(
+        work, "net.onnx", "--calib", "eval.npy", *options, words="checkpoint state.2 exists and is not a checkpoint"
+    )
     assert (work / "labels.npy").read_bytes() == before
 
 
