@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from threading import Event, Thread
 from time import monotonic
 from typing import Any
 
@@ -29,6 +30,8 @@ STAGES = {
     "memory": "measuring memory",
     "save": "writing",
 }
+SILENCE = 30.0
+"""Seconds after which a run that nobody watches says what it is doing."""
 
 
 class Terminal:
@@ -45,18 +48,26 @@ class Terminal:
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str], None]]:
-        """Yield a function that shows the stage which begins: in a terminal one line that changes, elsewhere with -v lines.
+        """Yield a function that shows the stage which begins: in a terminal one line that changes, elsewhere now and then a line.
+
+        With -v every stage is a line.
 
         What scripts that are run meanwhile print goes to stderr: stdout carries results only.
         """
         with redirect_stdout(sys.stderr):
             if self.verbose:
                 yield self._line_per_stage()
-            elif self.quiet or sys.stderr is None or not sys.stderr.isatty():
+            elif self.quiet or sys.stderr is None:
                 yield lambda stage: None
+            elif not sys.stderr.isatty():
+                with _ticking(self._note, SILENCE) as progress:
+                    yield progress
             else:
-                with self.messages.status("starting") as status:
-                    yield lambda stage: status.update(self._plain(STAGES.get(stage, stage)))
+                with (
+                    self.messages.status("starting") as status,
+                    _ticking(lambda text: status.update(self._plain(text[: self.messages.width - 4])), 1.0) as progress,
+                ):
+                    yield progress
 
     def _line_per_stage(self) -> Callable[[str], None]:
         started = monotonic()
@@ -92,6 +103,27 @@ class Terminal:
         for row in rows:
             table.add_row(*map(self._plain, row))
         self.results.print(table)
+
+
+@contextmanager
+def _ticking(show: Callable[[str], None], every: float) -> Iterator[Callable[[str], None]]:
+    """Yield a function that takes the stage which begins; every so many seconds that is shown with the time so far."""
+    begun, current, ended = monotonic(), ["starting"], Event()
+
+    def tick() -> None:
+        while not ended.wait(every):
+            show(f"{monotonic() - begun:.0f} s  {current[0]}")
+
+    def begin(stage: str) -> None:
+        current[0] = STAGES.get(stage, stage)
+
+    thread = Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield begin
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _is_number(cell: str) -> bool:

@@ -265,6 +265,16 @@ def test_verbose_says_more_on_stderr(tmp_path: Path) -> None:
     ]
 
 
+def test_a_long_run_says_now_and_then_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.cli.console.SILENCE", 0.02)
+    script = tmp_path / "data.py"
+    script.write_text("import numpy, time\ntime.sleep(0.3)\nload_data = lambda: numpy.zeros((8, 1, 8, 8), 'f')\n")
+    arguments = [CNN, "--dry-run", "--no-latency", "--calib", script, "--criterion", "l2", "--repair", "none"]
+    assert len(run(*arguments).stderr.splitlines()) >= 5
+    assert "s  reading the model" in run(*arguments).stderr
+    assert run(*arguments, "-q").stderr == ""
+
+
 @pytest.mark.parametrize(
     "words",
     [
