@@ -275,10 +275,10 @@ class _Trial:
         ]
         doubtful = [i for i, found in enumerate(apart) if any(d.error > self.prover.tolerance for d in found.values())]
         noises = self._noises(reference, lender, [feeds[i] for i in doubtful], [wanted[i] for i in doubtful])
-        noise, inner = dict(zip(doubtful, noises, strict=True)), self.witnesses.values
+        noise, inner, drawn = dict(zip(doubtful, noises, strict=True)), self.witnesses.values, set(severed)
         for number, found in enumerate(apart):
             for name, one in found.items():
-                fed = severed and name in inner and set(inner[name].inputs) & set(severed)
+                fed = name in inner and not drawn.isdisjoint(inner[name].inputs)
                 one = replace(one, seen=one.finite) if fed else one  # given anything, it gives zero
                 self._judge(name, one, noise.get(number, {}).get(name, 0.0))
             self._note_branches(feeds[number] | wanted[number], severed)
@@ -311,11 +311,11 @@ class _Trial:
         results = []
         try:
             opened = self.prover.open(proto, lender)
-            plain = [name for name in opened.outputs if name not in inner]
+            plain, given_out = [name for name in opened.outputs if name not in inner], set(opened.outputs)
             for feed in feeds:
                 values = opened.run(feed, plain) if plain else {}
                 for part in self.witnesses.parts(self._scale(feed)):
-                    if names := [name for name in part if name in inner and name in opened.outputs]:
+                    if names := [name for name in part if name in inner and name in given_out]:
                         given = opened.run(feed, names)
                         values |= {name: self.witnesses.sample(name, value) for name, value in given.items()}
                 results.append(values)

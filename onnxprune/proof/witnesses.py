@@ -6,6 +6,7 @@ node has been seen, the outputs are proven however little they move themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ class Witnesses:
         part: list[str] = []
         size = 0.0
         for name in self.values:
-            whole = 4.0 * scale * np.prod(self.facts.shape(name) or (), dtype=float)
+            whole = 4.0 * scale * math.prod(self.facts.shape(name) or ())
             if part and size + whole > LIVE_BYTES:
                 yield part
                 part, size = [], 0.0
@@ -71,9 +72,9 @@ class Witnesses:
         limit = min(MOST_ELEMENTS, max(FEWEST_ELEMENTS, HELD_BYTES // (4 * max(len(self.values), 1))))
         shape, cut_axes = self.facts.shape(name) or (), self.masks(name).keys()
         sizes = {axis: size for axis, size in enumerate(value.shape) if axis not in cut_axes}
-        fixed = float(np.prod([shape[axis] for axis in cut_axes], dtype=float))
+        fixed = math.prod(shape[axis] for axis in cut_axes)
         steps = dict.fromkeys(sizes, 1)
-        while sizes and fixed * np.prod([-(-sizes[a] // steps[a]) for a in sizes], dtype=float) > limit:
+        while sizes and fixed * math.prod(-(-sizes[a] // steps[a]) for a in sizes) > limit:
             axis = max(sizes, key=lambda a: sizes[a] / steps[a])
             if sizes[axis] <= steps[axis]:
                 break
