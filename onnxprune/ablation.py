@@ -18,18 +18,22 @@ from onnxprune.runtime import Session, session
 from onnxprune.silence import silenced
 
 Arrays = Mapping[str, np.ndarray]
-Measure = Callable[[Arrays, Arrays, np.ndarray | None, Outputs], np.ndarray]
+Measure = Callable[[Arrays, Arrays, np.ndarray | None, np.ndarray | None, Outputs], np.ndarray]
 
 
-def divergence(before: Arrays, after: Arrays, labels: np.ndarray | None, how: Outputs) -> np.ndarray:
+def divergence(
+    before: Arrays, after: Arrays, labels: np.ndarray | None, mask: np.ndarray | None, how: Outputs
+) -> np.ndarray:
     """Return float64[samples]: the sum of the distances of all float outputs."""
     total = np.zeros(1)
     for output in (output for output in how.judged if output.kind != INTEGERS and output.importance):
-        total = total + output.importance * output.per_sample(before[output.name], after[output.name])
+        total = total + output.importance * output.per_sample(before[output.name], after[output.name], mask)
     return total
 
 
-def loss_change(before: Arrays, after: Arrays, labels: np.ndarray | None, how: Outputs) -> np.ndarray:
+def loss_change(
+    before: Arrays, after: Arrays, labels: np.ndarray | None, mask: np.ndarray | None, how: Outputs
+) -> np.ndarray:
     """Return float64[samples]: cross-entropy with the labels of the first output of class scores, after minus before."""
     output = next((output for output in how.judged if output.kind in CLASSES), None)
     if output is None or labels is None:
@@ -98,7 +102,7 @@ def _group_effects(
         for unit in range(width):
             after = silent.run({**inputs, **masks[unit]})
             for kind in kinds:
-                effect = MEASURES[kind](before, after, labels, how)
+                effect = MEASURES[kind](before, after, labels, inputs.get(how.mask), how)
                 totals[kind][unit] += effect.sum()
         count += len(effect)
     return {kind: total / max(count, 1) for kind, total in totals.items()}

@@ -295,6 +295,10 @@ def test_padding_does_not_count() -> None:
     steps[:, 2] += 9
     assert found.distance(found.errors({"y": value}, {"y": padding}, inputs)) == 0
     assert found.distance(found.errors({"y": value}, {"y": steps}, inputs)) > 1
+    output, mask = found.of["y"], inputs["mask"]
+    np.testing.assert_array_equal(output.per_sample(value, padding, mask), np.zeros(9))
+    whole = found.distance(found.errors({"y": value}, {"y": steps}, inputs))
+    assert output.per_sample(value, steps, mask).mean() == pytest.approx(whole)
 
 
 def test_boxes_after_suppression_are_judged_before_it() -> None:

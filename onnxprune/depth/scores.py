@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from onnxprune.errors import DataError
 from onnxprune.facts import Facts
 from onnxprune.graph import Names
 from onnxprune.io import FLOATS, Model
-from onnxprune.measure.divergence import divergence
+from onnxprune.measure.kinds import described
 from onnxprune.measure.outputs import Outputs
 from onnxprune.runtime import session
 
@@ -102,9 +102,15 @@ class Silencing:
             squares += np.array([[float(whole[name]) for name in pair] for pair in self._energies]).T
             for number, silent in enumerate(silences):
                 found = self._session.run(inputs | self._factors(silent), self._outputs)
-                diverged[number] += size * divergence([expected], [found], self._how)
+                diverged[number] += size * self._distance(expected, found, inputs)
             rows += size
         return Effects(diverged / max(rows, 1), squares[0] / np.maximum(squares[1], 1e-30))
+
+    def _distance(
+        self, expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]
+    ) -> float:
+        how = self._how or described([expected])
+        return how.distance(how.errors(expected, found, inputs))
 
     def _factors(self, silent: Collection[int]) -> dict[str, np.ndarray]:
         return {name: np.full((), number not in silent, kind) for number, (name, kind) in enumerate(self._types)}

@@ -159,11 +159,13 @@ class Output:
         for start in range(0, len(a), step):
             yield ERRORS[self.kind](a[start : start + step], b[start : start + step])
 
-    def per_sample(self, expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+    def per_sample(self, expected: np.ndarray, found: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """Return float64[samples]: the distance of every sample."""
-        a, b = self.rows(expected), self.rows(found)
+        a, b, valid = self.rows(expected), self.rows(found), self.valid(expected, mask)
         errors = ERRORS[self.kind](a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])).reshape(a.shape)
-        return np.nansum(errors * self.factor, axis=-1).mean(axis=1) if a.shape[1] else np.zeros(len(a))
+        counted = np.ones(a.shape[:2], bool) if valid is None else valid
+        sums = np.where(counted, np.nansum(errors * self.factor, axis=-1), 0.0).sum(axis=1)
+        return sums / np.maximum(counted.sum(axis=1), 1)
 
     def log_probabilities(self, array: np.ndarray) -> np.ndarray:
         """Return float64[samples, positions, classes] of an output of class scores or probabilities."""
