@@ -19,8 +19,9 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
 
-from onnxprune.files import alone, shortened_name
+from onnxprune.files import shortened_name
 from onnxprune.io import PROTOBUF_LIMIT
+from onnxprune.locks import alone
 from onnxprune.tensors import CHUNK, model_tensors
 
 DIGITS = 12

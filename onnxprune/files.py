@@ -21,11 +21,7 @@ from types import TracebackType
 from typing import IO
 
 from onnxprune.errors import OnnxPruneError, OutputError
-
-try:
-    import fcntl
-except ImportError:  # Windows, where an open file cannot be removed, which says as much as a lock
-    fcntl = None  # type: ignore[assignment]
+from onnxprune.locks import REMOVES_OPEN, alone, lock
 
 NAME_LIMIT = 255  # bytes of a file name
 TEMPORARY = ".partial"
@@ -63,13 +59,13 @@ def kind_of(found: os.stat_result) -> str:
     return next((name for test, name in KINDS if test(found.st_mode)), "")
 
 
-def require_regular(path: Path, error: type[OnnxPruneError], what: str = "") -> os.stat_result:
+def require_regular(path: Path, error: type[OnnxPruneError]) -> os.stat_result:
     """Return the status of a file that is to be read; raises ``error`` unless it is a regular file, so that reading ends."""
     found = status(path, error)
     if found is None:
         raise error(f"{path}: no such file")
     if kind := kind_of(found):
-        raise error(f"{path}: {kind}, not a regular file{what and '; ' + what}")
+        raise error(f"{path}: {kind}, not a regular file")
     return found
 
 
@@ -90,7 +86,7 @@ class Pending:
         if handle is None:
             handle, self._temporary = _named(path)
         else:
-            _lock(handle)
+            lock(handle)
         self._status = os.fstat(handle)
         self.stream: BufferedRandom = os.fdopen(handle, "w+b")
 
@@ -119,7 +115,7 @@ class Pending:
         self.sync()
         if self._unnamed and self._linked(path):
             return
-        if fcntl is None:
+        if not REMOVES_OPEN:
             self.stream.close()
         assert self._temporary is not None
         os.replace(self._temporary, path)
@@ -149,15 +145,16 @@ class Pending:
         return False
 
     def _copied(self, error: OSError) -> None:
-        """Copy to a file with a temporary name, where the system gives none to one without; raises what else is wrong."""
+        """Go on with a copy of a temporary name, where the system gives none to a file without; raises what else is wrong."""
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENAMETOOLONG):
             raise error
         handle, self._temporary = _named(self._beside)
-        with os.fdopen(handle, "wb") as copy:
-            self.stream.seek(0)
-            shutil.copyfileobj(self.stream, copy)
-            copy.flush()
-            os.fsync(copy.fileno())
+        copy = os.fdopen(handle, "w+b")
+        self.stream.seek(0)
+        shutil.copyfileobj(self.stream, copy)
+        self.stream.close()
+        self.stream, self._status = copy, os.fstat(handle)
+        self.sync()
 
 
 def _unnamed(folder: Path) -> int | None:
@@ -183,7 +180,7 @@ def _named(path: Path) -> tuple[int, Path]:
     while True:
         temporary = _temporary(path)
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), 0o666)
-        if _lock(handle) and os.fstat(handle).st_nlink:
+        if lock(handle) and os.fstat(handle).st_nlink:
             return handle, temporary
         os.close(handle)
 
@@ -199,62 +196,6 @@ def _prefix(path: Path) -> str:
 def shortened_name(name: str, more: int) -> str:
     """Return a file name cut so that ``more`` bytes can be added to it."""
     return os.fsencode(name)[: NAME_LIMIT - more].decode(errors="ignore")
-
-
-def _lock(handle: int) -> bool:
-    """Take a lock that ends with the process; False where another process has it. No locks: nobody has them."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
-
-
-@contextmanager
-def held(path: Path) -> Iterator[bool]:
-    """Keep every process from removing a file; whether it is there. Waits for one that is just writing or removing it."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        if fcntl is not None:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(handle, fcntl.LOCK_SH)
-        yield _stands(handle, path)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[bool]:
-    """Keep every process from beginning to use a file that is to be removed; False where one does, or that cannot be told."""
-    if fcntl is None:
-        yield True  # the system refuses to remove what is open
-        return
-    handle = os.open(path, os.O_RDWR)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = _stands(handle, path)
-        except OSError:
-            free = False
-        yield free
-    finally:
-        os.close(handle)
-
-
-def _stands(handle: int, path: Path) -> bool:
-    """Whether an open file still has its name."""
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def sweep(path: Path) -> None:

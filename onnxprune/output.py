@@ -17,7 +17,6 @@ from onnxprune.files import (
     Pending,
     atomic_file,
     cannot_write,
-    held,
     is_stream,
     kind_of,
     of_devices,
@@ -28,6 +27,7 @@ from onnxprune.files import (
     sync_folder,
 )
 from onnxprune.io import PROTOBUF_LIMIT
+from onnxprune.locks import held
 from onnxprune.tensors import (
     CHUNK,
     Folder,

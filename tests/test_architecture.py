@@ -20,7 +20,20 @@ FORWARDER = ROOT / "onnxprune" / "cli"  # stands in for the installed package in
 # from the ground up; a module may import from its own layer and from those before it
 LAYERS = (
     {"version", "errors", "registry", "visible"},
-    {"files", "graph", "io", "datafiles", "output", "paths", "runtime", "sizes", "facts", "tensors", "threads"},
+    {
+        "files",
+        "graph",
+        "io",
+        "locks",
+        "datafiles",
+        "output",
+        "paths",
+        "runtime",
+        "sizes",
+        "facts",
+        "tensors",
+        "threads",
+    },
     {"data"},
     {"measure"},
     {"coupling", "grad"},
