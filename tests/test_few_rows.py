@@ -165,3 +165,23 @@ def test_units_go_by_their_scores_where_no_row_can_be_matched(monkeypatch):
     report = _pruned("dense", calibration=_rows("dense", 24), target="macs=60%")
     assert _left(report) <= 0.6
     assert any(text.startswith("data rows were left out at nodes") for text in report["warnings"])
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "group-fisher", "grasp", "obd"])
+def test_gradients_name_rows_that_make_a_value_unusable(criterion):
+    rows = np.abs(_rows("dense", 24)) + 0.1
+    rows[[5, 17]] = -1.0
+    model = network(BROKEN["a logarithm of nothing"][0], "float[n,8] x", "float[n,4] y")
+    with pytest.raises(DataError, match="value 'l' is NaN or infinite for data rows? 5"):
+        onnxprune.prune(model, calibration=rows, latency=False, criterion=criterion, repair="none")
+
+
+def test_a_training_without_finite_gradients_says_so():
+    rows = np.abs(_rows("dense", 24)) + 0.1
+    rows[::2] = -1.0
+    model = network(BROKEN["a logarithm of nothing"][0], "float[n,8] x", "float[n,4] y")
+    report = onnxprune.prune(model, calibration=rows, latency=False, criterion="l2", repair="none", recover=3).report
+    assert report["recover"]["kept"] == "original"
+    assert any(
+        text.startswith("nothing was trained: no step of the recovery had finite") for text in report["warnings"]
+    )

@@ -40,17 +40,37 @@ def refusal(
     chosen = rows[bad] if len(parts) == len(rows) and bad.any() else rows
     name = _first(facts, inputs, int(bad.argmax()), limit, threads) or need.value
     what = "NaN or infinite" if np.isinf(limit) else f"NaN, infinite or beyond {limit:g}"
+    return _told(name, chosen, what)
+
+
+def refusal_of_batch(facts: Facts, inputs: Arrays, rows: np.ndarray, threads: int = 1) -> DataError | None:
+    """Return what to tell about the first value of the model that is NaN or infinite on a batch; None where all are finite."""
+    names = _in_order(facts)
+    for name, value in observed(facts, names, inputs, threads).items():
+        if not usable(np.asarray(value)):
+            parts = value if np.shape(value)[:1] == np.shape(rows) else [value] * len(rows)
+            bad = [not usable(np.asarray(part)) for part in parts]
+            return _told(name, rows[bad], "NaN or infinite")
+    return None
+
+
+def _in_order(facts: Facts) -> list[str]:
+    """Return the float values that can be observed, in the order of the graph."""
+    made = {name: place for place, node in enumerate(facts.graph.top) for name in node.outputs}
+    floats = [name for name in observable(facts) if facts.dtype(name) in FLOATS]
+    return sorted(floats, key=lambda name: (made.get(name, -1), name))
+
+
+def _told(name: str, rows: np.ndarray, what: str) -> DataError:
     return DataError(
-        f"the model's value {name!r} is {what} for data row{'s' * (len(chosen) > 1)} {_listed(chosen)} "
+        f"the model's value {name!r} is {what} for data row{'s' * (len(rows) > 1)} {_listed(rows)} "
         "(the first is 0); look at these rows and leave them out, or look at the model's float16 range"
     )
 
 
 def _first(facts: Facts, inputs: Arrays, row: int, limit: float, threads: int) -> str:
     """Return the first value of the graph that is not usable: for one sample where the model takes one, else for all."""
-    made = {name: place for place, node in enumerate(facts.graph.top) for name in node.outputs}
-    floats = [name for name in observable(facts) if facts.dtype(name) in FLOATS]
-    names = sorted(floats, key=lambda name: (made.get(name, -1), name))
+    names = _in_order(facts)
     one = {name: array[row : row + 1] if array.ndim else array for name, array in inputs.items()}
     for feeds in (one, inputs):
         try:

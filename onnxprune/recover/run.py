@@ -25,6 +25,11 @@ from onnxprune.recover.train import Training
 
 HELD_OUT, MOST_HELD_OUT = 0.125, 512  # share of the data to judge by, rows at most
 
+NOTHING_FINITE = (
+    "nothing was trained: no step of the recovery had finite gradients; look for data rows that make values of the model NaN "
+    "or infinite, or at its float16 range"
+)
+
 
 @dataclass(frozen=True)
 class Recovered:
@@ -32,7 +37,7 @@ class Recovered:
 
     ``kept``: trained, trained+statistics, or original where training made nothing better. ``went_back``: how often it
     diverged. ``labels``: whether the task loss took part. ``held_out``: whether what judged was not trained on.
-    ``left_out``: blocks that were not trained, with the reason.
+    ``left_out``: what was not trained, with the reason.
     """
 
     model: ModelProto
@@ -112,6 +117,8 @@ def _best(training: Training | BlockTraining, lessons: WholeModel) -> Recovered:
     seconds = round(at.seconds + time.perf_counter() - start, 3)
     after, model = found[kept]
     left_out = tuple(training.left_out) if isinstance(training, BlockTraining) else ()
+    if 0 < at.steps <= at.went_back:
+        left_out += (NOTHING_FINITE,)
     labels = bool(lessons.objective.classes)
     return Recovered(
         model, at.steps, seconds, at.before, after, kept, at.went_back, labels, left_out=left_out

@@ -9,9 +9,11 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.coupling.groups import Analysis
-from onnxprune.data import Dataset
-from onnxprune.evidence.rows import Sampler
+from onnxprune.data import Dataset, Feed
+from onnxprune.errors import DataError
+from onnxprune.evidence.rows import Sampler, usable
 from onnxprune.evidence.stream import Options, Progress
+from onnxprune.evidence.unusable import refusal_of_batch
 from onnxprune.facts import Facts
 from onnxprune.grad import Loss, backward, gradient_name
 from onnxprune.grad.emitter import Emitter, Value
@@ -113,12 +115,21 @@ def _observe(
         found = forward.run(inputs, objective.names)
         feeds = inputs | objective.targets(found, labels, options.seed, done)
         values = gradients.run({name: feeds[name] for name in gradients.inputs})
+        if not all(map(usable, values.values())):
+            raise _refusal(analysis.facts, inputs, options.threads)
         for observer in observers:
             observer.update(values, Sampler(samples, options.positions, options.seed, done))
         done += samples
         if progress is not None:
             progress(done)
     return remark
+
+
+def _refusal(facts: Facts, inputs: Feed, threads: int) -> DataError:
+    """Return what to tell where a gradient is NaN or infinite: a value of the model is, or the loss is too steep."""
+    first, last = inputs.rows[0], inputs.rows[-1]
+    steep = f"a gradient is NaN or infinite for one of the data rows {first} to {last} (the first is 0), though all values are finite"
+    return refusal_of_batch(facts, inputs, inputs.rows, threads) or DataError(f"{steep}; leave these rows out")
 
 
 def batch_for(facts: Facts, most: int) -> int:
