@@ -172,7 +172,7 @@ def test_gradients_name_rows_that_make_a_value_unusable(criterion):
     rows = np.abs(_rows("dense", 24)) + 0.1
     rows[[5, 17]] = -1.0
     model = network(BROKEN["a logarithm of nothing"][0], "float[n,8] x", "float[n,4] y")
-    with pytest.raises(DataError, match="value 'l' is NaN or infinite for data rows? 5"):
+    with pytest.raises(DataError, match=r"value 'l' is NaN or infinite for data rows? 5"):
         onnxprune.prune(model, calibration=rows, latency=False, criterion=criterion, repair="none")
 
 
