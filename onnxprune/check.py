@@ -6,6 +6,7 @@ inner values are compared position by position, each on its own scale. What was 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -20,11 +21,11 @@ from onnxprune.facts import UNKNOWN, Fact, Facts
 from onnxprune.graph import Node
 from onnxprune.io import Model, skeleton_without_data
 from onnxprune.proof.float32 import has_bfloat16, in_float32
-from onnxprune.proof.inputs import Feeds, has_switches, other_sizes, random_feeds, severed_feeds
+from onnxprune.proof.inputs import Feeds, has_switches, other_sizes, random_feeds, severed_values
 from onnxprune.proof.positions import Difference, difference
 from onnxprune.proof.rounding import shaken, shaken_weights, with_inputs, without
-from onnxprune.proof.stand_ins import compressed, severed_name, stand_ins
-from onnxprune.proof.witnesses import WAYS, Witnesses, leading_to, of_cut, reached_from
+from onnxprune.proof.stand_ins import compressed, stand_ins
+from onnxprune.proof.witnesses import LIVE_BYTES, WAYS, Reach, Witnesses, of_cut, reaches
 from onnxprune.runtime import Session, release_memory, session
 from onnxprune.silence import silenced
 from onnxprune.surgery import Kept
@@ -140,7 +141,7 @@ class Prover:
         first = [*ALWAYS, *(SWITCHED if has_switches(self.facts) else ())]
         try:
             for kinds in (first, [kind for kind in FURTHER if kind not in first]):
-                trial.run([run for kind in kinds for run in self.original(kind)])
+                trial.run(self.original(kinds))
                 if trial.differs or trial.settled:
                     break
             if not trial.differs and not trial.settled:
@@ -154,20 +155,21 @@ class Prover:
             )
         return trial.verdict()
 
-    def original(self, kind: str) -> list[tuple[Feeds, dict[str, Any]]]:
-        """Return the inputs of a kind that the original takes, each with its outputs and what it drew; run once."""
-        if kind not in self._runs:
-            self._runs[kind] = []
-            if feeds := self._feeds(kind):
-                opened = self._original
+    def original(self, kinds: Sequence[str]) -> list[tuple[Feeds, dict[str, Any]]]:
+        """Return the inputs of these kinds that the original takes, each with its outputs and what it drew; run once."""
+        fresh = {kind: self._feeds(kind) for kind in kinds if kind not in self._runs}
+        if any(fresh.values()):
+            opened = self._original
+            for kind, feeds in fresh.items():
+                self._runs[kind] = []
                 for feed in feeds:
                     try:
                         self._runs[kind].append((feed, opened.run(feed)))
                     except ModelError as error:
                         self._refusal = self._refusal or str(error)
-                del opened
-                release_memory()
-        return self._runs[kind]
+            del opened
+            release_memory()
+        return [run for kind in kinds for run in self._runs.get(kind, ())]
 
     @property
     def _original(self) -> Session:
@@ -230,7 +232,7 @@ class _Trial:
         if not runs:
             return
         feeds = [self._given(*run) for run in runs]
-        wanted = self._compare_on(feeds, feeds)
+        wanted = self._compare_on(feeds)
         for (_, before), values in zip(runs, wanted, strict=True):
             for name in set(before) & set(self._counting(values)):
                 self.moved[name] = max(self.moved.get(name, 0.0), _movement(before[name], values[name]))
@@ -240,34 +242,27 @@ class _Trial:
         facts, prover = self.prover.facts, self.prover
         known = (fact for node in self._unseen() for fact in ((n, facts.first.get(n, UNKNOWN)) for n in node.inputs))
         names = list(dict.fromkeys(n for n, fact in known if _may_be_drawn(facts, n, fact, n in self._deciding)))
-        base = next((run for kind in (*ALWAYS, *FURTHER) for run in prover.original(kind)), None)
-        if not names or base is None:
-            return
-        masks = self.witnesses.masks
-        whole, small = [], []
-        for kind in ("normal", "unit"):
-            drawn = severed_feeds(facts, names, prover.seed, kind)
-            feed = self._given(*base)
-            whole.append(feed | {severed_name(i): value for i, value in enumerate(drawn)})
-            cut_down = [compressed(value, masks(name)) for name, value in zip(names, drawn, strict=True)]
-            small.append(feed | {severed_name(i): value for i, value in enumerate(cut_down)})
-        self._compare_on(whole, small, names)
+        names = names[: _within(LIVE_BYTES, [facts.shape(name) or () for name in names])]
+        base = next(iter(prover.original((*ALWAYS, *FURTHER))), None)
+        if names and base is not None:
+            for kind in ("normal", "unit"):
+                drawn = severed_values(facts, names, prover.seed, kind)
+                self._compare_on([self._given(*base)], drawn)
 
     def _compare_on(
-        self, feeds: Sequence[Feeds], small_feeds: Sequence[Feeds], severed: Sequence[str] = ()
+        self, feeds: Sequence[Feeds], severed: Mapping[str, np.ndarray] | None = None
     ) -> list[dict[str, Any]]:
-        """Compare all that both models give, the nodes reading ``severed`` values from outside; return the reference's."""
-        stand_ins, masks = self.prover.stand_ins, self.witnesses.masks
+        """Compare all that both models give; ``severed``: what nodes read instead of values. Return what the reference gives."""
+        stand_ins, masks, severed = self.prover.stand_ins, self.witnesses.masks, severed or {}
         names = [n for n in self.witnesses.values if not self._is_output(n)]
         names += [*self._owned, *self._deciding]
         own = skeleton_without_data(self.reference) if self.complete else self.reference
         lender = self.reference if self.complete else self.prover.facts.model.proto
-        reference, small = (
-            stand_ins.severed(stand_ins.given(_with_outputs(proto, names)), severed)
-            for proto in (own, skeleton_without_data(self.small))
-        )
+        reference = stand_ins.severed(stand_ins.given(_with_outputs(own, names)), severed)
+        slim = stand_ins.given(_with_outputs(skeleton_without_data(self.small), names))
+        small = stand_ins.severed(slim, {name: compressed(value, masks(name)) for name, value in severed.items()})
         wanted = self._values(reference, feeds, lender)
-        given = [{name: compressed(value, masks(name)) for name, value in feed.items()} for feed in small_feeds]
+        given = [{name: compressed(value, masks(name)) for name, value in feed.items()} for feed in feeds]
         have = self._values(small, given, self.small)
         apart = [
             {name: self._apart(name, a[name], b[name]) for name in self._counting(a)}
@@ -275,20 +270,19 @@ class _Trial:
         ]
         doubtful = [i for i, found in enumerate(apart) if any(d.error > self.prover.tolerance for d in found.values())]
         noises = self._noises(reference, lender, [feeds[i] for i in doubtful], [wanted[i] for i in doubtful])
-        noise, inner, drawn = dict(zip(doubtful, noises, strict=True)), self.witnesses.values, set(severed)
+        noise = dict(zip(doubtful, noises, strict=True))
+        fed = {name for name, node in self.witnesses.values.items() if not severed.keys().isdisjoint(node.inputs)}
         for number, found in enumerate(apart):
             for name, one in found.items():
-                fed = name in inner and not drawn.isdisjoint(inner[name].inputs)
-                one = replace(one, seen=one.finite) if fed else one  # given anything, it gives zero
+                one = replace(one, seen=one.finite) if name in fed else one  # given anything, it gives zero
                 self._judge(name, one, noise.get(number, {}).get(name, 0.0))
-            self._note_branches(feeds[number] | wanted[number], severed)
+            self._note_branches({**feeds[number], **wanted[number], **severed})
         return wanted
 
-    def _note_branches(self, values: Mapping[str, Any], severed: Sequence[str]) -> None:
+    def _note_branches(self, values: Mapping[str, Any]) -> None:
         """Remember which way each If and Loop went."""
         for node, names in self.witnesses.conditions.items():
-            found = [values.get(severed_name(severed.index(n)) if n in severed else n) for n in names]
-            known = [value for value in found if value is not None]
+            known = [values[name] for name in names if name in values]
             if len(known) == len(names):
                 self.branches.setdefault(node, set()).add(all(bool(np.all(value > 0)) for value in known))
 
@@ -424,20 +418,16 @@ class _Trial:
 
     def _outputs(self) -> list[OutputProof]:
         graph = self.prover.facts.graph
-        affected = set(graph.outputs) if self.alone else reached_from(graph, self.witnesses.nodes)
-        unseen = self._unseen()
-        before = {name: leading_to(graph, name) if unseen else set() for name in graph.outputs}
-        return [
-            self._output(name, name in affected, [node for node in unseen if node in before[name]])
-            for name in graph.outputs
-        ]
+        found = reaches(graph, self.witnesses.nodes, self._unseen())
+        whole = Reach(cut=self.alone)
+        return [self._output(name, found.get(name, whole)) for name in graph.outputs]
 
-    def _output(self, name: str, affected: bool, unseen: Sequence[Node]) -> OutputProof:
+    def _output(self, name: str, reach: Reach) -> OutputProof:
         found, tolerance = self.found.get(name), self.tolerance(name)
         if found is None:
             blind = [node.label for node in self.prover.stand_ins.foreign]
             reason = f"it is made by {_some(blind)}, which ONNX Runtime does not have; all that goes in is proven"
-            return OutputProof(name, None, 0.0, tolerance, not unseen, reason)
+            return OutputProof(name, None, 0.0, tolerance, not reach.unseen, reason)
         moved = self.moved.get(name, 0.0)
         agrees = name not in self.wrong
 
@@ -446,10 +436,10 @@ class _Trial:
 
         if not agrees:
             return said(False, f"it differs by {found.error:.1e} of its scale")
-        if not affected:
+        if not reach.cut:
             return said(True, "the cut does not reach it")
-        if unseen:
-            labels = _some([node.label for node in unseen])
+        if reach.unseen:
+            labels = _some([node.label for node in reach.unseen])
             return said(
                 False, f"no input tried shows what becomes of {labels}: nothing there was finite and other than zero"
             )
@@ -487,6 +477,11 @@ def _may_be_drawn(facts: Facts, name: str, fact: Fact, decides: bool) -> bool:
     """Whether a value is a computed tensor of floats or flags whose content may be anything, or ``decides`` what is run."""
     computed = name in facts.graph.producer and name not in facts.constants and fact.array is None
     return computed and fact.shape is not None and (decides or fact.dtype in (1, 9, 10, 11, 16))
+
+
+def _within(limit: int, shapes: Sequence[tuple[int, ...]]) -> int:
+    """Return how many of the tensors hold no more than ``limit`` bytes together."""
+    return int(np.searchsorted(np.cumsum([4 * math.prod(shape) for shape in shapes]), limit, "right"))
 
 
 def _movement(before: Any, after: Any) -> float:

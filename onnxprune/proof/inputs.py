@@ -72,10 +72,10 @@ def random_feeds(facts: Facts, seed: int, sizes: Sizes | None = None, kind: str 
     return {name: _drawn(facts, name, (sizes or facts.sizes)[name], draw, rng) for name in facts.graph.inputs}
 
 
-def severed_feeds(facts: Facts, names: Sequence[str], seed: int, kind: str) -> list[np.ndarray]:
+def severed_values(facts: Facts, names: Sequence[str], seed: int, kind: str) -> Feeds:
     """Draw floats and flags of a kind in place of inner values, in the sizes of the analysis."""
     rng, draw = np.random.default_rng([seed, 4]), KINDS[kind]
-    return [_drawn(facts, name, facts.shape(name) or (), draw, rng) for name in names]
+    return {name: _drawn(facts, name, facts.shape(name) or (), draw, rng) for name in names}
 
 
 def _drawn(facts: Facts, name: str, shape: Shape, draw: Kind, rng: np.random.Generator) -> np.ndarray:

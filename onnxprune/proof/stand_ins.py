@@ -6,12 +6,12 @@ Runtime does not have is drawn here; the values they read become outputs and are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, helper, numpy_helper
 
 from onnxprune.facts import RANDOM_OPS, UNKNOWN, Facts
 from onnxprune.graph import Graph, Node
@@ -102,12 +102,15 @@ class StandIns:
                 found[name] = rng.standard_normal(made.shape).astype(helper.tensor_dtype_to_np_dtype(made.dtype or 1))
         return found
 
-    def severed(self, proto: ModelProto, names: Sequence[str]) -> ModelProto:
-        """Return a model whose nodes read the named values from outside, though it computes them still."""
+    def severed(self, proto: ModelProto, values: Mapping[str, np.ndarray]) -> ModelProto:
+        """Return a model whose nodes read stored tensors in place of the named values, though it computes them still."""
+        if not values:
+            return proto
         result = ModelProto()
         result.CopyFrom(proto)
-        _replace_reads(result.graph, {name: severed_name(i) for i, name in enumerate(names)}, outputs=False)
-        result.graph.input.extend(_untyped(severed_name(i), self.facts.dtype(name)) for i, name in enumerate(names))
+        stored = {name: f"onnxprune:severed:{number}" for number, name in enumerate(values)}
+        _replace_reads(result.graph, stored, outputs=False)
+        result.graph.initializer.extend(numpy_helper.from_array(values[name], place) for name, place in stored.items())
         return result
 
     def _without(self, proto: ModelProto, nodes: tuple[Node, ...]) -> ModelProto:
@@ -166,11 +169,6 @@ def _inner_name(number: int) -> str:
     return f"onnxprune:draw:{number}"
 
 
-def severed_name(number: int) -> str:
-    """The graph input that stands for the value of this number in ``severed``."""
-    return f"onnxprune:severed:{number}"
-
-
 def _take_out(graph: GraphProto, gone: set[str], read: set[str], foreign: set[str]) -> None:
     """Delete the nodes that make ``gone``; what foreign ones read is given out, what they make is not."""
     for index in reversed(range(len(graph.node))):
@@ -193,15 +191,15 @@ def _rename_inner(model: ModelProto, node: Node, name: str) -> None:
     _replace_reads(twin.owner, {inside: name})
 
 
-def _replace_reads(graph: GraphProto, others: Mapping[str, str], outputs: bool = True) -> None:
-    """Let all nodes read other values; ``outputs``: what the graph gives out too, which a body has to make itself."""
+def _replace_reads(graph: GraphProto, names: Mapping[str, str], outputs: bool = True) -> None:
+    """Let all nodes read the new names; ``outputs``: what the graph gives out too, which a body has to make itself."""
     for value in graph.output if outputs else ():
-        if value.name in others:
-            graph.node.append(NodeProto(op_type="Identity", input=[others[value.name]], output=[value.name]))
+        if value.name in names:
+            graph.node.append(NodeProto(op_type="Identity", input=[names[value.name]], output=[value.name]))
     for node in graph.node:
         for index, name in enumerate(node.input):
-            if name in others:
-                node.input[index] = others[name]
+            if name in names:
+                node.input[index] = names[name]
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
-                _replace_reads(attribute.g, others)
+                _replace_reads(attribute.g, names)

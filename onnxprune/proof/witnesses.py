@@ -7,8 +7,9 @@ node has been seen, the outputs are proven however little they move themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from onnx import ModelProto
@@ -161,30 +162,24 @@ def _is_compared(facts: Facts, name: str) -> bool:
     return bool(name) and fact.shape is not None and not followed and fact.dtype in (1, 2, 3, 10, 11, 16)
 
 
-def leading_to(graph: Graph, output: str) -> set[Node]:
-    """Return every outer node that a value depends on."""
-    found: set[Node] = set()
-    waiting = [output]
-    makers = {name: node for node in graph.top for name in node.outputs if name}
-    while waiting:
-        node = makers.get(waiting.pop())
-        if node is not None and node not in found:
-            found.add(node)
-            waiting.extend({*node.inputs, *(name for inner in _inside(node) for name in inner.inputs)})
-    return found
+class Reach(NamedTuple):
+    """What lies upstream of a value: whether the cut does, and the first of the nodes of which nothing was seen."""
+
+    cut: bool = False
+    unseen: tuple[Node, ...] = ()
 
 
-def reached_from(graph: Graph, nodes: Iterable[Node]) -> set[str]:
-    """Return every outer value that depends on what one of the nodes gives, these included."""
-    waiting = [name for node in nodes for name in node.outputs if name]
-    found = set(waiting)
-    readers: dict[str, list[Node]] = {}
+def reaches(graph: Graph, changed: Collection[Node], unseen: Collection[Node], most: int = 4) -> dict[str, Reach]:
+    """Return the reach of every outer value, at most ``most`` unseen nodes each, in one pass over the graph."""
+    changed, unseen = set(changed), set(unseen)
+    found: dict[str, Reach] = {}
     for node in graph.top:
-        for name in {*node.inputs, *(name for inner in _inside(node) for name in inner.inputs)}:
-            readers.setdefault(name, []).append(node)
-    while waiting:
-        for node in readers.get(waiting.pop(), ()):
-            fresh = [name for name in node.outputs if name and name not in found]
-            found.update(fresh)
-            waiting.extend(fresh)
+        names = {*node.inputs, *(name for inner in _inside(node) for name in inner.inputs)}
+        before = [found[name] for name in sorted(names) if name in found]
+        nodes = dict.fromkeys(n for reach in before for n in reach.unseen)
+        if node in unseen:
+            nodes[node] = None
+        reach = Reach(node in changed or any(one.cut for one in before), tuple(nodes)[:most])
+        if reach != Reach():
+            found.update((name, reach) for name in node.outputs if name)
     return found
