@@ -77,9 +77,7 @@ class Trial:
     def leftover(self) -> list[str]:
         """Return files beside the model and its data."""
         found = {path.name for path in self.out.parent.iterdir()}
-        needed = (
-            {self.out.name, *(path.name for path in io.data_files(io.load(self.out)))} if self.out.exists() else set()
-        )
+        needed = {self.out.name, *(path.name for path in io.load(self.out).data)} if self.out.exists() else set()
         return sorted(found - needed)
 
     def state(self) -> str:
@@ -131,7 +129,7 @@ def prepared(folder: Path, source: Path, megabytes: float) -> Trial:
         raise SystemExit("the run itself fails")
     new = io.load(trial.out)
     trial.new_sha256 = new.sha256
-    assert io.data_files(new), "the new model has no data file"
+    assert new.data, "the new model has no data file"
     trial.restore()
     return trial
 
@@ -171,7 +169,7 @@ def signalled(trial: Trial, count: int, chance: random.Random) -> Iterator[Row]:
 
 def disk_full(trial: Trial, work: Path, count: int, chance: random.Random) -> Iterator[Row]:
     """Let the disk have room for the old model and for a part of the new one, at most all but a byte."""
-    old = sum(path.stat().st_size for path in (trial.old.path, *io.data_files(trial.old)) if path)
+    old = sum(path.stat().st_size for path in (trial.old.path, *trial.old.data) if path)
     for _ in range(count):
         size = int(old * chance.uniform(0.05, 1.0))
         if os.geteuid():

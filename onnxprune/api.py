@@ -48,6 +48,8 @@ def load(source: Source) -> Model:
 def save(model: ModelProto | Model, path: str | os.PathLike[str], *, force: bool = False) -> str:
     """Write a model atomically and return its SHA-256; raises UsageError, OutputError."""
     proto, folder = (model.proto, model.folder) if isinstance(model, Model) else (model, None)
+    if isinstance(model, Model):
+        refuse_data_files(Path(path), [model])
     return write_model(proto, path, force=force, folder=folder)
 
 

@@ -42,7 +42,6 @@ __all__ = [
     "all_tensors",
     "check",
     "copy_tensor_header",
-    "data_files",
     "external_region",
     "identity",
     "impossible_size",
@@ -73,6 +72,7 @@ class Model:
     path: Path | None = None
     size: int = 0
     warnings: tuple[str, ...] = field(default=())
+    data: frozenset[Path] = frozenset()
     copies: Mapping[str, str] = field(default_factory=dict)
     sparse: tuple[str, ...] = ()
 
@@ -111,7 +111,7 @@ def _load_file(path: Path, attempts: int = 3) -> Model:
         externals = _check_external(proto, folder, str(path))
         _embed_inner(proto, folder)
         size = len(data) + sum(file.stat().st_size for file in externals)
-        return Model(proto, _digest(data, externals), path, size)
+        return Model(proto, _digest(data, externals), path, size, data=frozenset(externals))
     except (ModelError, OSError) as error:
         after = status(path, ModelError)
         if attempts > 1 and before and after and not os.path.samestat(before, after):
@@ -193,12 +193,6 @@ def identity(model: Model) -> str:
             for place in range(0, length, CHUNK):
                 digest.update(stream.read(min(CHUNK, length - place)))
     return digest.hexdigest()
-
-
-def data_files(model: Model) -> set[Path]:
-    """Return the files that a model's initializers lie in."""
-    external = (tensor for tensor in model.proto.graph.initializer if tensor.data_location == TensorProto.EXTERNAL)
-    return {external_region(tensor, model.folder)[0] for tensor in external}
 
 
 def _embed_inner(proto: ModelProto, folder: Folder | None) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from onnxprune.errors import OnnxPruneError, UsageError
 from onnxprune.files import is_stream, kind_of, of_devices, shown, status
-from onnxprune.io import Model, data_files, read_text
+from onnxprune.io import Model, read_text
 from onnxprune.output import check_folder
 
 Inode = tuple[int, int]  # device, number
@@ -102,7 +102,7 @@ DOCUMENTS: dict[str, tuple[str, Callable[[Path], bool]]] = {
         "a Markdown report",
         _shows(r"<!-- written by onnxprune -->", rf"\A# onnxprune (?:{COMMANDS}|None|)\r?\n"),
     ),
-    "junit": ("a JUnit report", _shows(r"<testsuites\b[^>]*\bonnxprune\b")),
+    "junit": ("a JUnit report", _shows(r'<testsuites\b[^>]*\bname="onnxprune"')),
     "html": ("an HTML report", _shows(r'<meta name="generator" content="onnxprune', r"<title>onnxprune\b")),
     "plan": ("a plan", _holds_keys("schema_version", "groups", "kept")),
     "checkpoint": ("a checkpoint", _has_member("facts")),
@@ -223,7 +223,7 @@ def refuse_data_files(path: Path, models: Iterable[Model]) -> None:
     """Raise UsageError where a file that is to be replaced holds the weights of one of these models."""
     inode = _inode(path)
     for model in models:
-        if inode is not None and any(inode == _inode(file) for file in data_files(model)):
+        if inode is not None and any(inode == _inode(file) for file in model.data):
             raise UsageError(
                 f"output {shown(path)} holds weights of {model.name}; choose another name (what is read is never written)"
             )

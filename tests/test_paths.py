@@ -37,6 +37,7 @@ FOREIGN = {
     "notes.txt": b"my notes\n",
     "notes.md": b"# onnxprune notes\n\nwhat I tried\n",
     "page.html": b"<html><head><title>my onnxprune</title></head></html>",
+    "other.xml": b'<testsuites name="onnxprune-tests"></testsuites>',
     "tests.xml": b'<testsuites name="pytest"></testsuites>',
     "data.json": b'{"schema_version": 1, "mine": true}',
     "list.json": b"[1, 2]",
@@ -242,6 +243,21 @@ def test_the_output_is_no_data_of_the_model(work: Path, name: str) -> None:
     with pytest.raises(UsageError, match="holds weights"):
         onnxprune.save(onnxprune.load("large.onnx"), work / name, force=True)
     assert content(work) == before
+
+
+def test_the_output_is_no_data_of_a_constant(work: Path) -> None:
+    """Which is taken in when the model is read."""
+    proto = network("a = @[2,6]; w1 = %6x3x1x1; p = Conv(x, w1); w2 = %5x6x1x1; y = Conv(p, w2)")
+    stored = proto.graph.initializer[0]
+    proto.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["b"], value=stored))
+    onnx.save(
+        proto, "large.onnx", save_as_external_data=True, location="c.bin", size_threshold=0, convert_attribute=True
+    )
+    loaded = onnx.load("large.onnx", load_external_data=False)
+    assert loaded.graph.node[0].attribute[0].t.data_location
+    refused(work, "large.onnx", "-o", "c.bin", "--force", words="holds weights of large.onnx")
+    with pytest.raises(UsageError, match="holds weights"):
+        onnxprune.save(onnxprune.load("large.onnx"), "c.bin", force=True)
 
 
 def test_force_leaves_the_data_of_the_input(work: Path) -> None:

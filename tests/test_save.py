@@ -559,4 +559,4 @@ def test_a_run_that_is_ended_while_it_writes(tmp_path: Path, end: str) -> None:
     assert word in done.stderr
     loaded = io.load(path)
     assert loaded.sha256 == before
-    assert set(path.parent.iterdir()) == {path, *io.data_files(loaded)}
+    assert set(path.parent.iterdir()) == {path, *loaded.data}
