@@ -50,8 +50,13 @@ class Application(click.Group):
             return super().main(*args, **extra)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        with _visible_usage_errors():
-            return super().make_context(*args, **extra)
+        try:
+            with _visible_usage_errors():
+                return super().make_context(*args, **extra)
+        except KeyboardInterrupt as error:  # before a command is found; click would end with 1
+            found = failure(error)
+            click.echo(f"error: {found.message}", err=True)
+            raise click.exceptions.Exit(found.exit_code) from None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         known = self.list_commands(ctx)

@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from onnxprune.cli import main
+from onnxprune.cli.app import Application
+from onnxprune.cli.failures import Terminated
 from onnxprune.cli.values import alignment, named_shape, numbers, pattern_share, share, size
 from onnxprune.criteria import CRITERIA
 
@@ -246,3 +248,14 @@ def test_option_values(read, text: str, value: object) -> None:
 def test_option_values_that_make_no_sense(read, text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         read(text)
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_an_interrupt_before_a_command_is_found(monkeypatch: pytest.MonkeyPatch, error: type, code: int) -> None:
+    def interrupted(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Application, "parse_args", interrupted)
+    result = CliRunner().invoke(main, ["ops"])
+    assert (result.exit_code, result.stderr.count("\n")) == (code, 1)
+    assert "nothing was left half-written" in result.stderr
