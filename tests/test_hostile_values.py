@@ -252,6 +252,33 @@ def test_configurations_that_make_no_sense(
     assert name in result.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+@pytest.mark.parametrize("special", ["fifo", "/dev/zero"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--config", "{}"],
+        ["net.onnx", "--dry-run", "--config", "{}"],
+        ["net.onnx", "--dry-run", "--baseline", "{}"],
+        ["run", "--config", "right.toml", "--baseline", "{}"],
+        ["report", "{}"],
+        ["apply", "{}", "net.onnx", "--dry-run"],
+    ],
+    ids=" ".join,
+)
+def test_what_never_ends_is_not_read(
+    arguments: list[str], special: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FIFO that nobody writes to, a device without an end: named, at once."""
+    monkeypatch.chdir(folder)
+    if not Path("fifo").exists():
+        os.mkfifo("fifo")
+    (folder / "right.toml").write_text("[jobs.a]\nmodel = 'net.onnx'\n")
+    result = run(*(word.replace("{}", special) for word in arguments))
+    assert result.exit_code in (2, 3)
+    assert f"{special}: a" in result.stderr and "not a regular file" in result.stderr
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -369,6 +369,8 @@ ERRORS = {
     "give one of them more than 0": (f"net.onnx {DATA} --output-weight y=0", f"net.onnx {DATA} --output-weight y[0]=0"),
     "give a number of at least 0": (f"net.onnx {DATA} --output-weight y=-1", f"net.onnx {DATA} --output-weight y=2"),
     ": give channels as": (f"net.onnx {DATA} --output-weight y[a:b]=2", f"net.onnx {DATA} --output-weight y[1:3]=2"),
+    "give calibration data (--calib)": (f"net.onnx {DRY} --repair least-squares", f"net.onnx {DATA} --repair least-squares --criterion l2"),
+    "for devices and processes; choose another": (f"net.onnx {DATA} --criterion obs --cache /proc", f"net.onnx {DATA} --criterion obs --cache cache"),
     "--all shows them": (f"inspect {TRANSFORMER}", f"inspect {TRANSFORMER} --all"),
 }  # fmt: skip
 
@@ -413,6 +415,8 @@ EXPLAINED = {
     "give the model as a path": "for callers with a ModelProto in Python",
     "holds weights of the model that is written": "a race of two runs; test_paths.py",
     "read as --": "what a path is, not what to do",
+    " of --calib, which decided": "what rows are, not what to do",
+    "--repair {} looks at data": "the first half; the second is followed below 'give calibration data (--calib)'",
     "give one of them, above zero": "for callers of Recipe in Python; test_recover.py",
     "give a number of at least {}": "for callers of Recipe in Python; test_recover.py",
     "left alone by --include or --exclude": "what was asked for",
