@@ -19,7 +19,7 @@ CODE = """
 import sys, time
 import onnxprune
 start = time.perf_counter()
-report = onnxprune.prune(sys.argv[1], ratio=0.5, round_to=1, output=sys.argv[2], latency=False).report
+report = onnxprune.prune(sys.argv[1], ratio=0.5, round_to=1, output=sys.argv[2], allow_lossy=True, latency=False).report
 before, after = report["before"], report["after"]
 print(
     f"{report['prunable']['macs']:.2%}", f"{report['prunable']['parameters']:.2%}",
