@@ -18,7 +18,9 @@ from click.testing import CliRunner, Result
 from onnx import helper, numpy_helper
 
 from onnxprune.cli import main
+from onnxprune.cli.failures import Terminated, failure
 from onnxprune.documents.markdown import escaped
+from onnxprune.errors import OutputError, TargetError
 from onnxprune.visible import harmless_lines, visible, visible_json
 
 ROOT = Path(__file__).parents[1]
@@ -303,3 +305,28 @@ def test_numbers_stay_in_one_piece(width: int, tmp_path: Path) -> None:
     result = run(CNN, tmp_path / "a.onnx", "--no-latency", env={"COLUMNS": str(width)})
     for number in ("228,530", "5,527,808", "927,451"):
         assert number in result.stdout
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OutputError("r.json cannot be written"), 3, "r.json cannot be written"),
+        (TargetError("out of reach", 7.0), 4, "out of reach"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing was left half-written"),
+        (Terminated(), 143, "terminated; nothing was left half-written"),
+        (MemoryError("Unable to allocate 8 TiB"), 3, "out of memory (Unable to allocate 8 TiB); where data is given"),
+        (SystemExit(0), 3, "sys.exit(0)"),
+        (OSError(36, "File name too long", "aaa"), 3, "aaa: File name too long"),
+        (ZeroDivisionError("by zero\nmore"), 3, "unexpected ZeroDivisionError: by zero (run again with -v"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_every_error_has_its_words_and_its_exit_code(error: BaseException, code: int, words: str) -> None:
+    """Only what nobody thought of asks to be reported; advice names what helps in every case it is printed in."""
+    found = failure(error)
+    assert (found.exit_code, words in found.message) == (code, True), found.message
+    assert ("report it" in found.message) == isinstance(error, ZeroDivisionError)
+    assert found.best == getattr(error, "best", None)
