@@ -25,11 +25,17 @@ def settled(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def settle(ctx: click.Context) -> None:
     """Raise UsageError where a path of the command is read and written; else its documents may be written from now on."""
-    from onnxprune.paths import refuse_overlap, uses
-
     requested = ctx.meta.get(REQUESTED, {})
-    refuse_overlap(uses({"config": ctx.meta.get("config"), **_with_output(ctx.params), **requested}))
+    given = any(isinstance(one.type, click.Path) and ctx.params.get(str(one.name)) for one in ctx.command.params)
+    if given or requested:
+        _settle(ctx, requested)
     ctx.meta["documents"] = requested
+
+
+def _settle(ctx: click.Context, requested: Mapping[str, str]) -> None:
+    from onnxprune.paths import refuse_overlap, uses  # after help, which needs none of it
+
+    refuse_overlap(uses({"config": ctx.meta.get("config"), **_with_output(ctx.params), **requested}))
 
 
 def settle_jobs(ctx: click.Context, config: Path, jobs: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
