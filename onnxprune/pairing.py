@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from onnxprune.check import agreement, bisect
+from onnxprune.check import Prover, bisect
 from onnxprune.coupling.carriers import Solution, settle
 from onnxprune.coupling.links import FREE, build_links
 from onnxprune.coupling.spec import Operand, Spec, Term
@@ -42,9 +42,11 @@ def paired(facts: Facts, allowed: frozenset[str] = frozenset()) -> Model:
     def reordered(numbers: Sequence[int]) -> ModelProto:
         return _reordered(facts, solution, [(sides[n], orders[n]) for n in numbers])
 
+    prover = Prover(facts)
+
     def wrong(numbers: Sequence[int]) -> bool:
         try:
-            return not agreement(facts, skeleton_without_data(facts.model.proto), reordered(numbers)).exact
+            return not prover.compare(skeleton_without_data(facts.model.proto), reordered(numbers), None).exact
         except ValueError:  # an axis does not hold the channels one by one
             return True
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxprune.check import SurgeryCheck, agreement
+from onnxprune.check import Prover, SurgeryCheck
 from onnxprune.coupling.blocks import Block, Flow
 from onnxprune.facts import Facts
 from onnxprune.graph import Names
@@ -58,5 +58,4 @@ def check_blocks(
     for name, dtype in switches:
         zero = np.zeros((), helper.tensor_dtype_to_np_dtype(dtype))
         reference.graph.initializer.append(numpy_helper.from_array(zero, name))
-    seen = of_change(facts, small)
-    return agreement(facts, reference, small, seed=seed, threads=threads, witnesses=seen, rows=rows)
+    return Prover(facts, seed=seed, threads=threads, rows=rows).compare(reference, small, of_change(facts, small))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from onnx import ModelProto
 
-from onnxprune.check import SurgeryCheck, agreement
+from onnxprune.check import Prover, SurgeryCheck
 from onnxprune.eigen.choose import Cut
 from onnxprune.eigen.surgery import projected
 from onnxprune.facts import Facts
@@ -24,5 +24,5 @@ def check_factors(
     rows: Sequence[Feeds] = (),
 ) -> SurgeryCheck:
     """Compare ``small`` with the original whose removed directions are silenced, on drawn inputs and ``rows``."""
-    reference, seen = projected(facts, cuts), of_change(facts, small)
-    return agreement(facts, reference, small, seed=seed, threads=threads, witnesses=seen, complete=True, rows=rows)
+    prover = Prover(facts, seed=seed, threads=threads, rows=rows)
+    return prover.compare(projected(facts, cuts), small, of_change(facts, small), complete=True)

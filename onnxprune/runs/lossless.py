@@ -14,7 +14,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.allocate import legal_widths
-from onnxprune.check import agreement
+from onnxprune.check import Prover
 from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.errors import PlanError, SurgeryError
 from onnxprune.facts import gather_facts
@@ -104,7 +104,7 @@ class LosslessRun(Run):
         with self.stages("check"):
             facts, seed = self._shrunk_from.facts, self.settings.seed
             reference = skeleton_without_data(facts.model.proto)
-            check = agreement(facts, reference, small, seed=seed, threads=self.settings.threads)
+            check = Prover(facts, seed=seed, threads=self.settings.threads).compare(reference, small, None)
         self.extra["lossless"]["max_relative_error"] = check.error
         if not check.agrees:
             raise SurgeryError(

@@ -1,0 +1,294 @@
+"""Running a result beside its reference: the original first, then both on inputs of every kind until everything is seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+from onnxprune.errors import ModelError
+from onnxprune.facts import UNKNOWN, Fact, Facts
+from onnxprune.io import Model, skeleton_without_data
+from onnxprune.proof.float32 import has_bfloat16, in_float32
+from onnxprune.proof.inputs import Feeds, has_switches, other_sizes, random_feeds, severed_values
+from onnxprune.proof.positions import Difference, difference
+from onnxprune.proof.rounding import shaken, shaken_weights, with_inputs, without
+from onnxprune.proof.stand_ins import compressed, stand_ins
+from onnxprune.proof.verdict import Observations, SurgeryCheck
+from onnxprune.proof.witnesses import LIVE_BYTES, Witnesses
+from onnxprune.runtime import Session, release_memory, session
+
+SHAKES = 3  # runs of the reference that tell what rounding does
+ALWAYS = ("rows", "normal", "again", "wide", "sizes")  # kinds of inputs for every proof
+SWITCHED = ("unit", "image")  # further ones where flags and masks choose between paths
+FURTHER = (*SWITCHED, "negative", "broken")  # and where something has not been seen yet
+
+
+class Prover:
+    """Compares results with references of one original, which is run once for every input."""
+
+    def __init__(self, facts: Facts, *, seed: int = 0, threads: int = 1, rows: Sequence[Feeds] = ()):
+        self.facts, self.seed, self.threads = facts, seed, threads
+        self.stand_ins = stand_ins(facts)
+        self.rows = () if self.stand_ins.fixed_sizes else tuple(rows)
+        self.owners = [name for node in facts.graph.top if node.bodies for name in node.outputs if name]
+        self._plain = has_bfloat16(facts.model.proto)
+        self._runs: dict[str, list[tuple[Feeds, dict[str, Any]]]] = {}
+        self._refusal = ""
+
+    def compare(
+        self, reference: ModelProto, small: ModelProto, witnesses: Witnesses | None, *, complete: bool = False
+    ) -> SurgeryCheck:
+        """Compare until everything is seen or something differs, at last on every kind of input.
+
+        The original lends its initializers to the reference (``complete``: it has its own). ``witnesses``: inner values that
+        must agree too; None: outputs alone, which then need not move. Raises ModelError where the original cannot be run.
+        """
+        trial = _Trial(self, reference, small, witnesses, complete)
+        first = [*ALWAYS, *(SWITCHED if has_switches(self.facts) else ())]
+        try:
+            for kinds in (first, [kind for kind in FURTHER if kind not in first]):
+                trial.run(self.original(kinds))
+                if trial.seen.differs or trial.seen.settled:
+                    break
+            if not trial.seen.differs and not trial.seen.settled:
+                trial.sever()
+        except _NotRun as error:
+            return SurgeryCheck(False, np.inf, np.inf, 0.0, problem=str(error))
+        if not any(self._runs.values()):
+            raise ModelError(
+                f"the original model cannot be run on drawn inputs: {self._refusal}. Give sizes that it takes "
+                "(--input-shape NAME:SIZES) or real inputs (--calib)"
+            )
+        return trial.seen.verdict()
+
+    def original(self, kinds: Sequence[str]) -> list[tuple[Feeds, dict[str, Any]]]:
+        """Return the inputs of these kinds that the original takes, each with its outputs and what it drew; run once."""
+        fresh = {kind: self._feeds(kind) for kind in kinds if kind not in self._runs}
+        if any(fresh.values()):
+            opened = self._original
+            for kind, feeds in fresh.items():
+                self._runs[kind] = []
+                for feed in feeds:
+                    try:
+                        self._runs[kind].append((feed, opened.run(feed)))
+                    except ModelError as error:
+                        self._refusal = self._refusal or str(error)
+            del opened
+            release_memory()
+        return [run for kind in kinds for run in self._runs.get(kind, ())]
+
+    @property
+    def _original(self) -> Session:
+        proto = self.facts.model.proto
+        slim = self.stand_ins.original(_with_outputs(skeleton_without_data(proto), self.owners), self.seed)
+        try:
+            return self.open(slim, proto)
+        except ModelError as error:
+            raise ModelError(f"the original model is refused: {error}") from error
+
+    def open(self, proto: ModelProto, lender: ModelProto) -> Session:
+        """Open a model as it stands, without optimisation, with the initializers of ``lender`` beside its own."""
+        path = self.facts.model.path
+        if self._plain:
+            proto, lender = (in_float32(one, self.facts.model.folder) for one in (proto, lender))
+        return session(Model(proto, "", path), threads=self.threads, optimise=False, lender=lender)
+
+    def _feeds(self, kind: str) -> list[Feeds]:
+        facts, seed = self.facts, self.seed
+        if kind == "rows":
+            return [dict(row) for row in self.rows]
+        if kind == "sizes":
+            sizes = None if self.stand_ins.fixed_sizes else other_sizes(facts)
+            found = [] if sizes is None else [random_feeds(facts, seed, sizes)]
+        else:
+            again = kind == "again"
+            found = [random_feeds(facts, seed + again, kind="normal" if again else kind)]
+        return [self._typed(feed | self.stand_ins.drawn(seed)) for feed in found]
+
+    def _typed(self, feed: Feeds) -> Feeds:
+        plain = self._plain
+        return {n: a.astype(np.float32) if plain and a.dtype.name == "bfloat16" else a for n, a in feed.items()}
+
+
+class _NotRun(Exception):
+    """The reference or the result cannot be run, though the original can."""
+
+
+class _Trial:
+    """One result and its reference, run on the same inputs; ``seen``: what was found."""
+
+    def __init__(
+        self, prover: Prover, reference: ModelProto, small: ModelProto, witnesses: Witnesses | None, complete: bool
+    ):
+        self.prover, self.complete = prover, complete
+        self.reference, self.small = reference, small
+        self.witnesses = witnesses or Witnesses(prover.facts, {}, ())
+        self.seen = Observations(prover.stand_ins, self.witnesses, witnesses is None)
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    def run(self, runs: Sequence[tuple[Feeds, dict[str, Any]]]) -> None:
+        """Run both models on inputs that the original takes, and compare what they give."""
+        if not runs:
+            return
+        feeds = [self._given(*run) for run in runs]
+        wanted = self._compare_on(feeds)
+        for (_, before), values in zip(runs, wanted, strict=True):
+            for name in set(before) & set(self._counting(values)):
+                self.seen.note_movement(name, before[name], values[name])
+
+    def sever(self) -> None:
+        """Draw what the nodes read of which nothing was seen, so that they are seen whatever stands before them."""
+        facts, prover = self.prover.facts, self.prover
+        known = (
+            fact for node in self.seen.unseen() for fact in ((n, facts.first.get(n, UNKNOWN)) for n in node.inputs)
+        )
+        names = list(dict.fromkeys(n for n, fact in known if _may_be_drawn(facts, n, fact, n in self._deciding)))
+        names = names[: _within(LIVE_BYTES, [facts.shape(name) or () for name in names])]
+        base = next(iter(prover.original((*ALWAYS, *FURTHER))), None)
+        if names and base is not None:
+            for kind in ("normal", "unit"):
+                drawn = severed_values(facts, names, prover.seed, kind)
+                self._compare_on([self._given(*base)], drawn)
+
+    def _compare_on(
+        self, feeds: Sequence[Feeds], severed: Mapping[str, np.ndarray] | None = None
+    ) -> list[dict[str, Any]]:
+        """Compare all that both models give; ``severed``: what nodes read instead of values. Return what the reference gives."""
+        stand_ins, masks, severed = self.prover.stand_ins, self.witnesses.masks, severed or {}
+        names = [n for n in self.witnesses.values if not self._is_output(n)]
+        names += [*self._owned, *self._deciding]
+        own = skeleton_without_data(self.reference) if self.complete else self.reference
+        lender = self.reference if self.complete else self.prover.facts.model.proto
+        reference = stand_ins.severed(stand_ins.given(_with_outputs(own, names)), severed)
+        slim = stand_ins.given(_with_outputs(skeleton_without_data(self.small), names))
+        small = stand_ins.severed(slim, {name: compressed(value, masks(name)) for name, value in severed.items()})
+        wanted = self._values(reference, feeds, lender)
+        given = [{name: compressed(value, masks(name)) for name, value in feed.items()} for feed in feeds]
+        have = self._values(small, given, self.small)
+        apart = [
+            {name: self._apart(name, a[name], b[name]) for name in self._counting(a)}
+            for a, b in zip(wanted, have, strict=True)
+        ]
+        doubtful = [i for i, found in enumerate(apart) if any(d.error > self.seen.base for d in found.values())]
+        noises = self._noises(reference, lender, [feeds[i] for i in doubtful], [wanted[i] for i in doubtful])
+        noise = dict(zip(doubtful, noises, strict=True))
+        fed = {name for name, node in self.witnesses.values.items() if not severed.keys().isdisjoint(node.inputs)}
+        for number, found in enumerate(apart):
+            for name, one in found.items():
+                one = replace(one, seen=one.finite) if name in fed else one  # given anything, it gives zero
+                self.seen.judge(name, one, noise.get(number, {}).get(name, 0.0))
+            self.seen.note_branches({**feeds[number], **wanted[number], **severed})
+        return wanted
+
+    @property
+    def _deciding(self) -> list[str]:
+        """Values that decide what is run of nodes with bodies."""
+        return [name for names in self.witnesses.conditions.values() for name in names]
+
+    @property
+    def _owned(self) -> list[str]:
+        """Outputs of nodes inside whose bodies something was cut."""
+        return [name for node in self.witnesses.hidden for name in node.outputs if name]
+
+    def _given(self, feed: Feeds, before: Mapping[str, Any]) -> Feeds:
+        return {**feed, **{name: before[name] for name in self.prover.stand_ins.recorded}}
+
+    def _values(self, proto: ModelProto, feeds: Sequence[Feeds], lender: ModelProto) -> list[dict[str, Any]]:
+        """Return outputs whole and witnesses in part, for each feed."""
+        inner = {name for name in self.witnesses.values if not self._is_output(name)}
+        results = []
+        try:
+            opened = self.prover.open(proto, lender)
+            plain, given_out = [name for name in opened.outputs if name not in inner], set(opened.outputs)
+            for feed in feeds:
+                values = opened.run(feed, plain) if plain else {}
+                for part in self.witnesses.parts(self._scale(feed)):
+                    if names := [name for name in part if name in inner and name in given_out]:
+                        given = opened.run(feed, names)
+                        values |= {name: self.witnesses.sample(name, value) for name, value in given.items()}
+                results.append(values)
+        except ModelError as error:
+            raise _NotRun(str(error)) from error
+        del opened
+        release_memory()
+        return results
+
+    def _is_output(self, name: str) -> bool:
+        return name in self.prover.facts.graph.outputs
+
+    def _scale(self, feed: Feeds) -> float:
+        """How many times larger an input is than that of the analysis."""
+        sizes = self.prover.facts.sizes
+        pairs = [(feed[name].size, np.prod(shape, dtype=float)) for name, shape in sizes.items() if name in feed]
+        return max((size / max(whole, 1.0) for size, whole in pairs), default=1.0)
+
+    def _noises(
+        self, reference: ModelProto, lender: ModelProto, feeds: Sequence[Feeds], wanted: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, float]]:
+        """Return for each of the feeds how far rounding alone moves every value, as a share of its positions' scales."""
+        noises: list[dict[str, float]] = [{} for _ in feeds]
+        if not feeds:
+            return noises
+        weights = shaken_weights(self.prover.facts, lender)
+        opened, rest = with_inputs(reference, weights), without(lender, weights)
+        turns = [
+            {**shaken(feed, self.prover.seed + turn), **shaken(weights, self.prover.seed + turn)}
+            for feed in feeds
+            for turn in range(SHAKES)
+        ]
+        for number, moved in enumerate(self._values(opened, turns, rest)):
+            noise, want = noises[number // SHAKES], wanted[number // SHAKES]
+            for name in self._counting(want):
+                noise[name] = max(
+                    noise.get(name, 0.0), self._apart(name, want[name], self._kept(name, moved[name])).error
+                )
+        return noises
+
+    # --- comparing --------------------------------------------------------------------------------------------------
+
+    def _counting(self, values: Mapping[str, Any]) -> list[str]:
+        """Names of what is compared, of all that a run gives."""
+        return [name for name in values if name not in self.prover.stand_ins.unknown]
+
+    def _apart(self, name: str, want: Any, have: Any) -> Difference:
+        try:
+            want = self._kept(name, want)
+        except ValueError:  # at these sizes nobody can say which positions stay
+            return Difference()
+        if isinstance(want, np.ndarray) and want.shape != np.shape(have):
+            self.seen.shapes[name] = f"has shape {list(np.shape(have))} instead of {list(want.shape)}"
+        return difference(want, have)
+
+    def _kept(self, name: str, value: Any) -> Any:
+        return compressed(value, self.witnesses.masks(name)) if isinstance(value, np.ndarray) else value
+
+
+def _may_be_drawn(facts: Facts, name: str, fact: Fact, decides: bool) -> bool:
+    """Whether a value is a computed tensor of floats or flags whose content may be anything, or ``decides`` what is run."""
+    computed = name in facts.graph.producer and name not in facts.constants and fact.array is None
+    return computed and fact.shape is not None and (decides or fact.dtype in (1, 9, 10, 11, 16))
+
+
+def _within(limit: int, shapes: Sequence[tuple[int, ...]]) -> int:
+    """Return how many of the tensors hold no more than ``limit`` bytes together."""
+    return int(np.searchsorted(np.cumsum([4 * math.prod(shape) for shape in shapes]), limit, "right"))
+
+
+def _with_outputs(proto: ModelProto, names: Sequence[str]) -> ModelProto:
+    """Return the model with further outputs, as far as its outer graph computes them."""
+    known = {value.name for value in proto.graph.output}
+    fresh = [name for name in dict.fromkeys(names) if name not in known]
+    if not fresh:
+        return proto
+    computed = {name for node in proto.graph.node for name in node.output}
+    result = ModelProto()
+    result.CopyFrom(proto)
+    result.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fresh if name in computed)
+    return result
