@@ -173,11 +173,8 @@ FORMS: dict[str, Callable[[Path], Form]] = {
     "free batch": lambda folder: _labelled(_plain()),
     "fixed batch 1": lambda folder: _labelled(_plain("1")),
     "fixed batch 4": lambda folder: _labelled(_plain("4"), 13),
-    "free sizes": lambda folder: _labelled(
-        network(HEAD + TAIL, "float[n,3,h,w] x", "float[n,4] y", opset=17, ir_version=9), size=5
-    ),
     "everything free": lambda folder: _labelled(
-        network(HEAD + TAIL, "float[n,c,h,w] x", "float[n,k] y", opset=17, ir_version=9)
+        network(HEAD + TAIL, "float[n,c,h,w] x", "float[n,k] y", opset=17, ir_version=9), size=5
     ),
     "external data": lambda folder: _labelled(_external(_plain(), folder)),
     "float16, external data": lambda folder: _labelled(_external(_halved(_plain(), TensorProto.FLOAT16), folder)),
