@@ -414,6 +414,8 @@ EXPLAINED = {
     "the sequence length depends on the inputs": "for callers of gradients in Python; test_grad.py",
     "give the model as a path": "for callers with a ModelProto in Python",
     "holds weights of the model that is written": "a race of two runs; test_paths.py",
+    "; leave these rows out": "gradients of finite values; rows to leave out are followed where values are not finite",
+    "nothing was trained: no step of the recovery": "rows are named where they can be; test_few_rows.py",
     "read as --": "what a path is, not what to do",
     " of --calib, which decided": "what rows are, not what to do",
     "--repair {} looks at data": "the first half; the second is followed below 'give calibration data (--calib)'",
