@@ -78,6 +78,15 @@ def test_the_hull_of_a_wide_layer_takes_no_time() -> None:
     assert len(found) == width - 1
 
 
+def test_long_chains_behind_an_input_have_no_limit() -> None:
+    """The numbers of an embedding go through two thousand nodes."""
+    steps = "; ".join(f"e{i + 1} = Identity(e{i})" for i in range(2000))
+    text = f"e0 = Identity(x); {steps}; h = Gather(%9x6, e2000); y = MatMul(h, %6x3)"
+    analysis = analysed(network(text, "int64[2] x", "float[2,3] y"))
+    kept = halves(analysis)
+    assert check_cut(analysis, kept, cut(analysis, kept)).exact
+
+
 def test_long_chains_of_constants_have_no_limit() -> None:
     steps = "; ".join(f"c{i + 1} = Neg(c{i})" for i in range(2000))
     text = f"c0 = %6x8; {steps}; h = MatMul(x, %6x6); g = MatMul(h, c2000); y = MatMul(g, %8x3)"
