@@ -329,3 +329,16 @@ def test_a_result_far_below_the_target_is_said() -> None:
     report = onnxprune.prune(network(text, "float[2,3] x"), target="macs=55%", round_to=8, latency=False).report
     assert report["after"]["macs"] < 0.54 * report["before"]["macs"]
     assert any("multiples of 8" in warning for warning in report["warnings"])
+
+
+def test_a_state_that_begins_as_zeros_is_drawn() -> None:
+    """The first step of an unrolled recurrence multiplies zeros: what it multiplies them by is seen with other numbers."""
+    text = (
+        "d = Shape<start=0, end=1>(x); s = Concat<axis=0>(d, @[8]); zero = ConstantOfShape(s); w1 = %3x8; a = MatMul(x, w1); "
+        "w2 = %8x8; b = MatMul(zero, w2); c = Add(a, b); h = Tanh(c); y = MatMul(h, %8x5)"
+    )
+    analysis = analysed(network(text, "float[N,3] x", "float[N,5] y"))
+    kept = random_plan(analysis, np.random.default_rng(0))
+    small = cut(analysis, kept)
+    assert any(not mask.all() for mask in kept) and check_cut(analysis, kept, small).exact
+    assert not check_cut(analysis, kept, rolled(small, "w2", 1)).agrees

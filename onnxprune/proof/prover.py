@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import onnx
 from onnx import ModelProto
 
 from onnxprune.errors import ModelError
-from onnxprune.facts import UNKNOWN, Fact, Facts
+from onnxprune.facts import Facts
 from onnxprune.io import Model, skeleton_without_data
 from onnxprune.proof.float32 import has_bfloat16, in_float32
 from onnxprune.proof.inputs import Feeds, has_switches, other_sizes, random_feeds, severed_values
@@ -20,7 +21,7 @@ from onnxprune.proof.positions import Difference, difference
 from onnxprune.proof.rounding import shaken, shaken_weights, with_inputs, without
 from onnxprune.proof.stand_ins import compressed, stand_ins
 from onnxprune.proof.verdict import Observations, SurgeryCheck
-from onnxprune.proof.witnesses import LIVE_BYTES, Witnesses
+from onnxprune.proof.witnesses import LIVE_BYTES, Witnesses, drawable
 from onnxprune.runtime import Session, release_memory, session
 
 SHAKES = 3  # runs of the reference that tell what rounding does
@@ -119,6 +120,20 @@ class Prover:
 class _NotRun(Exception):
     """The reference or the result cannot be run, though the original can."""
 
+    def __init__(self, model: str, error: ModelError):
+        super().__init__(str(error))
+        self.model = model
+
+
+@contextmanager
+def suppress_not_run(model: str) -> Iterator[None]:
+    """Go on where it is this model that cannot be run."""
+    try:
+        yield
+    except _NotRun as error:
+        if error.model != model:
+            raise
+
 
 class _Trial:
     """One result and its reference, run on the same inputs; ``seen``: what was found."""
@@ -146,16 +161,15 @@ class _Trial:
     def sever(self) -> None:
         """Draw what the nodes read of which nothing was seen, so that they are seen whatever stands before them."""
         facts, prover = self.prover.facts, self.prover
-        known = (
-            fact for node in self.seen.unseen() for fact in ((n, facts.first.get(n, UNKNOWN)) for n in node.inputs)
-        )
-        names = list(dict.fromkeys(n for n, fact in known if _may_be_drawn(facts, n, fact, n in self._deciding)))
+        reads = dict.fromkeys(name for node in self.seen.unseen() for name in node.inputs)
+        names = [n for n in reads if drawable(facts, n) or (n in self._deciding and facts.array(n) is None)]
         names = names[: _within(LIVE_BYTES, [facts.shape(name) or () for name in names])]
         base = next(iter(prover.original((*ALWAYS, *FURTHER))), None)
         if names and base is not None:
             for kind in ("normal", "unit"):
                 drawn = severed_values(facts, names, prover.seed, kind)
-                self._compare_on([self._given(*base)], drawn)
+                with suppress_not_run("reference"):  # what was drawn may be a size: then nothing is learnt
+                    self._compare_on([self._given(*base)], drawn)
 
     def _compare_on(
         self, feeds: Sequence[Feeds], severed: Mapping[str, np.ndarray] | None = None
@@ -169,21 +183,19 @@ class _Trial:
         reference = stand_ins.severed(stand_ins.given(_with_outputs(own, names)), severed)
         slim = stand_ins.given(_with_outputs(skeleton_without_data(self.small), names))
         small = stand_ins.severed(slim, {name: compressed(value, masks(name)) for name, value in severed.items()})
-        wanted = self._values(reference, feeds, lender)
+        wanted = list(self._values(reference, feeds, lender))
         given = [{name: compressed(value, masks(name)) for name, value in feed.items()} for feed in feeds]
-        have = self._values(small, given, self.small)
         apart = [
             {name: self._apart(name, a[name], b[name]) for name in self._counting(a)}
-            for a, b in zip(wanted, have, strict=True)
+            for a, b in zip(wanted, self._values(small, given, self.small), strict=True)
         ]
-        doubtful = [i for i, found in enumerate(apart) if any(d.error > self.seen.base for d in found.values())]
-        noises = self._noises(reference, lender, [feeds[i] for i in doubtful], [wanted[i] for i in doubtful])
-        noise = dict(zip(doubtful, noises, strict=True))
+        doubtful = [[name for name, one in found.items() if one.error > self.seen.base] for found in apart]
+        noise = self._noises(reference, lender, feeds, wanted, doubtful)
         fed = {name for name, node in self.witnesses.values.items() if not severed.keys().isdisjoint(node.inputs)}
         for number, found in enumerate(apart):
             for name, one in found.items():
                 one = replace(one, seen=one.finite) if name in fed else one  # given anything, it gives zero
-                self.seen.judge(name, one, noise.get(number, {}).get(name, 0.0))
+                self.seen.judge(name, one, noise[number].get(name, 0.0))
             self.seen.note_branches({**feeds[number], **wanted[number], **severed})
         return wanted
 
@@ -200,10 +212,9 @@ class _Trial:
     def _given(self, feed: Feeds, before: Mapping[str, Any]) -> Feeds:
         return {**feed, **{name: before[name] for name in self.prover.stand_ins.recorded}}
 
-    def _values(self, proto: ModelProto, feeds: Sequence[Feeds], lender: ModelProto) -> list[dict[str, Any]]:
-        """Return outputs whole and witnesses in part, for each feed."""
+    def _values(self, proto: ModelProto, feeds: Sequence[Feeds], lender: ModelProto) -> Iterator[dict[str, Any]]:
+        """Yield outputs whole and witnesses in part, for each feed."""
         inner = {name for name in self.witnesses.values if not self._is_output(name)}
-        results = []
         try:
             opened = self.prover.open(proto, lender)
             plain, given_out = [name for name in opened.outputs if name not in inner], set(opened.outputs)
@@ -213,12 +224,11 @@ class _Trial:
                     if names := [name for name in part if name in inner and name in given_out]:
                         given = opened.run(feed, names)
                         values |= {name: self.witnesses.sample(name, value) for name, value in given.items()}
-                results.append(values)
+                yield values
         except ModelError as error:
-            raise _NotRun(str(error)) from error
+            raise _NotRun("result" if lender is self.small else "reference", error) from error
         del opened
         release_memory()
-        return results
 
     def _is_output(self, name: str) -> bool:
         return name in self.prover.facts.graph.outputs
@@ -230,25 +240,25 @@ class _Trial:
         return max((size / max(whole, 1.0) for size, whole in pairs), default=1.0)
 
     def _noises(
-        self, reference: ModelProto, lender: ModelProto, feeds: Sequence[Feeds], wanted: Sequence[Mapping[str, Any]]
+        self,
+        reference: ModelProto,
+        lender: ModelProto,
+        feeds: Sequence[Feeds],
+        wanted: Sequence[Mapping[str, Any]],
+        doubtful: Sequence[Sequence[str]],
     ) -> list[dict[str, float]]:
-        """Return for each of the feeds how far rounding alone moves every value, as a share of its positions' scales."""
-        noises: list[dict[str, float]] = [{} for _ in feeds]
-        if not feeds:
-            return noises
-        weights = shaken_weights(self.prover.facts, lender)
-        opened, rest = with_inputs(reference, weights), without(lender, weights)
-        turns = [
-            {**shaken(feed, self.prover.seed + turn), **shaken(weights, self.prover.seed + turn)}
-            for feed in feeds
-            for turn in range(SHAKES)
-        ]
-        for number, moved in enumerate(self._values(opened, turns, rest)):
-            noise, want = noises[number // SHAKES], wanted[number // SHAKES]
-            for name in self._counting(want):
-                noise[name] = max(
-                    noise.get(name, 0.0), self._apart(name, want[name], self._kept(name, moved[name])).error
-                )
+        """Return for each feed how far rounding alone moves its doubtful values, as a share of their positions' scales."""
+        noises: list[dict[str, float]] = [dict.fromkeys(names, 0.0) for names in doubtful]
+        asked = [(i, self.prover.seed + turn) for i, names in enumerate(doubtful) if names for turn in range(SHAKES)]
+        for weights in (shaken_weights(self.prover.facts, lender), {}) if asked else ():
+            opened, rest = with_inputs(reference, weights), without(lender, weights)
+            turns = [{**shaken(feeds[i], seed), **shaken(weights, seed)} for i, seed in asked]
+            with suppress_not_run("reference"):  # the runtime may want some weights stored: then inputs alone are moved
+                for (i, _), moved in zip(asked, self._values(opened, turns, rest), strict=True):
+                    for name, most in noises[i].items():
+                        apart = self._apart(name, wanted[i][name], self._kept(name, moved[name]))
+                        noises[i][name] = max(most, apart.error)
+                break
         return noises
 
     # --- comparing --------------------------------------------------------------------------------------------------
@@ -268,12 +278,6 @@ class _Trial:
 
     def _kept(self, name: str, value: Any) -> Any:
         return compressed(value, self.witnesses.masks(name)) if isinstance(value, np.ndarray) else value
-
-
-def _may_be_drawn(facts: Facts, name: str, fact: Fact, decides: bool) -> bool:
-    """Whether a value is a computed tensor of floats or flags whose content may be anything, or ``decides`` what is run."""
-    computed = name in facts.graph.producer and name not in facts.constants and fact.array is None
-    return computed and fact.shape is not None and (decides or fact.dtype in (1, 9, 10, 11, 16))
 
 
 def _within(limit: int, shapes: Sequence[tuple[int, ...]]) -> int:

@@ -13,7 +13,7 @@ from onnxprune.facts import Facts
 from onnxprune.graph import Node
 from onnxprune.proof.positions import Difference, difference
 from onnxprune.proof.stand_ins import StandIns
-from onnxprune.proof.witnesses import WAYS, Reach, Witnesses, reaches
+from onnxprune.proof.witnesses import WAYS, Reach, Witnesses, drawable, reaches
 
 DEFAULT_TOLERANCE = 1e-4  # of a position's own scale; honest results stay below 1e-5 in float32
 TOLERANCE: dict[int, float] = {TensorProto.FLOAT16: 3e-2}
@@ -98,8 +98,13 @@ class Observations:
         """Return how far a value was allowed to be off."""
         return self.tolerances.get(name, self.base)
 
-    def _seen(self, name: str) -> bool:
-        return name in self.found and self.found[name].seen
+    def _seen(self, name: str, node: Node | None = None) -> bool:
+        """Whether a value was seen; one that ``node`` makes of sizes alone is what it is, zeros too."""
+        found = self.found.get(name, Difference())
+        fixed = node is not None and not any(
+            drawable(self.facts, n) or n in self.facts.graph.inputs for n in node.inputs
+        )
+        return found.seen or (fixed and found.finite)
 
     def note_branches(self, values: Mapping[str, Any]) -> None:
         """Remember which way each If and Loop went."""
@@ -132,7 +137,7 @@ class Observations:
         nodes: dict[Node, list[str]] = {}
         for name, node in self.witnesses.values.items():
             nodes.setdefault(node, []).append(name)
-        found = [node for node, names in nodes.items() if not any(map(self._seen, names))]
+        found = [node for node, names in nodes.items() if not any(self._seen(name, node) for name in names)]
         for node in self.witnesses.hidden:
             ways = WAYS[node.op] if node in self.witnesses.conditions else set()
             names = [name for name in node.outputs if name]

@@ -23,7 +23,7 @@ from onnxprune.proof.stand_ins import Masks, everything
 DECIDING = {"If": 1, "Loop": 2}  # first inputs of control flow that say what of it is run
 WAYS = {"If": {True, False}, "Loop": {True}}  # ways that have to be gone for all of it to be seen
 LIVE_BYTES = 1 << 28  # of values given out by one run
-HELD_BYTES = 1 << 27  # of what is kept of them to compare
+HELD_BYTES = 1 << 24  # of what is kept of one run to compare
 MOST_ELEMENTS, FEWEST_ELEMENTS = 1 << 16, 1 << 8  # kept of one value
 
 
@@ -82,7 +82,9 @@ class Witnesses:
             steps[axis] *= 2
         if all(step == 1 for step in steps.values()):
             return value
-        return value[tuple(slice(None, None, steps.get(axis, 1)) for axis in range(value.ndim))]
+        return value[
+            tuple(slice(None, None, steps.get(axis, 1)) for axis in range(value.ndim))
+        ].copy()  # the whole goes
 
 
 def of_cut(analysis: Analysis, kept: Sequence[np.ndarray]) -> Witnesses:
@@ -131,7 +133,7 @@ def _witnesses(facts: Facts, nodes: Iterable[Node], masks: Masks) -> Witnesses:
             veiled = any(_undecided(facts, between) for between in inner)
             hidden[outermost] = hidden.get(outermost, False) or veiled
         elif not node.bodies:
-            values.update((name, node) for name in node.outputs if _is_compared(facts, name))
+            values.update((name, node) for name in node.outputs if _is_compared(facts, name, masks))
     return Witnesses(facts, values, tuple(hidden), frozenset(n for n, veiled in hidden.items() if veiled), masks)
 
 
@@ -155,11 +157,23 @@ def _inside(node: Node) -> Iterator[Node]:
             yield from _inside(inner)
 
 
-def _is_compared(facts: Facts, name: str) -> bool:
-    """Whether a value is a tensor of floats or bytes computed on data; sizes and stored tensors are what the cut changes."""
+def _is_compared(facts: Facts, name: str, masks: Masks) -> bool:
+    """Whether a value is a tensor of floats or bytes computed on data; sizes and stored tensors are what the cut changes.
+
+    What is known without data may be computed from sizes, unless it has an axis that is cut (states that begin as zeros).
+    """
     fact = facts.first.get(name, UNKNOWN)
-    followed = fact.array is not None or name in facts.constants
-    return bool(name) and fact.shape is not None and not followed and fact.dtype in (1, 2, 3, 10, 11, 16)
+    if not name or fact.shape is None or name in facts.constants or fact.dtype not in (1, 2, 3, 10, 11, 16):
+        return False
+    return fact.array is None or bool(masks(name))
+
+
+def drawable(facts: Facts, name: str) -> bool:
+    """Whether a value is a computed tensor of floats or flags whose content may be anything."""
+    fact = facts.first.get(name, UNKNOWN)
+    if name not in facts.graph.producer or name in facts.constants or fact.shape is None:
+        return False
+    return fact.dtype in (1, 10, 11, 16) or (fact.dtype == 9 and fact.array is None)
 
 
 class Reach(NamedTuple):
