@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -52,13 +52,19 @@ class Prover:
         """
         trial = _Trial(self, reference, small, witnesses, complete)
         first = [*ALWAYS, *(SWITCHED if has_switches(self.facts) else ())]
+        further = [kind for kind in FURTHER if kind not in first]
+        steps: tuple[Callable[[], None], ...] = (
+            lambda: trial.run(self.original(first)),
+            lambda: trial.run(self._showing(trial.seen.unseen_outputs, further)),
+            lambda: trial.sever("normal"),
+            lambda: trial.sever("unit"),
+            lambda: trial.run(self.original(further)),
+        )
         try:
-            for kinds in (first, [kind for kind in FURTHER if kind not in first]):
-                trial.run(self.original(kinds))
+            for step in steps:
+                step()
                 if trial.seen.differs or trial.seen.settled:
                     break
-            if not trial.seen.differs and not trial.seen.settled:
-                trial.sever()
         except _NotRun as error:
             return SurgeryCheck(False, np.inf, np.inf, 0.0, problem=str(error))
         if not any(self._runs.values()):
@@ -67,6 +73,16 @@ class Prover:
                 "(--input-shape NAME:SIZES) or real inputs (--calib)"
             )
         return trial.seen.verdict()
+
+    def _showing(self, outputs: set[str], kinds: Sequence[str]) -> list[tuple[Feeds, dict[str, Any]]]:
+        """Return the runs of the original that give one of the outputs a finite value other than zero."""
+        if not outputs:
+            return []
+        return [
+            run
+            for run in self.original(kinds)
+            if any(difference(run[1][n], run[1][n]).seen for n in outputs & run[1].keys())
+        ]
 
     def original(self, kinds: Sequence[str]) -> list[tuple[Feeds, dict[str, Any]]]:
         """Return the inputs of these kinds that the original takes, each with its outputs and what it drew; run once."""
@@ -158,7 +174,7 @@ class _Trial:
             for name in set(before) & set(self._counting(values)):
                 self.seen.note_movement(name, before[name], values[name])
 
-    def sever(self) -> None:
+    def sever(self, kind: str) -> None:
         """Draw what the nodes read of which nothing was seen, so that they are seen whatever stands before them."""
         facts, prover = self.prover.facts, self.prover
         reads = dict.fromkeys(name for node in self.seen.unseen() for name in node.inputs)
@@ -166,10 +182,9 @@ class _Trial:
         names = names[: _within(LIVE_BYTES, [facts.shape(name) or () for name in names])]
         base = next(iter(prover.original((*ALWAYS, *FURTHER))), None)
         if names and base is not None:
-            for kind in ("normal", "unit"):
-                drawn = severed_values(facts, names, prover.seed, kind)
-                with suppress_not_run("reference"):  # what was drawn may be a size: then nothing is learnt
-                    self._compare_on([self._given(*base)], drawn)
+            drawn = severed_values(facts, names, prover.seed, kind)
+            with suppress_not_run("reference"):  # what was drawn may be a size: then nothing is learnt
+                self._compare_on([self._given(*base)], drawn)
 
     def _compare_on(
         self, feeds: Sequence[Feeds], severed: Mapping[str, np.ndarray] | None = None

@@ -132,6 +132,11 @@ class Observations:
     def settled(self) -> bool:
         return all(output.proven for output in self._outputs())
 
+    @property
+    def unseen_outputs(self) -> set[str]:
+        """Outputs that were compared and never had a finite value other than zero."""
+        return {name for name in self.facts.graph.outputs if name in self.found and not self._seen(name)}
+
     def unseen(self) -> list[Node]:
         """Nodes reached by the cut of which no result was seen, or whose bodies were not seen to matter."""
         nodes: dict[Node, list[str]] = {}
