@@ -28,7 +28,8 @@ from onnxprune.report import Report, coverage, header
 from onnxprune.runs.branches import BranchRun, find_branches, prunable_shares
 from onnxprune.runs.directions import EigenRun, find_directions
 from onnxprune.runs.lossless import LosslessRun
-from onnxprune.runs.pipeline import Data, Result, Run, compare_models, describe, describe_curves, time_models
+from onnxprune.runs.pipeline import Data, Result, Run
+from onnxprune.runs.reports import compare_models, describe, describe_curves, time_models
 from onnxprune.runs.stages import Progress, Stages, analyse_model
 from onnxprune.runs.steps import SteppedRun
 from onnxprune.runs.sweep import grid, judged, run_points

@@ -13,28 +13,18 @@ from onnx import ModelProto
 
 from onnxprune import report
 from onnxprune.account import batch_size
-from onnxprune.allocate import Costs, legal_widths, literal
+from onnxprune.allocate import Costs, legal_widths
 from onnxprune.baseline import Baseline
 from onnxprune.check import Prover, SurgeryCheck, check_cut
-from onnxprune.coupling.channels import layouts
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.links import build_links
 from onnxprune.criteria import score
-from onnxprune.curves import HELD_OUT, JUDGE, curves, most_sensitive
 from onnxprune.data import Dataset
-from onnxprune.data.repeated import can_hold_out
 from onnxprune.errors import DataError, Inconclusive, ModelError, TargetError, UsageError
-from onnxprune.facts import free_dimensions, gather_facts
-from onnxprune.gates import doubts, judge, measure_drift, measure_latency, require_classes, single_feeds
-from onnxprune.graph import Graph
+from onnxprune.gates import doubts, judge, measure_drift, measure_latency, require_classes
 from onnxprune.io import Model
 from onnxprune.measure.isometry import isometry
-from onnxprune.measure.kinds import observed
-from onnxprune.measure.latency import measure, measure_pair
-from onnxprune.measure.layers import compare_layers
 from onnxprune.measure.outputs import Outputs
-from onnxprune.measure.weights import weighed
-from onnxprune.memory import peak_activation_bytes, peak_rss, peak_rss_bytes, weight_bytes
+from onnxprune.memory import peak_rss_bytes
 from onnxprune.output import save, stored_bytes
 from onnxprune.plans import Plan, kept_units, make_plan
 from onnxprune.prepare import restore
@@ -496,136 +486,4 @@ def totals(costs: Costs, analysis: Analysis, widths: np.ndarray, model: ModelPro
         "macs": found["macs"] // batch_size(analysis.facts),
         "parameters": found["parameters"] - sum(volume.at(widths) for volume in absent),
         "weight_bytes": found["weight_bytes"] - sum(int(volume.at(widths) * volume.itemsize) for volume in absent),
-    }
-
-
-def describe(model: Model, analysis: Analysis, settings: Settings, stages: Stages) -> Report:
-    """Return the report of ``inspect``: groups, frozen axes, and what can be pruned."""
-    costs = Costs(analysis)
-    return report.header("inspect", settings.to_json()) | {
-        "model": report.model_entry(model),
-        "before": totals(costs, analysis, analysis.widths) | {"bytes": model.size},
-        "prunable": costs.prunable(),
-        "groups": report.group_entries(analysis),
-        "frozen": report.frozen_entries(analysis),
-        "seconds": stages.seconds,
-        "peak_rss_bytes": peak_rss_bytes(),
-    }
-
-
-def describe_curves(model: Model, dataset: Dataset, settings: Settings, stages: Stages) -> Report:
-    """Return the report of ``sensitivity``: a curve per group, and patterns of the groups to leave alone."""
-    with stages("analyze"):
-        analysis = analyse_model(model, settings)
-    with stages("sensitivity"):
-        fallback = score(analysis, settings.scorer, seed=settings.seed).values
-        found = curves(
-            analysis, dataset, settings.options, fallback,
-            seed=settings.seed, threads=settings.threads, outputs=outputs_of(analysis, settings, dataset),
-            progress=stages.progress,
-        )  # fmt: skip
-    return report.header("sensitivity", settings.to_json()) | {
-        "model": report.model_entry(model),
-        "curves": [curve.to_json() for curve in found],
-        "exclude": [literal(curve.group) for curve in most_sensitive(found)],
-        "warnings": [FITTED.format("the curves were", len(dataset))]
-        if not can_hold_out(dataset, HELD_OUT, JUDGE)
-        else [],
-        "seconds": stages.seconds,
-        "peak_rss_bytes": peak_rss_bytes(),
-    }
-
-
-def compare_models(
-    before: Model,
-    after: Model,
-    dataset: Dataset,
-    settings: Settings,
-    stages: Stages,
-    metric: str | None = None,
-    calibration: Dataset | None = None,
-    layers: bool = False,
-) -> Report:
-    """Return the report of ``validate``: drift, task metric and, if asked for, latency and inner tensors of two models."""
-    facts = report.header("validate", settings.to_json()) | {
-        "model": report.model_entry(before),
-        "other": report.model_entry(after),
-        "before": {"bytes": before.size},
-        "after": {"bytes": after.size},
-        "latency": None,
-    }
-    with stages("drift"):
-        outputs = _outputs_alone(before, dataset, settings)
-        require_classes(settings, outputs)
-        found = measure_drift(before, after, dataset, settings, metric, outputs)
-    facts |= found.to_json()
-    if layers:
-        with stages("layers"):
-            facts["layers"] = compare_layers(before, after, dataset, batch=settings.batch, threads=settings.threads)
-    if settings.latency:
-        with stages("latency"):
-            measured_facts = gather_facts(before, Graph(before.proto), dict(settings.input_shape))
-            facts["latency"] = measure_latency(before, after, measured_facts, settings).to_json()
-    facts["gates"] = judge(settings, facts)
-    facts["exit_code"] = int(not all(gate["passed"] for gate in facts["gates"]))
-    warnings = [*found.warnings, *doubts(found, settings, calibration, dataset)]
-    return facts | {"warnings": warnings, "seconds": stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
-
-
-def _outputs_alone(model: Model, dataset: Dataset, settings: Settings) -> Outputs:
-    """Return how the outputs of a model are compared that need not be analysed as a whole."""
-    facts = gather_facts(model, Graph(model.proto), dict(settings.input_shape))
-    return weighed(observed(model, dataset, layouts(build_links(facts)), settings.threads), settings.output_weight)
-
-
-def time_models(
-    model: Model,
-    other: Model | None,
-    settings: Settings,
-    stages: Stages,
-    *,
-    pairs: int,
-    seconds: float,
-    strict: bool,
-    providers: Sequence[str] | None = None,
-    memory: bool = False,
-) -> Report:
-    """Return the report of ``bench``; exit code 1 for a missed gate, 5 for an inconclusive measurement when ``strict``."""
-    facts = gather_facts(model, Graph(model.proto), dict(settings.input_shape))
-    feeds = single_feeds(facts, settings.seed)
-    limits: dict[str, Any] = {"threads": settings.threads, "providers": providers, "max_seconds": seconds}
-    with stages("latency"):
-        if other is None:
-            found = measure(model, feeds, runs=pairs, **limits)
-        else:
-            found = measure_pair(model, other, feeds, pairs=pairs, **limits)
-    with stages("memory"):
-        held = {
-            name: memory_entry(one, feeds, settings, memory)
-            for name, one in (("before", model), ("after", other))
-            if one
-        }
-    gates = judge(settings, {"latency": found.to_json()})
-    missed = int(not all(gate["passed"] for gate in gates))
-    return report.header("bench", settings.to_json()) | {
-        "exit_code": Inconclusive.exit_code if strict and not found.conclusive else missed,
-        "model": report.model_entry(model),
-        "other": None if other is None else report.model_entry(other),
-        "latency": found.to_json(),
-        "memory": held,
-        "gates": gates,
-        "seconds": stages.seconds,
-    }
-
-
-def memory_entry(model: Model, feeds: Mapping[str, np.ndarray], settings: Settings, resident: bool) -> Report:
-    """Return bytes of weights, of activations alive at once for one sample and, if asked for, of a fresh process."""
-    free = {name for name, _, _ in free_dimensions(Graph(model.proto))}
-    facts = gather_facts(model, Graph(model.proto), {n: a.shape for n, a in feeds.items() if n in free})
-    rss = peak_rss(model, feeds, settings.threads) if resident else None
-    return {
-        "weight_bytes": weight_bytes(facts),
-        "peak_activation_bytes": peak_activation_bytes(facts),
-        "idle_rss_bytes": rss and rss["idle"],
-        "peak_rss_bytes": rss and rss["peak"],
     }
