@@ -342,3 +342,20 @@ def test_a_state_that_begins_as_zeros_is_drawn() -> None:
     small = cut(analysis, kept)
     assert any(not mask.all() for mask in kept) and check_cut(analysis, kept, small).exact
     assert not check_cut(analysis, kept, rolled(small, "w2", 1)).agrees
+
+
+def test_a_value_near_a_step_of_a_quantiser_is_no_wrong_cut() -> None:
+    """Sums of grid points meet the next grid's ties exactly: they fall on either side, and a norm makes that large behind them."""
+    text = (
+        "w1 = %8x64:int8; d1 = DequantizeLinear(w1, @0.125); m = MatMul(x, d1); q1 = QuantizeLinear(m, @0.25, @0:int8); "
+        "p = DequantizeLinear(q1, @0.25, @0:int8); r = Relu(p); w2 = %64x8:int8; d2 = DequantizeLinear(w2, @0.125); n = MatMul(r, d2); "
+        "q2 = QuantizeLinear(n, @64., @0:int8); s = DequantizeLinear(q2, @64., @0:int8); "
+        "t = Mul(s, @1000.); y = Tanh(t)"
+    )
+    analysis = analysed(network(text, "float[64,8] x"))
+    for seed in range(6):
+        kept = random_plan(analysis, np.random.default_rng(seed))
+        small = cut(analysis, kept)
+        found = check_cut(analysis, kept, small)
+        assert found.exact, (seed, found.problem, found.unproven)
+        assert not check_cut(analysis, kept, rolled(small, "w2", 3)).agrees

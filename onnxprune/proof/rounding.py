@@ -6,6 +6,7 @@ by more than rounding of its own size; how much more, this tells.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -15,24 +16,29 @@ from onnxprune.facts import Facts
 from onnxprune.io import NATIVE_FLOATS, skeleton_without_data
 
 AMPLITUDE = {np.dtype(np.float16): 2.0**-10, np.dtype(np.float32): 2.0**-20, np.dtype(np.float64): 2.0**-49}
-SMALL = 1 << 16  # elements: larger tensors stay as they are
+SIZES = (1 << 16, 1 << 24)  # elements: larger tensors stay as they are, unless no smaller one can be moved
 READERS = {
     *("Add", "Sub", "Mul", "Div", "Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "PRelu"),
     *("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization"),
-    *("LSTM", "GRU", "RNN"),
+    *("LSTM", "GRU", "RNN", "QuantizeLinear", "DequantizeLinear"),
 }
-"""Operators that take a float tensor as a weight and not as a size, a bound or a scale of a grid."""
+"""Operators that take a float tensor as a weight or as the step of a grid, and not as a size or a bound."""
 
 
 def shaken_weights(facts: Facts, lender: ModelProto) -> dict[str, np.ndarray]:
-    """Return the small tensors of ``lender`` that are weights of the model, which rounding may move."""
-    found = {}
-    for tensor in lender.graph.initializer:
-        readers = [node.op for node, _ in facts.graph.consumers.get(tensor.name, ())]
-        small = int(np.prod(tensor.dims, dtype=np.int64)) <= SMALL and tensor.data_type in NATIVE_FLOATS
-        if small and readers and all(op in READERS for op in readers):
-            found[tensor.name] = facts.model.array(tensor)
-    return found
+    """Return the small tensors of ``lender`` that are weights of the model, which rounding may move; else larger ones."""
+    weights = [
+        tensor
+        for tensor in lender.graph.initializer
+        if tensor.data_type in NATIVE_FLOATS
+        and (readers := [node.op for node, _ in facts.graph.consumers.get(tensor.name, ())])
+        and all(op in READERS for op in readers)
+    ]
+    for most in SIZES:
+        found = [tensor for tensor in weights if math.prod(tensor.dims) <= most]
+        if found:
+            return {tensor.name: facts.model.array(tensor) for tensor in found}
+    return {}
 
 
 def with_inputs(proto: ModelProto, weights: Mapping[str, np.ndarray]) -> ModelProto:

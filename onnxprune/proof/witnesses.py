@@ -22,6 +22,8 @@ from onnxprune.proof.stand_ins import Masks, everything
 
 DECIDING = {"If": 1, "Loop": 2}  # first inputs of control flow that say what of it is run
 WAYS = {"If": {True, False}, "Loop": {True}}  # ways that have to be gone for all of it to be seen
+FLOATS = frozenset({1, 10, 11, 16})  # element types
+STEPS = {"Round", "Floor", "Ceil", "Sign"}  # operators of floats that have steps too
 LIVE_BYTES = 1 << 28  # of values given out by one run
 HELD_BYTES = 1 << 24  # of what is kept of one run to compare
 MOST_ELEMENTS, FEWEST_ELEMENTS = 1 << 16, 1 << 8  # kept of one value
@@ -163,9 +165,23 @@ def _is_compared(facts: Facts, name: str, masks: Masks) -> bool:
     What is known without data may be computed from sizes, unless it has an axis that is cut (states that begin as zeros).
     """
     fact = facts.first.get(name, UNKNOWN)
-    if not name or fact.shape is None or name in facts.constants or fact.dtype not in (1, 2, 3, 10, 11, 16):
+    if not name or fact.shape is None or name in facts.constants or fact.dtype not in FLOATS | {2, 3}:
         return False
     return fact.array is None or bool(masks(name))
+
+
+def steps(facts: Facts) -> list[str]:
+    """Return the outer values where floats become whole numbers or flags: quantisers, roundings, comparisons."""
+    found = []
+    for node in facts.graph.top:
+        kinds = {facts.dtype(name) in FLOATS for name in node.inputs if name and name not in facts.constants}
+        for name in node.outputs:
+            fact = facts.first.get(name, UNKNOWN)
+            computed = bool(name) and fact.shape is not None and fact.array is None and name not in facts.constants
+            quantised = "QLinear" in node.op or node.op in STEPS
+            if computed and (quantised or (True in kinds and fact.dtype not in FLOATS)):
+                found.append(name)
+    return found
 
 
 def drawable(facts: Facts, name: str) -> bool:
@@ -173,7 +189,7 @@ def drawable(facts: Facts, name: str) -> bool:
     fact = facts.first.get(name, UNKNOWN)
     if name not in facts.graph.producer or name in facts.constants or fact.shape is None:
         return False
-    return fact.dtype in (1, 10, 11, 16) or (fact.dtype == 9 and fact.array is None)
+    return fact.dtype in FLOATS or (fact.dtype == 9 and fact.array is None)
 
 
 class Reach(NamedTuple):
