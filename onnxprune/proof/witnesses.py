@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.spec import Spec
@@ -160,14 +160,19 @@ def _inside(node: Node) -> Iterator[Node]:
 
 
 def _is_compared(facts: Facts, name: str, masks: Masks) -> bool:
-    """Whether a value is a tensor of floats or bytes computed on data; sizes and stored tensors are what the cut changes.
+    """Whether a value is a tensor of numbers or flags computed on data; sizes and stored tensors are what the cut changes.
 
     What is known without data may be computed from sizes, unless it has an axis that is cut (states that begin as zeros).
     """
     fact = facts.first.get(name, UNKNOWN)
-    if not name or fact.shape is None or name in facts.constants or fact.dtype not in FLOATS | {2, 3}:
+    if (
+        not name
+        or fact.shape is None
+        or name in facts.constants
+        or fact.dtype in (TensorProto.UNDEFINED, TensorProto.STRING)
+    ):
         return False
-    return fact.array is None or bool(masks(name))
+    return fact.array is None or (fact.dtype in FLOATS and bool(masks(name)))
 
 
 def steps(facts: Facts) -> list[str]:
