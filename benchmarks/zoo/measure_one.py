@@ -74,7 +74,7 @@ def measure(path: str) -> dict[str, Any]:
         "prunable_parameters": report["prunable"]["parameters"],
         "removed_macs": 1 - after["macs"] / before["macs"] if before["macs"] else 0.0,
         "removed_parameters": 1 - after["parameters"] / before["parameters"] if before["parameters"] else 0.0,
-        "exact": surgery["exact"] and not surgery["frozen_by_check"],
+        "exact": surgery["proven"] and not surgery["frozen_by_check"],
         "frozen_by_check": len(surgery["frozen_by_check"]),
         "error": surgery["max_relative_error"],
         "lossy": len(surgery["lossy_nodes"]),
