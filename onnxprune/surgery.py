@@ -309,8 +309,8 @@ def _is_whole(node: Node, operands: Pair) -> bool:
 
 def _in_proportion(before: np.ndarray, after: np.ndarray, one: np.ndarray, two: np.ndarray) -> bool:
     """Whether what is needed is the same multiple of what there is under both assignments; floats up to rounding."""
-    if before.shape != one.shape or after.shape != two.shape:
-        return False
+    if not before.shape == one.shape == after.shape == two.shape:
+        return False  # how many numbers there are depends on the free sizes
     left, right = one * after, two * before
     if one.dtype.kind != "f":
         return bool((left == right).all())

@@ -214,3 +214,14 @@ def test_a_free_batch_that_the_shapes_contradict_is_analysed_as_one() -> None:
     assert [(group.name, group.width) for group in analysis.groups] == [("w1", 8)]
     kept = [np.arange(8) % 2 == 0]
     assert check_cut(analysis, kept, cut(analysis, kept)).exact
+
+
+def test_positions_along_a_free_axis_are_whole_numbers_too() -> None:
+    """How many there are differs between the two sizes that a model is analysed with."""
+    text = (
+        "d = Shape<start=1, end=2>(x); s = Squeeze(d); r = Range(@0, s, @1); i = Cast<to=6>(r); f = Cast<to=1>(i); "
+        "u = Unsqueeze(f, @[1]); m = MatMul(x, %3x8); h = Add(m, u); y = MatMul(h, %8x5)"
+    )
+    analysis = analysed(network(text, "float[N,L,3] x", "float[N,L,5] y"))
+    kept = [np.arange(group.width) % 2 == 0 for group in analysis.groups]
+    assert check_cut(analysis, kept, cut(analysis, kept)).exact

@@ -44,3 +44,12 @@ def test_the_quick_list_names_files() -> None:
     names = (ROOT / "tests" / "quick.txt").read_text().split()
     assert len(names) >= 8
     assert all((ROOT / name).is_file() for name in names)
+
+
+def test_a_wheel_has_the_command_line_and_not_what_forwards_to_it() -> None:
+    """The folder onnxprune/cli of the checkout may not come along as data of the package: it would overwrite cli."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert settings["include-package-data"] is False
+    assert settings["package-dir"] == {"onnxprune.cli": "cli"}
+    data = settings["package-data"]["onnxprune"]
+    assert not [pattern for pattern in data if pattern.startswith(("cli", "*", "**"))]
