@@ -229,8 +229,11 @@ for name in ("O_TMPFILE", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC"):
 import importlib, onnx, onnxprune, onnxprune.cli
 for package in (onnxprune, onnxprune.cli):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+        try:
+            importlib.import_module("onnxprune" if module.name.endswith("__main__") else module.name)
+        except ModuleNotFoundError as error:
+            if error.name.split(".")[0] not in ("matplotlib", "jinja2", "markupsafe", "PIL"):  # extras
+                raise
 model = onnxprune.load({str(ROOT / "models" / "digits_cnn.onnx")!r})
 from onnxprune.output import save
 for _ in range(2):
