@@ -26,6 +26,10 @@ from onnxprune.runtime import Session, release_memory, session
 
 SHAKES = 3  # runs of the reference that tell what rounding does
 ALWAYS = ("rows", "normal", "again", "wide", "sizes")  # kinds of inputs for every proof
+ENOUGH = {
+    "again": 1 << 12,
+    "wide": 1 << 16,
+}  # numbers in an input: from here on a kind adds nothing to one standard normal draw
 SWITCHED = ("unit", "image")  # further ones where flags and masks choose between paths
 FURTHER = (*SWITCHED, "negative", "broken")  # and where something has not been seen yet
 
@@ -126,6 +130,8 @@ class Prover:
         else:
             again = kind == "again"
             found = [random_feeds(facts, seed + again, kind="normal" if again else kind)]
+            if sum(value.size for value in found[0].values()) > ENOUGH.get(kind, np.inf):
+                return []
         return [self._typed(feed | self.stand_ins.drawn(seed)) for feed in found]
 
     def _typed(self, feed: Feeds) -> Feeds:
@@ -258,11 +264,13 @@ class _Trial:
             opened = self.prover.open(proto, lender)
             plain, given_out = [name for name in opened.outputs if name not in inner], set(opened.outputs)
             for feed in feeds:
-                values = opened.run(feed, plain) if plain else {}
-                for part in self.witnesses.parts(self._scale(feed)):
-                    if names := [name for name in part if name in inner and name in given_out]:
+                values: dict[str, Any] = {}
+                for number, part in enumerate([*self.witnesses.parts(self._scale(feed))] or [[]]):
+                    names = [name for name in part if name in inner and name in given_out]
+                    if names := [*(plain if number == 0 else ()), *names]:
                         given = opened.run(feed, names)
-                        values |= {name: self.witnesses.sample(name, value) for name, value in given.items()}
+                        values |= {n: self.witnesses.sample(n, v) if n in inner else v for n, v in given.items()}
+                        del given
                 yield values
         except ModelError as error:
             raise _NotRun("result" if lender is self.small else "reference", error) from error

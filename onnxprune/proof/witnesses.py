@@ -24,7 +24,7 @@ DECIDING = {"If": 1, "Loop": 2}  # first inputs of control flow that say what of
 WAYS = {"If": {True, False}, "Loop": {True}}  # ways that have to be gone for all of it to be seen
 FLOATS = frozenset({1, 10, 11, 16})  # element types
 STEPS = {"Round", "Floor", "Ceil", "Sign"}  # operators of floats that have steps too
-LIVE_BYTES = 1 << 28  # of values given out by one run
+LIVE_BYTES = 1 << 26  # of values given out by one run
 HELD_BYTES = 1 << 24  # of what is kept of one run to compare
 MOST_ELEMENTS, FEWEST_ELEMENTS = 1 << 16, 1 << 8  # kept of one value
 
