@@ -13,6 +13,7 @@ import numpy as np
 
 MOST_FEWER = 1000.0  # a position's scale counts at least as this part of the value's largest magnitude
 TIES = 0.02  # share of integers that may differ: a tie may fall the other way in an ArgMax
+FALLEN = 2  # elements of sixteen or more that may fall to the other side of a step
 SEQUENCE_TOLERANCE = 1e-2  # of each element's largest value: elements may be single numbers
 
 
@@ -67,6 +68,20 @@ def _of_floats(a: np.ndarray, b: np.ndarray) -> Difference:
     if absolute == 0.0 or largest == 0.0:
         return Difference(0.0 if absolute <= 1e-30 else np.inf, absolute, largest > 0.0, bool(finite.any()))
     return Difference(float((apart / _scales(a, largest)).max()), absolute, True, True)
+
+
+def step_difference(want: Any, have: Any) -> Difference:
+    """Compare what quantisers, roundings and comparisons give on equal operands: few elements may fall to the other side."""
+    if not isinstance(want, np.ndarray) or want.shape != np.shape(have):
+        return WRONG
+    apart = np.abs(want - have) > 1e-4 * np.abs(want).max(initial=0.0) if want.dtype.kind == "f" else want != have
+    count = int(np.count_nonzero(apart))
+    return Difference(
+        0.0 if count <= max(min(FALLEN, want.size // 16), TIES * want.size) else np.inf,
+        count / max(want.size, 1),
+        bool(want.size),
+        True,
+    )
 
 
 def _plain(value: np.ndarray) -> np.ndarray:
