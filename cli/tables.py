@@ -16,6 +16,7 @@ from onnxprune.report import (
     keeper,
     proof_rows,
     proof_sentence,
+    some,
     verdict,
 )
 
@@ -51,7 +52,7 @@ def show_result(terminal: Terminal, report: dict[str, Any]) -> None:
             f"trained for {trained['steps']} steps: held-out loss {trained['before']:.4g} -> {trained['after']:.4g}"
         )
     if surgery["frozen_by_check"]:
-        terminal.say(f"kept whole because cutting was not exact: {_some(surgery['frozen_by_check'])}")
+        terminal.say(f"kept whole because cutting was not exact: {some(surgery['frozen_by_check'], 4)}")
     _show_kept(terminal, report)
     if report["output"]:
         terminal.say(f"written to {report['output']['path']}")
@@ -142,7 +143,7 @@ def _show_kept(terminal: Terminal, report: dict[str, Any]) -> None:
     rest = [row for row in report["frozen"] if row["kind"] not in ("input", "output") and row["reason"] != WINDOW]
     if rest:
         reasons = list(dict.fromkeys(row["reason"] for row in rest))
-        terminal.say(f"{len(rest)} weight axes stay ('onnxprune inspect' lists them): {_some(reasons, 2)}")
+        terminal.say(f"{len(rest)} weight axes stay ('onnxprune inspect' lists them): {some(reasons, 2)}")
 
 
 def show_groups(terminal: Terminal, groups: Sequence[dict[str, Any]], everything: bool) -> None:
@@ -178,7 +179,7 @@ def show_directions(terminal: Terminal, layers: Sequence[dict[str, Any]], everyt
     _long_table(terminal, head, rows, f"{len(rows)} layers can be written as factors", everything)
     rest = list(dict.fromkeys(layer["reason"] for layer in layers if "inputs" not in layer))
     if rest:
-        terminal.say(f"{len(layers) - len(found)} nodes stay as they are: {_some(rest, 3)}")
+        terminal.say(f"{len(layers) - len(found)} nodes stay as they are: {some(rest, 3)}")
 
 
 def _width(group: dict[str, Any]) -> str:
@@ -211,8 +212,3 @@ def _long_table(
         terminal.table(head, shown, title)
     if len(rows) > len(shown):
         terminal.say(f"... and {len(rows) - len(shown)} more; --all shows them")
-
-
-def _some(names: Sequence[str], count: int = 4) -> str:
-    more = len(names) - count
-    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")

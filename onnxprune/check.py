@@ -36,7 +36,7 @@ def check_cut(
     prover: Prover | None = None,
 ) -> SurgeryCheck:
     """Compare ``small`` with the silenced original on drawn inputs, and on ``rows`` of real data where there are any."""
-    reference, lossy, _ = silenced(analysis, kept)
+    reference, lossy = silenced(analysis, kept)
     prover = prover or Prover(analysis.facts, seed=seed, threads=threads, rows=rows)
     return replace(prover.compare(reference, small, of_cut(analysis, kept)), lossy_nodes=lossy)
 

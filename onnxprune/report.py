@@ -233,21 +233,22 @@ def proof_sentence(surgery: Report) -> str:
     """Say in a sentence what a proof says; reports of 0.1.0 know only exact ones."""
     error = _number(surgery["max_relative_error"], ".1e")
     left_out = (
-        f"; not run, since ONNX Runtime does not have them: {_some(surgery['skipped'])}"
+        f"; not run, since ONNX Runtime does not have them: {some(surgery['skipped'])}"
         if surgery.get("skipped")
         else ""
     )
     if not surgery.get("proven", surgery["exact"]):
         return f"surgery not proven: {surgery.get('unproven')}{left_out}"
     if surgery["lossy_nodes"]:
-        nodes = _some(surgery["lossy_nodes"])
+        nodes = some(surgery["lossy_nodes"])
         return (
             f"surgery as decided, but not silence: statistics changed in {nodes}; else largest error {error}{left_out}"
         )
     return f"surgery exact: largest error {error} of a position's own scale{left_out}"
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
+def some(names: Sequence[str], most: int = 5) -> str:
+    """Return the first names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

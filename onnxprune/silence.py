@@ -21,8 +21,8 @@ from onnxprune.io import skeleton_without_data
 from onnxprune.surgery import Kept
 
 
-def silenced(analysis: Analysis, kept: Kept) -> tuple[ModelProto, tuple[str, ...], tuple[str, ...]]:
-    """Return (the original with removed units silenced where they are consumed, lossy nodes that were sliced, -).
+def silenced(analysis: Analysis, kept: Kept) -> tuple[ModelProto, tuple[str, ...]]:
+    """Return (the original with removed units silenced where they are consumed, lossy nodes that were sliced).
 
     The original's initializers are left out; whoever runs it lends them.
     """
@@ -33,7 +33,7 @@ def silenced(analysis: Analysis, kept: Kept) -> tuple[ModelProto, tuple[str, ...
     ):
         builder.visit(index, node, spec)
     builder.inserted.carry_out()
-    return proto, tuple(builder.lossy), ()
+    return proto, tuple(builder.lossy)
 
 
 class _Silencer:

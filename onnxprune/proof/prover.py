@@ -26,10 +26,9 @@ from onnxprune.runtime import Session, release_memory, session
 
 SHAKES = 3  # runs of the reference that tell what rounding does
 ALWAYS = ("rows", "normal", "again", "wide", "sizes")  # kinds of inputs for every proof
-ENOUGH = {
-    "again": 1 << 12,
-    "wide": 1 << 16,
-}  # numbers in an input: from here on a kind adds nothing to one standard normal draw
+ENOUGH = {"again": 1 << 12, "wide": 1 << 16}
+"""Kind -> numbers in an input from which on it adds nothing to one standard normal draw."""
+
 SWITCHED = ("unit", "image")  # further ones where flags and masks choose between paths
 FURTHER = (*SWITCHED, "negative", "broken")  # and where something has not been seen yet
 
