@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from test_outputs import APART, JOINED, ONE_TENSOR, TWO_TENSORS, drawn, pictures
 
 import onnxprune
-from onnxprune.runtime import session
+from onnxprune.model.runtime import session
 
 CALIBRATION, UNSEEN = 64, 24  # pictures
 NETWORKS = {"one head": (ONE_TENSOR, TWO_TENSORS), "a head each": (JOINED, APART)}

@@ -27,9 +27,9 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxprune import io
 from onnxprune.errors import OnnxPruneError
-from onnxprune.output import save
+from onnxprune.model import read
+from onnxprune.model.write import save
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FULL = "full disk"
@@ -60,7 +60,7 @@ class Trial:
 
     source: Path
     out: Path
-    old: io.Model
+    old: read.Model
     new_sha256: str = ""
     old_sha256: str = ""
     seconds: float = 0.0  # of writing
@@ -77,13 +77,13 @@ class Trial:
     def leftover(self) -> list[str]:
         """Return files beside the model and its data."""
         found = {path.name for path in self.out.parent.iterdir()}
-        needed = {self.out.name, *(path.name for path in io.load(self.out).data)} if self.out.exists() else set()
+        needed = {self.out.name, *(path.name for path in read.load(self.out).data)} if self.out.exists() else set()
         return sorted(found - needed)
 
     def state(self) -> str:
         """Return which model is there: old, new or broken."""
         try:
-            found = io.load(self.out).sha256
+            found = read.load(self.out).sha256
         except OnnxPruneError as error:
             return f"broken: {error}"
         return {self.old_sha256: "old", self.new_sha256: "new"}.get(found, "broken: another")
@@ -116,7 +116,7 @@ def prepared(folder: Path, source: Path, megabytes: float) -> Trial:
     """Return a trial whose folder has an old model, its command measured."""
     old_path = source.with_name("old.onnx")
     save(network(megabytes * 0.8), old_path, external=True, force=True)
-    trial = Trial(source, folder / "small.onnx", io.load(old_path))
+    trial = Trial(source, folder / "small.onnx", read.load(old_path))
     trial.restore()
 
     def measure(process: subprocess.Popen[str]) -> None:
@@ -127,7 +127,7 @@ def prepared(folder: Path, source: Path, megabytes: float) -> Trial:
 
     if trial.run(measure):
         raise SystemExit("the run itself fails")
-    new = io.load(trial.out)
+    new = read.load(trial.out)
     trial.new_sha256 = new.sha256
     assert new.data, "the new model has no data file"
     trial.restore()

@@ -26,10 +26,10 @@ from oracles import random_plan
 from patterns import PATTERNS
 
 from onnxprune.coupling.groups import analyse
-from onnxprune.facts import gather_facts
-from onnxprune.graph import Graph
-from onnxprune.io import load
-from onnxprune.prepare import prepare
+from onnxprune.coupling.prepare import prepare
+from onnxprune.model.facts import gather_facts
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import load
 
 
 def main() -> None:

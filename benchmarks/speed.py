@@ -110,9 +110,9 @@ def chain(blocks: int) -> ModelProto:
 
 def analysis() -> None:
     import onnxprune
-    from onnxprune.check import check_cut
-    from onnxprune.silence import silenced
-    from onnxprune.surgery import cut
+    from onnxprune.coupling.cut import cut
+    from onnxprune.coupling.silence import silenced
+    from onnxprune.proof.check import check_cut
 
     onnxprune.analyze(chain(5))
     print("\nCPU seconds for residual blocks, half of every group cut")

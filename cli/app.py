@@ -21,7 +21,7 @@ from onnxprune.cli.paths import settled
 from onnxprune.cli.streams import guarded_streams
 from onnxprune.errors import OnnxPruneError
 from onnxprune.registry import near_names
-from onnxprune.visible import visible
+from onnxprune.report.visible import visible
 
 DEFAULT = "prune"
 ENVIRONMENT = "ONNXPRUNE"  # ONNXPRUNE_RATIO is the default of --ratio, for every command

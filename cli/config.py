@@ -87,7 +87,7 @@ def read(path: Path) -> list[Job]:
 
 def toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raises UsageError where that cannot be done."""
-    from onnxprune.io import read_text
+    from onnxprune.model.read import read_text
 
     try:
         return tomllib.loads(read_text(path, LARGEST, UsageError, "a configuration"))

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from onnxprune.cli.streams import write_document
-from onnxprune.visible import visible
+from onnxprune.report.visible import visible
 
 STAGES = {
     "load": "reading the model",
@@ -132,9 +132,9 @@ def _is_number(cell: str) -> bool:
 
 def write_documents(ctx: click.Context, report: dict[str, Any]) -> None:
     """Write the report where ``--json``, ``--markdown``, ``--junit`` and ``--html`` say."""
-    from onnxprune.documents import render
-    from onnxprune.output import write_text
-    from onnxprune.paths import check_document
+    from onnxprune.model.paths import check_document
+    from onnxprune.model.write import write_text
+    from onnxprune.report.documents import render
 
     for kind, path in documents(ctx).items():
         text = render(kind, report)

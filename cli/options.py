@@ -25,7 +25,7 @@ from onnxprune.cli.values import (
 )
 from onnxprune.errors import UsageError
 from onnxprune.registry import near_names
-from onnxprune.visible import visible
+from onnxprune.report.visible import visible
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -47,8 +47,8 @@ def _document(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     """Remember where a document goes; refuse, before any work, what could not be written, or would replace something else."""
     if value is None:
         return
-    from onnxprune.documents import require
-    from onnxprune.paths import check_document
+    from onnxprune.model.paths import check_document
+    from onnxprune.report.documents import require
 
     kind, chosen = str(param.name), ctx.meta.setdefault(REQUESTED, {})
     if value == "-" and "-" in chosen.values():

@@ -33,7 +33,7 @@ def settle(ctx: click.Context) -> None:
 
 
 def _settle(ctx: click.Context, requested: Mapping[str, str]) -> None:
-    from onnxprune.paths import refuse_overlap, uses  # after help, which needs none of it
+    from onnxprune.model.paths import refuse_overlap, uses  # after help, which needs none of it
 
     refuse_overlap(uses({"config": ctx.meta.get("config"), **_with_output(ctx.params), **requested}))
 
@@ -41,7 +41,7 @@ def _settle(ctx: click.Context, requested: Mapping[str, str]) -> None:
 def settle_jobs(ctx: click.Context, config: Path, jobs: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
     """Raise UsageError where a job writes what it reads, or one file is written by two jobs, or also by the command."""
     from onnxprune.errors import UsageError
-    from onnxprune.paths import Uses, refuse_overlap, uses
+    from onnxprune.model.paths import Uses, refuse_overlap, uses
 
     own = uses({**ctx.params, **ctx.meta.get(REQUESTED, {}), "config": config})
     read, written, folders = own.read, own.written, own.folders

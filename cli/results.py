@@ -42,8 +42,8 @@ def perform(
     **values: Any,
 ) -> dict[str, Any]:
     """Settle the output, call ``run``, write the plan, and return the report."""
-    from onnxprune.output import output_path, write_text
-    from onnxprune.paths import check_document
+    from onnxprune.model.paths import check_document
+    from onnxprune.model.write import output_path, write_text
 
     if out is not None and output is not None and out != output:
         raise UsageError(f"two outputs, {out} and {output}; give one")

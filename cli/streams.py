@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from onnxprune.errors import OutputError
-from onnxprune.visible import harmless_lines
+from onnxprune.report.visible import harmless_lines
 
 
 class Stream:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from onnxprune.cli.console import Terminal
-from onnxprune.remedies import WINDOW
-from onnxprune.report import (
+from onnxprune.report.entries import (
     DRIFT,
     amount,
     comparison,
@@ -19,6 +18,7 @@ from onnxprune.report import (
     some,
     verdict,
 )
+from onnxprune.report.remedies import WINDOW
 
 SHOWN = 12  # rows of a long table on a terminal without --all
 

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from onnxprune.api import prune as prune
     from onnxprune.api import save as save
     from onnxprune.api import validate as validate
+    from onnxprune.changes.plan import Plan as Plan
     from onnxprune.coupling.groups import Analysis as Analysis
-    from onnxprune.io import Model as Model
-    from onnxprune.plans import Plan as Plan
+    from onnxprune.model.read import Model as Model
     from onnxprune.runs.pipeline import Result as Result
     from onnxprune.settings import Settings as Settings
 
 _HOMES = {
     "Analysis": "onnxprune.coupling.groups",
-    "Model": "onnxprune.io",
-    "Plan": "onnxprune.plans",
+    "Model": "onnxprune.model.read",
+    "Plan": "onnxprune.changes.plan",
     "Result": "onnxprune.runs.pipeline",
     "Settings": "onnxprune.settings",
     "analyze": "onnxprune.api",

@@ -12,19 +12,19 @@ from typing import Any
 
 from onnx import ModelProto
 
-from onnxprune import io, plans, report
-from onnxprune.baseline import TOLERANCE, Baseline
+from onnxprune.changes.plan import Plan, from_json
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset, input_specs, open_dataset
 from onnxprune.data.images import ImageOptions
 from onnxprune.errors import DataError, UsageError
-from onnxprune.gates import GATES, require_data, require_measurable
-from onnxprune.io import Model
-from onnxprune.output import output_path
-from onnxprune.output import save as write_model
-from onnxprune.paths import refuse_data_files, settle
-from onnxprune.plans import Plan
-from onnxprune.report import Report, coverage, header
+from onnxprune.model import read
+from onnxprune.model.paths import refuse_data_files, settle
+from onnxprune.model.read import Model
+from onnxprune.model.write import output_path
+from onnxprune.model.write import save as write_model
+from onnxprune.report.baseline import TOLERANCE, Baseline
+from onnxprune.report.entries import Report, coverage, header, model_entry
+from onnxprune.report.gates import GATES, require_data, require_measurable
 from onnxprune.runs.branches import BranchRun, find_branches, prunable_shares
 from onnxprune.runs.directions import EigenRun, find_directions
 from onnxprune.runs.lossless import LosslessRun
@@ -43,7 +43,7 @@ BUDGETED = {"bytes": "size", "parameters": "params", "macs": "macs"}
 
 def load(source: Source) -> Model:
     """Read and check a model (a path or a ModelProto); raises ModelError."""
-    return source if isinstance(source, Model) else io.load(source)
+    return source if isinstance(source, Model) else read.load(source)
 
 
 def save(model: ModelProto | Model, path: str | os.PathLike[str], *, force: bool = False) -> str:
@@ -147,7 +147,7 @@ def apply(
     **settings: Any,
 ) -> Result:
     """Carry out a plan on the model it was made for (with ``force`` on any whose shapes agree); raises PlanError."""
-    recorded = plan if isinstance(plan, Plan) else plans.from_json(io.read_text(plan))
+    recorded = plan if isinstance(plan, Plan) else from_json(read.read_text(plan))
     base = analysis_settings(recorded.settings)
     chosen = make_settings({name: getattr(base, name) for name in ANALYSED} | settings)
     settle(
@@ -308,7 +308,7 @@ def sweep(
     for point in points:
         make_settings(ungated | dict(point.settings))  # refuse what makes no sense before the first run
     entries, warnings = run_points(points, shared, evaluate, place, progress or (lambda stage: None))
-    about = {"model": report.model_entry(loaded), "warnings": warnings}
+    about = {"model": model_entry(loaded), "warnings": warnings}
     return header("sweep", chosen.to_json()) | about | judged(entries, chosen.max_drop)
 
 
@@ -320,7 +320,7 @@ def operators() -> Report:
 def read_report(path: str | os.PathLike[str]) -> Report:
     """Read a report that ``--json`` wrote; raises DataError for anything else."""
     try:
-        found = json.loads(io.read_text(path, error=DataError, what="a report"))
+        found = json.loads(read.read_text(path, error=DataError, what="a report"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a JSON report: {error}") from None
     reports = (

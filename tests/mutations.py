@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from onnxprune.check import Prover
+from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.silence import silenced
 from onnxprune.errors import ModelError
-from onnxprune.graph import Graph
-from onnxprune.io import Model
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import Model
+from onnxprune.model.runtime import session
+from onnxprune.proof.check import Prover
 from onnxprune.proof.inputs import random_feeds
 from onnxprune.proof.positions import difference
 from onnxprune.proof.witnesses import of_cut
-from onnxprune.runtime import session
-from onnxprune.silence import silenced
-from onnxprune.surgery import cut
 
 ROUNDING = 1e-5  # of a position's own scale: what honest results may differ by
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)

@@ -10,12 +10,12 @@ import onnxruntime as ort
 from networks import feeds
 from onnx import ModelProto, numpy_helper
 
-from onnxprune.check import check_cut
+from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis, Group, analyse
-from onnxprune.facts import gather_facts
-from onnxprune.graph import Graph
-from onnxprune.io import check, load
-from onnxprune.surgery import cut
+from onnxprune.model.facts import gather_facts
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import check, load
+from onnxprune.proof.check import check_cut
 
 LEVELS = (
     ort.GraphOptimizationLevel.ORT_DISABLE_ALL,

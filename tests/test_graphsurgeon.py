@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 import onnxprune
-from onnxprune.runtime import session
+from onnxprune.model.runtime import session
 
 MODELS = Path(__file__).parents[1] / "models"
 

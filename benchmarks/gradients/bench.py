@@ -42,8 +42,8 @@ def parameters_of(model) -> dict[str, np.ndarray]:
 
 def own_step(path: Path, batch: int) -> Step:
     from onnxprune.grad import backward, losses
-    from onnxprune.io import load
-    from onnxprune.runtime import session
+    from onnxprune.model.read import load
+    from onnxprune.model.runtime import session
 
     model = load(path)
     parameters = parameters_of(model)
@@ -58,7 +58,7 @@ def torch_step(path: Path, batch: int) -> Step:
     import torch
     import torch_reference
 
-    from onnxprune.io import load
+    from onnxprune.model.read import load
 
     torch.set_num_threads(1)
     model = load(path)

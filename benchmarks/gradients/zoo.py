@@ -44,7 +44,7 @@ def torch_error(model, feeds, names, shapes) -> float | None:
     """
     from onnxprune.grad import backward, gradient_name, losses
     from onnxprune.grad.prepare import NARROW
-    from onnxprune.runtime import session
+    from onnxprune.model.runtime import session
 
     try:
         import torch
@@ -72,11 +72,11 @@ def torch_error(model, feeds, names, shapes) -> float | None:
 
 def row(path: Path, differences: bool) -> dict:
     from onnxprune.errors import OnnxPruneError
-    from onnxprune.facts import gather_facts
     from onnxprune.grad import backward, check_grads
     from onnxprune.grad.check import default_targets
-    from onnxprune.graph import Graph
-    from onnxprune.io import load
+    from onnxprune.model.facts import gather_facts
+    from onnxprune.model.graph import Graph
+    from onnxprune.model.read import load
 
     result: dict = {"model": path.stem}
     try:

@@ -21,10 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import onnxprune  # noqa: E402
+from onnxprune.changes.plan import kept_units  # noqa: E402
 from onnxprune.data import ImageOptions, input_specs, open_dataset  # noqa: E402
-from onnxprune.plans import kept_units  # noqa: E402
+from onnxprune.model.runtime import session  # noqa: E402
 from onnxprune.recover import Recipe, parse_length, recover  # noqa: E402
-from onnxprune.runtime import session  # noqa: E402
 
 IMAGES = ImageOptions(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 

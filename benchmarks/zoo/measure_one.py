@@ -9,7 +9,7 @@ from typing import Any
 
 import onnxprune
 from onnxprune import Analysis
-from onnxprune.graph import Node
+from onnxprune.model.graph import Node
 
 BOUNDARY = ("input", "output")
 RECURRENT = {"LSTM", "GRU", "RNN"}

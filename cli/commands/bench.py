@@ -41,8 +41,8 @@ def command(
     """
     from onnxprune.api import bench
     from onnxprune.cli.console import Terminal, write_documents
-    from onnxprune.documents.tables import memory_rows
-    from onnxprune.report import gate_rows
+    from onnxprune.report.documents.tables import memory_rows
+    from onnxprune.report.entries import gate_rows
 
     terminal = Terminal(ctx)
     with terminal.progress() as progress:

@@ -23,7 +23,7 @@ def command(ctx: click.Context, model: Sequence[str], **values: Any) -> None:
     """Check every MODEL against the budgets; nothing is pruned, nothing but the model is needed."""
     from onnxprune.cli.console import Terminal, write_documents
     from onnxprune.cli.tables import show_jobs
-    from onnxprune.report import header
+    from onnxprune.report.entries import header
 
     terminal = Terminal(ctx)
     with terminal.progress() as progress:

@@ -23,8 +23,8 @@ def command(ctx: click.Context, reports: Sequence[str]) -> None:
     from onnxprune.api import read_report
     from onnxprune.cli.console import Terminal, documents, write_documents
     from onnxprune.cli.tables import show_jobs
-    from onnxprune.documents.tables import parts
-    from onnxprune.report import header
+    from onnxprune.report.documents.tables import parts
+    from onnxprune.report.entries import header
 
     stems = [Path(path).stem for path in reports]
     found = {}
@@ -38,8 +38,8 @@ def command(ctx: click.Context, reports: Sequence[str]) -> None:
 
 def _showable(report: Mapping[str, Any], path: str, kinds: set[str]) -> Mapping[str, Any]:
     """Return a report out of a file; raises DataError where it lacks what every report of its kind has."""
-    from onnxprune.documents import render
     from onnxprune.errors import DataError
+    from onnxprune.report.documents import render
 
     try:
         for kind in kinds:

@@ -31,7 +31,7 @@ def command(
     from onnxprune.cli.tables import show_jobs
     from onnxprune.errors import UsageError
     from onnxprune.registry import near_names
-    from onnxprune.report import header
+    from onnxprune.report.entries import header
 
     place = Path(config) if config else find(Path.cwd())
     jobs = {job.name: job for job in read(place)}

@@ -23,7 +23,7 @@ def command(ctx: click.Context, model: str, calib: str, **values: Any) -> None:
     from onnxprune.api import sensitivity
     from onnxprune.cli.console import Terminal, write_documents
     from onnxprune.cli.tables import show_curves
-    from onnxprune.documents.tables import exclude_lines
+    from onnxprune.report.documents.tables import exclude_lines
 
     images = take_images(values)
     terminal = Terminal(ctx)

@@ -38,7 +38,7 @@ def command(ctx: click.Context, calib: str | None, **values: Any) -> None:
     """
     from onnxprune.api import sweep
     from onnxprune.cli.console import Terminal, write_documents
-    from onnxprune.documents.tables import POINT, points
+    from onnxprune.report.documents.tables import POINT, points
 
     images = take_images(values)
     terminal = Terminal(ctx)

@@ -14,8 +14,8 @@ import numpy as np
 
 from onnxprune.coupling.groups import Analysis, Group
 from onnxprune.errors import TargetError, UsageError
-from onnxprune.facts import free_dimensions
-from onnxprune.graph import Node
+from onnxprune.model.facts import free_dimensions
+from onnxprune.model.graph import Node
 
 SLACK = 1e-9  # of a width: decimal ratios such as 0.3 are not exact in binary
 

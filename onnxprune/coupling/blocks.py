@@ -12,8 +12,8 @@ from heapq import heappop, heappush
 
 from onnxprune.coupling.groups import WEIGHT_DTYPES, Analysis
 from onnxprune.coupling.links import RULES
-from onnxprune.facts import Facts
-from onnxprune.graph import Graph, Node
+from onnxprune.model.facts import Facts
+from onnxprune.model.graph import Graph, Node
 
 SUMS = frozenset({"Add", "Sum"})
 

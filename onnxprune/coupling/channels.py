@@ -13,10 +13,10 @@ import numpy as np
 
 from onnxprune.coupling.links import Choice, Links
 from onnxprune.coupling.spec import RULES, Spec
-from onnxprune.facts import Facts
-from onnxprune.graph import Node
-from onnxprune.io import FLOATS
 from onnxprune.measure.outputs import VALUES, Layout, Outputs
+from onnxprune.model.facts import Facts
+from onnxprune.model.graph import Node
+from onnxprune.model.read import FLOATS
 
 SELECTS = frozenset({"NonMaxSuppression", "NonZero", "Unique", "Compress", "TopK"})
 """Operators whose results have as many entries as the data say, or are in an order that the data say."""

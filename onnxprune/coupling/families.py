@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from onnxprune.coupling.spec import Operand, Spec, Term, View, axes_of
-from onnxprune.facts import Shape
+from onnxprune.model.facts import Shape
 
 
 def aligned(shape: Shape, target: Sequence[Term], target_shape: Shape) -> Operand:

@@ -11,8 +11,8 @@ import numpy as np
 
 from onnxprune.coupling.carriers import Solution, settle
 from onnxprune.coupling.links import FREE, Barrier, build_links
-from onnxprune.facts import Facts
-from onnxprune.graph import Node
+from onnxprune.model.facts import Facts
+from onnxprune.model.graph import Node
 
 WEIGHT_DTYPES = frozenset({1, 2, 3, 4, 5, 10, 11, 16, 17, 18, 19, 20, 21, 22, 23})  # floats and quantised integers
 ONLY_UNIT = "the only unit of its group: one always stays"

@@ -12,8 +12,8 @@ from scipy.sparse.csgraph import connected_components
 
 from onnxprune.coupling import rules as _rules  # noqa: F401  (fills the table)
 from onnxprune.coupling.spec import LOSSY, RULES, Operand, Spec, View, frozen
-from onnxprune.facts import Facts
-from onnxprune.graph import Node
+from onnxprune.model.facts import Facts
+from onnxprune.model.graph import Node
 
 FREE = -1
 Adapt = Callable[[Node, Spec], Spec]

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onnxprune.facts import UNKNOWN, Fact, Facts, Shape
-from onnxprune.graph import Node
+from onnxprune.model.facts import UNKNOWN, Fact, Facts, Shape
+from onnxprune.model.graph import Node
 from onnxprune.registry import Registry
 
 

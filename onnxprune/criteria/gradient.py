@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.coupling.groups import Group
 from onnxprune.criteria.consumers import unseen
 from onnxprune.criteria.spec import Context, criterion
-from onnxprune.sensitivity.statistics import Gates, Products
+from onnxprune.evidence.gradients.statistics import Gates, Products
 
 
 def _gates(group: Group, context: Context) -> Gates | None:

@@ -14,7 +14,7 @@ from onnxprune.criteria.consumers import Consumer, consumers, problems_of, unsee
 from onnxprune.criteria.curvature import Problem, joint_order
 from onnxprune.criteria.reconstruction import contributions
 from onnxprune.criteria.spec import Context, criterion
-from onnxprune.sensitivity.statistics import Curvature
+from onnxprune.evidence.gradients.statistics import Curvature
 
 NEEDS = ("gram", "fisher-outputs")
 

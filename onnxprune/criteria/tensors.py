@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxprune.coupling.groups import Analysis, Group
-from onnxprune.facts import Facts
+from onnxprune.model.facts import Facts
 
 BLOCK = 1 << 20  # elements held as float64 at a time, as long as one slice of the longest axis is not larger
 

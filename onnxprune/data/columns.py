@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from numpy.lib import format as npy
 
 from onnxprune.errors import DataError
-from onnxprune.files import require_regular
+from onnxprune.model.files import require_regular
 
 Index = np.ndarray
 """int64[rows], ascending: which rows to read."""

@@ -20,7 +20,7 @@ from onnxprune.data.inputs import LABEL_KEYS, Schema
 from onnxprune.data.scripts import load_module
 from onnxprune.data.sources import Chain, Converted, Labelled, Pictures, Source, Stream, Table, as_array, guarded, hold
 from onnxprune.errors import DataError
-from onnxprune.files import kind_of, require_regular, status
+from onnxprune.model.files import kind_of, require_regular, status
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, ValueInfoProto, numpy_helper
 
-from onnxprune.facts import Facts
-from onnxprune.io import Model
-from onnxprune.runtime import session
+from onnxprune.model.facts import Facts
+from onnxprune.model.read import Model
+from onnxprune.model.runtime import session
 
 
 def constant_value(facts: Facts, name: str) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onnxprune.graph import Node
+from onnxprune.model.graph import Node
 
 
 class Window(NamedTuple):

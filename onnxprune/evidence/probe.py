@@ -12,9 +12,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxprune.errors import UsageError
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.stats import Moments
-from onnxprune.facts import Facts
-from onnxprune.graph import Names
-from onnxprune.io import FLOATS, skeleton_without_data
+from onnxprune.model.facts import Facts
+from onnxprune.model.graph import Names
+from onnxprune.model.read import FLOATS, skeleton_without_data
 
 REDUCE_AXES_AS_INPUT = {"ReduceMean": 18, "ReduceSum": 13}
 

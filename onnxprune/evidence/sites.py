@@ -12,7 +12,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.spec import Operand, Spec
 from onnxprune.evidence.needs import Need, Window, convolution_window
 from onnxprune.evidence.probe import observable
-from onnxprune.graph import Node
+from onnxprune.model.graph import Node
 
 UNFOLD_LIMIT = 1152  # inputs per group of a convolution: beyond, its taps share one second moment per channel pair
 GRAM_LIMIT = 4096  # inputs per group: beyond, only per-channel moments are kept

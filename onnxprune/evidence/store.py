@@ -16,7 +16,7 @@ import numpy as np
 from onnxprune.errors import DataError
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.stats import STATISTICS, Statistic
-from onnxprune.files import atomic_file, sweep
+from onnxprune.model.files import atomic_file, sweep
 
 FORMAT = 1
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)

@@ -16,9 +16,9 @@ from onnxprune.evidence.rows import FORMS, Sampler, usable
 from onnxprune.evidence.stats import STATISTICS, Statistic
 from onnxprune.evidence.store import Cache, Evidence
 from onnxprune.evidence.unusable import refusal
-from onnxprune.facts import Facts
-from onnxprune.io import Model, identity
-from onnxprune.runtime import Session, runtime_version, session
+from onnxprune.model.facts import Facts
+from onnxprune.model.read import Model, identity
+from onnxprune.model.runtime import Session, runtime_version, session
 
 BUDGET = 128 << 20  # bytes of observed values held at a time
 SYNTHETIC = "the calibration inputs are random: what was gathered says little about real data; give --calib"

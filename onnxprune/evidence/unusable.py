@@ -11,9 +11,9 @@ from onnxprune.errors import DataError, ModelError
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.probe import observable
 from onnxprune.evidence.rows import by_sample, usable
-from onnxprune.facts import Facts
-from onnxprune.io import FLOATS, Model, skeleton_without_data
-from onnxprune.runtime import session
+from onnxprune.model.facts import Facts
+from onnxprune.model.read import FLOATS, Model, skeleton_without_data
+from onnxprune.model.runtime import session
 
 LISTED = 8  # rows that a message names
 

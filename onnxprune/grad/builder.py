@@ -11,15 +11,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.facts import gather_facts
 from onnxprune.grad import rules as _rules  # noqa: F401  (fills the table)
 from onnxprune.grad.emitter import FLOATING, STOP, Emitter, Unsupported, Value
 from onnxprune.grad.expand import expand
 from onnxprune.grad.losses import Loss, total
 from onnxprune.grad.prepare import NARROW, prepare
 from onnxprune.grad.view import VJPS, Gradients, View
-from onnxprune.graph import Graph, Names, Node
-from onnxprune.io import Model, load
+from onnxprune.model.facts import gather_facts
+from onnxprune.model.graph import Graph, Names, Node
+from onnxprune.model.read import Model, load
 from onnxprune.registry import near_names
 
 FLOATS = FLOATING | NARROW

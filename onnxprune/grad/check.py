@@ -10,13 +10,13 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.facts import gather_facts
 from onnxprune.grad.builder import FLOATS, build, gradient_name, loss_name
 from onnxprune.grad.emitter import FLOATING
 from onnxprune.grad.losses import Loss, total
-from onnxprune.graph import Graph
-from onnxprune.io import Model, load
-from onnxprune.runtime import Session, session
+from onnxprune.model.facts import gather_facts
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import Model, load
+from onnxprune.model.runtime import Session, session
 
 Arrays = Mapping[str, np.ndarray]
 

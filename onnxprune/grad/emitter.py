@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxprune.facts import UNKNOWN, Fact, Facts, Shape, infer
-from onnxprune.graph import Node
+from onnxprune.model.facts import UNKNOWN, Fact, Facts, Shape, infer
+from onnxprune.model.graph import Node
 
 FLOATING = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
 """Element types that gradients flow through (16-bit floats are widened before)."""

@@ -14,12 +14,12 @@ import onnx.inliner
 from onnx import ModelProto, NodeProto, helper
 
 from onnxprune.errors import ModelError
-from onnxprune.facts import gather_facts
 from onnxprune.grad.emitter import Emitter, Unsupported, Value
 from onnxprune.grad.recurrent import UNROLLED
 from onnxprune.grad.view import View
-from onnxprune.graph import Graph, Node
-from onnxprune.io import Model, skeleton
+from onnxprune.model.facts import gather_facts
+from onnxprune.model.graph import Graph, Node
+from onnxprune.model.read import Model, skeleton
 
 
 def expand(

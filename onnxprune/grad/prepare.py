@@ -11,8 +11,8 @@ import onnx.version_converter
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.graph import DEFAULT_DOMAINS, Names
-from onnxprune.io import Model, skeleton
+from onnxprune.model.graph import DEFAULT_DOMAINS, Names
+from onnxprune.model.read import Model, skeleton
 
 FLOOR = 18
 """Models of an older opset are converted to this one: reductions take their axes as inputs, ScatterElements can add."""

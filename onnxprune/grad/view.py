@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from onnx import TensorProto
 
-from onnxprune.facts import Fact
 from onnxprune.grad.emitter import Emitter, Unsupported, Value
-from onnxprune.graph import Node
+from onnxprune.model.facts import Fact
+from onnxprune.model.graph import Node
 from onnxprune.registry import Registry
 
 Gradients = Sequence[Value | None]

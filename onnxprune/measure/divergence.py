@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from onnxprune.data.repeated import Remembered
-from onnxprune.io import Model
 from onnxprune.measure.kinds import described
 from onnxprune.measure.layers import revealing
 from onnxprune.measure.outputs import Errors, Outputs
-from onnxprune.runtime import Session
+from onnxprune.model.read import Model
+from onnxprune.model.runtime import Session
 
 OUTPUTS_IN_MEMORY = 1 << 27  # bytes
 

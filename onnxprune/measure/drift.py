@@ -19,7 +19,7 @@ from onnxprune.measure.outputs import CLASSES, VARYING, Output, Outputs
 
 
 class Runnable(Protocol):
-    """What is compared: onnxprune.runtime.Session, or anything that runs feeds."""
+    """What is compared: onnxprune.model.runtime.Session, or anything that runs feeds."""
 
     outputs: tuple[str, ...]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.graph import Graph
-from onnxprune.io import Model
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import Model
 
 READERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 

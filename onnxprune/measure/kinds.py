@@ -10,7 +10,6 @@ import numpy as np
 
 from onnxprune.data import Dataset
 from onnxprune.errors import ModelError
-from onnxprune.io import Model
 from onnxprune.measure.layers import revealing
 from onnxprune.measure.outputs import (
     AT_ONCE,
@@ -26,6 +25,7 @@ from onnxprune.measure.outputs import (
     spans,
 )
 from onnxprune.measure.seen import Seen
+from onnxprune.model.read import Model
 
 SAMPLES = 256  # rows at most whose outputs tell ranges and variances
 BATCH = 32

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.runtime import ModelLike, session
+from onnxprune.model.runtime import ModelLike, session
 
 MIN_WARMUP_RUNS = 10
 MIN_WARMUP_SECONDS = 0.5

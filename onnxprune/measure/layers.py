@@ -11,8 +11,8 @@ import numpy as np
 from onnx import ModelProto, ValueInfoProto
 
 from onnxprune.data import Dataset
-from onnxprune.io import Model
-from onnxprune.runtime import Session, session
+from onnxprune.model.read import Model
+from onnxprune.model.runtime import Session, session
 
 TOGETHER = 16  # tensors handed out by one run, and
 ROWS = 8  # rows that go through at once: both bound the memory

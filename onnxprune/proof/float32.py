@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, numpy_helper
 
-from onnxprune.io import Home, all_tensors, tensor_array
+from onnxprune.model.read import Home, all_tensors, tensor_array
 
 TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "stash_type")
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from onnx import TensorProto, helper
 
-from onnxprune.facts import Facts, Shape, Sizes
+from onnxprune.model.facts import Facts, Shape, Sizes
 
 Feeds = dict[str, np.ndarray]
 Draw = Callable[[np.random.Generator, Shape], np.ndarray]

@@ -13,8 +13,9 @@ import onnx
 from onnx import ModelProto
 
 from onnxprune.errors import ModelError
-from onnxprune.facts import Facts
-from onnxprune.io import Model, skeleton_without_data
+from onnxprune.model.facts import Facts
+from onnxprune.model.read import Model, skeleton_without_data
+from onnxprune.model.runtime import Session, release_memory, session
 from onnxprune.proof.float32 import has_bfloat16, in_float32
 from onnxprune.proof.inputs import Feeds, has_switches, other_sizes, random_feeds, severed_values
 from onnxprune.proof.positions import Difference, difference, step_difference
@@ -22,7 +23,6 @@ from onnxprune.proof.rounding import shaken, shaken_weights, with_inputs, withou
 from onnxprune.proof.stand_ins import compressed, stand_ins
 from onnxprune.proof.verdict import Observations, SurgeryCheck
 from onnxprune.proof.witnesses import LIVE_BYTES, Witnesses, drawable, steps
-from onnxprune.runtime import Session, release_memory, session
 
 SHAKES = 3  # runs of the reference that tell what rounding does
 ALWAYS = ("rows", "normal", "again", "wide", "sizes")  # kinds of inputs for every proof

@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from onnx import ModelProto, helper
 
-from onnxprune.facts import Facts
-from onnxprune.io import NATIVE_FLOATS, skeleton_without_data
+from onnxprune.model.facts import Facts
+from onnxprune.model.read import NATIVE_FLOATS, skeleton_without_data
 
 AMPLITUDE = {np.dtype(np.float16): 2.0**-10, np.dtype(np.float32): 2.0**-20, np.dtype(np.float64): 2.0**-49}
 SIZES = (1 << 16, 1 << 24)  # elements: larger tensors stay as they are, unless no smaller one can be moved

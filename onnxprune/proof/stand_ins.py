@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, helper, numpy_helper
 
-from onnxprune.facts import RANDOM_OPS, UNKNOWN, Facts
-from onnxprune.graph import Graph, Node
+from onnxprune.model.facts import RANDOM_OPS, UNKNOWN, Facts
+from onnxprune.model.graph import Graph, Node
 
 KNOWN_DOMAINS = {"", "com.microsoft", "ai.onnx.ml", "com.ms.internal.nhwc", "com.microsoft.nchwc"}
 Masks = Callable[[str], Mapping[int, np.ndarray]]  # a value's name -> axis -> bool[size]: the positions that stay

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from onnxprune.facts import Facts
-from onnxprune.graph import Node
+from onnxprune.model.facts import Facts
+from onnxprune.model.graph import Node
 from onnxprune.proof.positions import Difference, difference
 from onnxprune.proof.stand_ins import StandIns
 from onnxprune.proof.witnesses import WAYS, Reach, Witnesses, drawable, reaches

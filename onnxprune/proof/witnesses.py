@@ -16,8 +16,8 @@ from onnx import ModelProto, TensorProto
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.spec import Spec
-from onnxprune.facts import UNKNOWN, Facts
-from onnxprune.graph import Graph, Node
+from onnxprune.model.facts import UNKNOWN, Facts
+from onnxprune.model.graph import Graph, Node
 from onnxprune.proof.stand_ins import Masks, everything
 
 DECIDING = {"If": 1, "Loop": 2}  # first inputs of control flow that say what of it is run

@@ -19,17 +19,17 @@ from onnxprune.coupling.blocks import Flow
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches
 from onnxprune.errors import ModelError
-from onnxprune.facts import Facts, gather_facts
-from onnxprune.graph import Graph
-from onnxprune.io import FLOATS, Model
 from onnxprune.measure.kinds import as_wholes
+from onnxprune.model.facts import Facts, gather_facts
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import FLOATS, Model
+from onnxprune.model.runtime import session
 from onnxprune.recover.lessons import Arrays, Part, WholeModel
 from onnxprune.recover.objective import Objective, objective
 from onnxprune.recover.parameters import stored_weights, trainable, with_parameters, write_parameters
 from onnxprune.recover.recipe import Recipe
 from onnxprune.recover.train import Progress, Training
 from onnxprune.repair.lockstep import Lockstep
-from onnxprune.runtime import session
 
 Positions = Callable[[str], Mapping[int, np.ndarray]]
 """Value of the original -> axis -> positions that are left of it; an axis that is whole is not named."""

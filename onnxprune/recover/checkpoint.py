@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import InputError, UsageError
-from onnxprune.output import atomic_file
+from onnxprune.model.write import atomic_file
 
 FACTS = "facts"
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Remembered
-from onnxprune.facts import gather_facts
-from onnxprune.graph import Graph
-from onnxprune.io import Model
 from onnxprune.measure.divergence import opened
 from onnxprune.measure.outputs import Outputs
+from onnxprune.model.facts import gather_facts
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import Model
 from onnxprune.recover.augment import augmenter
 from onnxprune.recover.batches import MEMORY, Shuffled
 from onnxprune.recover.objective import LABELS, Objective, objective

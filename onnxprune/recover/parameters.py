@@ -8,8 +8,8 @@ import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.graph import Graph, Node
-from onnxprune.io import FLOATS, Model
+from onnxprune.model.graph import Graph, Node
+from onnxprune.model.read import FLOATS, Model
 
 CARRIERS = ("Identity", "Transpose", "Reshape", "Cast", "Unsqueeze", "Squeeze", "Flatten")
 """A stored tensor that only passes through these is still that tensor."""

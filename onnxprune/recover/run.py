@@ -13,8 +13,8 @@ from onnx import ModelProto
 
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import held_out
-from onnxprune.io import Model
 from onnxprune.measure.outputs import Outputs
+from onnxprune.model.read import Model
 from onnxprune.recover import checkpoint as file
 from onnxprune.recover.blocks import BlockTraining, Positions
 from onnxprune.recover.lessons import Arrays, WholeModel

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
-from onnxprune.io import Model
+from onnxprune.model.read import Model
 from onnxprune.repair.lockstep import Lockstep
 
 

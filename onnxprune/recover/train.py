@@ -10,12 +10,12 @@ from itertools import islice
 import numpy as np
 
 from onnxprune.grad import backward, gradient_name
-from onnxprune.io import Model
+from onnxprune.model.read import Model
+from onnxprune.model.runtime import session
 from onnxprune.recover.lessons import Arrays, Lessons, Part
 from onnxprune.recover.optimisers import OPTIMISERS, clipped
 from onnxprune.recover.parameters import with_parameters
 from onnxprune.recover.recipe import Recipe
-from onnxprune.runtime import session
 
 EVALUATIONS = 20  # times that held-out data is looked at, spread evenly
 DIVERGED = 2.0  # times the best held-out loss: from here on the training goes back to the best

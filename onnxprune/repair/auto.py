@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from onnx import ModelProto
 
 from onnxprune.coupling.channels import row_importance
+from onnxprune.coupling.cut import Kept
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out
-from onnxprune.io import Model
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
+from onnxprune.model.read import Model
 from onnxprune.repair.moments import SOLVERS, Subspace
 from onnxprune.repair.sequential import TURNS, Progress, Sequential
-from onnxprune.surgery import Kept
 
 HELD_OUT = 0.25  # of the calibration data, to choose a method by
 MOST, FEW = 512, 128  # samples that judge a method, and that fit one whose solver needs moments of channels alone

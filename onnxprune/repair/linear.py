@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxprune.evidence.needs import Need, Window, convolution_window
 from onnxprune.evidence.rows import Sampler, sampled_rows
-from onnxprune.graph import Node
+from onnxprune.model.graph import Node
 from onnxprune.repair.targets import Stored, batch_norm
 
 MAX_INPUTS = 6144  # wider nodes keep their weights: their second moments alone would take 300 MB

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
-from onnxprune.io import Model
-from onnxprune.runtime import session
+from onnxprune.model.read import Model
+from onnxprune.model.runtime import session
 
 MEMORY_LIMIT = 1 << 28  # bytes of kept values per model before they go to a file
 

@@ -15,6 +15,7 @@ from itertools import islice
 import numpy as np
 from onnx import AttributeProto, ModelProto, numpy_helper
 
+from onnxprune.coupling.cut import Kept
 from onnxprune.coupling.groups import Analysis
 from onnxprune.criteria.curvature import Order, Problem, joint_order
 from onnxprune.data import Feed
@@ -23,13 +24,12 @@ from onnxprune.errors import DataError
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.rows import LARGEST, Sampler, usable
 from onnxprune.evidence.unusable import refusal
-from onnxprune.graph import Graph, Node
-from onnxprune.io import NATIVE_FLOATS, Model, tensor_array
+from onnxprune.model.graph import Graph, Node
+from onnxprune.model.read import NATIVE_FLOATS, Model, tensor_array
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.moments import SOLVERS, Moments, Solver, Subspace, squared_error
 from onnxprune.repair.targets import DEAD_SCALE, Stored, Target, on_own_scales, own_output, target_of
-from onnxprune.surgery import Kept
 
 DAMPING = (1e-3, 1e-2, 1e-1, 1.0)  # of the mean diagonal; chosen per node on held-out rows
 POSITIONS = 64  # sampled output positions per sample

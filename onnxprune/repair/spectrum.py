@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
+from onnxprune.coupling.cut import Kept
 from onnxprune.coupling.groups import Analysis
-from onnxprune.graph import Graph
-from onnxprune.io import NATIVE_FLOATS, Model
 from onnxprune.measure.isometry import as_matrix, weights_of
-from onnxprune.surgery import Kept
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import NATIVE_FLOATS, Model
 
 NONE = 1e-7  # of the largest singular value: a direction that the weight does not have
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.coupling.groups import Analysis
-from onnxprune.graph import Graph, Node
+from onnxprune.model.graph import Graph, Node
 
 QUIET = 3e-3  # of the largest deviation: an output that moves less counts as if it moved so much
 DEAD_SCALE = 1e-6  # a channel scaled by less is silent: nothing can be learned about it

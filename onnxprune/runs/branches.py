@@ -9,14 +9,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.account import batch_size
 from onnxprune.allocate import matcher
-from onnxprune.check import SurgeryCheck
-from onnxprune.coupling.blocks import Block, Flow, find_blocks
-from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.links import Barrier
-from onnxprune.data import Dataset
-from onnxprune.depth import (
+from onnxprune.allocate.account import batch_size
+from onnxprune.changes.branches import (
     BlockCosts,
     Effects,
     Silencing,
@@ -26,10 +21,15 @@ from onnxprune.depth import (
     weight_gains,
     without_blocks,
 )
+from onnxprune.changes.plan import Plan, check_digest
+from onnxprune.coupling.blocks import Block, Flow, find_blocks
+from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.links import Barrier
+from onnxprune.data import Dataset
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.measure.outputs import Outputs
-from onnxprune.plans import Plan, check_digest
-from onnxprune.report import Report
+from onnxprune.proof.check import SurgeryCheck
+from onnxprune.report.entries import Report
 from onnxprune.runs.pipeline import Result, Run
 from onnxprune.runs.proving import Refuted, first_rows, proven
 from onnxprune.runs.stages import per_run, sign

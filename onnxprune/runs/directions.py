@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.account import batch_size
 from onnxprune.allocate import Costs, matcher
-from onnxprune.check import SurgeryCheck
-from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.links import Barrier
-from onnxprune.eigen import (
+from onnxprune.allocate.account import batch_size
+from onnxprune.changes.plan import Plan, check_digest
+from onnxprune.changes.ranks import (
     Basis,
     Cut,
     Layer,
@@ -28,13 +26,15 @@ from onnxprune.eigen import (
     totals,
     with_factors,
 )
+from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.links import Barrier
 from onnxprune.errors import DataError, PlanError, UsageError
 from onnxprune.evidence import Cache
 from onnxprune.evidence import Options as Streaming
-from onnxprune.graph import Node
 from onnxprune.measure.outputs import Outputs
-from onnxprune.plans import Plan, check_digest
-from onnxprune.report import Report
+from onnxprune.model.graph import Node
+from onnxprune.proof.check import SurgeryCheck
+from onnxprune.report.entries import Report
 from onnxprune.runs.pipeline import Data, Result, Run
 from onnxprune.runs.proving import Refuted, first_rows, proven
 from onnxprune.runs.stages import per_run, sign

@@ -14,17 +14,17 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.allocate import legal_widths
-from onnxprune.check import Prover
+from onnxprune.changes.lossless import REASONS, Redundant, folded, redundant_units
+from onnxprune.changes.plan import Plan
+from onnxprune.coupling.cut import Kept
 from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.errors import PlanError, SurgeryError
-from onnxprune.facts import gather_facts
-from onnxprune.graph import Graph
-from onnxprune.io import Model, skeleton_without_data
-from onnxprune.plans import Plan
-from onnxprune.redundancy import REASONS, Redundant, folded, redundant_units
+from onnxprune.model.facts import gather_facts
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import Model, skeleton_without_data
+from onnxprune.proof.check import Prover
 from onnxprune.runs.pipeline import Result, Run
 from onnxprune.settings import Settings
-from onnxprune.surgery import Kept
 
 
 @dataclass(frozen=True)

@@ -11,26 +11,28 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune import report
-from onnxprune.account import batch_size
 from onnxprune.allocate import Costs, legal_widths
-from onnxprune.baseline import Baseline
-from onnxprune.check import Prover, SurgeryCheck, check_cut
+from onnxprune.allocate.account import batch_size
+from onnxprune.allocate.timing import with_times
+from onnxprune.changes.plan import Plan, kept_units, make_plan
+from onnxprune.coupling.cut import Kept, cut
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.prepare import restore
 from onnxprune.criteria import score
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, Inconclusive, ModelError, TargetError, UsageError
-from onnxprune.gates import doubts, judge, measure_drift, measure_latency, require_classes
-from onnxprune.io import Model
 from onnxprune.measure.isometry import isometry
 from onnxprune.measure.outputs import Outputs
-from onnxprune.memory import peak_rss_bytes
-from onnxprune.output import save, stored_bytes
-from onnxprune.plans import Plan, kept_units, make_plan
-from onnxprune.prepare import restore
+from onnxprune.model.memory import peak_rss_bytes
+from onnxprune.model.read import Model
+from onnxprune.model.write import save, stored_bytes
+from onnxprune.proof.check import Prover, SurgeryCheck, check_cut
 from onnxprune.recover import Positions, recover, split_judge
 from onnxprune.repair import MOST_ROWS, Repaired, Subspace, isometric, repair
-from onnxprune.report import Report
+from onnxprune.report import entries
+from onnxprune.report.baseline import Baseline
+from onnxprune.report.entries import Report
+from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_classes
 from onnxprune.runs.aims import ratio_met, require_met
 from onnxprune.runs.proving import Refuted, first_rows, proven
 from onnxprune.runs.stages import (
@@ -45,8 +47,6 @@ from onnxprune.runs.stages import (
 )
 from onnxprune.search import Found, Reconstruction, search_units
 from onnxprune.settings import AUTO, Settings
-from onnxprune.surgery import Kept, cut
-from onnxprune.timing import with_times
 
 LATENCY_TURNS = 5  # corrections of a latency budget
 LATENCY_SLACK = 0.93  # a result this much faster than asked is good enough
@@ -390,8 +390,8 @@ class Run:
             gone = 1 - float(widths[movable].sum()) / max(float(analysis.widths[movable].sum()), 1.0)
             self._say(ratio_met(self.settings.aim, gone, self.settings.options.round_to))
         return self.summary(before, after, costs.prunable(), small, check, settings) | {
-            "groups": report.group_entries(analysis, kept, reasons),
-            "frozen": report.frozen_entries(analysis),
+            "groups": entries.group_entries(analysis, kept, reasons),
+            "frozen": entries.frozen_entries(analysis),
         }
 
     @property
@@ -419,15 +419,15 @@ class Run:
         if self._aims and self.settings.aim.kind in ("macs", "params", "size"):
             self._say(require_met(self.settings.aim, before, after, self.settings.options.round_to))
         self._say("" if check.exact else f"the cut is not proven: {check.unproven}")
-        return report.header(self.command, settings) | {
-            "model": report.model_entry(self.model),
+        return entries.header(self.command, settings) | {
+            "model": entries.model_entry(self.model),
             "output": None,
             "before": before,
             "after": after,
             "prunable": prunable,
             "groups": [],
             "frozen": [],
-            "surgery": report.surgery_entry(check),
+            "surgery": entries.surgery_entry(check),
         }
 
     def _measurements(self, analysis: Analysis, small: ModelProto) -> Report:

@@ -8,9 +8,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.check import SurgeryCheck, bisect
 from onnxprune.coupling.links import Barrier
 from onnxprune.errors import ModelError, SurgeryError, TargetError, UnprovenError
+from onnxprune.proof.check import SurgeryCheck, bisect
 from onnxprune.runs.stages import Stages
 from onnxprune.settings import Settings
 

@@ -7,41 +7,41 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune import report
 from onnxprune.allocate import Costs, literal
 from onnxprune.coupling.channels import layouts
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.links import build_links
 from onnxprune.criteria import score
-from onnxprune.curves import HELD_OUT, JUDGE, curves, most_sensitive
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import can_hold_out
 from onnxprune.errors import Inconclusive
-from onnxprune.facts import free_dimensions, gather_facts
-from onnxprune.gates import doubts, judge, measure_drift, measure_latency, require_classes, single_feeds
-from onnxprune.graph import Graph
-from onnxprune.io import Model
 from onnxprune.measure.kinds import observed
 from onnxprune.measure.latency import measure, measure_pair
 from onnxprune.measure.layers import compare_layers
 from onnxprune.measure.outputs import Outputs
 from onnxprune.measure.weights import weighed
-from onnxprune.memory import peak_activation_bytes, peak_rss, peak_rss_bytes, weight_bytes
-from onnxprune.report import Report
+from onnxprune.model.facts import free_dimensions, gather_facts
+from onnxprune.model.graph import Graph
+from onnxprune.model.memory import peak_activation_bytes, peak_rss, peak_rss_bytes, weight_bytes
+from onnxprune.model.read import Model
+from onnxprune.report import entries
+from onnxprune.report.entries import Report
+from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_classes, single_feeds
 from onnxprune.runs.pipeline import FITTED, totals
 from onnxprune.runs.stages import Stages, analyse_model, outputs_of
+from onnxprune.search.curves import HELD_OUT, JUDGE, curves, most_sensitive
 from onnxprune.settings import Settings
 
 
 def describe(model: Model, analysis: Analysis, settings: Settings, stages: Stages) -> Report:
     """Return the report of ``inspect``: groups, frozen axes, and what can be pruned."""
     costs = Costs(analysis)
-    return report.header("inspect", settings.to_json()) | {
-        "model": report.model_entry(model),
+    return entries.header("inspect", settings.to_json()) | {
+        "model": entries.model_entry(model),
         "before": totals(costs, analysis, analysis.widths) | {"bytes": model.size},
         "prunable": costs.prunable(),
-        "groups": report.group_entries(analysis),
-        "frozen": report.frozen_entries(analysis),
+        "groups": entries.group_entries(analysis),
+        "frozen": entries.frozen_entries(analysis),
         "seconds": stages.seconds,
         "peak_rss_bytes": peak_rss_bytes(),
     }
@@ -58,8 +58,8 @@ def describe_curves(model: Model, dataset: Dataset, settings: Settings, stages: 
             seed=settings.seed, threads=settings.threads, outputs=outputs_of(analysis, settings, dataset),
             progress=stages.progress,
         )  # fmt: skip
-    return report.header("sensitivity", settings.to_json()) | {
-        "model": report.model_entry(model),
+    return entries.header("sensitivity", settings.to_json()) | {
+        "model": entries.model_entry(model),
         "curves": [curve.to_json() for curve in found],
         "exclude": [literal(curve.group) for curve in most_sensitive(found)],
         "warnings": [FITTED.format("the curves were", len(dataset))]
@@ -81,9 +81,9 @@ def compare_models(
     layers: bool = False,
 ) -> Report:
     """Return the report of ``validate``: drift, task metric and, if asked for, latency and inner tensors of two models."""
-    facts = report.header("validate", settings.to_json()) | {
-        "model": report.model_entry(before),
-        "other": report.model_entry(after),
+    facts = entries.header("validate", settings.to_json()) | {
+        "model": entries.model_entry(before),
+        "other": entries.model_entry(after),
         "before": {"bytes": before.size},
         "after": {"bytes": after.size},
         "latency": None,
@@ -141,10 +141,10 @@ def time_models(
         }
     gates = judge(settings, {"latency": found.to_json()})
     missed = int(not all(gate["passed"] for gate in gates))
-    return report.header("bench", settings.to_json()) | {
+    return entries.header("bench", settings.to_json()) | {
         "exit_code": Inconclusive.exit_code if strict and not found.conclusive else missed,
-        "model": report.model_entry(model),
-        "other": None if other is None else report.model_entry(other),
+        "model": entries.model_entry(model),
+        "other": None if other is None else entries.model_entry(other),
         "latency": found.to_json(),
         "memory": held,
         "gates": gates,

@@ -16,31 +16,31 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune import io
-from onnxprune.ablation import ablate
-from onnxprune.account import batch_size
 from onnxprune.allocate import SELECTIONS, Target, allocate
+from onnxprune.allocate.account import batch_size
+from onnxprune.changes.pairing import paired
+from onnxprune.changes.plan import Plan
 from onnxprune.coupling.channels import layouts
 from onnxprune.coupling.groups import Analysis, analyse
+from onnxprune.coupling.prepare import prepare
+from onnxprune.coupling.sharing import unshared
 from onnxprune.criteria import score
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, ModelError, OnnxPruneError, SurgeryError
 from onnxprune.evidence import Cache, collect
 from onnxprune.evidence import Options as Streaming
-from onnxprune.facts import Facts, gather_facts
-from onnxprune.graph import Graph
-from onnxprune.io import Model
+from onnxprune.evidence.ablation import ablate
+from onnxprune.evidence.gradients import sensitivities
 from onnxprune.measure.kinds import observed
 from onnxprune.measure.outputs import Outputs
 from onnxprune.measure.weights import weighed
-from onnxprune.pairing import paired
-from onnxprune.plans import Plan
-from onnxprune.prepare import prepare
-from onnxprune.runtime import release_memory, session
-from onnxprune.sensitivity import sensitivities
+from onnxprune.model import read
+from onnxprune.model.facts import Facts, gather_facts
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import Model
+from onnxprune.model.runtime import release_memory, session
+from onnxprune.model.threads import one_blas_thread
 from onnxprune.settings import Settings
-from onnxprune.sharing import unshared
-from onnxprune.threads import one_blas_thread
 from onnxprune.version import __version__
 
 Progress = Callable[[str], None]
@@ -75,7 +75,7 @@ def analyse_model(model: Model, settings: Settings) -> Analysis:
     except (OnnxPruneError, MemoryError):
         raise
     except Exception:
-        io.check(model.proto, model.name, full=True)
+        read.check(model.proto, model.name, full=True)
         try:
             session(model, optimise=False)
         except ModelError as error:
@@ -143,10 +143,10 @@ def per_run(target: Target, analysis: Analysis) -> Target:
 def check_format(small: ModelProto, original: Model) -> tuple[str, ...]:
     """Run the strict checker on the result; raises SurgeryError unless the original fails it too (then: a warning)."""
     try:
-        io.check(small, "the pruned model", full=True)
+        read.check(small, "the pruned model", full=True)
     except ModelError as error:
         try:
-            io.check(original.proto, original.name, full=True)
+            read.check(original.proto, original.name, full=True)
         except ModelError as older:
             return (f"the strict checker refuses the original already: {older}",)
         raise SurgeryError(f"{error}; nothing was written") from error

@@ -16,19 +16,19 @@ from onnx import ModelProto, numpy_helper
 
 from onnxprune.allocate import Costs, keep_best
 from onnxprune.allocate.target import KINDS
-from onnxprune.check import SurgeryCheck
+from onnxprune.coupling.cut import Kept, cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.criteria import score
 from onnxprune.errors import SurgeryError, UsageError
-from onnxprune.graph import Graph
-from onnxprune.io import FLOATS, Model, skeleton_without_data, tensor_array
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import FLOATS, Model, skeleton_without_data, tensor_array
+from onnxprune.proof.check import SurgeryCheck
 from onnxprune.recover import parse_length
-from onnxprune.report import Report
+from onnxprune.report.entries import Report
 from onnxprune.runs.pipeline import Run, totals
 from onnxprune.runs.stages import Stages, analyse_model, choose, per_run
 from onnxprune.search import Reconstruction
 from onnxprune.settings import Settings
-from onnxprune.surgery import Kept, cut
 
 SILENCED = ("reads", "writes")  # roles of the weights that are zero while their unit is gone
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OnnxPruneError, UsageError
-from onnxprune.output import write_text
+from onnxprune.model.write import write_text
 from onnxprune.version import __version__
 
 Report = Mapping[str, Any]

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
+from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.criteria.curvature import Order
-from onnxprune.graph import Graph
-from onnxprune.io import FLOATS, Model, tensor_array
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import FLOATS, Model, tensor_array
 from onnxprune.repair.sequential import POSITIONS, TURNS, Batches, Choice, Sequential
-from onnxprune.surgery import cut
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from onnxprune.coupling.channels import row_importance
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out
-from onnxprune.io import Model
 from onnxprune.measure.outputs import Outputs
+from onnxprune.model.read import Model
 from onnxprune.repair.sequential import TURNS
 from onnxprune.search.reconstruct import Reconstruction, reconstruct
 from onnxprune.search.tables import error_tables

@@ -18,9 +18,9 @@ from onnxprune.allocate.legal import narrower_widths, nearest
 from onnxprune.allocate.target import KINDS
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import TargetError
-from onnxprune.io import Model
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
+from onnxprune.model.read import Model
 from onnxprune.repair.sequential import POSITIONS, Batches
 from onnxprune.search.reconstruct import Reconstruction, reconstruct
 from onnxprune.search.tables import Tables

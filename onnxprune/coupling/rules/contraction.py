@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxprune.coupling.families import aligned, contraction_cost, matrix_product, sliding_window
 from onnxprune.coupling.spec import Cut, Edits, Operand, Spec, Term, View, parse, rule
-from onnxprune.facts import Shape
+from onnxprune.model.facts import Shape
 
 
 def _groups(view: View, cut: Cut) -> Edits:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from onnxprune.coupling.spec import Operand, Spec, Term, View, axes_of, rule
-from onnxprune.facts import Shape
+from onnxprune.model.facts import Shape
 
 TURNS = "one position per turn of the loop"
 CHANGES = "its size is not the same in every turn or branch"

@@ -7,7 +7,7 @@ import math
 from onnxprune.coupling.families import aligned, matrix_product, normalisation, pointwise
 from onnxprune.coupling.rules.contraction import gemm
 from onnxprune.coupling.spec import Cut, Edits, Operand, Spec, Term, View, axes_of, parse, rule
-from onnxprune.facts import Shape
+from onnxprune.model.facts import Shape
 
 rule("com.microsoft::FusedGemm", family="contraction")(gemm)
 

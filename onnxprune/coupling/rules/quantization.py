@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxprune.coupling.families import aligned, matrix_product, normalisation, pointwise, reduction
 from onnxprune.coupling.rules.movement import concatenated
 from onnxprune.coupling.spec import Cut, Edits, Spec, Term, View, parse, rule
-from onnxprune.facts import Shape
+from onnxprune.model.facts import Shape
 
 
 def _block_size(view: View, cut: Cut) -> Edits:

@@ -1,0 +1,1 @@
+"""What can become of a model, one folder per kind, and the plan that records it."""

@@ -1,0 +1,139 @@
+"""Grouped convolutions beyond equal indices: channels inside each group are brought into the order of their saliency.
+
+A grouped convolution has as many channels in every group, so that a unit is one channel of each. Which ones share a unit
+is open: once every group is ordered, the r-th least salient channels of all groups do. Reordering changes nothing that the
+model computes: each stored tensor is permuted along every axis that holds these channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from onnxprune.coupling.carriers import Solution, settle
+from onnxprune.coupling.links import FREE, build_links
+from onnxprune.coupling.spec import Operand, Spec, Term
+from onnxprune.model.facts import Facts
+from onnxprune.model.graph import Node
+from onnxprune.model.read import FLOATS, Model, skeleton_without_data
+from onnxprune.proof.check import Prover, bisect
+
+ALONE = {("g", "c"): "gc", ("g", "o"): "go"}  # channels of a grouped convolution as letters of their own
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Channels on one side of a grouped convolution: ``components``: int64[groups, channels]; ``weight``: read per group."""
+
+    components: np.ndarray
+    weight: str
+
+
+def paired(facts: Facts, allowed: frozenset[str] = frozenset()) -> Model:
+    """Return the model with the channels of every group in ascending order of saliency, wherever that is exact."""
+    solution = settle(build_links(facts, allowed, _loosened))
+    sides = list(_sides(solution))
+    saliency = _saliency(facts, solution, sides)
+    orders = [np.argsort(saliency[side.components], axis=1, kind="stable") for side in sides]
+
+    def reordered(numbers: Sequence[int]) -> ModelProto:
+        return _reordered(facts, solution, [(sides[n], orders[n]) for n in numbers])
+
+    prover = Prover(facts)
+
+    def wrong(numbers: Sequence[int]) -> bool:
+        try:
+            return not prover.compare(skeleton_without_data(facts.model.proto), reordered(numbers), None).exact
+        except ValueError:  # an axis does not hold the channels one by one
+            return True
+
+    at_fault = bisect(range(len(sides)), wrong)
+    chosen = [number for number in range(len(sides)) if number not in at_fault]
+    return replace(facts.model, proto=reordered(chosen)) if chosen else facts.model
+
+
+def _loosened(node: Node, spec: Spec) -> Spec:
+    """Let every channel of a grouped convolution go for itself, as if the counts of its groups did not matter."""
+    if not node.attribute("group", 1) > 1 or not {"g", "c", "o"} <= spec.sizes.keys():
+        return spec
+    spec.sizes.update({letter: spec.sizes["g"] * spec.sizes[letter[1]] for letter in ALONE.values()})
+
+    def alone(operand: Operand) -> Operand:
+        return operand and tuple(Term((ALONE[t.letters],)) if t.letters in ALONE else t for t in operand)
+
+    spec.inputs, spec.outputs = [alone(o) for o in spec.inputs], [alone(o) for o in spec.outputs]
+    return spec
+
+
+def _sides(solution: Solution) -> Iterator[_Side]:
+    """Yield the channels that can be reordered: each a component of its own, free, and in one order only."""
+    links, used = solution.links, set[int]()
+    for index, (node, spec) in enumerate(links.specs):
+        if node.op != "Conv" or "gc" not in spec.sizes:
+            continue
+        for letter, weight in (("gc", node.inputs[1]), ("go", "")):
+            found = solution.labels[links.letter(index, letter)].reshape(spec.sizes["g"], -1)
+            names = set(found.reshape(-1).tolist())
+            single = len(names) == found.size and found.shape[1] > 1 and used.isdisjoint(names)
+            alone = not weight or len(links.facts.graph.consumers[weight]) == 1
+            if single and alone and (solution.reasons[found] == FREE).all():
+                used |= names
+                yield _Side(found, weight)
+
+
+def _saliency(facts: Facts, solution: Solution, sides: Sequence[_Side]) -> np.ndarray:
+    """Return float64[components]: the share of squared weights that stand on it, summed over all stored tensors."""
+    result = np.zeros(len(solution.reasons))
+    for name in (n for n in facts.graph.tensors if n in solution.links.facts.first and facts.dtype(n) in FLOATS):
+        squares = np.square(facts.content(name), dtype=np.float64)
+        squares /= max(squares.sum(), 1e-30)
+        for axis in range(squares.ndim):
+            along = squares.sum(axis=tuple(a for a in range(squares.ndim) if a != axis))
+            np.add.at(result, solution.labels[solution.links.axis(name, axis)], along)
+        for side in (side for side in sides if side.weight == name):
+            groups, width = side.components.shape
+            np.add.at(result, side.components, squares.reshape(groups, -1, width, squares[0, 0].size).sum((1, 3)))
+    return result
+
+
+def _reordered(facts: Facts, solution: Solution, chosen: Sequence[tuple[_Side, np.ndarray]]) -> ModelProto:
+    source = np.arange(len(solution.reasons))
+    for side, order in chosen:
+        source[side.components] = np.take_along_axis(side.components, order, 1)
+    inner = {side.weight: order for side, order in chosen if side.weight}
+    result = skeleton_without_data(facts.model.proto)
+    for tensor in facts.model.proto.graph.initializer:
+        array = moved = facts.model.array(tensor)
+        for axis in range(array.ndim):
+            moves = _moves(solution.labels[solution.links.axis(tensor.name, axis)], source)
+            moved = moved if moves is None else np.take(moved, moves, axis)
+        if tensor.name in inner:
+            order = inner[tensor.name]
+            blocks = moved.reshape(len(order), -1, *moved.shape[1:])
+            shape = (len(order), 1, order.shape[1], *[1] * (moved.ndim - 2))
+            moved = np.take_along_axis(blocks, order.reshape(shape), 2).reshape(moved.shape)
+        same = moved is array
+        result.graph.initializer.append(tensor if same else _stored(moved, tensor))
+    return result
+
+
+def _moves(labels: np.ndarray, source: np.ndarray) -> np.ndarray | None:
+    """Return int64[size]: the old position of what comes to each position, None where all stay."""
+    wanted = source[labels]
+    if np.array_equal(wanted, labels):
+        return None
+    old, new = np.argsort(labels, kind="stable"), np.argsort(wanted, kind="stable")
+    if not np.array_equal(labels[old], wanted[new]):
+        raise ValueError("an axis holds some of the channels only, or one of them more often")
+    moves = np.empty(len(labels), np.int64)
+    moves[new] = old
+    return moves
+
+
+def _stored(array: np.ndarray, like: TensorProto) -> TensorProto:
+    result = numpy_helper.from_array(np.ascontiguousarray(array), like.name)
+    result.data_type, result.doc_string = like.data_type, like.doc_string
+    return result

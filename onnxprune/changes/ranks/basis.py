@@ -1,0 +1,94 @@
+"""The Kronecker-factored eigenbasis of each layer, and what every direction of it is worth.
+
+Wang et al. 2019, "EigenDamage: Structured Pruning in the Kronecker-Factored Eigenbasis", section 4: with A = E h h^T = Q_A L_A Q_A^T of a
+layer's inputs and S = E g g^T = Q_S L_S Q_S^T of the gradients at its outputs, W' = Q_S^T W Q_A is the weight in the basis in which the
+Fisher matrix T (A x S) is diagonal. Both moments are taken per channel, the same for every tap of a kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.changes.ranks.layers import Layer
+from onnxprune.coupling.groups import Analysis
+from onnxprune.data import Dataset
+from onnxprune.errors import TargetError
+from onnxprune.evidence import Cache, Options, gather
+from onnxprune.evidence.gradients import curvatures
+from onnxprune.evidence.gradients.taps import Tap
+from onnxprune.evidence.needs import Need
+from onnxprune.evidence.sites import Site
+from onnxprune.measure.outputs import Outputs
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """Orthonormal directions of a layer, the most important first: ``inputs`` float64[i, i], ``outputs`` float64[o, o], in columns.
+
+    ``damage`` float64[o, i]: change of the loss when one entry of the rotated weight goes. ``metric`` float64[o, o]: S.
+    """
+
+    layer: Layer
+    inputs: np.ndarray
+    outputs: np.ndarray
+    damage: np.ndarray
+    metric: np.ndarray
+
+    def lost(self) -> np.ndarray:
+        """Return float64[o + 1, i + 1]: the damage of keeping the first p output and the first q input directions."""
+        kept = np.zeros((len(self.outputs) + 1, len(self.inputs) + 1))
+        kept[1:, 1:] = self.damage.cumsum(0).cumsum(1)
+        return np.maximum(kept[-1, -1] - kept, 0.0)
+
+
+def eigenbases(
+    analysis: Analysis,
+    layers: Sequence[Layer],
+    dataset: Dataset,
+    options: Options,
+    cache: Cache | None = None,
+    outputs: Outputs | None = None,
+) -> tuple[list[Basis], tuple[str, ...]]:
+    """Return the basis of each layer from one forward and one backward pass over the data, and warnings.
+
+    ``outputs``: how these are compared.
+    Raises ModelError for an operator on the way without a gradient rule, TargetError where there is no layer.
+    """
+    if not layers:
+        raise TargetError(
+            "no layer of this model can be written as factors; onnxprune inspect MODEL --granularity eigen says why; "
+            "prune widths instead"
+        )
+    needs = [Need("gram", layer.linear.source, layer.axes[0]) for layer in layers]
+    seen = gather(analysis.facts, dataset, needs, options, cache=cache)
+    found = curvatures(analysis, [_tap(layer) for layer in layers], dataset, options, outputs)
+    bases = [
+        rotated(layer, analysis.facts.content(layer.name), seen[need].second_moment[0], c.moment[0], c.positions)
+        for layer, need, c in zip(layers, needs, found, strict=True)
+    ]
+    return bases, seen.warnings
+
+
+def _tap(layer: Layer) -> Tap:
+    site = Site(layer.node, layer.linear.source, layer.axes[0], np.arange(layer.inputs), layer.name)
+    return Tap(site, layer.linear.source, layer.node.outputs[0], layer.axes[1])
+
+
+def rotated(layer: Layer, weight: np.ndarray, inputs: np.ndarray, outputs: np.ndarray, positions: float) -> Basis:
+    """Return the basis of a layer with the second moments ``inputs`` (A) and ``outputs`` (S) over so many positions per sample.
+
+    An entry of W' costs T L_S L_A W'^2 / 2; a row or a column costs the sum over it.
+    """
+    (power, first), (curvature, second) = map(_eigen, (inputs, outputs))
+    turned = np.einsum("op,oit,iq->pqt", second, layer.matrix(weight), first, optimize=True)
+    damage = positions / 2 * np.square(turned).sum(2) * curvature[:, None] * power
+    rows, columns = (np.argsort(-damage.sum(axis), kind="stable") for axis in (1, 0))
+    return Basis(layer, first[:, columns], second[:, rows], damage[np.ix_(rows, columns)], outputs)
+
+
+def _eigen(moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    values, vectors = np.linalg.eigh((moment + moment.T) / 2)
+    return np.maximum(values, 0.0), vectors

@@ -1,0 +1,374 @@
+"""The cut: a smaller model of which no weight has changed its value.
+
+Stored tensors are sliced; then the nodes are walked in order, each rule says what attributes and shape operands the smaller
+node needs, and whatever the smaller graph would compute otherwise is put right. Everything else stays as it is in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.spec import RULES, Cut, Edits, Spec, View
+from onnxprune.errors import SurgeryError
+from onnxprune.model.facts import UNKNOWN, Fact, evaluate
+from onnxprune.model.graph import Graph, Insertions, Names, Node
+from onnxprune.model.read import FLOATS, copy_tensor_header, skeleton_without_data
+
+ROUNDING = frozenset({"Div", "Cast", "Floor", "Ceil", "Round"})  # operators whose results are rounded, of some types
+DENOMINATOR = 1 << 12  # largest of a ratio of widths
+Kept = Sequence[np.ndarray]  # per group, bool[width]: the units that stay
+Pair = list[np.ndarray | None]  # an operand's content under the two assignments of the free sizes
+
+
+def cut(analysis: Analysis, kept: Kept) -> ModelProto:
+    """Return the model without the units that are not in ``kept`` (bool[width] per group)."""
+    result = skeleton_without_data(analysis.facts.model.proto)
+    _slice_top_tensors(analysis, kept, result)
+    small = Graph(result)
+    _slice_inner_tensors(analysis, kept, small)
+    _Walk(analysis, kept, small).run()
+    _declare_shapes(analysis, kept, small)
+    return result
+
+
+# --- stored tensors -------------------------------------------------------------------------------------------------
+
+
+def _sliced(analysis: Analysis, kept: Kept, name: str, tensor: TensorProto) -> TensorProto | None:
+    """Return the tensor without the positions that go, None where all stay."""
+    masks = [analysis.keep_mask(kept, name, axis) for axis in range(len(tensor.dims))]
+    if all(mask is None for mask in masks):
+        return None
+    array = analysis.facts.model.array(tensor)
+    for axis, mask in enumerate(masks):
+        if mask is not None:
+            array = np.compress(mask, array, axis)
+    fresh = numpy_helper.from_array(np.ascontiguousarray(array))
+    target = TensorProto()
+    copy_tensor_header(tensor, target)
+    for field in ("dims", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"):
+        target.ClearField(field)
+    target.dims.extend(array.shape)
+    target.data_type = tensor.data_type
+    target.raw_data = fresh.raw_data
+    return target
+
+
+def _slice_top_tensors(analysis: Analysis, kept: Kept, result: ModelProto) -> None:
+    for tensor in analysis.facts.model.proto.graph.initializer:
+        smaller = _sliced(analysis, kept, tensor.name, tensor)
+        result.graph.initializer.append(tensor if smaller is None else smaller)
+
+
+def _slice_inner_tensors(analysis: Analysis, kept: Kept, small: Graph) -> None:
+    """Slice what Constant nodes and bodies hold."""
+    top = {tensor.name for tensor in small.model.graph.initializer}
+    for name, tensor in small.tensors.items():
+        smaller = None if name in top else _sliced(analysis, kept, name, tensor)
+        if smaller is None:
+            continue
+        producer = small.producer.get(name)
+        if producer is None or producer.proto.attribute[0].type == onnx.AttributeProto.TENSOR:
+            tensor.CopyFrom(smaller)
+        else:  # a list of numbers
+            _set_attribute(producer.proto, producer.proto.attribute[0].name, numpy_helper.to_array(smaller).tolist())
+
+
+# --- nodes ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Walk:
+    """Walks the nodes of the smaller graph beside those of the original, following small tensors by value."""
+
+    analysis: Analysis
+    kept: Kept
+    small: Graph
+
+    def __post_init__(self) -> None:
+        facts = self.analysis.facts
+        self.old = (facts.first, facts.second)
+        self.new: tuple[dict[str, Fact], ...] = ({}, {})
+        self.copies: dict[tuple, str] = {}
+        self.left: set[str] = set()
+        self.names, self.inserted = Names(self.small.model.graph), Insertions(self.small)
+        for name, tensor in self.small.tensors.items():
+            for new, old in zip(self.new, self.old, strict=True):
+                followed = old.get(name, UNKNOWN).array is not None
+                array = self.analysis.facts.model.array(tensor) if followed else None
+                new[name] = Fact(tensor.data_type, tuple(tensor.dims), array)
+        for name in self.small.inputs:
+            for new, old in zip(self.new, self.old, strict=True):
+                new[name] = old[name]
+        for name in (name for node in self.small.nodes for body in node.bodies for name in body.inputs):
+            for new, old in zip(self.new, self.old, strict=True):
+                new[name] = self._shrunk(name, old.get(name, UNKNOWN))
+
+    def run(self) -> None:
+        specs = self.analysis.solution.links.specs
+        for index, ((original, spec), node) in enumerate(zip(specs, list(self.small.nodes), strict=True)):
+            if node.op == "Constant":
+                continue
+            edits = [self._edits(index, original, spec, second) for second in (False, True)]
+            for name, value in edits[0].attributes.items():
+                _set_attribute(node.proto, name, value)
+            if not self._followed(original):
+                positions = set(edits[0].operands) | set(range(len(original.inputs)))
+            elif self._rounds_anew(original, node):
+                edits = [Edits(operands={0: old[original.inputs[0]].array}) for old in self.old]  # type: ignore[dict-item]
+                positions = {0}
+            else:
+                positions = set(edits[0].operands)
+            self._evaluate(node, self._require(original, node, edits, sorted(positions)))
+        self.inserted.carry_out()
+        self._drop_unread()
+
+    def _mask(self, value: str, axis: int) -> np.ndarray | None:
+        return self.analysis.keep_mask(self.kept, value, axis)
+
+    def _edits(self, index: int, original: Node, spec: Spec, second: bool) -> Edits:
+        entry = RULES.get(original.op)
+        if entry is None or entry.rewrite is None or not self._touched(index, original, spec):
+            return Edits()
+        letters = {}
+        for letter, size in spec.sizes.items():
+            mask = self.analysis.letter_mask(self.kept, index, letter)
+            letters[letter] = size if mask is None else int(mask.sum())
+        return entry.rewrite(View(original, self.analysis.facts, second), Cut(self._mask, letters.__getitem__))
+
+    def _touched(self, index: int, original: Node, spec: Spec) -> bool:
+        """Whether a cut reaches the node: one of its letters, or an axis of its operands (positions that a Pad adds)."""
+        if any(self.analysis.letter_mask(self.kept, index, letter) is not None for letter in spec.sizes):
+            return True
+        values = {name for name in (*original.inputs, *original.outputs) if name}
+        axes = ((name, axis) for name in values for axis in range(len(self.analysis.facts.shape(name) or ())))
+        return any(self._mask(name, axis) is not None for name, axis in axes)
+
+    def _followed(self, node: Node) -> bool:
+        """Whether a node's results are all followed by value: then they are put right where they are used."""
+        return all(old.get(name, UNKNOWN).array is not None for name in node.outputs if name for old in self.old)
+
+    def _rounds_anew(self, original: Node, node: Node) -> bool:
+        """Whether a node that gave whole numbers exactly (a batch from batch times heads, divided by the heads) would round now."""
+        if original.op not in ROUNDING or (original.op == "Cast" and original.attribute("to") in FLOATS):
+            return False
+        before, after = (new.get(node.inputs[0], UNKNOWN).array for new in self.new)
+        one, two = (old.get(original.inputs[0], UNKNOWN).array for old in self.old)
+        if before is None or after is None or one is None or two is None or not _in_proportion(before, after, one, two):
+            return False
+        return any(
+            _is_whole(original, [old.get(name, UNKNOWN).array for name in original.inputs])
+            and not _is_whole(original, [new.get(name, UNKNOWN).array for name in node.inputs])
+            for old, new in zip(self.old, self.new, strict=True)
+        )
+
+    def _require(self, original: Node, node: Node, edits: list[Edits], positions: list[int]) -> dict[int, Pair]:
+        """Make the operands at ``positions`` that are followed by value hold what the smaller node needs; return those changed."""
+        changed: dict[int, Pair] = {}
+        for position in positions:
+            wanted = [self._wanted(original, position, e, old) for e, old in zip(edits, self.old, strict=True)]
+            if wanted[0] is None or wanted[1] is None:
+                continue
+            name = node.input(position)
+            have = [new.get(name, UNKNOWN).array if name else None for new in self.new]
+            if not all(map(_equal, have, wanted)):
+                self._patch(node, position, have, wanted)
+                changed[position] = wanted
+        return changed
+
+    def _wanted(self, original: Node, position: int, edits: Edits, old: dict[str, Fact]) -> np.ndarray | None:
+        """Content an operand must have: what the rewrite asks for, else the old content without the positions that go."""
+        if position in edits.operands:
+            return edits.operands[position]
+        name = original.input(position)
+        array = old.get(name, UNKNOWN).array if name else None
+        for axis in range(array.ndim if array is not None else 0):
+            mask = self._mask(name, axis)
+            if mask is not None and array is not None:
+                array = np.compress(mask, array, axis)
+        return array
+
+    def _patch(self, node: Node, position: int, have: Pair, wanted: Pair) -> None:
+        one, two = wanted
+        assert one is not None and two is not None
+        if one.shape == two.shape and _equal(one, two):
+            if not self._change_in_place(node, position, one):
+                self._set_input(node.proto, position, self._new_tensor(node, position, one))
+            return
+        before, after = have
+        if before is None or after is None or not _in_proportion(before, after, one, two):
+            raise SurgeryError(f"node {node.label!r}: operand {position} cannot be brought from {before} to {one}")
+        self._set_input(node.proto, position, self._rescaled(node, position, before, one, two))
+
+    def _change_in_place(self, node: Node, position: int, content: np.ndarray) -> bool:
+        """Overwrite the stored tensor behind an operand that nothing else uses."""
+        name = node.input(position)
+        tensor = self.small.tensors.get(name)
+        alone = len(self.small.consumers.get(name, ())) == 1 and name not in self.small.outputs
+        if tensor is None or not alone:
+            return False
+        producer = self.small.producer.get(name)
+        if producer is not None and producer.proto.attribute[0].type != onnx.AttributeProto.TENSOR:
+            return False
+        label = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(content, label))
+        return True
+
+    def _new_tensor(self, node: Node, position: int, content: np.ndarray, what: str = "") -> str:
+        """Return the name of a tensor with this content, one for all nodes of a graph that used the same before."""
+        base = f"{node.proto.input[position] if node.input(position) else node.label}{what}_pruned"
+        key = (id(node.owner), base, content.dtype.str, content.shape, content.tobytes())
+        if key not in self.copies:
+            self.copies[key] = self.names.fresh(base)
+            node.owner.initializer.append(numpy_helper.from_array(content, self.copies[key]))
+        return self.copies[key]
+
+    def _drop_unread(self) -> None:
+        """Take out the stored tensors whose last reader now reads another; those that nothing ever read stay."""
+        owners = {id(node.owner): node.owner for node in self.small.nodes}.values()
+        read = {name for owner in owners for node in owner.node for name in node.input}
+        read.update(value.name for owner in owners for value in (*owner.input, *owner.output))
+        graph, unread = self.small.model.graph, self.left - read
+        for items in (graph.initializer, graph.value_info):
+            for index in reversed([i for i, item in enumerate(items) if item.name in unread]):
+                del items[index]
+
+    def _rescaled(self, node: Node, position: int, have: np.ndarray, one: np.ndarray, two: np.ndarray) -> str:
+        """Insert nodes that turn the computed sizes into the needed ones: constants where fixed, a ratio where they vary."""
+        fixed = one == two
+        up, down = (np.where(fixed, 1, part) for part in _fraction(one, have))
+        source = node.proto.input[position]
+        steps: list[tuple[str, list[Any]]] = []
+        if (up != 1).any():
+            steps.append(("Mul", [None, up]))
+        if (down != 1).any():
+            steps.append(("Div", [None, down]))
+        if (fixed & (have != one)).any():
+            steps.append(("Where", [~fixed, None, one]))
+        for op, operands in steps:
+            names = [
+                source
+                if content is None
+                else self._new_tensor(
+                    node, position, np.asarray(content, bool if i == 0 and op == "Where" else one.dtype), f"_{op}"
+                )
+                for i, content in enumerate(operands)
+            ]
+            source = self.names.fresh(f"{node.proto.input[position]}_{op}")
+            label = self.names.fresh(f"{node.label}/{op}_pruned")
+            self.inserted.before(node, helper.make_node(op, names, [source], name=label))
+        return source
+
+    def _set_input(self, proto: NodeProto, position: int, name: str) -> None:
+        while len(proto.input) <= position:
+            proto.input.append("")
+        self.left.add(proto.input[position])
+        proto.input[position] = name
+
+    def _evaluate(self, node: Node, changed: dict[int, Pair]) -> None:
+        """Follow the smaller node's small results by value, its shapes by what is kept."""
+        for turn, (new, old) in enumerate(zip(self.new, self.old, strict=True)):
+            inputs = [new.get(name, UNKNOWN) if name else None for name in node.inputs]
+            for position, pair in changed.items():
+                array = pair[turn]
+                if position < len(inputs) and array is not None:
+                    inputs[position] = Fact(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, array)
+            facts = [self._shrunk(name, old.get(name, UNKNOWN)) for name in node.outputs]
+            if self._followed(node) and not node.bodies:
+                arrays = evaluate(node, inputs, facts, self.small.versions)
+            else:
+                arrays = [None] * len(facts)
+            for name, fact, array in zip(node.outputs, facts, arrays, strict=True):
+                if name:
+                    new[name] = Fact(fact.dtype, fact.shape, array)
+
+    def _shrunk(self, name: str, fact: Fact) -> Fact:
+        if fact.shape is None:
+            return Fact(fact.dtype, None)
+        return Fact(fact.dtype, Cut(self._mask, lambda _: 0).shape(name, fact.shape))
+
+
+def _is_whole(node: Node, operands: Pair) -> bool:
+    """Whether a node's result is a whole number before it is rounded (what is not known is taken to be)."""
+    value = operands[0]
+    if node.op != "Div":
+        return value is None or value.dtype.kind != "f" or bool((value == np.round(value)).all())
+    divisor = operands[1]
+    if value is None or divisor is None or value.dtype.kind not in "iu" or (divisor == 0).any():
+        return True
+    return bool((value % divisor == 0).all())
+
+
+def _in_proportion(before: np.ndarray, after: np.ndarray, one: np.ndarray, two: np.ndarray) -> bool:
+    """Whether what is needed is the same multiple of what there is under both assignments; floats up to rounding."""
+    if not before.shape == one.shape == after.shape == two.shape:
+        return False  # how many numbers there are depends on the free sizes
+    left, right = one * after, two * before
+    if one.dtype.kind != "f":
+        return bool((left == right).all())
+    return bool(np.isclose(left, right, rtol=16 * np.finfo(one.dtype).eps, atol=0, equal_nan=True).all())
+
+
+def _fraction(needed: np.ndarray, have: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return by what ``have`` is to be multiplied and divided: whole numbers, so that whole floats stay whole, if there are any."""
+    if needed.dtype.kind == "f":
+        ratios = np.divide(needed, have, out=np.ones(needed.shape), where=have != 0)
+        parts = [Fraction(ratio).limit_denominator(DENOMINATOR) for ratio in ratios.reshape(-1).tolist()]
+        near = [abs(part - ratio) <= abs(ratio) * 1e-6 for part, ratio in zip(parts, ratios.flat, strict=True)]
+        up = [part.numerator if n else ratio for part, n, ratio in zip(parts, near, ratios.flat, strict=True)]
+        down = [part.denominator if n else 1 for part, n in zip(parts, near, strict=True)]
+        return tuple(np.array(side, needed.dtype).reshape(needed.shape) for side in (up, down))  # type: ignore[return-value]
+    divisor = np.gcd(needed, have)
+    divisor[divisor == 0] = 1
+    return needed // divisor, have // divisor
+
+
+def _equal(one: np.ndarray | None, two: np.ndarray | None) -> bool:
+    """Whether both are known and shapes and contents are equal, NaN being equal to NaN."""
+    if one is None or two is None:
+        return False
+    return np.array_equal(one, two, equal_nan=one.dtype.kind in "fc" and two.dtype.kind in "fc")
+
+
+def _set_attribute(proto: NodeProto, name: str, value: Any) -> None:
+    """Set, replace or (value None) delete an attribute, leaving the others as they are."""
+    for index, attribute in enumerate(proto.attribute):
+        if attribute.name == name:
+            if value is None:
+                del proto.attribute[index]
+            else:
+                attribute.CopyFrom(helper.make_attribute(name, value))
+            return
+    if value is not None:
+        proto.attribute.append(helper.make_attribute(name, value))
+
+
+# --- declared shapes ------------------------------------------------------------------------------------------------
+
+
+def _declare_shapes(analysis: Analysis, kept: Kept, small: Graph) -> None:
+    """Correct the sizes that the file declares for values and for initializers listed as inputs."""
+
+    def correct(graph: GraphProto, names: dict[str, str]) -> None:
+        for value in [*graph.input, *graph.value_info, *graph.output]:
+            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+                mask = analysis.keep_mask(kept, names.get(value.name, value.name), axis)
+                if mask is not None and dim.HasField("dim_value"):
+                    dim.dim_value = dim.dim_value * int(mask.sum()) // len(mask)
+                elif mask is not None:
+                    dim.ClearField("value")
+
+    correct(small.model.graph, {})
+    for node in small.nodes:
+        for body in node.bodies:
+            inner = dict(zip((v.name for v in body.proto.input), body.inputs, strict=False))
+            inner.update((p, n) for b in body.nodes for p, n in zip(b.proto.output, b.outputs, strict=True))
+            correct(body.proto, inner)

@@ -1,0 +1,133 @@
+"""The reference of a cut: the original with the removed units silenced.
+
+It is built from the original file: wherever a node consumes an axis, the removed positions are set to zero on the way in.
+Where a node takes statistics over a cut axis silence cannot hold; there the reference slices that operator itself and puts
+zeros back where the positions were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, helper, numpy_helper
+
+from onnxprune.coupling.cut import Kept
+from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.spec import Operand, Spec
+from onnxprune.model.facts import Shape
+from onnxprune.model.graph import Graph, Insertions, Names, Node
+from onnxprune.model.read import skeleton_without_data
+
+
+def silenced(analysis: Analysis, kept: Kept) -> tuple[ModelProto, tuple[str, ...]]:
+    """Return (the original with removed units silenced where they are consumed, lossy nodes that were sliced).
+
+    The original's initializers are left out; whoever runs it lends them.
+    """
+    proto = skeleton_without_data(analysis.facts.model.proto)
+    builder = _Silencer(analysis, kept, Graph(proto))
+    for index, (node, (_, spec)) in enumerate(
+        zip(list(builder.graph.nodes), analysis.solution.links.specs, strict=True)
+    ):
+        builder.visit(index, node, spec)
+    builder.inserted.carry_out()
+    return proto, tuple(builder.lossy)
+
+
+class _Silencer:
+    def __init__(self, analysis: Analysis, kept: Kept, graph: Graph):
+        self.analysis, self.kept, self.graph = analysis, list(kept), graph
+        self.lossy: list[str] = []
+        self.inserted = Insertions(graph)
+        stored = (tensor.name for tensor in analysis.facts.model.proto.graph.initializer)
+        self.names = Names(graph.model.graph, stored)
+
+    def visit(self, index: int, node: Node, spec: Spec) -> None:
+        cut_letters = {
+            letter for letter in spec.sizes if self.analysis.letter_mask(self.kept, index, letter) is not None
+        }
+        sliced = {letter for letter in spec.lossy if letter in cut_letters}
+        if sliced:
+            self.lossy.append(node.label)
+            self._slice_node(node, spec, sliced)
+        for letter in sorted((spec.sinks() & cut_letters) - sliced):
+            self._silence(node, spec, letter)
+
+    def _silence(self, node: Node, spec: Spec, letter: str) -> None:
+        """Silence the removed positions of a consumed letter on the inputs the signature names, else on one, at best a stored one."""
+        facts = self.analysis.facts
+        mentions = [*enumerate(spec.inputs), *((node.inputs.index(n), o) for n, o in spec.extra if n in node.inputs)]
+        holders = sorted(
+            (node.input(i) not in facts.constants, i, axis)
+            for i, operand in mentions
+            for axis, term in enumerate(operand or ())
+            if letter in term.letters and (not spec.silent or i in spec.silent)
+        )
+        for _, position, axis in holders if spec.silent else holders[:1]:
+            mask = self.analysis.keep_mask(self.kept, node.input(position), axis)
+            if mask is not None:
+                zero = spec.silent.get(position)
+                silence = node.proto.input[zero] if zero is not None and node.input(zero) else ""
+                shape, dtype = facts.shape(node.input(position)) or (), facts.dtype(node.input(position))
+                op, operands = self._masked(node.proto.input[position], mask, axis, shape, dtype, silence)
+                node.proto.input[position] = self._insert(node, op, operands)
+
+    def _slice_node(self, node: Node, spec: Spec, letters: set[str]) -> None:
+        for position, operand in enumerate(spec.inputs):
+            for axis in self._axes(operand, letters):
+                mask = self.analysis.keep_mask(self.kept, node.input(position), axis)
+                if mask is not None:
+                    kept = self._tensor(np.flatnonzero(mask))
+                    node.proto.input[position] = self._insert(
+                        node, "Gather", [node.proto.input[position], kept], axis=axis
+                    )
+        for position, operand in enumerate(spec.outputs):
+            axes = [
+                a
+                for a in self._axes(operand, letters)
+                if self.analysis.keep_mask(self.kept, node.outputs[position], a) is not None
+            ]
+            if axes:
+                self._restore(node, position, axes)
+
+    def _axes(self, operand: Operand, letters: set[str]) -> list[int]:
+        return [axis for axis, term in enumerate(operand or ()) if letters & set(term.letters)]
+
+    def _restore(self, node: Node, position: int, axes: list[int]) -> None:
+        """Put zeros back where positions were taken out, under the output's own name."""
+        facts, value = self.analysis.facts, node.outputs[position]
+        shape = facts.shape(value) or ()
+        source = node.proto.output[position]
+        current = node.proto.output[position] = self.names.fresh(f"{source}_sliced")
+        for number, axis in enumerate(axes):
+            mask = self.analysis.keep_mask(self.kept, value, axis)
+            assert mask is not None
+            rank = self._tensor(np.where(mask, np.cumsum(mask) - 1, 0))
+            spread = self.names.fresh(f"{source}_spread")
+            self.inserted.after(node, helper.make_node("Gather", [current, rank], [spread], axis=axis))
+            current = source if number == len(axes) - 1 else self.names.fresh(f"{source}_padded")
+            op, operands = self._masked(spread, mask, axis, shape, facts.dtype(value))
+            self.inserted.after(node, helper.make_node(op, operands, [current]))
+
+    def _masked(
+        self, name: str, mask: np.ndarray, axis: int, shape: Shape, dtype: int, silence: str = ""
+    ) -> tuple[str, list[str]]:
+        """Operator and inputs that put ``silence`` (a value's name; zero where empty) at the positions that go."""
+        along = mask.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        element = helper.tensor_dtype_to_np_dtype(dtype)
+        if self.graph.versions.get("", 1) < 9:  # no Where yet, and before opset 7 a Mul needs equal shapes
+            whole = tuple(len(mask) if a == axis else n for a, n in enumerate(shape))
+            return "Mul", [name, self._tensor(np.broadcast_to(along, whole).astype(element))]
+        return "Where", [self._tensor(along), name, silence or self._tensor(np.zeros((), element))]
+
+    def _tensor(self, content: np.ndarray) -> str:
+        name = self.names.fresh("silence")
+        self.graph.model.graph.initializer.append(numpy_helper.from_array(content, name))
+        return name
+
+    def _insert(self, node: Node, op: str, inputs: Sequence[str], **attributes: Any) -> str:
+        name = self.names.fresh("silence")
+        self.inserted.before(node, helper.make_node(op, inputs, [name], **attributes))
+        return name

@@ -1,0 +1,132 @@
+"""Exact ablation: every unit silenced in the whole model, one at a time, and what that does to the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
+
+from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.silence import silenced
+from onnxprune.data import Dataset
+from onnxprune.errors import DataError
+from onnxprune.measure.divergence import opened
+from onnxprune.measure.kinds import described
+from onnxprune.measure.outputs import CLASSES, INTEGERS, Outputs
+from onnxprune.model.read import Model
+from onnxprune.model.runtime import Session, session
+
+Arrays = Mapping[str, np.ndarray]
+Measure = Callable[[Arrays, Arrays, np.ndarray | None, np.ndarray | None, Outputs], np.ndarray]
+
+
+def divergence(
+    before: Arrays, after: Arrays, labels: np.ndarray | None, mask: np.ndarray | None, how: Outputs
+) -> np.ndarray:
+    """Return float64[samples]: the sum of the distances of all float outputs."""
+    total = np.zeros(1)
+    for output in (output for output in how.judged if output.kind != INTEGERS and output.importance):
+        total = total + output.importance * output.per_sample(before[output.name], after[output.name], mask)
+    return total
+
+
+def loss_change(
+    before: Arrays, after: Arrays, labels: np.ndarray | None, mask: np.ndarray | None, how: Outputs
+) -> np.ndarray:
+    """Return float64[samples]: cross-entropy with the labels of the first output of class scores, after minus before."""
+    output = next((output for output in how.judged if output.kind in CLASSES), None)
+    if output is None or labels is None:
+        raise DataError("the criterion 'loss' needs labels and an output that looks like a classifier's logits")
+    logs = [output.log_probabilities(values[output.name]) for values in (before, after)]
+    samples, positions, classes = logs[0].shape
+    if labels.size not in (samples, samples * positions):
+        raise DataError(f"the criterion 'loss' needs a class number for each of {samples} x {positions} rows of scores")
+    numbers = np.broadcast_to(labels.reshape(samples, -1), (samples, positions)).astype(np.int64)
+    if numbers.min() < 0 or numbers.max() >= classes:
+        raise DataError(f"labels must lie between 0 and {classes - 1}")
+    own, others = (np.take_along_axis(found, numbers[:, :, None], 2)[:, :, 0].mean(axis=1) for found in logs)
+    return own - others
+
+
+MEASURES: dict[str, Measure] = {"kl": divergence, "loss": loss_change}
+"""Kinds of evidence that ablation provides."""
+
+
+def ablate(
+    analysis: Analysis,
+    kinds: Iterable[str],
+    dataset: Dataset,
+    *,
+    threads: int = 1,
+    batch: int | None = None,
+    outputs: Outputs | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, list[np.ndarray]]:
+    """Return kind -> per group float64[width]: the mean effect of silencing each unit alone.
+
+    One run of the model per unit and batch. ``outputs``: how they are compared. ``progress`` is told the groups done. Raises DataError where labels are
+    needed and missing.
+    """
+    wanted = [kind for kind in kinds if kind in MEASURES]
+    result: dict[str, list[np.ndarray]] = {kind: [] for kind in wanted}
+    if not wanted:
+        return result
+    original = opened(analysis.facts.model, outputs, threads)
+    how = outputs or described([original.run(next(dataset.batches(batch)))])
+    for group in analysis.groups:
+        effects = _group_effects(analysis, group.index, wanted, dataset, original, threads, batch, how)
+        for kind in wanted:
+            result[kind].append(effects[kind])
+        if progress is not None:
+            progress(group.index + 1)
+    return result
+
+
+def _group_effects(
+    analysis: Analysis,
+    group: int,
+    kinds: list[str],
+    dataset: Dataset,
+    original: Session,
+    threads: int,
+    batch: int | None,
+    how: Outputs,
+) -> dict[str, np.ndarray]:
+    width = int(analysis.widths[group])
+    silent, masks = _switchable(analysis, group, threads, how.inner)
+    totals = {kind: np.zeros(width) for kind in kinds}
+    count = 0
+    for inputs, labels in dataset.labelled(batch):
+        before = original.run(inputs)
+        for unit in range(width):
+            after = silent.run({**inputs, **masks[unit]})
+            for kind in kinds:
+                effect = MEASURES[kind](before, after, labels, inputs.get(how.mask), how)
+                totals[kind][unit] += effect.sum()
+        count += len(effect)
+    return {kind: total / max(count, 1) for kind, total in totals.items()}
+
+
+def _switchable(
+    analysis: Analysis, group: int, threads: int, inner: tuple[str, ...]
+) -> tuple[Session, list[dict[str, np.ndarray]]]:
+    """Return a session whose silencing constants are inputs, and their content for each unit of the group.
+
+    ``inner``: values inside the model that are outputs there.
+    """
+    contents, proto = [], ModelProto()
+    for unit in range(int(analysis.widths[group])):
+        kept = [np.ones(width, bool) for width in analysis.widths]
+        kept[group][unit] = False
+        proto = silenced(analysis, kept)[0]
+        contents.append({t.name: numpy_helper.to_array(t) for t in proto.graph.initializer})
+    switches = list(proto.graph.initializer)
+    for tensor in switches:
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+        proto.graph.initializer.remove(tensor)
+    declared = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(ValueInfoProto(name=name) for name in inner if name not in declared)
+    model = analysis.facts.model
+    silent = session(Model(proto, "", model.path), threads=threads, lender=model.proto)
+    return silent, [{name: content[name] for name in (t.name for t in switches)} for content in contents]

@@ -1,0 +1,158 @@
+"""One pass of the data through one backward graph for all statistics that differentiate the same loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxprune.coupling.groups import Analysis
+from onnxprune.data import Dataset, Feed
+from onnxprune.errors import DataError
+from onnxprune.evidence.gradients.objective import choose
+from onnxprune.evidence.gradients.statistics import (
+    Curvature,
+    CurvatureObserver,
+    GateObserver,
+    HessianObserver,
+    Observer,
+    ProductObserver,
+)
+from onnxprune.evidence.gradients.taps import Tap, Tapped, tapped
+from onnxprune.evidence.rows import Sampler, usable
+from onnxprune.evidence.stream import Options, Progress
+from onnxprune.evidence.unusable import refusal_of_batch
+from onnxprune.grad import Loss, backward, gradient_name
+from onnxprune.grad.emitter import Emitter, Value
+from onnxprune.measure.divergence import opened
+from onnxprune.measure.outputs import Outputs
+from onnxprune.model.facts import Facts
+from onnxprune.model.read import Model
+from onnxprune.model.runtime import session
+
+BATCH = {1: 32, 2: 8}  # most samples at a time by order of differentiation: means over batches depend on it
+BUDGET = 1 << 29  # bytes of activations held at a time
+
+
+class Kind(NamedTuple):
+    """An observer and whether its loss is drawn from the model's own outputs even where there are labels."""
+
+    observer: Callable[[Analysis, Tapped], Observer]
+    sampled: bool
+
+
+KINDS: dict[str, Kind] = {
+    "task-gates": Kind(GateObserver, False),
+    "task-weights": Kind(ProductObserver, False),
+    "task-hessian": Kind(HessianObserver, False),
+    "fisher-weights": Kind(ProductObserver, True),
+    "fisher-outputs": Kind(CurvatureObserver, True),
+}
+"""Kinds of evidence that gradients provide."""
+
+
+def sensitivities(
+    analysis: Analysis,
+    kinds: Iterable[str],
+    dataset: Dataset,
+    options: Options | None = None,
+    *,
+    outputs: Outputs | None = None,
+    progress: Progress | None = None,
+) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
+    """Return kind -> one result per group for the kinds in KINDS, and remarks on what was differentiated.
+
+    ``outputs``: how they are compared. ``progress`` is told the samples done. Raises ModelError for an operator on the way
+    without a gradient rule.
+    """
+    wanted = [kind for kind in dict.fromkeys(kinds) if kind in KINDS]
+    if not wanted or not analysis.groups:
+        return {kind: [] for kind in wanted}, ()
+    taps = tapped(analysis)
+    observers = {kind: KINDS[kind].observer(analysis, taps) for kind in wanted}
+    passes = sorted({(KINDS[kind].sampled, observers[kind].order) for kind in wanted})
+    remarks = []
+    for sampled, order in passes:
+        own = [observers[kind] for kind in wanted if (KINDS[kind].sampled, observers[kind].order) == (sampled, order)]
+        remarks.append(_observe(analysis, taps, own, sampled, dataset, options or Options(), outputs, progress))
+    results = {kind: observer.results() for kind, observer in observers.items()}
+    return results, tuple(dict.fromkeys(filter(None, remarks)))
+
+
+def curvatures(
+    analysis: Analysis, taps: Sequence[Tap], dataset: Dataset, options: Options, outputs: Outputs | None = None
+) -> list[Curvature]:
+    """Return the second moments of the gradients at the outputs of ``taps``, by the Fisher matrix of the model's own outputs."""
+    place = Tapped(analysis.facts.model, (tuple(taps),))
+    observer = CurvatureObserver(analysis, place)
+    _observe(analysis, place, [observer], True, dataset, options, outputs, None)
+    (found,) = observer.results()
+    return [found[tap.site] for tap in taps]
+
+
+def _observe(
+    analysis: Analysis,
+    taps: Tapped,
+    observers: Sequence[Observer],
+    sampled: bool,
+    dataset: Dataset,
+    options: Options,
+    how: Outputs | None,
+    progress: Progress | None,
+) -> str:
+    """Feed all batches to observers of one order; return the remark of the objective."""
+    size = options.batch or batch_for(analysis.facts, BATCH[observers[0].order])
+    forward = opened(analysis.facts.model, how, options.threads)
+    inputs, labels = next(dataset.labelled(size))
+    computed = {n: a for n, a in forward.run(inputs).items() if n not in analysis.facts.constants}
+    objective, remark = choose(computed, labels, sampled, how)
+    gradients = session(_graph(taps.model, observers, objective.loss), threads=options.threads)
+    done = 0
+    for inputs, labels in dataset.labelled(size):
+        samples = len(next(iter(inputs.values()))) if dataset.schema.samples else 1
+        found = forward.run(inputs, objective.names)
+        feeds = inputs | objective.targets(found, labels, options.seed, done)
+        values = gradients.run({name: feeds[name] for name in gradients.inputs})
+        if not all(map(usable, values.values())):
+            raise _refusal(analysis.facts, inputs, options.threads)
+        for observer in observers:
+            observer.update(values, Sampler(samples, options.positions, options.seed, done))
+        done += samples
+        if progress is not None:
+            progress(done)
+    return remark
+
+
+def _refusal(facts: Facts, inputs: Feed, threads: int) -> DataError:
+    """Return what to tell where a gradient is NaN or infinite: a value of the model is, or the loss is too steep."""
+    first, last = inputs.rows[0], inputs.rows[-1]
+    steep = f"a gradient is NaN or infinite for one of the data rows {first} to {last} (the first is 0), though all values are finite"
+    return refusal_of_batch(facts, inputs, inputs.rows, threads) or DataError(f"{steep}; leave these rows out")
+
+
+def batch_for(facts: Facts, most: int) -> int:
+    """Return how many samples at a time keep all activations of the model within the budget."""
+    shapes = [
+        facts.shape(name) or () for node in facts.graph.top for name in node.outputs if name not in facts.constants
+    ]
+    samples = max(next(iter(facts.sizes.values()), (1,))[:1] or (1,))
+    size = 4 * sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes) // max(samples, 1)
+    return int(np.clip(BUDGET // max(size, 1), 1, most))
+
+
+def _graph(model: Model, observers: Sequence[Observer], loss: Loss) -> ModelProto:
+    """Return the backward graph with everything the observers need, for second order that of the gradients' norm."""
+    wrt = list(dict.fromkeys(name for observer in observers for name in observer.wrt))
+    if observers[0].order == 2:
+        return backward(backward(model, wrt, loss), wrt, half_square, order=2)
+    outputs = dict.fromkeys(name for observer in observers for name in observer.outputs)
+    return backward(model, wrt, loss, outputs=list(outputs))
+
+
+def half_square(emit: Emitter, outputs: Sequence[Value]) -> Value:
+    """Half the sum of the squares of all gradients among the outputs; its own gradient is H g."""
+    gradients = [value for value in outputs if value.name.endswith(gradient_name(""))]
+    parts = [emit.sum(value * value, list(range(value.rank)), keepdims=False) for value in gradients]
+    return (parts[0] if len(parts) == 1 else emit("Sum", *parts)) * 0.5

@@ -1,0 +1,182 @@
+"""The one place where ONNX Runtime sessions are made and run; ONNX Runtime is imported on first use only."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.model.read import Model
+from onnxprune.model.tensors import Folder, embed, skeleton_without_data, tensor_array
+from onnxprune.registry import near_names
+
+CPU = ("CPUExecutionProvider",)
+CONFIG = {
+    "session.intra_op.allow_spinning": "0",
+    "session.inter_op.allow_spinning": "0",
+}
+"""Idle threads sleep, so that two sessions side by side do not take the cores from each other."""
+
+LARGE = 1 << 16  # bytes: smaller tensors stay inside the model
+_T = onnx.TensorProto
+MAPPED = {
+    *(_T.FLOAT, _T.FLOAT16, _T.DOUBLE, _T.BOOL),
+    *(_T.INT8, _T.INT16, _T.INT32, _T.INT64, _T.UINT8, _T.UINT16, _T.UINT32, _T.UINT64),
+}
+"""Element types that numpy and ONNX Runtime store alike."""
+NAMED = {_T.BFLOAT16, _T.FLOAT8E4M3FN, _T.FLOAT8E4M3FNUZ, _T.FLOAT8E5M2, _T.FLOAT8E5M2FNUZ}
+"""Element types of whole bytes that plain numpy does not have: handed over as bytes and a name."""
+
+ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto | Model
+
+
+class Session:
+    """A loaded model: ``run`` maps input name -> array to output name -> array."""
+
+    def __init__(self, inference: Any, name: str, weights: Sequence[Any] = ()):
+        self._inference, self.name = inference, name
+        self._weights = weights  # ONNX Runtime reads their memory without owning it
+        self.inputs: tuple[str, ...] = tuple(value.name for value in inference.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(value.name for value in inference.get_outputs())
+        self.providers: tuple[str, ...] = tuple(inference.get_providers())
+
+    def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return the named outputs (None: all); raise ModelError with the first line of ONNX Runtime's reason."""
+        names = self.outputs if outputs is None else tuple(outputs)
+        try:
+            return dict(zip(names, self._inference.run(list(names), dict(feeds)), strict=True))
+        except Exception as error:
+            raise ModelError(f"{self.name} cannot be run: {_reason(error)}") from error
+
+
+def session(
+    model: ModelLike,
+    *,
+    threads: int = 1,
+    optimise: bool = True,
+    providers: Sequence[str] | None = None,
+    lender: onnx.ModelProto | None = None,
+) -> Session:
+    """Load a model for inference on ``threads`` threads, with all or none of ONNX Runtime's graph optimisations.
+
+    ``lender``: a model whose initializers belong to this one too, so that they need not be held twice.
+    Raises ModelError when ONNX Runtime refuses the model, UsageError for a provider that is not available here.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # reasons arrive as exceptions
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    for key, value in CONFIG.items():
+        options.add_session_config_entry(key, value)
+    if not optimise:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False
+    chosen = _available(providers or CPU, ort.get_available_providers())
+    name = os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
+    try:
+        content, weights = _loadable(model, options, lender)
+        return Session(ort.InferenceSession(content, options, providers=chosen), name, weights)
+    except Exception as error:
+        raise ModelError(f"{name} cannot be loaded by ONNX Runtime: {_reason(error)}") from error
+
+
+def _loadable(model: ModelLike, options: Any, lender: onnx.ModelProto | None) -> tuple[str | bytes, list[Any]]:
+    """Return what InferenceSession takes, and the weights that have to live as long as the session."""
+    if isinstance(model, onnx.ModelProto | Model):
+        return _in_memory(model, options, lender)
+    return (model if isinstance(model, bytes) else os.fspath(model)), []
+
+
+def _in_memory(
+    model: onnx.ModelProto | Model, options: Any, lender: onnx.ModelProto | None = None
+) -> tuple[bytes, list[Any]]:
+    """Hand large weights to ONNX Runtime as arrays beside a slim model: no second copy, no 2 GB limit of a message.
+
+    ONNX Runtime opens no file itself: it would look for data in the current folder, and know nothing of the model's.
+    """
+    proto, folder = (model.proto, model.folder) if isinstance(model, Model) else (model, None)
+    slim = skeleton_without_data(proto)
+    names, values = [], []
+    for tensor in itertools.chain(proto.graph.initializer, lender.graph.initializer if lender else ()):
+        external = tensor.data_location == _T.EXTERNAL
+        target = slim.graph.initializer.add()
+        if tensor.data_type not in MAPPED | NAMED or not (external or len(tensor.raw_data) >= LARGE):
+            target.CopyFrom(tensor)
+            if external:
+                embed(target, folder)
+            continue
+        target.name, target.data_type, target.data_location = tensor.name, tensor.data_type, _T.EXTERNAL
+        target.dims.extend(tensor.dims)
+        target.external_data.add(key="location", value="in_memory")
+        names.append(tensor.name)
+        values.append(_lent(tensor, folder))
+    if names:
+        options.add_external_initializers(names, values)
+    return slim.SerializeToString(), values
+
+
+def _lent(tensor: onnx.TensorProto, folder: Folder | None) -> Any:
+    """Return a tensor's content as a value of ONNX Runtime that shares its memory."""
+    import onnxruntime as ort
+
+    array = np.ascontiguousarray(tensor_array(tensor, folder))
+    if tensor.data_type in MAPPED:
+        return ort.OrtValue.ortvalue_from_numpy(array)
+    plain = array.view(np.dtype(f"u{array.dtype.itemsize}"))
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(plain, tensor.data_type)
+
+
+def _available(providers: Sequence[str], available: list[str]) -> list[str]:
+    for provider in providers:
+        if provider not in available:
+            hint = near_names(provider, available) or f"; available: {', '.join(available)}"
+            raise UsageError(f"execution provider {provider!r} is not available in this ONNX Runtime{hint}")
+    return list(providers)
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of a message, without ONNX Runtime's prefix ``[ONNXRuntimeError] : 1 : FAIL : ``."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line.split(" : ", 3)[-1] if line.startswith("[ONNXRuntimeError]") else line
+
+
+def release_memory() -> None:
+    """Return freed memory to the system; glibc keeps blocks of the size of weights otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def observe_shapes(
+    model: Model, feeds: Mapping[str, np.ndarray], names: Sequence[str]
+) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Run a model once and return (element type, shape) of the named inner tensors; {} where it cannot be run."""
+    declared = {value.name for value in model.proto.graph.output}
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model.proto)
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
+    try:
+        found = session(Model(probe, "", model.path), optimise=False).run(feeds, names)
+    except ModelError:
+        return {}
+    arrays = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+    return {name: (onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for name, a in arrays.items()}
+
+
+def runtime_version() -> str:
+    """Return the version of ONNX Runtime."""
+    import onnxruntime
+
+    return onnxruntime.__version__

@@ -1,6 +1,0 @@
-"""How a loss answers to a model's units: gradient statistics from one backward graph, in constant memory."""
-
-from onnxprune.sensitivity.gather import KINDS, curvatures, sensitivities
-from onnxprune.sensitivity.statistics import Curvature, Gates, Products
-
-__all__ = ["KINDS", "Curvature", "Gates", "Products", "curvatures", "sensitivities"]

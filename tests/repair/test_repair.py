@@ -1,0 +1,429 @@
+"""Closed-form repair: the solver against brute force, what each node is asked for, and models that come back."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import feeds, network
+from onnx import ModelProto, numpy_helper
+
+import onnxprune
+from onnxprune.coupling.cut import cut
+from onnxprune.coupling.groups import Analysis
+from onnxprune.data import open_dataset
+from onnxprune.data.inputs import input_specs
+from onnxprune.data.repeated import Batches, Remembered, held_out
+from onnxprune.evidence.rows import Sampler
+from onnxprune.measure.divergence import Reference
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import Model
+from onnxprune.model.runtime import session
+from onnxprune.repair import Sequential, lockstep, repair
+from onnxprune.repair.linear import as_linear
+from onnxprune.repair.lockstep import Lockstep
+from onnxprune.repair.moments import Moments, match_moments, shift_only, solve, squared_error
+from onnxprune.repair.targets import Stored, target_of
+
+MODELS = Path(__file__).parents[2] / "models"
+FLOAT32 = 2e-4  # sums of some thousand float32 products, against numbers of order 1
+
+
+def _rows(seed: int, rows: int = 60, inputs: int = 5, outputs: int = 3, groups: int = 2) -> tuple[np.ndarray, ...]:
+    """Return (x float32[groups, rows, inputs], t [groups, rows, outputs], old float64[groups, outputs, inputs])."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(0.3, 1, (groups, rows, inputs)).astype(np.float32)
+    old = rng.standard_normal((groups, outputs, inputs))
+    t = x @ old.swapaxes(1, 2) + rng.normal(0.5, 1, (groups, rows, outputs))
+    return x, t.astype(np.float32), old
+
+
+def _moments(x: np.ndarray, t: np.ndarray, like: tuple[np.ndarray, np.ndarray] | None = None) -> Moments:
+    """``like``: rows whose means are the origins."""
+    result = Moments.around(*(like or (x, t)))
+    result.update(x, t)
+    return result
+
+
+# --- the solver -----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 59))
+def test_moments_of_parts_add_up_to_those_of_the_whole(seed, at):
+    x, t, _ = _rows(seed)
+    like = x[:, :5], t[:, :5]
+    parts = _moments(x[:, :at], t[:, :at], like) + _moments(x[:, at:], t[:, at:], like)
+    for part, whole in zip(vars(parts).values(), vars(_moments(x, t, like)).values(), strict=True):
+        np.testing.assert_allclose(part, whole, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([1e-3, 0.1, 1.0]), st.booleans())
+def test_solve_is_ridge_regression_towards_the_old_weights(seed, damping, intercept):
+    x, t, old = _rows(seed)
+    weights, bias = solve(_moments(x, t), old, damping, intercept)
+    for g in range(len(x)):
+        rows, target = x[g].astype(float), t[g].astype(float)
+        centred = rows - rows.mean(0) * intercept
+        strength = np.sqrt(damping * np.square(centred).sum() / x.shape[2])
+        system = np.vstack([centred, strength * np.eye(x.shape[2])])
+        wanted = np.vstack([target - target.mean(0) * intercept, strength * old[g].T])
+        expected = np.linalg.lstsq(system, wanted, rcond=None)[0].T
+        np.testing.assert_allclose(weights[g], expected, rtol=0, atol=FLOAT32)
+        shift = target.mean(0) - expected @ rows.mean(0)
+        np.testing.assert_allclose(bias[g], shift if intercept else 0, rtol=0, atol=FLOAT32)
+
+
+def test_strong_damping_keeps_the_old_weights():
+    x, t, old = _rows(1)
+    weights, _ = solve(_moments(x, t), old, 1e9, True)
+    np.testing.assert_allclose(weights, old, rtol=0, atol=1e-6)
+
+
+def test_squared_error_is_that_of_the_rows():
+    x, t, old = _rows(2)
+    bias = np.ones((2, 3))
+    direct = np.square(x @ old.swapaxes(1, 2) + bias[:, None] - t).sum(1)
+    np.testing.assert_allclose(squared_error(_moments(x, t), old, bias), direct, rtol=1e-4)
+
+
+def test_bias_only_brings_the_mean_back_by_hand():
+    x, t = np.float32([[[1.0], [3.0]]]), np.float32([[[10.0], [20.0]]])
+    weights, bias = shift_only(_moments(x, t), np.array([[[2.0]]]), 0.0, True)
+    assert weights == 2.0 and bias == 11.0  # mean of t 15, minus 2 * mean of x 2
+
+
+def test_batchnorm_brings_mean_and_spread_back_by_hand():
+    x, t = np.float32([[[1.0], [3.0]]]), np.float32([[[10.0], [20.0]]])
+    weights, bias = match_moments(_moments(x, t), np.array([[[2.0]]]), 0.0, True)
+    assert weights == pytest.approx(5.0) and bias == pytest.approx(5.0)  # deviations 5 and 2, so 2 * 5 / 2; 15 - 5 * 2
+
+
+def test_batchnorm_keeps_the_scale_of_a_channel_that_became_constant():
+    x, t = np.zeros((1, 4, 1), np.float32), np.float32([[[1], [2], [3], [4]]])
+    weights, bias = match_moments(_moments(x, t), np.array([[[2.0]]]), 0.0, True)
+    assert weights == 2.0 and bias == 2.5
+
+
+# --- nodes seen as rows times a matrix ------------------------------------------------------------------------------
+
+LINEAR = {
+    "conv": ("y = Conv<pads=[1,1,1,1]>(x, %6x4x3x3, %6)", [2, 4, 5, 5]),
+    "strided, dilated": ("y = Conv<strides=[2,2], dilations=[2,1], pads=[2,0,1,1]>(x, %6x4x3x3)", [2, 4, 8, 8]),
+    "same lower": ('y = Conv<auto_pad="SAME_LOWER", strides=[2,2]>(x, %6x4x2x2)', [2, 4, 5, 5]),
+    "grouped": ("y = Conv<group=2, pads=[1,1,1,1]>(x, %6x2x3x3, %6)", [2, 4, 5, 5]),
+    "depthwise": ("y = Conv<group=4>(x, %8x1x3x3)", [2, 4, 5, 5]),
+    "one dimension": ("y = Conv<pads=[1,1]>(x, %6x4x3)", [2, 4, 9]),
+    "gemm": ("y = Gemm(x, %4x6, %6)", [5, 4]),
+    "gemm transB alpha beta": ("y = Gemm<transB=1, alpha=0.5, beta=2.0>(x, %6x4, %6)", [5, 4]),
+    "gemm one bias": ("y = Gemm(x, %4x6, %1)", [5, 4]),
+    "matmul": ("y = MatMul(x, %4x6)", [2, 3, 4]),
+}
+
+
+def _first_linear(model: ModelProto) -> tuple:
+    graph = Graph(model)
+    stored = Stored(graph, {n: numpy_helper.to_array(t) for n, t in graph.tensors.items()})
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    rank = len(shape)
+    return as_linear(graph.top[0], stored, rank, tuple(shape[2:])), stored
+
+
+@pytest.mark.parametrize("case", LINEAR)
+def test_rows_matrix_and_offset_give_the_nodes_output(case):
+    body, shape = LINEAR[case]
+    model = network(body, f"float[{','.join(map(str, shape))}] x")
+    linear, stored = _first_linear(model)
+    feed = feeds(model)
+    output = session(model).run(feed)["y"]
+    sampler = Sampler(shape[0], positions=1000)
+    weight = stored.arrays[linear.weight]
+    product = linear.rows(feed["x"], sampler) @ linear.matrix(weight).swapaxes(1, 2) + linear.offset(stored)[:, None]
+    expected = linear.outputs(output, sampler)
+    np.testing.assert_allclose(np.moveaxis(product, 0, 1).reshape(expected.shape), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(linear.stored(linear.matrix(weight), weight), weight, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "name", "sign"),
+    [
+        ("h = Conv(x, %6x4x1x1, %6); y = Relu(h)", "t2", 1.0),
+        ("h = Gemm<beta=2.0>(x, %4x6, %6); y = Relu(h)", "t2", 0.5),
+        ("h = MatMul(x, %4x6); y = Add(h, %6)", "t2", 1.0),
+        ("h = MatMul(x, %4x6); y = Add(%1x6, h)", "t2", 1.0),
+        ("h = Conv(x, %6x4x1x1); y = BatchNormalization(h, %+6, %6, %6, %+6)", "t4", -1.0),
+        ("h = MatMul(x, %4x6); y = Relu(h)", "", 1.0),
+        ("h = MatMul(x, %4x6); z = Add(h, %6); g = Relu(h); y = Add(z, g)", "", 1.0),  # the sum is not all that reads h
+        ("h = MatMul(x, %4x6); y = Add(h, %1)", "", 1.0),  # one number for all channels
+        (
+            "b = %6; h = Conv(x, %6x4x1x1, b); g = Relu(b); k = ReduceMax<keepdims=0>(g); y = Mul(h, k)",
+            "",
+            1.0,
+        ),  # the bias is read twice
+    ],
+)
+def test_where_an_intercept_goes(body, name, sign):
+    shape = "2,4,3,3" if "Conv" in body else "5,4"
+    linear, _ = _first_linear(network(body, f"float[{shape}] x"))
+    assert (linear.bias, linear.sign) == (name, sign)
+
+
+def test_weights_with_two_readers_or_too_many_inputs_are_left_alone():
+    assert _first_linear(network("w = %4x4; h = MatMul(x, w); y = MatMul(h, w)", "float[5,4] x"))[0] is None
+    assert _first_linear(network("y = Gemm(x, %7000x2)", "float[3,7000] x"))[0] is None
+
+
+# --- targets --------------------------------------------------------------------------------------------------------
+
+
+def _target(body: str, shape: str = "2,4,3,3", done: tuple[str, ...] = ("x", "s")):
+    analysis = onnxprune.analyze(network(body, f"float[{shape}] x"))
+    graph = Graph(analysis.facts.model.proto)
+    stored = Stored(graph, {n: numpy_helper.to_array(t) for n, t in graph.tensors.items()})
+    node = next(node for node in graph.top if node.outputs[0] == "h")
+    return target_of(analysis, stored, node, 4, 1, 4, set(done))
+
+
+def test_a_residual_branch_aims_at_the_sum_less_the_shortcut():
+    target = _target("s = Relu(x); h = Conv(s, %4x4x1x1); z = Add(s, h); y = Relu(z)")
+    assert (target.value, target.other, target.rectified) == ("z", "s", True)
+
+
+def test_scales_and_shifts_on_the_way_are_taken_along():
+    target = _target("h = Conv(x, %4x4x1x1); k = Mul(h, @2.0); z = Add(k, @3.0); y = Relu(z)")
+    assert (target.value, target.other, target.rectified) == ("z", "", True)
+    assert np.array_equal(target.scale, np.full(4, 2.0)) and np.array_equal(target.shift, np.full(4, 3.0))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "h = Conv(x, %4x4x1x1); y = Sigmoid(h)",
+        "h = Conv(x, %4x4x1x1); z = Relu(h); k = Neg(h); y = Add(z, k)",  # the negative part is read as well
+        "h = Conv(x, %4x4x1x1); o = Exp(h); s = Neg(x); z = Mul(s, o); y = Relu(z)",
+    ],
+)
+def test_otherwise_a_node_aims_at_its_own_output(body):
+    target = _target(body)
+    assert (target.value, target.other, target.rectified) == ("h", "", False)
+
+
+# --- running piece by piece -----------------------------------------------------------------------------------------
+
+BRANCHED = "a = Conv<pads=[1,1,1,1]>(x, %8x3x3x3, %8); b = Relu(a); c = Conv(b, %8x8x1x1); d = Add(b, c); y = Relu(d)"
+
+
+@pytest.mark.parametrize("limit", [1 << 28, 600, 0])
+def test_lockstep_computes_what_a_whole_run_does(limit, monkeypatch):
+    monkeypatch.setattr(lockstep, "MEMORY_LIMIT", limit)
+    model = network(BRANCHED)
+    batches = [feeds(model, seed) for seed in range(3)]
+    steps = Lockstep(Model(model, "", None), batches)
+    for name in ("a", "b", "c", "y"):
+        steps.advance([name])
+        probe = onnx.ModelProto()
+        probe.CopyFrom(model)
+        probe.graph.output.add().name = name
+        whole = session(probe)
+        for found, batch in zip(steps.values(name), batches, strict=True):
+            np.testing.assert_allclose(found, whole.run(batch)[name], rtol=1e-5, atol=1e-6)
+
+
+def test_lockstep_forgets_what_nobody_needs_any_more():
+    steps = Lockstep(Model(network(BRANCHED), "", None), [feeds(network(BRANCHED))])
+    steps.advance(["c"])
+    with pytest.raises(KeyError):
+        steps.values("a")
+    assert next(steps.values("b")).shape == (2, 8, 4, 4)  # the sum still reads it
+
+
+def test_lockstep_passes_sequences_on():
+    model = network("s = SplitToSequence<axis=1>(x, @1); i = SequenceAt(s, @1); y = Relu(i)")
+    steps, feed = Lockstep(Model(model, "", None), [feeds(model)]), feeds(model)
+    steps.advance(["s"])
+    steps.advance(["y"])
+    np.testing.assert_array_equal(next(steps.values("y")), session(model).run(feed)["y"])
+
+
+@pytest.mark.parametrize("limit", [0, 25, 1000])
+def test_remembered_items_equal_those_made_anew(limit):
+    made = []
+
+    def make(start: int):
+        for number in range(start, 5):
+            made.append(number)
+            yield np.full(10, number, np.int8)
+
+    items = Remembered(make, lambda item: item.nbytes, limit)
+    for _ in range(3):
+        assert [int(item[0]) for item in items] == [0, 1, 2, 3, 4]
+    assert len(made) == {0: 15, 25: 5 + 3 + 3, 1000: 5}[limit]
+
+
+@pytest.mark.parametrize(
+    ("rows", "fixed", "parts"),
+    [(8, None, (6, 2)), (1, None, (1, 1)), (9, 4, (5, 4)), (4, 4, (4, 4)), (2, None, (1, 1))],
+)
+def test_held_out_rows_fill_batches(rows, fixed, parts):
+    model = network("y = Relu(x)", f"float[{fixed or 'n'},3] x")
+    dataset = open_dataset(np.ones((rows, 3), np.float32), input_specs(model))
+    assert tuple(map(len, held_out(dataset, 0.25, 512, 0))) == parts
+
+
+# --- whole models ---------------------------------------------------------------------------------------------------
+
+
+def _halved(analysis: Analysis) -> list[np.ndarray]:
+    """Keep every other unit of every group."""
+    return [np.arange(group.width) % 2 == 0 for group in analysis.groups]
+
+
+def _case(model: ModelProto, count: int = 8) -> tuple[Analysis, list[np.ndarray], ModelProto, list[dict]]:
+    analysis = onnxprune.analyze(model)
+    kept = _halved(analysis)
+    return analysis, kept, cut(analysis, kept), [feeds(model, seed) for seed in range(count)]
+
+
+def _tensors(model: ModelProto) -> dict[str, np.ndarray]:
+    graph = Graph(model)
+    return {name: numpy_helper.to_array(tensor) for name, tensor in graph.tensors.items()}
+
+
+CHAIN = """a = Conv<pads=[1,1,1,1]>(x, %8x3x3x3, %8); b = Relu(a)
+c = Conv<group=8, pads=[1,1,1,1]>(b, %8x1x3x3, %8); d = Relu(c)
+e = Conv(d, %6x8x1x1, %6); y = Relu(e)"""
+
+
+def test_an_intact_model_is_given_back_as_it_is():
+    model = network(CHAIN)
+    analysis = onnxprune.analyze(model)
+    kept = [np.ones(group.width, bool) for group in analysis.groups]
+    batches = [feeds(model, seed) for seed in range(4)]
+    assert Sequential(analysis, kept, batches).run(model) == model
+    refitted = Sequential(analysis, kept, batches, everything=True).run(model)
+    for name, array in _tensors(refitted).items():
+        np.testing.assert_allclose(array, _tensors(model)[name], rtol=0, atol=1e-3)
+
+
+def test_a_frozen_walk_changes_nothing():
+    analysis, kept, small, batches = _case(network(CHAIN))
+    seen = []
+    walk = Sequential(analysis, kept, batches, frozen=True, observe=lambda linear, *_: seen.append(linear.weight))
+    assert walk.run(small) == small and seen
+
+
+@pytest.mark.parametrize("method", ["least-squares", "batchnorm", "bias"])
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_transformer"])
+def test_repair_brings_trained_models_back(name, method):
+    model, specs = onnx.load(MODELS / f"{name}.onnx"), input_specs(onnx.load(MODELS / f"{name}.onnx"))
+    analysis = onnxprune.analyze(model)
+    kept = _halved(analysis)
+    small = cut(analysis, kept)
+    calibration, unseen = (
+        open_dataset({"image": np.load(MODELS / f"digits_{part}.npz")["image"][:192]}, specs)
+        for part in ("calib", "test")
+    )
+    judge = Reference(analysis.facts.model, Batches(unseen))
+    repaired = Sequential(analysis, kept, Batches(calibration), method=method).run(small)
+    share = {"least-squares": 0.25, "batchnorm": 0.9, "bias": 1.0}[method]
+    assert judge.divergence(Model(repaired, "", None)) < share * judge.divergence(Model(small, "", None))
+
+
+def test_least_squares_is_the_best_fit_of_a_single_reader():
+    """With one linear layer behind the cut the answer is plain regression on what is left of its inputs."""
+    model = network("a = Gemm(x, %6x8, %8); b = Relu(a); y = Gemm(b, %8x3, %3)", "float[200,6] x")
+    analysis, kept, small, batches = _case(model, 2)
+    repaired = Sequential(analysis, kept, batches, positions=1000).run(small)
+    walk_damping = 1e-3  # of the mean second moment: the weakest on offer, which noiseless data choose
+    whole = [session(model).run(batch)["y"] for batch in batches]
+    found = [session(repaired).run(batch)["y"] for batch in batches]
+    hidden = onnx.ModelProto()
+    hidden.CopyFrom(small)
+    hidden.graph.output.add().name = "b"
+    rows = np.concatenate([session(hidden).run(batch)["b"] for batch in batches]).astype(float)
+    centred = rows - rows.mean(0)
+    old = _tensors(small)[next(n for n, a in _tensors(small).items() if a.shape == (4, 3))].astype(float)
+    strength = walk_damping * np.square(centred).sum() / 4
+    gram = centred.T @ centred + strength * np.eye(4)
+    target = np.concatenate(whole).astype(float)
+    weights = np.linalg.solve(gram, centred.T @ (target - target.mean(0)) + strength * old)
+    expected = centred @ weights + target.mean(0)
+    np.testing.assert_allclose(np.concatenate(found), expected, rtol=0, atol=5e-2 * target.std())
+    assert np.square(np.concatenate(found) - target).sum() <= 1.01 * np.square(expected - target).sum()
+
+
+def test_moving_rectified_targets_never_raises_the_rectified_error():
+    model = network("a = Conv(x, %12x3x1x1, %12); b = Relu(a); c = Conv(b, %6x12x1x1, %6); y = Relu(c)")
+    analysis, kept, small, batches = _case(model)
+
+    def error(turns: int) -> float:
+        repaired = Sequential(analysis, kept, batches, turns=turns, positions=1000).run(small)
+        pairs = [(session(model).run(batch)["y"], session(repaired).run(batch)["y"]) for batch in batches]
+        return sum(float(np.square(a - b).sum()) for a, b in pairs)
+
+    errors = [error(turns) for turns in (0, 1, 2, 4)]
+    assert all(later <= 1.0001 * sooner for sooner, later in pairwise(errors))
+    assert errors[-1] < 0.99 * errors[0]
+
+
+def test_padded_steps_of_a_sequence_do_not_count():
+    body = "m = Cast<to=1>(mask); a = MatMul(x, %6x8); b = Relu(a); y = MatMul(b, %8x3)"
+    model = network(body, "float[4,5,6] x, int64[4,5] mask")
+    analysis, kept, small, batches = _case(model, 4)
+    padded = [batch | {"mask": (np.arange(5) < 3)[None].repeat(4, 0).astype(np.int64)} for batch in batches]
+    noisy = [
+        batch | {"x": np.where(batch["mask"][..., None] > 0, batch["x"], 100.0).astype(np.float32)} for batch in padded
+    ]
+    clean, dirty = (Sequential(analysis, kept, data, mask="mask").run(small) for data in (padded, noisy))
+    assert clean == dirty
+    assert Sequential(analysis, kept, noisy).run(small) != clean
+
+
+def test_a_convolution_over_masked_steps_looks_at_all_of_them():
+    """Its window mixes steps, so that no step of its output belongs to one step of the mask."""
+    model = network(
+        "a = Conv<pads=[1,1]>(x, %8x3x3); b = Relu(a); y = Conv<pads=[1,1]>(b, %4x8x3)",
+        "float[4,3,5] x, int64[4,5] mask",
+    )
+    analysis, kept, small, batches = _case(model, 4)
+    masked = [batch | {"mask": np.zeros((4, 5), np.int64)} for batch in batches]
+    assert Sequential(analysis, kept, masked, mask="mask").run(small) == Sequential(analysis, kept, masked).run(small)
+
+
+def test_nothing_is_fitted_where_every_step_is_padding():
+    model = network("a = MatMul(x, %6x8); b = Relu(a); y = MatMul(b, %8x3)", "float[4,5,6] x, int64[4,5] mask")
+    analysis, kept, small, batches = _case(model, 2)
+    masked = [batch | {"mask": np.zeros((4, 5), np.int64)} for batch in batches]
+    assert Sequential(analysis, kept, masked, mask="mask").run(small) == small
+
+
+def test_weights_held_by_constant_nodes_are_repaired_in_place():
+    model = network("a = MatMul(x, %6x8); b = Relu(a); y = MatMul(b, %8x3)", "float[50,6] x")
+    for tensor in list(model.graph.initializer):
+        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor))
+    del model.graph.initializer[:]
+    analysis, kept, small, batches = _case(model, 4)
+    repaired = Sequential(analysis, kept, batches).run(small)
+    judge = Reference(analysis.facts.model, batches)
+    assert judge.divergence(Model(repaired, "", None)) < 0.6 * judge.divergence(Model(small, "", None))
+
+
+def test_equal_inputs_give_equal_bytes():
+    analysis, kept, small, batches = _case(network(CHAIN))
+    first, second = (Sequential(analysis, kept, batches).run(small).SerializeToString() for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("rows", [1, 2, 40])
+def test_auto_is_never_worse_than_no_repair_and_copes_with_few_rows(rows):
+    model = network("a = Gemm(x, %6x8, %8); b = Relu(a); y = Gemm(b, %8x3, %3)", "float[n,6] x")
+    analysis, kept, small, _ = _case(model)
+    data = open_dataset(np.random.default_rng(0).standard_normal((rows, 6), np.float32), input_specs(model))
+    found = repair(analysis, kept, small, data)
+    assert found.divergences[found.method] == min(found.divergences.values()) <= found.divergences["none"]

@@ -1,0 +1,476 @@
+"""A remedy that is printed works: each is followed, by the letter, on a small model that calls it forth."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from networks import network, unseen_model
+from onnx import ModelProto
+
+from onnxprune.api import inspect
+from onnxprune.cli import main
+from onnxprune.report.remedies import NOTHING, REMEDIES, UNKNOWN_SHAPES
+
+ROOT = Path(__file__).parents[2]
+TRANSFORMER = ROOT / "models" / "digits_transformer.onnx"
+IMAGE = "float[N,3,6,6] x"
+CUSTOM = "p = Conv(x, %6x3x1x1); q = {}(p); y = Conv(q, %5x6x1x1)"
+HEADS = (
+    "q = MatMul(x, %3x12); k = MatMul(x, %3x12); v = MatMul(x, %3x12); q4 = Reshape(q, @[0, 4, 4, 3]); "
+    "k4 = Reshape(k, @[0, 4, 4, 3]); v4 = Reshape(v, @[0, 4, 4, 3]); m = Mul(v4, %3); "
+    "qt = Transpose<perm=[0,2,1,3]>(q4); kt = Transpose<perm=[0,2,3,1]>(k4); vt = Transpose<perm=[0,2,1,3]>(m); "
+    "s = MatMul(qt, kt); a = Softmax(s); o = MatMul(a, vt); ot = Transpose<perm=[0,2,1,3]>(o); "
+    "oo = Reshape(ot, @[0, 4, 12]); y = MatMul(oo, %12x5)"
+)
+TABLE = (
+    "p = MatMul(x, %3x6); d = Shape(p); l = Gather(d, @[1]); g = Slice(%1x20x6, @[0], l, @[1]); s = Add(p, g); "
+    "y = MatMul(s, %6x5)"
+)
+NORMED = "p = MatMul(x, %3x6); n = LayerNormalization(p, %6, %6); y = MatMul(n, %6x5)"
+
+
+def free(body: str, inputs: str = IMAGE, outputs: str = "float[] y", **more: Any) -> ModelProto:
+    return network(body, inputs, outputs, **more)
+
+
+# --- inspect --------------------------------------------------------------------------------------------------------
+
+# beginning of the remedy -> (model, model or settings that follow it)
+FOLLOWED: dict[str, tuple[ModelProto, ModelProto | dict[str, Any]]] = {
+    "fix the input's size with --input-shape": (
+        free(TABLE, "float[N,L,3] x", "float[N,L,5] y"),
+        {"input_shape": {"x": (1, 12, 3)}},
+    ),
+    "nothing to do where positions are classes or numbers": (
+        free("p = Conv(x, %16x3x1x1); q = Softmax<axis=1>(p); y = Conv(q, %1x16x1x1)"),
+        {"granularity": ("heads", "stream")},
+    ),
+    "--allow-lossy cuts it": (
+        free("p = Conv(x, %16x3x1x1); q = LRN<size=3>(p); y = Conv(q, %1x16x1x1)"),
+        {"allow_lossy": True},
+    ),
+    "--granularity stream cuts it": (free(NORMED, "float[N,4,3] x"), {"granularity": ("heads", "stream")}),
+    "--granularity width cuts this factor": (free(HEADS, "float[N,4,3] x"), {"granularity": ("width",)}),
+    "prune the float model": (
+        free(
+            "p = MatMul(x, %3x6); w = %1x6x20:int8; r = %1x5x20:int8; ws = %+1; wz = %1:int8; "
+            "q = com.microsoft.DynamicQuantizeLSTM<hidden_size = 5>(p, w, r, , , , , , ws, wz, ws, wz); h = Squeeze(q, @[1]); "
+            "y = MatMul(h, %5x4)",
+            "float[2,4,3] x",
+            domains={"com.microsoft": 1},
+        ),
+        free(
+            "p = MatMul(x, %3x6); w = %1x20x6; r = %1x20x5; q = LSTM<hidden_size = 5>(p, w, r); h = Squeeze(q, @[1]); "
+            "y = MatMul(h, %5x4)",
+            "float[2,4,3] x",
+        ),
+    ),
+    "export it as standard operators": (
+        free(CUSTOM.format("foo.Bar"), outputs="float[N,5,6,6] y", domains={"foo": 1}),
+        free(CUSTOM.format("Relu"), outputs="float[N,5,6,6] y"),
+    ),
+    "give --input-shape": (
+        free("p = Conv(x, %6x3x1x1); f = Flatten(p); y = MatMul(f, %96x5)", "float[N,3,H,W] x"),
+        {"input_shape": {"x": (1, 3, 4, 4)}},
+    ),
+    "the operator that gives it has no rule": (
+        free(CUSTOM.format("foo.Bar"), outputs="float[N,5,6,6] y", domains={"foo": 1}),
+        free(CUSTOM.format("Relu"), outputs="float[N,5,6,6] y"),
+    ),
+    "export with shapes that can be inferred, from constants": (
+        free("p = MatMul(x, %3x6); q = Reshape(p, s); y = MatMul(q, %6x5)", "float[4,3] x, int64[2] s", "float[A,B] y"),
+        free("p = MatMul(x, %3x6); q = Reshape(p, @[4, 6]); y = MatMul(q, %6x5)", "float[4,3] x", "float[4,5] y"),
+    ),
+}
+UNFOLLOWED = {"please report it with this node": "a defect of a rule is mended here, not by the user"}
+
+
+def texts() -> list[str]:
+    return [row[-1] for row in (*REMEDIES, *UNKNOWN_SHAPES)]
+
+
+def test_every_remedy_of_inspect_is_followed_here() -> None:
+    for text in texts():
+        if text.startswith((f"{NOTHING}:", f"{NOTHING} in this version", *UNFOLLOWED)):
+            continue
+        assert [start for start in FOLLOWED if text.startswith(start)], text
+    for start in FOLLOWED:
+        assert [text for text in texts() if text.startswith(start)], start
+
+
+def frozen(found: dict[str, Any], start: str) -> set[tuple[str, str]]:
+    return {(row["axis"], row["reason"]) for row in found["frozen"] if row["remedy"].startswith(start)}
+
+
+@pytest.mark.parametrize("start", FOLLOWED)
+def test_what_inspect_says_helps(start: str) -> None:
+    """Where the remedy was followed the axis is no longer kept for that reason, and more can be pruned."""
+    model, way = FOLLOWED[start]
+    before = inspect(model)
+    named = frozen(before, start)
+    assert named
+    after = inspect(way) if isinstance(way, ModelProto) else inspect(model, **way)
+    assert not named & {(row["axis"], row["reason"]) for row in after["frozen"]}
+    assert sum(len(group["members"]) for group in after["groups"]) > sum(len(g["members"]) for g in before["groups"])
+
+
+@pytest.mark.parametrize(
+    ("body", "inputs", "reason"),
+    [
+        ("p = Conv(x, %6x3x1x1); f = Flatten(p); z = MatMul(f, %216x5); y = Softmax(z)", IMAGE, "output"),
+        (
+            "p = Conv(x, %6x3x1x1); f = Flatten(p); z = MatMul(f, %216x5); n = ReduceMean(z, @[1]); y = Sub(z, n)",
+            IMAGE,
+            "output",
+        ),
+        ("n = LayerNormalization(x, %3, %3); y = MatMul(n, %3x5)", "float[N,4,3] x", "input"),
+    ],
+)
+def test_no_setting_is_advised_where_the_boundary_keeps_an_axis(body: str, inputs: str, reason: str) -> None:
+    """A final Softmax, a mean of the outputs, a norm of the inputs: stream lifts statistics, not the boundary."""
+    found = inspect(free(body, inputs))
+    assert {row["kind"] for row in found["frozen"]} <= {"input", "output"}
+    assert reason in {row["kind"] for row in found["frozen"]}
+    stream = inspect(free(body, inputs), granularity=("heads", "stream"))
+    assert [row["axis"] for row in stream["frozen"]] == [row["axis"] for row in found["frozen"]]
+
+
+def test_a_value_whose_size_is_in_the_data_has_no_remedy() -> None:
+    found = inspect(
+        free("p = Conv(x, %6x3x1x1); q = NonZero(p); r = Cast<to=1>(q); y = MatMul(%3x4, r)", outputs="float[A,B] y")
+    )
+    assert all(row["remedy"].startswith(NOTHING) for row in found["frozen"])
+
+
+# --- errors and warnings --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("remedies")
+    draw = np.random.default_rng(0)
+    conv, out = "h = Conv(x, w1); r = Relu(h); y = Conv(r, w2)", "float[N,4,4,4] y"
+    head = "h = Conv(x, w1); r = Relu(h); g = Flatten(r); y = MatMul(g, %128x4)"
+    stored, wider = "w1 = %8x3x3x3; w2 = %4x8x1x1; ", "w1 = %12x3x3x3; w2 = %4x12x1x1; "
+    branch = "p = Conv(x, %8x3x1x1); q = Relu(p); s = Conv(q, %8x8x1x1); r = Add(p, s); y = Conv(r, %4x8x1x1)"
+    models = {
+        "net": free(stored + conv, IMAGE, out),
+        "twin": free(stored + conv, IMAGE, out, seed=1),
+        "wide": free(wider + conv, IMAGE, out),
+        "coded": free(
+            "d = DequantizeLinear(%8x3x1x1:int8, @0.05); h = Conv(x, d); e = DequantizeLinear(%4x8x1x1:int8, @0.05); y = Conv(h, e)",
+            IMAGE,
+            "float[N,4,6,6] y",
+        ),
+        "narrow": free("w1 = %8x3x1x1; w2 = %4x8x3x3; " + conv, IMAGE, out),
+        "classes": free("w1 = %8x3x3x3; " + head, IMAGE, "float[N,4] y"),
+        "any": free(stored + conv, "float[N,3,H,W] x", "float[N,4,A,B] y"),
+        "both": free(stored + conv, "float[N,A,B,C] x", "float[N,4,D,E] y"),
+        "two": free(
+            "a = MatMul(x, %3x8); b = MatMul(z, %3x8); h = Add(a, b); y = MatMul(h, %8x4)", "float[N,3] x, float[N,3] z"
+        ),
+        "value": free("h = MatMul(x, %3x8); r = Relu(h); y = MatMul(r, %8x1)", "float[N,3] x", "float[N,1] y"),
+        "normed": free(NORMED, "float[N,4,3] x"),
+        "branch": free(branch, IMAGE, "float[N,4,6,6] y"),
+        "quantised": free(
+            "p = Conv(x, %8x3x1x1); q = Relu(p); d = DequantizeLinear(%8x8x1x1:int8, @0.05); s = Conv(q, d); r = Add(p, s); y = Conv(r, %4x8x1x1)",
+            IMAGE,
+            "float[N,4,6,6] y",
+        ),
+    }
+    models["unseen"] = unseen_model()
+    models["picky"] = free(
+        "p = MatMul(x, %3x8); r = Relu(p); m = MatMul(r, %8x6); h = Squeeze(s, @[0]); q = Reshape(m, h); y = Identity(q)",
+        "float[1,4,3] x, int64[1,2] s",
+        "float[A,B] y",
+    )
+    for name, model in models.items():
+        onnx.save(model, path / f"{name}.onnx")
+    x = draw.standard_normal((24, 3, 6, 6)).astype(np.float32)
+    np.savez(path / "x.npz", x=x)
+    np.savez(path / "fresh.npz", x=x[::-1] + np.float32(1))
+    np.savez(path / "nan.npz", x=np.full_like(x, np.nan))
+    np.savez(path / "huge.npz", x=np.full_like(x, 1e30))
+    np.savez(path / "three.npz", x=x[:, 0, 0, :3].copy(), z=x[:, 0, 1, :3].copy())
+    np.savez(path / "picky.npz", x=x[:, 0, :4, :3].copy(), s=np.tile(np.array([[4, 6]]), (24, 1)))
+    np.save(path / "one.npy", x[:, 0, 0, :3].copy())
+    np.save(path / "bytes.npy", (x * 20 + 128).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1).copy())
+    np.save(path / "labels.npy", draw.integers(0, 4, 24))
+    np.save(path / "vectors.npy", draw.standard_normal((24, 2)))
+    from PIL import Image
+
+    (path / "pictures").mkdir()
+    for number in range(4):
+        Image.fromarray(draw.integers(0, 255, (6, 6, 3), np.uint8)).save(path / "pictures" / f"{number}.png")
+    (path / "metric.py").write_text(
+        "import numpy as np\ndef score(outputs, labels):\n    return np.ones(len(outputs['y']))\n"
+    )
+    (path / "exits.py").write_text("import sys\ndef load_data():\n    sys.exit(0)\n")
+    (path / "returns.py").write_text("import numpy as np\ndef load_data():\n    return np.load('x.npz')['x']\n")
+    (path / "empty").mkdir()
+    np.savez(path / "broken.npz", facts=np.zeros(3, np.uint8))
+    np.save(path / "x.npy", x)
+    (path / "jobs.toml").write_text("[jobs.a]\nmodel = 'net.onnx'\ndry-run = true\nno-latency = true\n")
+    (path / "none.toml").write_text("")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        for command in (
+            "net.onnx small.onnx --no-latency --plan plan.json --json report.json",
+            "run --config jobs.toml --json jobs.json",
+            "net.onnx spare.onnx --calib x.npz --criterion l2 --recover 1 --checkpoint state.npz --no-latency",
+        ):
+            assert run(command).exit_code == 0, command
+    plan = json.loads((path / "plan.json").read_text())
+    plan["kept"] = {name: {axis: kept[:-1] for axis, kept in axes.items()} for name, axes in plan["kept"].items()}
+    (path / "edited.json").write_text(json.dumps(plan))
+    damaged = json.loads((path / "report.json").read_text())
+    (path / "nulls.json").write_text(json.dumps(damaged | {"after": 3, "before": 3, "surgery": 3}))
+    (path / "words.json").write_text(json.dumps(damaged | {"after": damaged["after"] | {"macs": "many"}}))
+    return path
+
+
+def run(command: str) -> Result:
+    return CliRunner().invoke(main, shlex.split(command))
+
+
+DRY = "--dry-run --no-latency"
+DATA = f"--calib x.npz {DRY}"
+# what the message says -> (command that calls it forth, command that follows it; several in a row with &&)
+ERRORS = {
+    "cannot be run on drawn inputs": (f"picky.onnx {DRY}", f"picky.onnx {DRY} --calib picky.npz --criterion l2 --repair none"),
+    "not everything was seen": (f"unseen.onnx {DRY}", f"unseen.onnx {DRY} --allow-unproven"),
+    "removed nothing": (f"net.onnx {DRY} --ratio 5% --round-to 4", f"net.onnx {DRY} --ratio 20% --round-to 1"),
+    "comes nearer": (f"net.onnx {DRY} --target macs=95% --round-to 4", f"net.onnx {DRY} --target macs=95% --round-to 1"),
+    "ask for less, or relax --include": (f"net.onnx {DRY} --target macs=30% --max-layer-ratio 0.5 --round-to 1", f"net.onnx {DRY} --target macs=30% --round-to 1"),
+    "groups can become narrower with these settings; relax": (f"net.onnx {DRY} --min-width 8", f"net.onnx {DRY} --min-width 2"),
+    "where --granularity stream or --allow-lossy is a way out": (f"normed.onnx {DRY}", f"normed.onnx {DRY} --granularity stream"),
+    "give a share between 0 and 1": (f"net.onnx {DRY} --max-layer-ratio 2", f"net.onnx {DRY} --max-layer-ratio 0.5"),
+    "give a share from 0 to less than 1": (f"net.onnx {DRY} --layer-ratio h=1", f"net.onnx {DRY} --layer-ratio h=0.5"),
+    "neither a whole number of at least 1 nor the name": (f"net.onnx {DRY} --round-to 0", f"net.onnx {DRY} --round-to 2"),
+    "give the share of units to remove": (f"net.onnx {DRY} --ratio 50", f"net.onnx {DRY} --ratio 50%"),
+    "give what may remain, e.g.": (f"net.onnx {DRY} --target macs", f"net.onnx {DRY} --target macs=50%"),
+    "is not a positive amount; use 50%": (f"net.onnx {DRY} --target macs=few", f"net.onnx {DRY} --target macs=0.5x"),
+    "latency is a share of the original's": ("net.onnx --dry-run --target latency=3", "net.onnx --dry-run --target macs=0.6x"),
+    "a share of the original is what remains; give less": (f"net.onnx {DRY} --target macs=1x", f"net.onnx {DRY} --target macs=0.9x"),
+    "give data (--calib or --eval)": ("sweep net.onnx --ratios 0.5", "sweep net.onnx --ratios 0.5 --eval x.npz"),
+    "is not a report of onnxprune; write one with --json": ("report plan.json", f"net.onnx {DRY} --json n.json && report n.json"),
+    "not an object; write it again with --json": (
+        f"net.onnx {DRY} --baseline nulls.json", f"net.onnx {DRY} --json n.json && net.onnx {DRY} --baseline n.json"),
+    "not a number; write it again with --json": (
+        f"net.onnx {DRY} --baseline words.json", f"net.onnx {DRY} --json n.json && net.onnx {DRY} --baseline n.json"),
+    "is damaged: ": ("report nulls.json", f"net.onnx {DRY} --json n.json && report n.json"),
+    "--baseline takes what 'onnxprune run --json' wrote": (
+        "run --config jobs.toml --baseline report.json", "run --config jobs.toml --baseline jobs.json"),
+    "every --std value must be above zero": (f"net.onnx --calib pictures {DRY} --std 0", f"net.onnx --calib pictures {DRY} --std 1"),
+    "--mean, --std and --scale are finite": (f"net.onnx --calib pictures {DRY} --scale inf", f"net.onnx --calib pictures {DRY} --scale 2"),
+    "say --layout NCHW or --layout NHWC": (
+        f"both.onnx --calib pictures {DRY}", f"both.onnx --calib pictures {DRY} --input-shape x:1,3,6,6 --layout NCHW"),
+    "has no fixed image size: give one with --input-shape": (
+        f"any.onnx --calib pictures {DRY}", f"any.onnx --calib pictures {DRY} --input-shape x:1,3,6,6"),
+    "turn uint8 images into what": (f"net.onnx --calib bytes.npy {DRY} --criterion l2", f"net.onnx --calib bytes.npy {DRY} --criterion l2 --scale 0.1"),
+    "image options apply to uint8 images only": (f"net.onnx {DATA} --scale 2", f"net.onnx {DATA}"),
+    "pass a .npz with these names": (f"two.onnx {DRY} --calib one.npy", f"two.onnx {DRY} --calib three.npz"),
+    "pass a .npz or a .py loader": (f"two.onnx {DRY} --calib pictures", f"two.onnx {DRY} --calib three.npz"),
+    "widths can: leave out --granularity block": (f"net.onnx {DRY} --granularity block", f"net.onnx {DRY}"),
+    "prune widths in a second run": (
+        f"branch.onnx {DRY} --granularity block --target macs=1%",
+        "branch.onnx b.onnx --force --no-latency --granularity block && b.onnx c.onnx --force --no-latency"),
+    "prune widths too, in another run": (
+        f"branch.onnx {DATA} --granularity eigen --target macs=0.1%",
+        "branch.onnx b.onnx --force --no-latency --calib x.npz --granularity eigen --target macs=95% && b.onnx c.onnx --force --no-latency"),
+    "has no stored float matrix to judge it by": (
+        f"quantised.onnx {DRY} --granularity block", f"quantised.onnx {DATA} --granularity block"),
+    "the model has no input": (f"net.onnx {DRY} --input-shape z:1,3,6,6", f"net.onnx {DRY} --input-shape x:1,3,6,6"),
+    "does not fit it": (f"net.onnx {DRY} --input-shape x:1,5,6,6", f"net.onnx {DRY} --input-shape x:1,3,6,6"),
+    "no output looks like a classifier's; pass --metric": (
+        "validate value.onnx value.onnx --data one.npy --labels labels.npy",
+        "validate value.onnx value.onnx --data one.npy --labels labels.npy --metric metric.py:score"),
+    "or your own --metric": (
+        "validate classes.onnx classes.onnx --data x.npz --labels vectors.npy",
+        "validate classes.onnx classes.onnx --data x.npz --labels vectors.npy --metric metric.py:score"),
+    "exists; add --force to replace it": ("net.onnx small.onnx --no-latency", "net.onnx small.onnx --no-latency --force"),
+    "choose another name (": ("net.onnx net.onnx --force --no-latency", "net.onnx other.onnx --force --no-latency"),
+    "; give a file name": (f"net.onnx {DRY} --json empty", f"net.onnx {DRY} --json empty/e.json"),
+    "is a folder; give a file name": ("net.onnx empty --force --no-latency", "net.onnx empty/e.onnx --force --no-latency"),
+    "does not exist; create it first": ("net.onnx no/e.onnx --force --no-latency", "net.onnx empty/e.onnx --force --no-latency"),
+    "a folder, not a model; give the .onnx file": ("empty", f"net.onnx {DRY}"),
+    "add --force to use it if all shapes agree": (f"apply plan.json twin.onnx {DRY}", f"apply plan.json twin.onnx {DRY} --force"),
+    "make the plan again": (f"apply edited.json net.onnx {DRY}", f"net.onnx {DRY} --plan again.json --force && apply again.json net.onnx {DRY}"),
+    "takes directions from data; give calibration data": (f"net.onnx {DRY} --granularity eigen", f"net.onnx {DATA} --granularity eigen"),
+    "--max-divergence is judged on data": (f"net.onnx {DRY} --max-divergence 5", f"net.onnx {DATA} --max-divergence 5"),
+    "--search judges widths on data": (f"net.onnx {DRY} --search 1", f"net.onnx {DATA} --search 1"),
+    "--recover trains on data": (f"net.onnx {DRY} --recover 1", f"net.onnx {DATA} --recover 1 --criterion l2"),
+    "looks at data; give calibration data": (f"net.onnx {DRY} --repair bias", f"net.onnx {DATA} --repair bias --criterion l2"),
+    "looks at data; give calibration data (--calib)": (f"net.onnx {DRY} --criterion obs", f"net.onnx {DATA} --criterion obs"),
+    "is another network: the model has a group": (f"net.onnx {DRY} --rewind wide.onnx", f"net.onnx {DRY} --rewind twin.onnx"),
+    "name a file with --config": ("run", "run --config jobs.toml"),
+    "give the number of steps, 2 to 999": (f"net.onnx {DRY} --schedule linear:1", f"net.onnx {DRY} --schedule linear:2"),
+    "give at least one pair and some time": ("bench net.onnx --pairs 0 --seconds 1", "bench net.onnx --pairs 100 --seconds 0.1"),
+    "compares two models; give the other one too": (
+        "bench net.onnx --max-latency-ratio 90", "bench net.onnx net.onnx --max-latency-ratio 90 --seconds 0.2"),
+    "rewind goes with widths": (f"branch.onnx {DRY} --rewind branch.onnx --granularity block", f"branch.onnx {DRY} --rewind branch.onnx"),
+    "labels without data; give": (f"net.onnx {DRY} --labels labels.npy", f"classes.onnx {DATA} --labels labels.npy --criterion l2"),
+    "let it return or raise instead": (f"net.onnx --calib exits.py {DRY}", f"net.onnx --calib returns.py {DRY}"),
+    "look at these rows and leave them out": (f"net.onnx --calib huge.npz {DRY}", f"net.onnx {DATA}"),
+    "take them out of either": (f"net.onnx {DATA} --eval x.npz --strict", f"net.onnx {DATA} --eval fresh.npz --strict"),
+    "delete it or name another file": (
+        "net.onnx s.onnx --force --no-latency --calib x.npz --ratio 0.75 --round-to 1 --recover 1 --criterion l2 --checkpoint state.npz",
+        "net.onnx s.onnx --force --no-latency --calib x.npz --ratio 0.75 --round-to 1 --recover 1 --criterion l2 --checkpoint more.npz"),
+    "give a number of steps such as 200, or a time": (f"net.onnx {DATA} --recover soon", f"net.onnx {DATA} --criterion l2 --recover 2"),
+    "sees what the blocks read once, as it is; leave": (
+        f"net.onnx {DATA} --recover 1 --recover-loss blocks --augment flip --criterion l2", f"net.onnx {DATA} --recover 1 --recover-loss blocks --criterion l2"),
+    "give a number above zero, such as 0.001": (f"net.onnx {DATA} --learning-rate 0", f"net.onnx {DATA} --criterion l2 --recover 1 --learning-rate 0.001"),
+    "give one of ratio, target and": (f"net.onnx {DRY} --ratio 0.5 --target macs=50%", f"net.onnx {DRY} --ratio 0.5"),
+    "give a whole number of at least": (f"net.onnx {DRY} --samples 0", f"net.onnx {DATA} --samples 1 --criterion l2 --repair none"),
+    "; this machine has ": (f"net.onnx {DRY} --threads 100000", f"net.onnx {DRY} --threads 2"),
+    "give a number of steps, such as 50": (f"net.onnx {DATA} --search-recover -1", f"net.onnx {DATA} --search-recover 1 --search 1"),
+    "leave criterion and repair at auto": (f"net.onnx {DATA} --search-recover 1 --criterion l2", f"net.onnx {DATA} --search-recover 1 --search 1"),
+    "granularity block removes whole branches and nothing else": (
+        f"branch.onnx {DRY} --granularity block --granularity heads", "branch.onnx b.onnx --force --no-latency --granularity block && b.onnx c.onnx --force --no-latency"),
+    "does not go with granularity block; leave it out": (f"branch.onnx {DRY} --granularity block --criterion l1", f"branch.onnx {DRY} --granularity block"),
+    "target latency does not go with granularity block": (
+        f"branch.onnx {DRY} --granularity block --target latency=0.5x", f"branch.onnx {DRY} --granularity block --target macs=80%"),
+    "granularity eigen removes directions and nothing else": (
+        f"net.onnx {DATA} --granularity eigen --granularity heads",
+        "branch.onnx b.onnx --force --no-latency --calib x.npz --granularity eigen --target macs=95% && b.onnx c.onnx --force --no-latency"),
+    "does not go with granularity eigen; leave it out": (f"net.onnx {DATA} --granularity eigen --criterion l1", f"net.onnx {DATA} --granularity eigen"),
+    "target latency does not go with granularity eigen": (
+        f"net.onnx {DATA} --granularity eigen --target latency=0.5x", f"net.onnx {DATA} --granularity eigen --target macs=90%"),
+    "does not go with lossless; leave it out": (f"quantised.onnx {DRY} --lossless --ratio 0.5", f"quantised.onnx {DRY} --ratio 0.5"),
+    "lossless takes units out; leave granularity": (f"branch.onnx {DRY} --lossless --granularity block", f"branch.onnx {DRY} --granularity block"),
+    "name a criterion that looks at weights alone": (f"net.onnx {DRY} --selection greedy", f"net.onnx {DRY} --selection greedy --criterion l1"),
+    "leave one of them out": (f"net.onnx {DRY} --schedule linear:2 --lossless", f"net.onnx {DRY} --schedule linear:2"),
+    "has no jobs; add a table [jobs.NAME]": ("run --config none.toml", "run --config jobs.toml"),
+    "two outputs, ": ("net.onnx a.onnx -o b.onnx --no-latency", "net.onnx -o b.onnx --no-latency --force"),
+    "a model is written to a regular file (--dry-run writes none)": ("net.onnx /dev/null --force --no-latency", f"net.onnx {DRY}"),
+    "delete it or choose another name": (f"net.onnx {DRY} --json x.npz", f"net.onnx {DRY} --json n.json"),
+    ", not a regular file; choose another name": (
+        f"net.onnx {DATA} --criterion l2 --recover 1 --checkpoint /dev/null", f"net.onnx {DATA} --criterion l2 --recover 1 --checkpoint f.npz"),
+    "is no folder; choose another name": (f"net.onnx {DATA} --criterion obs --cache x.npy", f"net.onnx {DATA} --criterion obs --cache cache"),
+    " are one file, ": (f"net.onnx {DRY} --json same.json --junit same.json", f"net.onnx {DRY} --json same.json --junit same.xml"),
+    "delete it to start anew": (
+        f"net.onnx {DATA} --criterion l2 --recover 1 --checkpoint broken.npz", f"net.onnx {DATA} --criterion l2 --recover 1 --checkpoint f.npz"),
+    "is another network: tensor": (f"net.onnx {DRY} --rewind narrow.onnx", f"net.onnx {DRY} --rewind twin.onnx"),
+    "ask for more, or prune widths": (
+        f"net.onnx {DATA} --granularity eigen --ratio 0.01", f"net.onnx {DATA} --granularity eigen --ratio 0.9 && net.onnx {DRY} --ratio 0.5"),
+    "can be written as factors; onnxprune inspect": (
+        f"coded.onnx {DATA} --granularity eigen", f"inspect coded.onnx --granularity eigen && coded.onnx {DRY}"),
+    "give one of them more than 0": (f"net.onnx {DATA} --output-weight y=0", f"net.onnx {DATA} --output-weight y[0]=0"),
+    "give a number of at least 0": (f"net.onnx {DATA} --output-weight y=-1", f"net.onnx {DATA} --output-weight y=2"),
+    ": give channels as": (f"net.onnx {DATA} --output-weight y[a:b]=2", f"net.onnx {DATA} --output-weight y[1:3]=2"),
+    "give calibration data (--calib)": (f"net.onnx {DRY} --repair least-squares", f"net.onnx {DATA} --repair least-squares --criterion l2"),
+    "for devices and processes; choose another": (f"net.onnx {DATA} --criterion obs --cache /proc", f"net.onnx {DATA} --criterion obs --cache cache"),
+    "--all shows them": (f"inspect {TRANSFORMER}", f"inspect {TRANSFORMER} --all"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", ERRORS)
+def test_what_a_message_says_helps(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    wrong, right = ERRORS[words]
+    refused = run(wrong)
+    assert words in refused.output
+    for command in right.split(" && "):
+        done = run(command)
+        assert done.exit_code == 0, (command, done.stderr)
+        assert words not in done.output
+
+
+# --- completeness ---------------------------------------------------------------------------------------------------
+
+ADVICE = re.compile(
+    r"(?<![\w-])--[a-z]{2}|pip install|'onnxprune |"
+    r"[;:,.] (?:\w+ )?(?:try|leave|give|pass|drop|relax|create|choose|add|delete|prune|let|name|use|take|make|write|settle|look) "
+)
+EXPLAINED = {
+    "--criterion {} --repair {} --ratio {}": "followed by test_the_line_that_sweep_prints_is_a_command",
+    "reading images needs pillow": "followed by test_extras_named_in_messages_exist",
+    "needs {}; pip install": "followed by test_extras_named_in_messages_exist",
+    "take its elements out before the model": "the file has to be exported anew (test_analysed_forms.py)",
+    "where data is given, fewer --samples": "memory of a machine is not to be used up by a test",
+    "a script that was given ended the run": "scripts are run where sys.exit is named (test_hostile_values.py)",
+    "('onnxprune inspect' lists them)": "points to a command that tests of the command line run",
+    "prune the file that this one was optimised from": "what the tool before it wrote; both forms are in test_interop.py",
+    "needs {}; give calibration data with --calib": "for callers of the criteria; runs say it first, in other words",
+    "an iterator that can be read only once": "for callers in Python, with more data than memory",
+    "leaves sizes open: settle them": "for callers of random data in Python",
+    "no random data for input": "for callers of random data in Python",
+    "the calibration inputs are random": "for callers of random data in Python",
+    "--exclude {}": "lines to paste; test_documents.py reads them as the option does",
+    "give fixed input shapes": "for callers of gradients in Python; test_grad.py",
+    "name inputs, parameters or activations": "for callers of gradients in Python; test_grad.py",
+    "ask for gradients of values after it": "for callers of gradients in Python; test_grad.py",
+    "the sequence length depends on the inputs": "for callers of gradients in Python; test_grad.py",
+    "give the model as a path": "for callers with a ModelProto in Python",
+    "holds weights of the model that is written": "a race of two runs; test_paths.py",
+    "; leave these rows out": "gradients of finite values; rows to leave out are followed where values are not finite",
+    "nothing was trained: no step of the recovery": "rows are named where they can be; test_few_rows.py",
+    "read as --": "what a path is, not what to do",
+    " of --calib, which decided": "what rows are, not what to do",
+    "--repair {} looks at data": "the first half; the second is followed below 'give calibration data (--calib)'",
+    "give one of them, above zero": "for callers of Recipe in Python; test_recover.py",
+    "give a number of at least {}": "for callers of Recipe in Python; test_recover.py",
+    "left alone by --include or --exclude": "what was asked for",
+    "is out of reach: the fastest result measured": "names the best, advises nothing",
+    "is out of reach: the smallest result has": "names the best, advises nothing",
+    "(--strict refuses that)": "what the option does; a measurement is noisy or not",
+    "is missed: the result would have": "a guard behind the choice, which meets the target itself; test_proof.py",
+}
+
+
+@cache
+def messages() -> list[tuple[str, str]]:
+    """Return (place, text) of every string in the sources that advises something; expressions in it are ``{}``."""
+    found = []
+    for path in sorted([*(ROOT / "onnxprune").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]):
+        tree = ast.parse(path.read_text())
+        nodes = list(ast.walk(tree))
+        quiet = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}  # docstrings
+        quiet |= {
+            id(node.value)
+            for node in nodes
+            if isinstance(node, ast.keyword) and node.arg in ("help", "short_help", "epilog")
+        }
+        quiet |= {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+        for node in nodes:
+            if id(node) in quiet or not isinstance(node, ast.JoinedStr | ast.Constant):
+                continue
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in parts)
+            if " " in text and ADVICE.search(text):
+                found.append((f"{path.relative_to(ROOT)}:{node.lineno}", text))
+    return found
+
+
+def test_every_message_that_advises_is_followed_here() -> None:
+    known = [*ERRORS, *EXPLAINED, *FOLLOWED]
+    missing = [(place, text) for place, text in messages() if not any(words in text for words in known)]
+    assert missing == []
+    spoken = [text for _, text in messages()]
+    assert [words for words in EXPLAINED if not any(words in text for text in spoken)] == []
+
+
+def test_extras_named_in_messages_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {match for _, text in messages() for match in re.findall(r"onnxprune\[(\w+)\]", text)}
+    assert named == {"images", "report"}
+    assert any(package.startswith("pillow") for package in extras["images"])
+    assert {"jinja2", "matplotlib"} <= {re.split(r"\W", package)[0] for package in extras["report"]}
+
+
+def test_the_line_that_sweep_prints_is_a_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    printed = run("sweep net.onnx --ratios 0.25,0.5 --calib x.npz --criteria l1,l2 --max-drop 500%").stdout.splitlines()
+    assert printed[-1].startswith("--criterion ")
+    assert run(f"net.onnx {DATA} {printed[-1]}").exit_code == 0
