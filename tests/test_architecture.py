@@ -19,7 +19,7 @@ FORWARDER = ROOT / "onnxprune" / "cli"  # stands in for the installed package in
 
 # from the ground up; a module may import from its own layer and from those before it
 LAYERS = (
-    {"version", "errors", "registry"},
+    {"version", "errors", "registry", "means"},
     {"model"},
     {"data"},
     {"measure"},

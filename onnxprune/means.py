@@ -1,0 +1,27 @@
+"""With what work is done, apart from what is done: one value that a run hands down instead of one parameter each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Progress = Callable[[str], None]
+"""Is told what begins."""
+
+
+def silent(stage: str) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """``threads`` of ONNX Runtime, ``seed`` of every draw, ``batch``: rows at a time (None: as many as fit).
+
+    ``mask``: the model's input that is zero where a sequence is padded. ``progress`` is told what begins.
+    """
+
+    threads: int = 1
+    seed: int = 0
+    batch: int | None = None
+    mask: str | None = None
+    progress: Progress = silent
