@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "measure"))
 
 from test_outputs import APART, JOINED, ONE_TENSOR, TWO_TENSORS, drawn, pictures
 

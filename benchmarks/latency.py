@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import light
 import onnx
+from support import light
 
 import onnxprune
 from onnxprune.api import bench

@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import light
 import onnx
+from support import light
 
 ROW = "{:14} {:>9} {:>9} {:>8} {:>8} {:>9} {:>8} {:>8}"
 CODE = """

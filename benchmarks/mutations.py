@@ -13,17 +13,16 @@ import sys
 import time
 import zlib
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import op_cases
-import op_cases_more
-from mutations import ROUNDING, Bench, damages
-from oracles import random_plan
-from patterns import PATTERNS
+from cases import OPERATORS, PATTERNS
+from support.mutations import ROUNDING, Bench, damages
+from support.oracles import random_plan
 
 from onnxprune.coupling.groups import analyse
 from onnxprune.coupling.prepare import prepare
@@ -37,7 +36,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every N-th network")
     every = parser.parse_args().every
     start, counts = time.process_time(), Counter[str]()
-    rows = [row for row in (*op_cases.ROWS, *op_cases_more.ROWS, *PATTERNS) if row.runs]
+    rows = [row for row in (*chain(*OPERATORS.values()), *PATTERNS) if row.runs]
     for row in rows[::every]:
         plain = prepare(load(row.model()))
         analysis = analyse(gather_facts(plain, Graph(plain.proto)), frozenset({"neighbours", *row.allow}))

@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import light
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from support import light
 
 REPEATS = 3
 BLOCKS = (25, 250, 2500, 7500)  # of four nodes each

@@ -10,10 +10,10 @@ import onnx
 import onnxsim
 import onnxslim
 import pytest
-from networks import feeds, network
 from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from oracles import assert_sound, halves
+from support.networks import feeds, network
+from support.oracles import assert_sound, halves
 
 import onnxprune
 from onnxprune.allocate import Costs

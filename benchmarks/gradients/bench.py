@@ -56,7 +56,7 @@ def own_step(path: Path, batch: int) -> Step:
 
 def torch_step(path: Path, batch: int) -> Step:
     import torch
-    import torch_reference
+    from support import torch_reference
 
     from onnxprune.model.read import load
 

@@ -48,7 +48,7 @@ def torch_error(model, feeds, names, shapes) -> float | None:
 
     try:
         import torch
-        import torch_reference
+        from support import torch_reference
     except ModuleNotFoundError:
         return None
     if any(tensor.data_type in NARROW for tensor in model.proto.graph.initializer):
@@ -103,7 +103,7 @@ def preload() -> None:
     import onnxprune.grad  # noqa: F401
 
     with contextlib.suppress(ModuleNotFoundError):
-        import torch_reference  # noqa: F401
+        from support import torch_reference  # noqa: F401
 
 
 def worker(path: Path, differences: bool, queue) -> None:

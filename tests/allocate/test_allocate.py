@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import network
 from onnx import numpy_helper
-from oracles import analysed
+from support.networks import network
+from support.oracles import analysed
 
 from onnxprune.allocate import Costs, Options, Target, allocate, parse_ratio, parse_target, select
 from onnxprune.allocate.legal import aligned_widths, group_widths, nearest

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from networks import network
 from onnx import ModelProto
+from support.networks import network
 
 import onnxprune
 from onnxprune.allocate import PROFILES, alignment, profile_name

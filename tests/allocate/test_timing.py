@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from networks import network
 from onnx import TensorProto, numpy_helper
+from support.networks import network
 
 import onnxprune
 from onnxprune.allocate import Costs, parse_target, timing

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from networks import feeds, network
 from onnx import ModelProto, numpy_helper
-from oracles import LEVELS, analysed
+from support.networks import feeds, network
+from support.oracles import LEVELS, analysed
 
 import onnxprune
 from onnxprune.allocate import parse_ratio, parse_target

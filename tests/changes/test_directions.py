@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from networks import feeds, network
 from onnx import ModelProto, helper, numpy_helper
-from oracles import LEVELS, analysed
+from support.networks import feeds, network
+from support.oracles import LEVELS, analysed
 
 import onnxprune
 from onnxprune.allocate import Costs, parse_ratio, parse_target

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from networks import network
 from onnx import numpy_helper
+from support.networks import network
 
 import onnxprune
 from onnxprune.errors import PlanError, UsageError

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from networks import network
 from onnx import numpy_helper
-from oracles import analysed
+from support.networks import network
+from support.oracles import analysed
 
 from onnxprune.changes.plan import Plan, from_json, kept_units, make_plan
 from onnxprune.coupling.cut import cut

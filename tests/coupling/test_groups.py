@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime as ort
 import pytest
-from networks import feeds, network
 from onnx import ModelProto, helper, numpy_helper
-from oracles import analysed
+from support.networks import feeds, network
+from support.oracles import analysed
 
 import onnxprune
 from onnxprune.changes.pairing import paired

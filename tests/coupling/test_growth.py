@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from networks import network
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from oracles import analysed, halves
+from support.networks import network
+from support.oracles import analysed, halves
 
 import onnxprune
 from onnxprune.allocate.account import frozen_stakes

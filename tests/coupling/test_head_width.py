@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import op_cases_more
 import pytest
-from oracles import analysed, assert_sound, group_line, random_plan
+from cases import OPERATORS
+from support.oracles import analysed, assert_sound, group_line, random_plan
 
-ROWS = {row.name: row for row in op_cases_more.ROWS}
+ROWS = {row.name: row for module in ("attention", "microsoft") for row in OPERATORS[module]}
 GROUPS = {
     "Attention": ["wq 4x3: wq.1 writes, wk.1 writes", "wv 2x3: wv.1 writes, w2.0 reads"],
     "Attention/4D": ["wq 4x3: wq.1 writes, wk.1 writes", "wv 2x3: wv.1 writes, w2.0 reads"],

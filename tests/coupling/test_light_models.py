@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import light
 import onnx
 import pytest
 from onnx import ModelProto
-from oracles import LEVELS
+from support import light
+from support.oracles import LEVELS
 
 import onnxprune
 

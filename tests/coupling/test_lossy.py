@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from networks import network
+from support.networks import network
 
 import onnxprune
 from onnxprune.errors import TargetError

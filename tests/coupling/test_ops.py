@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import zlib
+from itertools import chain
 
 import numpy as np
-import op_cases
 import pytest
-from op_cases import Row
-from oracles import analysed, assert_early_values_are_slices, assert_sound, golden_lines, keep_all, random_plan
+from cases import OPERATORS
+from support.oracles import analysed, assert_early_values_are_slices, assert_sound, golden_lines, keep_all, random_plan
+from support.rows import Row
 
+from onnxprune.coupling import rules
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.spec import RULES
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import check
 
-ALL = list(op_cases.ROWS)
-if importlib.util.find_spec("op_cases_more"):
-    import op_cases_more
-
-    ALL.extend(op_cases_more.ROWS)
+ALL = list(chain(*OPERATORS.values()))
 ROWS = {row.name: row for row in ALL}
 
 
@@ -33,6 +30,7 @@ def rows(runs: bool) -> pytest.MarkDecorator:
 def test_every_rule_has_a_row() -> None:
     covered = {node.op for row in ROWS.values() for node in Graph(row.model()).nodes}
     assert sorted(set(RULES) - covered) == []
+    assert list(OPERATORS) == rules.__all__, "one module of rows per module of rules"
 
 
 def test_rows_have_names_of_their_own() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from networks import network
-from oracles import assert_sound, golden_lines, random_plan
-from patterns import PATTERNS, Pattern
+from cases import PATTERNS
+from support.networks import network
+from support.oracles import assert_sound, golden_lines, random_plan
+from support.patterns import Pattern
 
 from onnxprune.allocate.cost import Costs
 from onnxprune.coupling.cut import cut

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from networks import feeds, network
-from oracles import analysed, assert_sound, golden_lines, random_plan, run, same
+from support.networks import feeds, network
+from support.oracles import analysed, assert_sound, golden_lines, random_plan, run, same
 
 from onnxprune.coupling.prepare import prepare
 from onnxprune.model.read import load

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from networks import feeds, network
-from oracles import analysed, assert_early_values_are_slices, assert_sound, random_plan, run, same
+from support.networks import feeds, network
+from support.oracles import analysed, assert_early_values_are_slices, assert_sound, random_plan, run, same
 
 EXAMPLES = int(os.environ.get("ONNXPRUNE_EXAMPLES", "300"))
 Draw = Callable[[st.SearchStrategy], Any]

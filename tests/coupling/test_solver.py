@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from networks import network
-from oracles import analysed, group_line
+from support.networks import network
+from support.oracles import analysed, group_line
 
 from onnxprune.coupling.carriers import Solution, settle
 from onnxprune.coupling.groups import Analysis

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from networks import feeds, network
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from oracles import analysed, assert_sound, random_plan, run, same
+from support.networks import feeds, network
+from support.oracles import analysed, assert_sound, random_plan, run, same
 
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from networks import network
+from support.networks import network
 
 from onnxprune.coupling.groups import Analysis, Group, analyse
 from onnxprune.criteria import CRITERIA, parse, score

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import network
 from onnx import ModelProto, numpy_helper
-from oracles import analysed
+from support.networks import network
+from support.oracles import analysed
 
 from onnxprune.criteria import CRITERIA, Criterion, parse, score, tensors
 from onnxprune.criteria.spec import criterion

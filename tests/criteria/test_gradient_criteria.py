@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from networks import network
 from onnx import NodeProto, TensorProto, helper
+from support.networks import network
 
 from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.coupling.silence import silenced

@@ -6,8 +6,8 @@ import warnings
 
 import numpy as np
 import pytest
-from forms import FORMS
-from networks import network
+from support.forms import FORMS
+from support.networks import network
 
 import onnxprune
 from onnxprune.criteria import CRITERIA

@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from networks import network
+from support.networks import network
 
 import onnxprune
 from onnxprune.changes.pairing import paired

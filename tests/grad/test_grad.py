@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from grad_cases import CASES, REWRITTEN, Case
+from cases import GRADIENTS
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
+from support.gradients import Case
 
 import onnxprune.grad
 from onnxprune.errors import ModelError, UsageError
@@ -19,6 +20,7 @@ from onnxprune.grad.rules.constant import CONSTANT
 from onnxprune.grad.view import VJPS, Rule
 from onnxprune.model.runtime import session
 
+CASES = [case for cases in GRADIENTS.values() for case in cases]
 ROW_TOLERANCE = 1e-3
 """For rows that ONNX Runtime computes in float32 only; the others have to meet the tighter default of float64."""
 
@@ -55,8 +57,9 @@ def test_rule_agrees_with_central_differences(case: Case):
 
 
 def test_every_rule_has_a_row_and_every_row_a_rule():
-    rows = {case.op for case in CASES} - {case.op for case in REWRITTEN}
+    rows = {case.op for case in CASES} - {case.op for case in GRADIENTS["rewritten"]}
     assert rows == set(VJPS) - set(CONSTANT)
+    assert set(GRADIENTS) - {"rewritten"} == set(onnxprune.grad.rules.__all__) - {"constant"}
 
 
 def test_names_of_rows_are_unique():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from grad_cases import CASES, Case, Normal
+from cases import GRADIENTS
 from onnx import numpy_helper, parser
+from support.gradients import Case, Normal
 
 from onnxprune.grad import backward, gradient_name, losses
 from onnxprune.model.runtime import session
 
 torch = pytest.importorskip("torch")
-import torch_reference  # noqa: E402
+from support import torch_reference  # noqa: E402
 
 TOLERANCE = 1e-4
 """Relative to the largest element: both sides compute in float32."""
@@ -68,7 +69,9 @@ def comparable(case: Case) -> bool:
     return plain and case.op in torch_reference.OPERATORS and case.name not in NOT_INTERPRETED
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if comparable(c)], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [c for rows in GRADIENTS.values() for c in rows if comparable(c)], ids=lambda case: case.name
+)
 def test_rule_agrees_with_autograd(case: Case):
     model, feeds = case.model(), case.feeds()
     names = [f"x{k}" for k, operand in enumerate(case.inputs) if isinstance(operand, Normal)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from networks import feeds, network
+from support.networks import feeds, network
 
 from onnxprune.measure.divergence import Reference, divergence
 from onnxprune.model.read import Model

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import network
+from support.networks import network
 
 import onnxprune
 from onnxprune.errors import UsageError

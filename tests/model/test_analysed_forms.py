@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from networks import feeds, network
 from onnx import ModelProto, SparseTensorProto, TensorProto, helper, numpy_helper
-from oracles import run, same
+from support.networks import feeds, network
+from support.oracles import run, same
 
 import onnxprune
 from onnxprune.coupling.prepare import prepare, restore

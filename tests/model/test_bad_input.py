@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
-from networks import network
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from support.networks import network
 
 from onnxprune.cli import main
 

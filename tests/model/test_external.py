@@ -11,9 +11,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
-from networks import network
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 from onnx.helper import tensor_dtype_to_np_dtype
+from support.networks import network
 
 from onnxprune.cli import main
 from onnxprune.errors import ModelError

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from networks import feeds, network
 from onnx import ModelProto
-from oracles import analysed, assert_sound, golden_lines, random_plan, run, same, silence_readers
+from support.networks import feeds, network
+from support.oracles import analysed, assert_sound, golden_lines, random_plan, run, same, silence_readers
 
 from onnxprune.coupling.cut import cut
 from onnxprune.proof.check import check_cut

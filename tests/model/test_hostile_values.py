@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import network
+from support.networks import network
 
 from onnxprune.api import read_report
 from onnxprune.cli import main

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from networks import network
 from onnx import TensorProto, numpy_helper
+from support.networks import network
 
 from onnxprune.api import bench
 from onnxprune.cli import main

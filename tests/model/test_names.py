@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from networks import feeds, network
 from onnx import ModelProto
-from oracles import analysed, assert_sound, halves, run, same
+from support.networks import feeds, network
+from support.oracles import analysed, assert_sound, halves, run, same
 
 import onnxprune
 from onnxprune.allocate import select

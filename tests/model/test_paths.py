@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
-from networks import network
+from support.networks import network
 
 import onnxprune
 import onnxprune.api

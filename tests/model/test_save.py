@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from networks import network
 from onnx import ModelProto, numpy_helper
+from support.networks import network
 
 from onnxprune.errors import ModelError, OutputError, UsageError
 from onnxprune.evidence import Cache, Evidence

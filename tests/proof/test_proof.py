@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import zlib
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import onnx
-import op_cases
-import op_cases_more
 import pytest
+from cases import OPERATORS, PATTERNS
 from click.testing import CliRunner
-from mutations import ROUNDING, Bench, damages
-from networks import network, unseen_model
 from onnx import TensorProto, helper, numpy_helper
-from oracles import analysed, random_plan
-from patterns import PATTERNS
+from support.mutations import ROUNDING, Bench, damages
+from support.networks import network, unseen_model
+from support.oracles import analysed, random_plan
 
 import onnxprune
 from onnxprune.cli import main
@@ -255,7 +254,7 @@ def test_values_that_rounding_alone_moves_as_far_prove_nothing_and_refuse_nothin
 
 # --- mutation -------------------------------------------------------------------------------------------------------
 
-RUNNING = [row for row in (*op_cases.ROWS, *op_cases_more.ROWS, *PATTERNS) if row.runs]
+RUNNING = [row for row in (*chain(*OPERATORS.values()), *PATTERNS) if row.runs]
 
 
 def test_damaged_models_are_refused() -> None:

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import feeds, network
 from onnx import ModelProto, numpy_helper
+from support.networks import feeds, network
 
 import onnxprune
 from onnxprune.coupling.cut import cut

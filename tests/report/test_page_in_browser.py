@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
+from support.browser import CHROMIUM, Browser
 
 from onnxprune import api
 from onnxprune.report.documents import render

@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
-from networks import network, unseen_model
 from onnx import ModelProto
+from support.networks import network, unseen_model
 
 from onnxprune.api import inspect
 from onnxprune.cli import main

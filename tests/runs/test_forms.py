@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forms import FORMS, Form
+from support.forms import FORMS, Form
 
 from onnxprune import api
 from onnxprune.errors import DataError, ModelError, OnnxPruneError, TargetError

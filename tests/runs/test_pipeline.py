@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from networks import network
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from support.networks import network
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import onnxprune

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from forms import FORMS
-from networks import network
 from onnx import ModelProto
+from support.forms import FORMS
+from support.networks import network
 
 import onnxprune
 from onnxprune import api

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from networks import network
 from onnx import ModelProto, numpy_helper
+from support.networks import network
 
 import onnxprune
 from onnxprune.allocate.schedule import parse_schedule

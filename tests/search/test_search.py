@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from networks import feeds, network
+from support.networks import feeds, network
 
 import onnxprune
 from onnxprune.allocate import Costs, Options, Target

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from networks import network
 from onnx import ModelProto, TensorProto, numpy_helper
+
+from support.networks import network
 
 HEAD = """
 a = Conv<pads=[1,1,1,1]>(x, %8x3x3x3, %8)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 import onnxruntime as ort
-from networks import feeds
 from onnx import ModelProto, numpy_helper
 
 from onnxprune.coupling.cut import cut
@@ -16,6 +15,7 @@ from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import check, load
 from onnxprune.proof.check import check_cut
+from support.networks import feeds
 
 LEVELS = (
     ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
