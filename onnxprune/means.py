@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Progress = Callable[[str], None]
 """Is told what begins."""
@@ -25,3 +25,12 @@ class Means:
     batch: int | None = None
     mask: str | None = None
     progress: Progress = silent
+
+    @property
+    def quiet(self) -> Means:
+        """The same, telling nobody."""
+        return replace(self, progress=silent)
+
+    def masked(self, name: str) -> Means:
+        """Return the same with the padding mask ``name`` ("": none) where none was given."""
+        return self if self.mask or not name else replace(self, mask=name)

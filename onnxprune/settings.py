@@ -28,6 +28,7 @@ from onnxprune.allocate import (
 from onnxprune.criteria import Criterion
 from onnxprune.criteria import parse as parse_criterion
 from onnxprune.errors import UsageError
+from onnxprune.means import Means
 from onnxprune.recover import Recipe, parse_length
 from onnxprune.registry import Registry, near_names
 
@@ -283,6 +284,11 @@ class Settings:
     def recipe(self) -> Recipe | None:
         """How to recover by gradient steps; None where that was not asked for."""
         return None if self.recover in (0, "0") else self.training
+
+    @property
+    def means(self) -> Means:
+        """With what the work is done; whoever runs it adds a mask, and whom to tell."""
+        return Means(self.threads, self.seed, self.batch)
 
     @property
     def options(self) -> Options:

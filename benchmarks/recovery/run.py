@@ -23,8 +23,9 @@ sys.path.insert(0, str(ROOT))
 import onnxprune  # noqa: E402
 from onnxprune.changes.plan import kept_units  # noqa: E402
 from onnxprune.data import ImageOptions, input_specs, open_dataset  # noqa: E402
+from onnxprune.means import Means  # noqa: E402
 from onnxprune.model.runtime import session  # noqa: E402
-from onnxprune.recover import Recipe, parse_length, recover  # noqa: E402
+from onnxprune.recover import Recipe, parse_length, recover, taught  # noqa: E402
 
 IMAGES = ImageOptions(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -80,10 +81,8 @@ def measure(name: str, options: argparse.Namespace) -> None:
         **({"learning_rate": options.learning_rate} if options.learning_rate else {}),
     )
     wall, cpu = time.perf_counter(), time.process_time()
-    found = recover(
-        original, small, fit, recipe, judge=judge, positions=positions,
-        threads=options.threads, progress=options.progress,
-    )  # fmt: skip
+    means = Means(options.threads, progress=options.progress)
+    found = recover(small, taught(original, fit, judge=judge), recipe, means, positions=positions)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     before, after = (top1(model, *test, options.threads) for model in (small, found.model))
     print(

@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from onnxprune.allocate.times import NodeTime, Times, Width
 from onnxprune.coupling.groups import Analysis, linear_width
 from onnxprune.coupling.spec import Spec, Term
 from onnxprune.errors import ModelError, OutputError
+from onnxprune.means import Means
 from onnxprune.measure.latency import interleave
 from onnxprune.model.facts import Shape
 from onnxprune.model.files import atomic_file
@@ -38,15 +39,14 @@ WARMUP_RUNS, WARMUP_SECONDS = 3, 0.005
 def with_times(
     analysis: Analysis,
     whole_us: float,
+    means: Means = Means(),
     *,
-    threads: int = 1,
     cache: Path | None = None,
-    progress: Callable[[str], None] = lambda message: None,
 ) -> Analysis:
     """Return the analysis with measured times; ``whole_us``: the original's latency. Raises ModelError where a node does not run."""
-    table = _Table(threads, cache_file(threads) if cache is None else cache)
+    table = _Table(means, cache_file(means) if cache is None else cache)
     nodes = [
-        table.node(analysis, index, node, spec, progress)
+        table.node(analysis, index, node, spec)
         for index, (node, spec) in enumerate(analysis.solution.links.specs)
         if spec.cost and not all(name in analysis.facts.constants for name in node.inputs if name)
     ]
@@ -57,13 +57,13 @@ def with_times(
     return replace(analysis, times=Times(tuple(nodes), max(whole_us - scale * alone, 0.0), scale))
 
 
-def cache_file(threads: int) -> Path:
+def cache_file(means: Means) -> Path:
     """Where measured times are kept between runs: a file per processor, runtime version and thread count."""
     try:
         cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     except (OSError, StopIteration):
         cpu = platform.processor()
-    key = hashlib.sha256(f"{cpu}|{platform.machine()}|{runtime_version()}|{threads}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{cpu}|{platform.machine()}|{runtime_version()}|{means.threads}".encode()).hexdigest()[:16]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "onnxprune" / f"times-{key}.json"
 
@@ -71,8 +71,8 @@ def cache_file(threads: int) -> Path:
 class _Table:
     """Measured microseconds by node signature, kept in a file between runs."""
 
-    def __init__(self, threads: int, path: Path):
-        self.threads, self.path = threads, path
+    def __init__(self, means: Means, path: Path):
+        self.means, self.path = means, path
         self.fresh = False
         try:
             entries = json.loads(path.read_text())
@@ -91,7 +91,7 @@ class _Table:
         except (OSError, OutputError):
             self.fresh = False
 
-    def node(self, analysis: Analysis, index: int, node: Node, spec: Spec, progress: Callable[[str], None]) -> NodeTime:
+    def node(self, analysis: Analysis, index: int, node: Node, spec: Spec) -> NodeTime:
         """Time one node on the grid of its shrinking letters."""
         found = {letter: _width(analysis, index, letter) for letter in spec.cost}
         letters = sorted((name for name, width in found.items() if width.slopes), key=lambda name: -spec.sizes[name])[
@@ -104,12 +104,10 @@ class _Table:
         table = np.zeros([len(widths) for widths in grid])
         for place in itertools.product(*(range(len(widths)) for widths in grid)):
             sizes = spec.sizes | {letter: grid[i][place[i]] for i, letter in enumerate(letters)}
-            table[place] = self._time(analysis, node, spec, sizes, progress)
+            table[place] = self._time(analysis, node, spec, sizes)
         return NodeTime(node.label, tuple(found[letter] for letter in letters), grid, table)
 
-    def _time(
-        self, analysis: Analysis, node: Node, spec: Spec, sizes: Mapping[str, int], progress: Callable[[str], None]
-    ) -> float:
+    def _time(self, analysis: Analysis, node: Node, spec: Spec, sizes: Mapping[str, int]) -> float:
         proto, feeds = single_node(analysis, node, spec, sizes)
         operands = [(helper.np_dtype_to_tensor_dtype(feed.dtype), list(feed.shape)) for feed in feeds.values()]
         operands += [(tensor.data_type, list(tensor.dims)) for tensor in proto.graph.initializer]
@@ -117,8 +115,8 @@ class _Table:
         attributes = sorted(a.SerializeToString().hex() for a in proto.graph.node[0].attribute)
         key = hashlib.sha256(json.dumps([node.op, node.version, operands, attributes]).encode()).hexdigest()[:24]
         if key not in self.entries:
-            progress(f"timing {node.op} {shapes}")
-            opened = session(Model(proto, "", None), threads=self.threads)
+            self.means.progress(f"timing {node.op} {shapes}")
+            opened = session(Model(proto, "", None), threads=self.means.threads)
             (times,) = interleave(
                 [lambda: opened.run(feeds)], rounds=RUNS, max_seconds=SECONDS,
                 warmup_runs=WARMUP_RUNS, warmup_seconds=WARMUP_SECONDS,

@@ -12,6 +12,7 @@ from onnxprune.coupling.groups import Analysis, Group
 from onnxprune.criteria.spec import CRITERIA, ROLES, Context
 from onnxprune.criteria.tensors import Weights
 from onnxprune.errors import DataError
+from onnxprune.means import Means
 from onnxprune.registry import Registry
 
 Rows = np.ndarray  # float64[members, width]
@@ -83,24 +84,24 @@ def parse(text: str, roles: str = "both") -> Criterion:
 
 
 def score(
-    analysis: Analysis, criterion: Criterion, *, evidence: Mapping[str, Any] | None = None, seed: int = 0
+    analysis: Analysis, criterion: Criterion, means: Means = Means(), *, evidence: Mapping[str, Any] | None = None
 ) -> Scores:
     """Score every unit of every group; raises DataError where evidence the criterion needs is missing."""
     scorer = CRITERIA[criterion.name]
     missing = [kind for kind in scorer.needs if kind not in (evidence or {})]
     if missing:
         raise DataError(f"criterion {criterion.name!r} needs {', '.join(missing)}; give calibration data with --calib")
-    context = Context(analysis, Weights(analysis), criterion.roles, seed, evidence or {})
+    context = Context(analysis, Weights(analysis), criterion.roles, means.seed, evidence or {})
     with np.errstate(all="ignore"):
         values = [_combined(group, scorer.score(group, context), criterion, context) for group in analysis.groups]
     return Scores(values, tuple(f"{message}: {_listed(names)}" for message, names in context.notes.items()))
 
 
 def score_group(
-    analysis: Analysis, criterion: Criterion, group: Group, gone: Sequence[np.ndarray], seed: int = 0
+    analysis: Analysis, criterion: Criterion, group: Group, gone: Sequence[np.ndarray], means: Means = Means()
 ) -> np.ndarray:
     """Score the units of one group by weights alone; what meets units that are ``gone`` (bool[width] per group) is zero."""
-    context = Context(analysis, Weights(analysis, gone), criterion.roles, seed)
+    context = Context(analysis, Weights(analysis, gone), criterion.roles, means.seed)
     with np.errstate(all="ignore"):
         return _combined(group, CRITERIA[criterion.name].score(group, context), criterion, context)
 

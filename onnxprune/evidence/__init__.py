@@ -4,14 +4,14 @@ from onnxprune.evidence.collect import collect
 from onnxprune.evidence.needs import Need, Window, merged
 from onnxprune.evidence.sites import REQUESTS, Site, requested, sites
 from onnxprune.evidence.store import Cache, Evidence
-from onnxprune.evidence.stream import Options, gather
+from onnxprune.evidence.stream import POSITIONS, gather
 
 __all__ = [
+    "POSITIONS",
     "REQUESTS",
     "Cache",
     "Evidence",
     "Need",
-    "Options",
     "Site",
     "Window",
     "collect",

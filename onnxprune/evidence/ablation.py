@@ -11,6 +11,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.silence import silenced
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError
+from onnxprune.means import Means
 from onnxprune.measure.divergence import opened
 from onnxprune.measure.kinds import described
 from onnxprune.measure.outputs import CLASSES, INTEGERS, Outputs
@@ -57,29 +58,26 @@ def ablate(
     analysis: Analysis,
     kinds: Iterable[str],
     dataset: Dataset,
+    means: Means = Means(),
     *,
-    threads: int = 1,
-    batch: int | None = None,
     outputs: Outputs | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> dict[str, list[np.ndarray]]:
     """Return kind -> per group float64[width]: the mean effect of silencing each unit alone.
 
-    One run of the model per unit and batch. ``outputs``: how they are compared. ``progress`` is told the groups done. Raises DataError where labels are
-    needed and missing.
+    One run of the model per unit and batch. ``outputs``: how they are compared. Raises DataError where labels are needed and
+    missing.
     """
     wanted = [kind for kind in kinds if kind in MEASURES]
     result: dict[str, list[np.ndarray]] = {kind: [] for kind in wanted}
     if not wanted:
         return result
-    original = opened(analysis.facts.model, outputs, threads)
-    how = outputs or described([original.run(next(dataset.batches(batch)))])
+    original = opened(analysis.facts.model, outputs, means)
+    how = outputs or described([original.run(next(dataset.batches(means.batch)))])
     for group in analysis.groups:
-        effects = _group_effects(analysis, group.index, wanted, dataset, original, threads, batch, how)
+        effects = _group_effects(analysis, group.index, wanted, dataset, original, means, how)
         for kind in wanted:
             result[kind].append(effects[kind])
-        if progress is not None:
-            progress(group.index + 1)
+        means.progress(f"silencing: {group.index + 1} of {len(analysis.groups)} groups")
     return result
 
 
@@ -89,15 +87,14 @@ def _group_effects(
     kinds: list[str],
     dataset: Dataset,
     original: Session,
-    threads: int,
-    batch: int | None,
+    means: Means,
     how: Outputs,
 ) -> dict[str, np.ndarray]:
     width = int(analysis.widths[group])
-    silent, masks = _switchable(analysis, group, threads, how.inner)
+    silent, masks = _switchable(analysis, group, means, how.inner)
     totals = {kind: np.zeros(width) for kind in kinds}
     count = 0
-    for inputs, labels in dataset.labelled(batch):
+    for inputs, labels in dataset.labelled(means.batch):
         before = original.run(inputs)
         for unit in range(width):
             after = silent.run({**inputs, **masks[unit]})
@@ -109,7 +106,7 @@ def _group_effects(
 
 
 def _switchable(
-    analysis: Analysis, group: int, threads: int, inner: tuple[str, ...]
+    analysis: Analysis, group: int, means: Means, inner: tuple[str, ...]
 ) -> tuple[Session, list[dict[str, np.ndarray]]]:
     """Return a session whose silencing constants are inputs, and their content for each unit of the group.
 
@@ -128,5 +125,5 @@ def _switchable(
     declared = {value.name for value in proto.graph.output}
     proto.graph.output.extend(ValueInfoProto(name=name) for name in inner if name not in declared)
     model = analysis.facts.model
-    silent = session(Model(proto, "", model.path), threads=threads, lender=model.proto)
+    silent = session(Model(proto, "", model.path), threads=means.threads, lender=model.proto)
     return silent, [{name: content[name] for name in (t.name for t in switches)} for content in contents]

@@ -8,7 +8,8 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset, input_specs, random_dataset
 from onnxprune.evidence.sites import REQUESTS, requested
 from onnxprune.evidence.store import Cache, Evidence
-from onnxprune.evidence.stream import Options, Progress, gather
+from onnxprune.evidence.stream import gather
+from onnxprune.means import Means
 
 RANDOM_SAMPLES = 8
 
@@ -17,19 +18,17 @@ def collect(
     analysis: Analysis,
     kinds: Iterable[str],
     dataset: Dataset | None,
-    options: Options | None = None,
+    means: Means = Means(),
     *,
     cache: Cache | None = None,
-    progress: Progress | None = None,
 ) -> dict[str, Evidence]:
     """Return kind -> evidence for the kinds in REQUESTS; others are left to whoever makes them.
 
     Without data random inputs stand in, which the evidence says loudly (``synthetic``, ``warnings``).
     """
-    options = options or Options()
     wanted = tuple(kind for kind in dict.fromkeys(kinds) if kind in REQUESTS)
     if dataset is None:
         specs = input_specs(analysis.facts.model.proto)
-        dataset = random_dataset(specs, RANDOM_SAMPLES, options.seed, dict(analysis.facts.sizes))
-    found = gather(analysis.facts, dataset, requested(analysis, wanted), options, cache=cache, progress=progress)
+        dataset = random_dataset(specs, RANDOM_SAMPLES, means.seed, dict(analysis.facts.sizes))
+    found = gather(analysis.facts, dataset, requested(analysis, wanted), means, cache=cache)
     return dict.fromkeys(wanted, found)

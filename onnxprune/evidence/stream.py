@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,54 +15,41 @@ from onnxprune.evidence.rows import FORMS, Sampler, usable
 from onnxprune.evidence.stats import STATISTICS, Statistic
 from onnxprune.evidence.store import Cache, Evidence
 from onnxprune.evidence.unusable import refusal
+from onnxprune.means import Means
 from onnxprune.model.facts import Facts
 from onnxprune.model.read import Model, identity
 from onnxprune.model.runtime import Session, runtime_version, session
 
 BUDGET = 128 << 20  # bytes of observed values held at a time
+POSITIONS = 64  # of each sample that second moments go over
 SYNTHETIC = "the calibration inputs are random: what was gathered says little about real data; give --calib"
-
-Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to stream: ``positions`` per sample for second moments and the ``seed`` of their choice.
-
-    ``mask``: the model input that is zero where a sequence is padded. ``batch``: samples at a time (None: what fits).
-    """
-
-    positions: int = 64
-    seed: int = 0
-    mask: str | None = None
-    batch: int | None = None
-    threads: int = 1
 
 
 def gather(
     facts: Facts,
     dataset: Dataset,
     needs: Sequence[Need],
-    options: Options = Options(),
+    means: Means = Means(),
     *,
+    positions: int = POSITIONS,
     cache: Cache | None = None,
-    progress: Progress | None = None,
 ) -> Evidence:
-    """Return the statistics asked for; ``progress`` is told the samples done, ``cache`` spares what is already known.
+    """Return the statistics asked for; ``cache`` spares what is already known.
 
+    ``positions``: so many of each sample, drawn by its number, make up second moments.
     Raises DataError for NaN or infinite activations, UsageError for values or masks that do not exist.
     """
     wanted = merged([needs])
-    if options.mask is not None and options.mask not in facts.graph.inputs:
-        raise UsageError(f"the mask {options.mask!r} is no input of the model; inputs: {', '.join(facts.graph.inputs)}")
+    if means.mask is not None and means.mask not in facts.graph.inputs:
+        raise UsageError(f"the mask {means.mask!r} is no input of the model; inputs: {', '.join(facts.graph.inputs)}")
     model = identity(facts.model)
     if cache is None:
-        return _stream(model, facts, dataset, wanted, options, progress)
-    origin = _origin(model, dataset, options)
+        return _stream(model, facts, dataset, wanted, means, positions)
+    origin = _origin(model, dataset, means, positions)
     known = cache.find(origin, wanted)
     missing = [need for need in wanted if need not in known]
     if missing:
-        fresh = _stream(model, facts, dataset, missing, options, progress)
+        fresh = _stream(model, facts, dataset, missing, means, positions)
         cache.keep(origin, fresh)
         known |= dict.fromkeys(missing, fresh)
     first = next(iter(known.values()), Evidence(model))
@@ -71,36 +57,35 @@ def gather(
     return Evidence(first.model, first.samples, first.synthetic, found, first.warnings)
 
 
-def _origin(model: str, dataset: Dataset, options: Options) -> dict[str, Any]:
+def _origin(model: str, dataset: Dataset, means: Means, positions: int) -> dict[str, Any]:
     """Everything but the need that decides a statistic; ``model``: the identity of what is run, which may not be the file's."""
-    choice = {name: getattr(options, name) for name in ("positions", "seed", "mask", "batch")}
+    choice = {"positions": positions, "seed": means.seed, "mask": means.mask, "batch": means.batch}
     data = {"data": dataset.digest(), "synthetic": dataset.synthetic}
     return {"model": model, "runtime": runtime_version(), **data, **choice}
 
 
 def _stream(
-    model: str, facts: Facts, dataset: Dataset, needs: Sequence[Need], options: Options, progress: Progress | None
+    model: str, facts: Facts, dataset: Dataset, needs: Sequence[Need], means: Means, positions: int
 ) -> Evidence:
     result = Evidence(model, synthetic=dataset.synthetic, statistics={n: STATISTICS[n.kind]() for n in needs})
     if dataset.synthetic:
         result.warnings = (SYNTHETIC,)
     if not needs:
         return result
-    probe = build_probe(facts, needs, options.mask is not None)
+    probe = build_probe(facts, needs, means.mask is not None)
     own = Model(probe.proto, "", facts.model.path)
-    opened = session(own, threads=options.threads, lender=facts.model.proto)
-    for inputs in dataset.batches(options.batch or _batch(opened, probe, dataset)):
+    opened = session(own, threads=means.threads, lender=facts.model.proto)
+    for inputs in dataset.batches(means.batch or _batch(opened, probe, dataset)):
         samples = len(next(iter(inputs.values()))) if dataset.schema.samples else 1
-        mask = None if options.mask is None else _mask(inputs[options.mask], options.mask)
-        sampler = Sampler(samples, options.positions, options.seed, result.samples, mask)
+        mask = None if means.mask is None else _mask(inputs[means.mask], means.mask)
+        sampler = Sampler(samples, positions, means.seed, result.samples, mask)
         found = opened.run(inputs, probe.outputs)
         for need, statistic in result.statistics.items():
             doubtful = _update(statistic, need, probe, {**inputs, **found}, sampler)
             if doubtful is not None:
-                raise refusal(facts, inputs, inputs.rows, doubtful, threads=options.threads)
+                raise refusal(facts, inputs, inputs.rows, doubtful, means=means)
         result.samples += samples
-        if progress is not None:
-            progress(result.samples)
+        means.progress(f"observing: {result.samples} samples")
     return result
 
 

@@ -11,6 +11,7 @@ from onnxprune.errors import DataError, ModelError
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.probe import observable
 from onnxprune.evidence.rows import by_sample, usable
+from onnxprune.means import Means
 from onnxprune.model.facts import Facts
 from onnxprune.model.read import FLOATS, Model, skeleton_without_data
 from onnxprune.model.runtime import session
@@ -28,25 +29,25 @@ def refusal(
     value: np.ndarray | None = None,
     *,
     limit: float = np.inf,
-    threads: int = 1,
+    means: Means = Means(),
 ) -> DataError:
     """Return what to tell where ``need.value`` is not ``usable``, with the first such value on the way to it.
 
     ``rows``: numbers of the samples of ``inputs`` in the data; ``value``: what was found, where not the model's own.
     """
-    found = observed(facts, [need.value], inputs, threads)[need.value] if value is None else value
+    found = observed(facts, [need.value], inputs, means)[need.value] if value is None else value
     parts = by_sample(found, need.axis, len(rows))
     bad = np.array([not usable(part, limit) for part in parts])
     chosen = rows[bad] if len(parts) == len(rows) and bad.any() else rows
-    name = _first(facts, inputs, int(bad.argmax()), limit, threads) or need.value
+    name = _first(facts, inputs, int(bad.argmax()), limit, means) or need.value
     what = "NaN or infinite" if np.isinf(limit) else f"NaN, infinite or beyond {limit:g}"
     return _told(name, chosen, what)
 
 
-def refusal_of_batch(facts: Facts, inputs: Arrays, rows: np.ndarray, threads: int = 1) -> DataError | None:
+def refusal_of_batch(facts: Facts, inputs: Arrays, rows: np.ndarray, means: Means = Means()) -> DataError | None:
     """Return what to tell about the first value of the model that is NaN or infinite on a batch; None where all are finite."""
     names = _in_order(facts)
-    for name, value in observed(facts, names, inputs, threads).items():
+    for name, value in observed(facts, names, inputs, means).items():
         if not usable(np.asarray(value)):
             parts = value if np.shape(value)[:1] == np.shape(rows) else [value] * len(rows)
             bad = [not usable(np.asarray(part)) for part in parts]
@@ -68,27 +69,27 @@ def _told(name: str, rows: np.ndarray, what: str) -> DataError:
     )
 
 
-def _first(facts: Facts, inputs: Arrays, row: int, limit: float, threads: int) -> str:
+def _first(facts: Facts, inputs: Arrays, row: int, limit: float, means: Means) -> str:
     """Return the first value of the graph that is not usable: for one sample where the model takes one, else for all."""
     names = _in_order(facts)
     one = {name: array[row : row + 1] if array.ndim else array for name, array in inputs.items()}
     for feeds in (one, inputs):
         try:
-            values = observed(facts, names, feeds, threads)
+            values = observed(facts, names, feeds, means)
         except ModelError:
             continue
         return next((name for name in names if not usable(np.asarray(values[name], np.float64), limit)), "")
     return ""
 
 
-def observed(facts: Facts, names: Iterable[str], inputs: Arrays, threads: int = 1) -> dict[str, np.ndarray]:
+def observed(facts: Facts, names: Iterable[str], inputs: Arrays, means: Means = Means()) -> dict[str, np.ndarray]:
     """Return values of the model for one feed; raises ModelError where it cannot be run."""
     proto = skeleton_without_data(facts.model.proto)
     declared = {value.name for value in proto.graph.output}
     inner = [name for name in names if name not in inputs]
     proto.graph.output.extend(ValueInfoProto(name=name) for name in inner if name not in declared)
     own = Model(proto, "", facts.model.path)
-    found = session(own, threads=threads, lender=facts.model.proto).run(inputs, inner)
+    found = session(own, threads=means.threads, lender=facts.model.proto).run(inputs, inner)
     return {**{name: inputs[name] for name in names if name in inputs}, **found}
 
 

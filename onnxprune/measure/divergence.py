@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.data.repeated import Remembered
+from onnxprune.means import Means
 from onnxprune.measure.kinds import described
 from onnxprune.measure.layers import revealing
 from onnxprune.measure.outputs import Errors, Outputs
@@ -20,9 +21,9 @@ OUTPUTS_IN_MEMORY = 1 << 27  # bytes
 Arrays = Mapping[str, Any]
 
 
-def opened(model: Model, outputs: Outputs | None, threads: int = 1) -> Session:
+def opened(model: Model, outputs: Outputs | None, means: Means = Means()) -> Session:
     """Load a model with the inner values among its outputs that are compared in place of some."""
-    return revealing(model, outputs.inner if outputs else (), threads)
+    return revealing(model, outputs.inner if outputs else (), means)
 
 
 class Reference:
@@ -35,12 +36,13 @@ class Reference:
         self,
         model: Model,
         batches: Iterable[Mapping[str, np.ndarray]],
-        threads: int = 1,
+        means: Means = Means(),
+        *,
         limit: int = OUTPUTS_IN_MEMORY,
         outputs: Outputs | None = None,
     ):
-        self._batches, self._threads = batches, threads
-        original = opened(model, outputs, threads)
+        self._batches, self._means = batches, means
+        original = opened(model, outputs, means)
         self._expected = Remembered(
             lambda start: (original.run(batch) for batch in islice(batches, start, None)), _bytes, limit
         )
@@ -48,7 +50,7 @@ class Reference:
 
     def divergence(self, pruned: Model) -> float:
         """Return how far a model is from the original on these batches; see ``divergence``."""
-        found = opened(pruned, self.outputs, self._threads)
+        found = opened(pruned, self.outputs, self._means)
         pairs = ((batch, found.run(batch)) for batch in self._batches)
         return self.outputs.distance(summed(self.outputs, self._expected, pairs))
 

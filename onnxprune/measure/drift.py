@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, ModelError
+from onnxprune.means import Means
 from onnxprune.measure.accumulators import ErrorHistogram, Mean
 from onnxprune.measure.bootstrap import RESAMPLES, Proof, paired_interval, prove
 from onnxprune.measure.inside import ChannelDrift, View, finite
@@ -237,12 +238,10 @@ def compare(
     before: Runnable,
     after: Runnable,
     dataset: Dataset,
+    means: Means = Means(),
     *,
-    batch: int | None = None,
     metric: TaskMetric | None = None,
     output: str | None = None,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
     outputs: Outputs | None = None,
 ) -> DriftReport:
     """Run both models on all data and return how far ``after`` is from ``before``.
@@ -256,7 +255,7 @@ def compare(
     if dataset.synthetic:
         report.warnings.append("the inputs are random: the drift says nothing about accuracy on real data")
     task: TaskDrift | None = None
-    for inputs, labels in dataset.labelled(batch):
+    for inputs, labels in dataset.labelled(means.batch):
         old, raw = before.run(inputs), after.run(inputs)
         new = {name: raw[other] for name, other in pairs.items()}
         samples = len(next(iter(inputs.values()))) if dataset.schema.samples else 1
@@ -266,7 +265,7 @@ def compare(
             metric = label_metric({name: old[name] for name in pairs}, output)
         if metric is None:
             continue
-        task = task or TaskDrift(metric.name, seed, resamples)
+        task = task or TaskDrift(metric.name, means.seed)
         task.add(*(metric.values(outputs, labels, samples) for outputs in (old, new)))
     report.task = task
     report.warnings += _warnings(report, dataset.has_labels)

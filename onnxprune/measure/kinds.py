@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxprune.data import Dataset
 from onnxprune.errors import ModelError
+from onnxprune.means import Means
 from onnxprune.measure.layers import revealing
 from onnxprune.measure.outputs import (
     AT_ONCE,
@@ -69,14 +70,14 @@ class Sight:
 
 
 def observed(
-    model: Model, dataset: Dataset, layouts: Mapping[str, Layout], threads: int = 1, samples: int = SAMPLES
+    model: Model, dataset: Dataset, layouts: Mapping[str, Layout], means: Means = Means(), samples: int = SAMPLES
 ) -> Outputs:
     """Return how the outputs of a model are compared, from ``layouts`` of its graph and from runs on the first rows.
 
     Raises ModelError where the model cannot be run.
     """
     sources = [source for layout in layouts.values() for source in layout.sources]
-    run = revealing(model, sources, threads).run
+    run = revealing(model, sources, means).run
     return described(_first(run, dataset, samples), samples_axes(run, dataset), layouts, dataset.schema.padding_mask)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.means import Means
 from onnxprune.model.runtime import ModelLike, session
 
 MIN_WARMUP_RUNS = 10
@@ -107,8 +108,8 @@ def measure_pair(
     before: ModelLike,
     after: ModelLike,
     feeds: Mapping[str, np.ndarray],
+    means: Means = Means(),
     *,
-    threads: int = 1,
     providers: Sequence[str] | None = None,
     pairs: int = 100,
     max_seconds: float = 10.0,
@@ -117,24 +118,24 @@ def measure_pair(
 
     Stops after ``pairs`` runs of each or ``max_seconds``, whichever comes first. Raises ModelError when one fails.
     """
-    sessions = [session(model, threads=threads, providers=providers) for model in (before, after)]
+    sessions = [session(model, threads=means.threads, providers=providers) for model in (before, after)]
     first, second = interleave([_runner(s, feeds) for s in sessions], rounds=pairs, max_seconds=max_seconds)
-    return LatencyReport(Latency.of(first), Latency.of(second), threads, sessions[0].providers)
+    return LatencyReport(Latency.of(first), Latency.of(second), means.threads, sessions[0].providers)
 
 
 def measure(
     model: ModelLike,
     feeds: Mapping[str, np.ndarray],
+    means: Means = Means(),
     *,
-    threads: int = 1,
     providers: Sequence[str] | None = None,
     runs: int = 100,
     max_seconds: float = 10.0,
 ) -> LatencyReport:
     """Time one model; stops after ``runs`` or ``max_seconds``. Raises ModelError when it cannot be run."""
-    single = session(model, threads=threads, providers=providers)
+    single = session(model, threads=means.threads, providers=providers)
     (times,) = interleave([_runner(single, feeds)], rounds=runs, max_seconds=max_seconds)
-    return LatencyReport(Latency.of(times), None, threads, single.providers)
+    return LatencyReport(Latency.of(times), None, means.threads, single.providers)
 
 
 def _runner(loaded: Any, feeds: Mapping[str, np.ndarray]) -> Run:

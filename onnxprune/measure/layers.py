@@ -11,6 +11,7 @@ import numpy as np
 from onnx import ModelProto, ValueInfoProto
 
 from onnxprune.data import Dataset
+from onnxprune.means import Means
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import Session, session
 
@@ -54,9 +55,7 @@ class LayerDrift:
         return {"name": self.name, "op": self.op, "sqnr_db": sqnr, "relative_l2": ratio}
 
 
-def compare_layers(
-    before: Model, after: Model, dataset: Dataset, *, batch: int | None = None, threads: int = 1
-) -> dict[str, Any]:
+def compare_layers(before: Model, after: Model, dataset: Dataset, means: Means = Means()) -> dict[str, Any]:
     """Return ``compared``, ``reshaped`` (tensors whose shapes differ: what pruning made narrower) and ``tensors`` in order.
 
     Raises ModelError when a model cannot be run with its inner tensors as outputs.
@@ -65,8 +64,8 @@ def compare_layers(
     for start in range(0, len(found), TOGETHER):
         part = found[start : start + TOGETHER]
         names = [drift.name for drift in part]
-        first, second = (revealing(model, names, threads) for model in (before, after))
-        for inputs in dataset.batches(min(batch or ROWS, ROWS)):
+        first, second = (revealing(model, names, means) for model in (before, after))
+        for inputs in dataset.batches(min(means.batch or ROWS, ROWS)):
             old, new = first.run(inputs, names), second.run(inputs, names)
             for drift in part:
                 drift.add(old[drift.name], new[drift.name])
@@ -86,12 +85,12 @@ def common_tensors(before: ModelProto, after: ModelProto) -> Iterator[tuple[str,
             yield from ((name, node.op_type) for name in node.output if name and name in there)
 
 
-def revealing(model: Model, names: Sequence[str], threads: int) -> Session:
+def revealing(model: Model, names: Sequence[str], means: Means = Means()) -> Session:
     """Load a model with inner tensors among its outputs."""
     declared = {value.name for value in model.proto.graph.output}
     if declared.issuperset(names):
-        return session(model, threads=threads)
+        return session(model, threads=means.threads)
     probe = ModelProto()
     probe.CopyFrom(model.proto)
     probe.graph.output.extend(ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in declared)
-    return session(Model(probe, "", model.path), threads=threads)
+    return session(Model(probe, "", model.path), threads=means.threads)

@@ -19,6 +19,7 @@ from onnxprune.coupling.blocks import Flow
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches
 from onnxprune.errors import ModelError
+from onnxprune.means import Means
 from onnxprune.measure.kinds import as_wholes
 from onnxprune.model.facts import Facts, gather_facts
 from onnxprune.model.graph import Graph
@@ -184,7 +185,7 @@ class BlockLessons:
         return [Part(self.objective.fed(batch), 1)]
 
     def score(self, model: Model) -> float:
-        opened = session(model, threads=self.whole.threads)
+        opened = session(model, threads=self.whole.means.threads)
         total, rows = 0.0, 0
         for inputs, expected in map(self.judge.at, range(len(self.judge.inputs))):
             count = len(next(iter(expected.values()))) if self.whole.fit.schema.samples else 1
@@ -216,8 +217,8 @@ class Walk:
 
     def __init__(self, original: Model, pruned: Model, dataset: Dataset, whole: WholeModel):
         batches = Batches(dataset, even(dataset, whole.recipe.batch))
-        self.dense = Lockstep(original, batches, whole.threads)
-        self.pruned = Lockstep(pruned, batches, whole.threads)
+        self.dense = Lockstep(original, batches, whole.means)
+        self.pruned = Lockstep(pruned, batches, whole.means)
 
     def pairs(self, segment: Segment, positions: Positions) -> Pairs:
         self.pruned.advance(segment.inputs)
@@ -234,18 +235,9 @@ def _rows(walk: Lockstep, names: Sequence[str]) -> list[dict[str, np.ndarray]]:
 class BlockTraining:
     """Like ``Training``, but block after block; ``at.evaluations`` counts the blocks that are done."""
 
-    def __init__(
-        self,
-        original: Model,
-        pruned: Model,
-        lessons: WholeModel,
-        judge: Dataset,
-        positions: Positions,
-        masks: Arrays | None = None,
-        progress: Callable[[str], None] = lambda text: None,
-    ):
-        self.original, self.lessons, self.judge, self.positions = original, lessons, judge, positions
-        self.masks, self.progress = masks or {}, progress
+    def __init__(self, pruned: Model, lessons: WholeModel, positions: Positions, masks: Arrays | None = None):
+        self.original, self.judge = lessons.teaching.original, lessons.teaching.judge
+        self.lessons, self.positions, self.masks = lessons, positions, masks or {}
         found = trainable(pruned)
         self.parameters = {n: a * self.masks[n] if n in self.masks else a.copy() for n, a in found.items()}
         self.pruned = replace(pruned, proto=with_parameters(pruned.proto, self.parameters)) if masks else pruned
@@ -316,9 +308,8 @@ class BlockTraining:
                 {parameter: self.parameters[parameter] for parameter in own},
                 lessons,
                 self._recipe(share),
+                self._means(name),
                 {parameter: mask for parameter, mask in self.masks.items() if parameter in own},
-                self.lessons.threads,
-                lambda text: self.progress(text.replace("recovering", f"recovering {name}", 1)),
                 lessons.shapes,
             )
         except ModelError as error:
@@ -331,6 +322,11 @@ class BlockTraining:
         write_parameters(facts.graph, training.best)
         self.at.steps += training.at.steps
         self.at.went_back += training.at.went_back
+
+    def _means(self, name: str) -> Means:
+        """Return the means with a progress that names the block."""
+        means = self.lessons.means
+        return replace(means, progress=lambda text: means.progress(text.replace("recovering", f"recovering {name}", 1)))
 
     def _recipe(self, share: float) -> Recipe:
         """As many steps for each block as asked for, or a ``share`` of the time that is left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
@@ -11,6 +12,7 @@ import numpy as np
 
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Remembered
+from onnxprune.means import Means
 from onnxprune.measure.divergence import opened
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.facts import gather_facts
@@ -51,6 +53,19 @@ class Lessons(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Teaching:
+    """What ``original`` has to teach: its outputs on ``dataset``; ``outputs``: how they are compared.
+
+    ``judge``: data that decides what is better, best none that a repair has seen.
+    """
+
+    original: Model
+    dataset: Dataset
+    judge: Dataset
+    outputs: Outputs | None = None
+
+
 class WholeModel:
     """Lessons for all of a model: inputs from ``dataset`` in random order, the original's outputs and labels as targets.
 
@@ -59,20 +74,13 @@ class WholeModel:
 
     runs = 1
 
-    def __init__(
-        self,
-        original: Model,
-        dataset: Dataset,
-        judge: Dataset,
-        recipe: Recipe,
-        threads: int = 1,
-        outputs: Outputs | None = None,
-    ):
-        self.fit, self.recipe, self.threads, self.outputs = dataset, recipe, threads, outputs
+    def __init__(self, teaching: Teaching, recipe: Recipe, means: Means = Means()):
+        dataset, judge, outputs = teaching.dataset, teaching.judge, teaching.outputs
+        self.teaching, self.fit, self.recipe, self.means, self.outputs = teaching, dataset, recipe, means, outputs
         fixed = dataset.schema.fixed_batch
         self.batch = max(recipe.batch // fixed, 1) * fixed if fixed else recipe.batch
-        self.part = fixed or _held_at_once(original, dataset, self.batch)
-        self.teacher = opened(original, outputs, threads)
+        self.part = fixed or _held_at_once(teaching.original, dataset, self.batch)
+        self.teacher = opened(teaching.original, outputs, means)
         self.judge = Remembered(partial(self._judged, judge), nested_bytes, MEMORY)
         seen, labels = next(iter(self.judge))[1], _all_labels(dataset, judge)
         self.objective = objective(
@@ -120,7 +128,7 @@ class WholeModel:
             yield inputs, self.teacher.run(inputs), labels
 
     def score(self, model: Model) -> float:
-        trained = opened(model, self.outputs, self.threads)
+        trained = opened(model, self.outputs, self.means)
         total, rows = 0.0, 0
         for inputs, expected, labels in self.judge:
             count = len(next(iter(inputs.values()))) if self.fit.schema.samples else 1

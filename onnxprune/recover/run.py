@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from onnx import ModelProto
 
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import held_out
+from onnxprune.means import Means
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.read import Model
 from onnxprune.recover import checkpoint as file
 from onnxprune.recover.blocks import BlockTraining, Positions
-from onnxprune.recover.lessons import Arrays, WholeModel
+from onnxprune.recover.lessons import Arrays, Teaching, WholeModel
 from onnxprune.recover.parameters import trainable
 from onnxprune.recover.recipe import Recipe
 from onnxprune.recover.statistics import with_statistics
@@ -55,36 +56,38 @@ class Recovered:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
 
 
+def taught(
+    original: Model, dataset: Dataset, seed: int = 0, *, judge: Dataset | None = None, outputs: Outputs | None = None
+) -> Teaching:
+    """Return what there is to teach; without ``judge`` an eighth of ``dataset``, at most 512 rows, judges and is not trained on."""
+    rest, judge = (dataset, judge) if judge else split_judge(dataset, seed)
+    return Teaching(original, rest, judge, outputs)
+
+
 def recover(
-    original: Model,
     pruned: ModelProto,
-    dataset: Dataset,
+    teaching: Teaching,
     recipe: Recipe,
+    means: Means = Means(),
     *,
-    judge: Dataset | None = None,
     masks: Arrays | None = None,
     positions: Positions = lambda value: {},
     checkpoint: Path | None = None,
-    threads: int = 1,
-    outputs: Outputs | None = None,
-    progress: Callable[[str], None] = lambda text: None,
 ) -> Recovered:
-    """Train the weights of ``pruned`` to bring the outputs of ``original`` back; never return a worse model.
+    """Train the weights of ``pruned`` to bring the outputs of an original back; never return a worse model.
 
-    ``judge``: data that decides what is better, best none that a repair has seen; by default an eighth of ``dataset``, at
-    most 512 rows, which is then not trained on. ``masks``: parameter -> bool of its shape; where
-    False the weight stays zero. ``positions``: value of the original -> axis -> what is left of it, to train by blocks.
-    ``checkpoint``: file to keep the state in, and to go on from if it is there. ``outputs``: how these are compared.
-    Raises ModelError where no gradient can be taken, DataError where the loss does not fit the data.
+    ``masks``: parameter -> bool of its shape; where False the weight stays zero. ``positions``: value of the original ->
+    axis -> what is left of it, to train by blocks. ``checkpoint``: file to keep the state in, and to go on from if it is
+    there. Raises ModelError where no gradient can be taken, DataError where the loss does not fit the data.
     """
-    rest, judge = (dataset, judge) if judge else split_judge(dataset, recipe.seed)
+    rest, judge, original = teaching.dataset, teaching.judge, teaching.original
     model = Model(pruned, "", original.path)
-    lessons = WholeModel(original, rest, judge, recipe, threads, outputs)
+    lessons = WholeModel(teaching, recipe, means)
     training: Training | BlockTraining
     if recipe.by_blocks:
-        training = BlockTraining(original, model, lessons, judge, positions, masks, progress)
+        training = BlockTraining(model, lessons, positions, masks)
     else:
-        training = Training(model, trainable(model), lessons, recipe, masks, threads, progress)
+        training = Training(model, trainable(model), lessons, recipe, means, masks)
     digest = _digest(original, pruned, (rest, judge), recipe) if checkpoint else ""
     if checkpoint and checkpoint.exists():
         training.restore(file.read(checkpoint, digest, training.arrays))
@@ -110,7 +113,7 @@ def _best(training: Training | BlockTraining, lessons: WholeModel) -> Recovered:
     found = {"original": (at.before, training.pruned.proto)}
     if (trained := training.trained) is not None:
         found["trained"] = (at.best, trained.proto)
-        fresh = with_statistics(trained, lessons.fit.batches(lessons.recipe.batch), lessons.threads)
+        fresh = with_statistics(trained, lessons.fit.batches(lessons.recipe.batch), lessons.means)
         if fresh is not trained.proto:
             found["trained+statistics"] = (lessons.score(replace(trained, proto=fresh)), fresh)
     kept = min(found, key=lambda name: found[name][0])

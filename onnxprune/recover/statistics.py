@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
+from onnxprune.means import Means
 from onnxprune.model.read import Model
 from onnxprune.repair.lockstep import Lockstep
 
 
-def with_statistics(model: Model, batches: Iterable[Mapping[str, np.ndarray]], threads: int = 1) -> ModelProto:
+def with_statistics(model: Model, batches: Iterable[Mapping[str, np.ndarray]], means: Means = Means()) -> ModelProto:
     """Return the model with the mean and variance that each BatchNormalization sees once those before it are set.
 
     The same object where there is none. Source: Ioffe and Szegedy 2015, Algorithm 2, step 10.
@@ -22,7 +23,7 @@ def with_statistics(model: Model, batches: Iterable[Mapping[str, np.ndarray]], t
     nodes = [n for n in result.graph.node if n.op_type == "BatchNormalization" and {*n.input[3:5]} <= {*stored}]
     if not nodes:
         return model.proto
-    walk = Lockstep(Model(result, "", model.path), batches, threads)
+    walk = Lockstep(Model(result, "", model.path), batches, means)
     for node in nodes:
         walk.advance([node.input[0]])
         moments = sum((_sums(value) for value in walk.values(node.input[0])), np.zeros(1))

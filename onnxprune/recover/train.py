@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 
 import numpy as np
 
 from onnxprune.grad import backward, gradient_name
+from onnxprune.means import Means
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
 from onnxprune.recover.lessons import Arrays, Lessons, Part
@@ -48,12 +49,11 @@ class Training:
         parameters: Arrays,
         lessons: Lessons,
         recipe: Recipe,
+        means: Means = Means(),
         masks: Arrays | None = None,
-        threads: int = 1,
-        progress: Callable[[str], None] = lambda text: None,
         input_shapes: Mapping[str, Sequence[int]] | None = None,
     ):
-        self.lessons, self.recipe, self.progress, self.masks = lessons, recipe, progress, masks or {}
+        self.lessons, self.recipe, self.means, self.masks = lessons, recipe, means, masks or {}
         self.parameters = {n: a * self.masks[n] if n in self.masks else a.copy() for n, a in parameters.items()}
         self.pruned = replace(pruned, proto=with_parameters(pruned.proto, self.parameters)) if masks else pruned
         self.best = {name: array.copy() for name, array in self.parameters.items()}
@@ -62,7 +62,7 @@ class Training:
             self.pruned, list(self.parameters), lessons.objective.loss,
             parameters_as_inputs=True, input_shapes=input_shapes,
         )  # fmt: skip
-        self.gradients = session(graph, threads=threads)
+        self.gradients = session(graph, threads=means.threads)
         self.at = Progress()
 
     # --- state ------------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class Training:
             self.at.seconds += time.perf_counter() - start
             if due:
                 yield
-            self.progress(self._message())
+            self.means.progress(self._message())
 
     def _step(self, batches: Sequence[Arrays]) -> None:
         gradients = self._mean_gradients([part for batch in batches for part in self.lessons.parts(batch)])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+import numpy as np
 from onnx import ModelProto
 
 from onnxprune.coupling.channels import row_importance
@@ -12,11 +13,12 @@ from onnxprune.coupling.cut import Kept
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out
+from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.read import Model
 from onnxprune.repair.moments import SOLVERS, Subspace
-from onnxprune.repair.sequential import TURNS, Progress, Sequential
+from onnxprune.repair.sequential import TURNS, Effort, Sequential
 
 HELD_OUT = 0.25  # of the calibration data, to choose a method by
 MOST, FEW = 512, 128  # samples that judge a method, and that fit one whose solver needs moments of channels alone
@@ -41,51 +43,70 @@ class Repaired:
     refitted: bool = False
 
 
+@dataclass(frozen=True)
+class Method:
+    """``name``: a solver, or ``auto``: whichever brings the outputs back best on held-out data.
+
+    ``fitted``: the model as least squares has repaired it already, and its held-out divergence; other solvers, for which it
+    was not made, are then left out. ``subspaces``: see ``Sequential``.
+    """
+
+    name: str = "auto"
+    fitted: tuple[ModelProto, float] | None = None
+    subspaces: Mapping[str, Subspace] = field(default_factory=dict)
+
+
 def repair(
     analysis: Analysis,
     kept: Kept,
     small: ModelProto,
     dataset: Dataset,
-    method: str = "auto",
-    *,
-    fitted: tuple[ModelProto, float] | None = None,
-    subspaces: Mapping[str, Subspace] | None = None,
-    seed: int = 0,
-    threads: int = 1,
+    method: Method = Method(),
+    means: Means = Means(),
     outputs: Outputs | None = None,
-    progress: Callable[[str], Progress] = lambda method: lambda done, total: None,
 ) -> Repaired:
     """Return ``small`` repaired by ``method``; ``auto`` never returns a model worse than no repair on held-out data.
 
-    ``fitted``: ``small`` as least squares has repaired it already, and its held-out divergence; other solvers, for which it
-    was not made, are then left out. ``subspaces``: see ``Sequential``. ``outputs``: how the model's outputs are compared.
+    ``outputs``: how the model's outputs are compared.
     """
-    path, mask = analysis.facts.model.path, dataset.schema.padding_mask
     importance = {} if outputs is None else row_importance(analysis.solution.links, outputs)
-    warned: dict[str, tuple[str, ...]] = {}
-
-    def by(name: str, data: Dataset, turns: int = TURNS) -> ModelProto:
-        if fitted is not None and name == "least-squares":
-            return fitted[0]
-        walk = Sequential(
-            analysis, kept, Batches(data), subspaces=subspaces or {}, method=name, turns=turns,
-            seed=seed, threads=threads, mask=mask, importance=importance,
-        )  # fmt: skip
-        walk.progress = progress(name)
-        repaired = walk.run(small)
-        warned[name] = walk.warnings
-        return repaired
-
-    if method != "auto":
-        return Repaired(by(method, dataset), method, {}, warned.get(method, ()))
-    fit, judge = held_out(dataset, HELD_OUT, MOST, seed)
-    reference = Reference(analysis.facts.model, Batches(judge), threads, outputs=outputs)
-    known = {} if fitted is None else {"least-squares": fitted[1]}
+    trial = _Trial(analysis, kept, small, method, means.masked(dataset.schema.padding_mask), importance)
+    if method.name != "auto":
+        return Repaired(trial.by(method.name, dataset), method.name, {}, trial.warned.get(method.name, ()))
+    fit, judge = held_out(dataset, HELD_OUT, MOST, means.seed)
+    reference = Reference(analysis.facts.model, Batches(judge), means, outputs=outputs)
+    known = {} if method.fitted is None else {"least-squares": method.fitted[1]}
     names = () if known else SOLVERS
-    trials = {name: by(name, fit.take(FITTED_ON[name], seed), turns=1) for name in names} | {"none": small}
-    found = known | {name: reference.divergence(Model(trial, "", path)) for name, trial in trials.items()}
+    trials = {name: trial.by(name, fit.take(FITTED_ON[name], means.seed), 1) for name in names} | {"none": small}
+    path = analysis.facts.model.path
+    found = known | {name: reference.divergence(Model(made, "", path)) for name, made in trials.items()}
     best = min(found, key=lambda name: found[name])
-    model = small if best == "none" else by(best, dataset)
+    model = small if best == "none" else trial.by(best, dataset)
     refitted = judge is not fit and best not in known and best != "none"
-    warnings = warned.get("least-squares" if best == "none" else best, ())
+    warnings = trial.warned.get("least-squares" if best == "none" else best, ())
     return Repaired(model, best, found, warnings, judge is not fit, refitted)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Solvers tried on one cut model; ``warned``: solver -> what it could not look at."""
+
+    analysis: Analysis
+    kept: Kept
+    small: ModelProto
+    method: Method
+    means: Means
+    importance: Mapping[str, np.ndarray]
+    warned: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def by(self, name: str, data: Dataset, turns: int = TURNS) -> ModelProto:
+        """Return the model repaired by the solver ``name``."""
+        if self.method.fitted is not None and name == "least-squares":
+            return self.method.fitted[0]
+        walk = Sequential(
+            self.analysis, self.kept, Batches(data), subspaces=self.method.subspaces, method=name,
+            effort=Effort(turns=turns), means=self.means, importance=self.importance,
+        )  # fmt: skip
+        repaired = walk.run(self.small)
+        self.warned[name] = walk.warnings
+        return repaired

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
+from onnxprune.means import Means
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
 
@@ -23,9 +24,9 @@ MEMORY_LIMIT = 1 << 28  # bytes of kept values per model before they go to a fil
 class Lockstep:
     """The state of a model that has run up to some values on all batches; tensors no node has read yet may still change."""
 
-    def __init__(self, model: Model, batches: Iterable[Mapping[str, np.ndarray]], threads: int = 1):
+    def __init__(self, model: Model, batches: Iterable[Mapping[str, np.ndarray]], means: Means = Means()):
         self.proto, self.path = model.proto, model.path
-        self.threads = threads
+        self.means = means
         self._graph = self.proto.graph
         self._tensors = {tensor.name: tensor for tensor in self._graph.initializer}
         self._pending: list[NodeProto] = list(self._graph.node)
@@ -81,7 +82,7 @@ class Lockstep:
         piece.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
         if not outputs:
             return
-        opened = session(Model(piece, "", self.path), threads=self.threads)
+        opened = session(Model(piece, "", self.path), threads=self.means.threads)
         kept = {name: _Kept() for name in outputs}
         for number in range(self.count):
             found = opened.run({name: self._store[name][number] for name in inputs})

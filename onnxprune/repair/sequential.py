@@ -24,6 +24,7 @@ from onnxprune.errors import DataError
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.rows import LARGEST, Sampler, usable
 from onnxprune.evidence.unusable import refusal
+from onnxprune.means import Means
 from onnxprune.model.graph import Graph, Node
 from onnxprune.model.read import NATIVE_FLOATS, Model, tensor_array
 from onnxprune.repair.linear import Linear, as_linear
@@ -42,7 +43,14 @@ ROWS_IN_MEMORY = 1 << 28  # bytes of a node's rows that are kept between turns
 
 Batches = Iterable[Mapping[str, np.ndarray]]  # read several times, always the same
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
-Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work a fit is worth: output ``positions`` sampled of each sample, and ``turns`` of moving rectified targets."""
+
+    positions: int = POSITIONS
+    turns: int = TURNS
 
 
 @dataclass(frozen=True)
@@ -93,15 +101,11 @@ class Sequential:
     choices: Mapping[str, Choice] = field(default_factory=dict)
     subspaces: Mapping[str, Subspace] = field(default_factory=dict)
     method: str = "least-squares"
-    positions: int = POSITIONS
-    turns: int = TURNS
-    seed: int = 0
-    threads: int = 1
-    mask: str = ""
+    effort: Effort = Effort()
+    means: Means = Means()
     importance: Mapping[str, np.ndarray] = field(default_factory=dict)
     everything: bool = False
     frozen: bool = False
-    progress: Progress = lambda done, total: None
     observe: Callable[[Linear, Target, Moments], None] | None = None
     steps: dict[str, Step] = field(default_factory=dict)
     chosen: dict[int, np.ndarray] = field(default_factory=dict)
@@ -119,9 +123,9 @@ class Sequential:
         self._solve = SOLVERS[self.method]
         self._sizes = [_samples(batch) for batch in self.batches]
         self._numbers = _row_numbers(self.batches, self._sizes)
-        self._masks = [batch[self.mask] != 0 if self.mask else None for batch in self.batches]
-        self._dense = Lockstep(self.analysis.facts.model, self.batches, self.threads)
-        self._pruned = Lockstep(Model(result, "", path), self.batches, self.threads)
+        self._masks = [batch[self.means.mask] != 0 if self.means.mask else None for batch in self.batches]
+        self._dense = Lockstep(self.analysis.facts.model, self.batches, self.means)
+        self._pruned = Lockstep(Model(result, "", path), self.batches, self.means)
         sites = self._sites(graph)
         done = set(graph.inputs)
         waiting = iter(graph.top)
@@ -130,7 +134,7 @@ class Sequential:
                 if node is linear.node:
                     break
                 done.update(node.outputs)
-            self.progress(number, len(sites))
+            self.means.progress(f"{self.method}: node {number + 1} of {len(sites)}")
             self._refit(linear, self._target(linear, done))
             done.update(linear.node.outputs)
         return result
@@ -216,7 +220,9 @@ class Sequential:
         values = zip(self._pruned.values(linear.source), self._dense.values(target.value), others, strict=True)
         batches = zip(values, firsts, self._sizes, self._masks, self._numbers, strict=True)
         for number, ((x, t, other), first, samples, mask, numbers) in enumerate(islice(batches, start, None)):
-            sampler = Sampler(samples, self.positions, self.seed, first, mask if linear.by_position else None)
+            sampler = Sampler(
+                samples, self.effort.positions, self.means.seed, first, mask if linear.by_position else None
+            )
             wanted, inputs = linear.outputs(t, sampler), linear.rows(x, sampler)
             for need, value, rows in (
                 (Need("gram", linear.source, linear.reads), x, inputs),
@@ -236,7 +242,7 @@ class Sequential:
     def _refusal(self, number: int, rows: np.ndarray, need: Need, value: np.ndarray) -> DataError:
         """Return what to tell about a value of batch ``number`` whose products are no floats."""
         inputs = next(islice(self.batches, number, None))
-        return refusal(self.analysis.facts, inputs, rows, need, value, limit=LARGEST, threads=self.threads)
+        return refusal(self.analysis.facts, inputs, rows, need, value, limit=LARGEST, means=self.means)
 
     def _moments(self, linear: Linear, rows: Iterable[Rows], scale: np.ndarray) -> list[Moments]:
         """Moments of the even and of the odd batches."""
@@ -276,7 +282,7 @@ class Sequential:
         fitted, bias = solve(reduced, old[:, :, keep], damping, intercept)
         if not intercept:
             bias = offset
-        for _ in range(self.turns if target.rectified else 0):
+        for _ in range(self.effort.turns if target.rectified else 0):
             turned = self._majorised(linear, target, rows, scale, keep, reduced, fitted, bias)
             fitted, free = solve(turned, old[:, :, keep], damping, intercept)
             bias = free if intercept else offset

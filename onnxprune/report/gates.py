@@ -50,9 +50,9 @@ def measure_drift(
     """
     made = [{name for node in model.proto.graph.node for name in node.output} for model in (before, after)]
     inner = [name for name in (outputs.inner if outputs else ()) if all(name in there for there in made)]
-    first, second = (revealing(model, inner, settings.threads) for model in (before, after))
+    first, second = (revealing(model, inner, settings.means) for model in (before, after))
     task = None if metric is None else script_metric(metric)
-    return compare(first, second, dataset, batch=settings.batch, metric=task, seed=settings.seed, outputs=outputs)
+    return compare(first, second, dataset, settings.means, metric=task, outputs=outputs)
 
 
 def doubts(
@@ -90,7 +90,7 @@ def measure_latency(before: Model, after: Model, facts: Facts, settings: Setting
         before,
         after,
         single_feeds(facts, settings.seed),
-        threads=settings.threads,
+        settings.means,
         pairs=LATENCY_PAIRS,
         max_seconds=LATENCY_SECONDS,
     )

@@ -58,10 +58,7 @@ class Branches:
             return self
         if calibration is None or not self.blocks:
             return replace(self, scores=weight_gains(facts, self.blocks))
-        silencing = Silencing(
-            facts, self.costs.flow, self.blocks, calibration, threads=settings.threads, batch=settings.batch,
-            how=outputs,
-        )  # fmt: skip
+        silencing = Silencing(facts, self.costs.flow, self.blocks, calibration, settings.means, outputs)
         found = silencing.effects()
         return replace(self, scores=found.divergence, effects=found, silencing=silencing)
 

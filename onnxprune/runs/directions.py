@@ -30,7 +30,6 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.links import Barrier
 from onnxprune.errors import DataError, PlanError, UsageError
 from onnxprune.evidence import Cache
-from onnxprune.evidence import Options as Streaming
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.graph import Node
 from onnxprune.proof.check import SurgeryCheck
@@ -68,10 +67,9 @@ class Directions:
         """Return the eigenbasis of every layer, and warnings; raises DataError without calibration data."""
         if data.calibration is None:
             raise DataError("granularity eigen takes directions from data; give calibration data (--calib)")
-        mask = data.calibration.schema.padding_mask or None
-        options = Streaming(seed=settings.seed, mask=mask, batch=settings.batch, threads=settings.threads)
+        means = settings.means.masked(data.calibration.schema.padding_mask)
         cache = None if data.cache is None else Cache(data.cache)
-        return eigenbases(self.analysis, self.layers.found, data.calibration, options, cache, outputs)
+        return eigenbases(self.analysis, self.layers.found, data.calibration, means, cache, outputs)
 
     def totals(self, cuts: Sequence[Cut] = ()) -> dict[str, int]:
         """Return parameters, MACs of one sample and bytes."""

@@ -21,14 +21,15 @@ from onnxprune.coupling.prepare import restore
 from onnxprune.criteria import score
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, Inconclusive, ModelError, TargetError, UsageError
+from onnxprune.means import Means
 from onnxprune.measure.isometry import isometry
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.memory import peak_rss_bytes
 from onnxprune.model.read import Model
 from onnxprune.model.write import save, stored_bytes
 from onnxprune.proof.check import Prover, SurgeryCheck, check_cut
-from onnxprune.recover import Positions, recover, split_judge
-from onnxprune.repair import MOST_ROWS, Repaired, Subspace, isometric, repair
+from onnxprune.recover import Positions, recover, split_judge, taught
+from onnxprune.repair import MOST_ROWS, Method, Repaired, Subspace, isometric, repair
 from onnxprune.report import entries
 from onnxprune.report.baseline import Baseline
 from onnxprune.report.entries import Report
@@ -45,7 +46,7 @@ from onnxprune.runs.stages import (
     per_run,
     sign,
 )
-from onnxprune.search import Found, Reconstruction, search_units
+from onnxprune.search import Found, Goal, Reconstruction, search_units
 from onnxprune.settings import AUTO, Settings
 
 LATENCY_TURNS = 5  # corrections of a latency budget
@@ -113,6 +114,11 @@ class Run:
     searched: Found | None = None
     given: Analysis | None = None
 
+    @property
+    def means(self) -> Means:
+        """The means of the settings, telling what begins to whoever follows the stages."""
+        return replace(self.settings.means, progress=self.stages.progress)
+
     def analyse(self) -> Analysis:
         """Analyse the model and, with data, look at how its outputs are to be compared."""
         with self.stages("analyze"):
@@ -132,7 +138,7 @@ class Run:
             return self._chosen(analysis)
         with self.stages("timing"):
             before = measure_latency(self.model, self.model, analysis.facts, self.settings).before.p10
-            timed = with_times(analysis, before, threads=self.settings.threads, progress=self.stages.progress)
+            timed = with_times(analysis, before, self.means)
         aim = budget = self.settings.aim.value
         tried: list[tuple[float, float, list[np.ndarray]]] = []
         settings = self.settings
@@ -189,21 +195,15 @@ class Run:
     def _search(self, analysis: Analysis, calibration: Dataset) -> list[np.ndarray]:
         settings = self.settings
         with self.stages("allocate"):
-            scores = score(analysis, settings.scorer, seed=settings.seed)
-            found = search_units(
-                analysis,
-                calibration,
+            scores = score(analysis, settings.scorer, settings.means)
+            goal = Goal(
                 per_run(settings.aim, analysis),
                 replace(settings.options, scope="global") if settings.scope == AUTO else settings.options,
-                scores.values,
-                max_divergence=settings.max_divergence,
-                seconds=settings.search,
-                seed=settings.seed,
-                threads=settings.threads,
-                outputs=self.outputs,
-                train=self._briefly_trained if settings.search_recover else None,
-                progress=self.stages.progress,
+                settings.max_divergence,
+                settings.search,
+                self._briefly_trained if settings.search_recover else None,
             )
+            found = search_units(analysis, calibration, goal, scores.values, self.means, self.outputs)
         self.reconstruction, self.searched = found.final, found
         if not found.held_out:
             self.warnings.append(FITTED.format("proposals were", len(calibration)))
@@ -219,7 +219,9 @@ class Run:
     def _briefly_trained(self, model: Model, dataset: Dataset) -> Model:
         """Return a proposal of the search after a short recovery, which is what it is judged by."""
         recipe = replace(self.settings.training, steps=self.settings.search_recover, seconds=0.0)
-        found = recover(self.model, model.proto, dataset, recipe, threads=self.settings.threads, outputs=self.outputs)
+        found = recover(
+            model.proto, taught(self.model, dataset, recipe.seed, outputs=self.outputs), recipe, self.settings.means
+        )
         return Model(found.model, "", model.path)
 
     def _repaired(self, analysis: Analysis, kept: Kept, small: ModelProto) -> ModelProto:
@@ -234,18 +236,8 @@ class Run:
         with self.stages("repair"):
             same = chosen is not None and all(map(np.array_equal, chosen.kept, kept))
             fitted = (chosen.carried(analysis, small), chosen.divergence) if chosen is not None and same else None
-            found = repair(
-                analysis,
-                kept,
-                small,
-                calibration,
-                self.settings.repair,
-                fitted=fitted,
-                subspaces=self.subspaces,
-                seed=self.settings.seed,
-                threads=self.settings.threads,
-                outputs=self.outputs,
-            )
+            method = Method(self.settings.repair, fitted, self.subspaces)
+            found = repair(analysis, kept, small, calibration, method, self.settings.means, self.outputs)
         self.extra["repair"] = {"method": found.method, "divergence": found.divergences} | self._fit_of(found, fitted)
         self.warnings += (chosen.warnings if chosen is not None and same else ()) + found.warnings
         if not found.held_out:
@@ -280,18 +272,8 @@ class Run:
         if calibration is None:
             raise DataError("--recover trains on data; give calibration data (--calib)")
         with self.stages("recover"):
-            found = recover(
-                self.model,
-                small,
-                calibration,
-                recipe,
-                judge=self.data.judge,
-                positions=positions,
-                checkpoint=self.checkpoint,
-                threads=self.settings.threads,
-                outputs=self.outputs,
-                progress=self.stages.progress,
-            )
+            teaching = taught(self.model, calibration, recipe.seed, judge=self.data.judge, outputs=self.outputs)
+            found = recover(small, teaching, recipe, self.means, positions=positions, checkpoint=self.checkpoint)
         self.extra["recover"] = found.to_json()
         if not found.held_out:
             self.warnings.append(FITTED.format("the training was", len(calibration)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,12 +53,9 @@ def describe_curves(model: Model, dataset: Dataset, settings: Settings, stages: 
     with stages("analyze"):
         analysis = analyse_model(model, settings)
     with stages("sensitivity"):
-        fallback = score(analysis, settings.scorer, seed=settings.seed).values
-        found = curves(
-            analysis, dataset, settings.options, fallback,
-            seed=settings.seed, threads=settings.threads, outputs=outputs_of(analysis, settings, dataset),
-            progress=stages.progress,
-        )  # fmt: skip
+        fallback = score(analysis, settings.scorer, settings.means).values
+        means, outputs = replace(settings.means, progress=stages.progress), outputs_of(analysis, settings, dataset)
+        found = curves(analysis, dataset, settings.options, fallback, means, outputs)
     return entries.header("sensitivity", settings.to_json()) | {
         "model": entries.model_entry(model),
         "curves": [curve.to_json() for curve in found],
@@ -95,7 +93,7 @@ def compare_models(
     facts |= found.to_json()
     if layers:
         with stages("layers"):
-            facts["layers"] = compare_layers(before, after, dataset, batch=settings.batch, threads=settings.threads)
+            facts["layers"] = compare_layers(before, after, dataset, settings.means)
     if settings.latency:
         with stages("latency"):
             measured_facts = gather_facts(before, Graph(before.proto), dict(settings.input_shape))
@@ -109,7 +107,7 @@ def compare_models(
 def _outputs_alone(model: Model, dataset: Dataset, settings: Settings) -> Outputs:
     """Return how the outputs of a model are compared that need not be analysed as a whole."""
     facts = gather_facts(model, Graph(model.proto), dict(settings.input_shape))
-    return weighed(observed(model, dataset, layouts(build_links(facts)), settings.threads), settings.output_weight)
+    return weighed(observed(model, dataset, layouts(build_links(facts)), settings.means), settings.output_weight)
 
 
 def time_models(
@@ -127,7 +125,7 @@ def time_models(
     """Return the report of ``bench``; exit code 1 for a missed gate, 5 for an inconclusive measurement when ``strict``."""
     facts = gather_facts(model, Graph(model.proto), dict(settings.input_shape))
     feeds = single_feeds(facts, settings.seed)
-    limits: dict[str, Any] = {"threads": settings.threads, "providers": providers, "max_seconds": seconds}
+    limits: dict[str, Any] = {"means": settings.means, "providers": providers, "max_seconds": seconds}
     with stages("latency"):
         if other is None:
             found = measure(model, feeds, runs=pairs, **limits)

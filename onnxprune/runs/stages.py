@@ -28,7 +28,6 @@ from onnxprune.criteria import score
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, ModelError, OnnxPruneError, SurgeryError
 from onnxprune.evidence import Cache, collect
-from onnxprune.evidence import Options as Streaming
 from onnxprune.evidence.ablation import ablate
 from onnxprune.evidence.gradients import sensitivities
 from onnxprune.measure.kinds import observed
@@ -96,7 +95,7 @@ def _facts_of(model: Model, settings: Settings) -> Facts:
 
 def outputs_of(analysis: Analysis, settings: Settings, dataset: Dataset) -> Outputs:
     """Return how the model's outputs are compared, from its graph and from data; raises UsageError for weights that fit none."""
-    found = observed(analysis.facts.model, dataset, layouts(analysis.solution.links), settings.threads)
+    found = observed(analysis.facts.model, dataset, layouts(analysis.solution.links), settings.means)
     return weighed(found, settings.output_weight)
 
 
@@ -116,11 +115,10 @@ def gather_evidence(
         return {}, ()
     if dataset is None:
         raise DataError(f"criterion {settings.scorer.name!r} looks at data; give calibration data (--calib)")
-    mask = dataset.schema.padding_mask or None
-    options = Streaming(seed=settings.seed, mask=mask, batch=settings.batch, threads=settings.threads)
-    streamed = collect(analysis, needs, dataset, options, cache=None if cache is None else Cache(cache))
-    differentiated, remarks = sensitivities(analysis, needs, dataset, options, outputs=outputs)
-    ablated = ablate(analysis, needs, dataset, threads=settings.threads, batch=settings.batch, outputs=outputs)
+    means = settings.means.masked(dataset.schema.padding_mask)
+    streamed = collect(analysis, needs, dataset, means, cache=None if cache is None else Cache(cache))
+    differentiated, remarks = sensitivities(analysis, needs, dataset, means, outputs=outputs)
+    ablated = ablate(analysis, needs, dataset, means, outputs=outputs)
     warnings = [text for evidence in streamed.values() for text in evidence.warnings]
     return {**streamed, **differentiated, **ablated}, tuple(dict.fromkeys([*warnings, *remarks]))
 
@@ -129,9 +127,9 @@ def choose(
     analysis: Analysis, settings: Settings, evidence: Mapping[str, Any] | None = None
 ) -> tuple[list[np.ndarray], tuple[str, ...]]:
     """Return bool[width] per group, the units that stay, and warnings; raises TargetError where that is impossible."""
-    scores = score(analysis, settings.scorer, evidence=evidence, seed=settings.seed)
+    scores = score(analysis, settings.scorer, settings.means, evidence=evidence)
     kept = allocate(analysis, scores.values, per_run(settings.aim, analysis), settings.options)
-    return SELECTIONS[settings.selection](analysis, settings.scorer, kept, settings.seed), scores.warnings
+    return SELECTIONS[settings.selection](analysis, settings.scorer, kept, settings.means), scores.warnings
 
 
 def per_run(target: Target, analysis: Analysis) -> Target:

@@ -127,7 +127,7 @@ def still_alive(analysis: Analysis, kept: Kept, alive: Kept, settings: Settings)
     """
     if not any((mask & ~before).any() for mask, before in zip(kept, alive, strict=True)):
         return list(kept)
-    weights = score(analysis, replace(settings, criterion="l2").scorer, seed=settings.seed).values
+    weights = score(analysis, replace(settings, criterion="l2").scorer, settings.means).values
     found = []
     for mask, before, strength in zip(kept, alive, weights, strict=True):
         rank = np.where(mask & before, np.inf, np.where(before, strength, -np.inf))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ from onnxprune.coupling.channels import row_importance
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out
+from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
+from onnxprune.repair import Effort
 from onnxprune.search import FIT, HELD_OUT, JUDGE, TABLES, WEIGHINGS, error_tables, reconstruct
 
 SHARES = (0.25, 0.5, 0.75)  # of a group's units that go
@@ -52,32 +54,27 @@ def curves(
     dataset: Dataset,
     options: Options,
     fallback: Sequence[np.ndarray],
-    *,
-    seed: int = 0,
-    threads: int = 1,
+    means: Means = Means(),
     outputs: Outputs | None = None,
-    progress: Callable[[str], None] = lambda message: None,
 ) -> list[Curve]:
     """Return the curves of all groups that may be cut; each point repairs on some rows and is judged on others."""
-    fit, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
-    mask, rows = dataset.schema.padding_mask, Batches(fit.take(FIT, seed))
+    fit, judge = held_out(dataset, HELD_OUT, JUDGE, means.seed)
+    means, rows = means.masked(dataset.schema.padding_mask), Batches(fit.take(FIT, means.seed))
     importance = {} if outputs is None else row_importance(analysis.solution.links, outputs)
-    tables = error_tables(analysis, Batches(fit.take(TABLES, seed)), fallback, threads, mask, importance)
+    tables = error_tables(analysis, Batches(fit.take(TABLES, means.seed)), fallback, means, importance)
     orders = [tables.order(group.index, WEIGHINGS["mixed"]) for group in analysis.groups]
-    reference = Reference(analysis.facts.model, Batches(judge), threads, outputs=outputs)
+    reference = Reference(analysis.facts.model, Batches(judge), means, outputs=outputs)
     found = []
     for group, legal in zip(analysis.groups, legal_widths(analysis, options), strict=True):
         widths = sorted({nearest(legal, (1 - share) * group.width) for share in SHARES} - {group.width}, reverse=True)
         if not widths:
             continue
-        progress(group.name)
+        means.progress(group.name)
         measured = []
         for width in widths:
             trial = analysis.widths.copy()
             trial[group.index] = width
-            repaired = reconstruct(
-                analysis, trial, orders, rows, turns=1, seed=seed, threads=threads, mask=mask, importance=importance
-            )
+            repaired = reconstruct(analysis, trial, orders, rows, Effort(turns=1), means, importance)
             measured.append(reference.divergence(repaired.model))
         error = orders[group.index].error
         share = tuple(float(error[group.width - width] / max(error[-1], 1e-30)) for width in widths)

@@ -12,9 +12,10 @@ from onnx import ModelProto, numpy_helper
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.criteria.curvature import Order
+from onnxprune.means import Means
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import FLOATS, Model, tensor_array
-from onnxprune.repair.sequential import POSITIONS, TURNS, Batches, Choice, Sequential
+from onnxprune.repair.sequential import Batches, Choice, Effort, Sequential
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,8 @@ def reconstruct(
     widths: np.ndarray,
     orders: Sequence[Order],
     batches: Batches,
-    *,
-    positions: int = POSITIONS,
-    turns: int = TURNS,
-    seed: int = 0,
-    threads: int = 1,
-    mask: str = "",
+    effort: Effort = Effort(),
+    means: Means = Means(),
     importance: Mapping[str, np.ndarray] | None = None,
 ) -> Reconstruction:
     """Narrow every group to ``widths`` and repair.
@@ -74,8 +71,7 @@ def reconstruct(
     whole = all(mask.all() for mask in kept)
     small = analysis.facts.model.proto if whole else cut(analysis, kept)
     walk = Sequential(
-        analysis, kept, batches, choices, positions=positions, turns=turns, seed=seed, threads=threads, mask=mask,
-        importance=importance or {},
+        analysis, kept, batches, choices, effort=effort, means=means.quiet, importance=importance or {},
     )  # fmt: skip
     model = Model(walk.run(small), "", analysis.facts.model.path)
     kept_now = [walk.chosen.get(g, flags) for g, flags in enumerate(kept)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +13,10 @@ from onnxprune.coupling.channels import row_importance
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out
+from onnxprune.means import Means
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.read import Model
-from onnxprune.repair.sequential import TURNS
+from onnxprune.repair.sequential import TURNS, Effort
 from onnxprune.search.reconstruct import Reconstruction, reconstruct
 from onnxprune.search.tables import error_tables
 from onnxprune.search.widths import Proposal, Search
@@ -42,55 +43,61 @@ class Found(NamedTuple):
     refitted: bool = False
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What is searched for: ``target`` under ``options``, or the smallest model within ``max_divergence`` of the original.
+
+    ``seconds``: time beyond the starting points. ``train``: what every proposal goes through before it is judged, with the
+    data that repaired it.
+    """
+
+    target: Target
+    options: Options
+    max_divergence: float | None = None
+    seconds: float = 0.0
+    train: Callable[[Model, Dataset], Model] | None = None
+
+
 def search_units(
     analysis: Analysis,
     dataset: Dataset,
-    target: Target,
-    options: Options,
+    goal: Goal,
     fallback: Sequence[np.ndarray],
-    *,
-    max_divergence: float | None = None,
-    seconds: float = 0.0,
-    seed: int = 0,
-    threads: int = 1,
+    means: Means = Means(),
     outputs: Outputs | None = None,
-    train: Callable[[Model, Dataset], Model] | None = None,
-    progress: Callable[[str], None] = lambda message: None,
 ) -> Found:
-    """Decide what stays for ``target``, or within ``max_divergence`` of the original.
+    """Decide what stays.
 
     A quarter of the calibration data at most judges, a quarter vetoes a long search. A repair on little data favours
     proposals with little to repair, so those that come near the best are repaired on all but the judging data and judged
     again. Rectified targets help shallow networks and overfit deep ones: the best proposal is judged without them and
-    with. ``train``: what every proposal goes through before it is judged, with the data that repaired it.
+    with.
     """
-    rest, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
-    fit, veto = held_out(rest, HELD_OUT, JUDGE, seed + 1)
-    mask = dataset.schema.padding_mask
+    rest, judge = held_out(dataset, HELD_OUT, JUDGE, means.seed)
+    fit, veto = held_out(rest, HELD_OUT, JUDGE, means.seed + 1)
+    means, train = means.masked(dataset.schema.padding_mask), goal.train
     importance = {} if outputs is None else row_importance(analysis.solution.links, outputs)
-    tables = error_tables(analysis, Batches(fit.take(TABLES, seed)), fallback, threads, mask, importance)
+    tables = error_tables(analysis, Batches(fit.take(TABLES, means.seed)), fallback, means, importance)
     found = Search(
-        analysis, tables, target, options,
-        _held(Batches(fit.take(FIT, seed))), Batches(judge), Batches(veto), seconds, seed, threads, mask=mask, outputs=outputs,
-        importance=importance, progress=progress,
+        analysis, tables, goal.target, goal.options,
+        _held(Batches(fit.take(FIT, means.seed))), Batches(judge), Batches(veto), goal.seconds, means,
+        outputs=outputs, importance=importance,
         train=None if train is None else lambda model: train(model, fit),
     )  # fmt: skip
-    best = found.run() if max_divergence is None else found.smallest(max_divergence)
-    finalists = [best] if max_divergence is not None else found.near(best)[:FINALISTS]
+    best = found.run() if goal.max_divergence is None else found.smallest(goal.max_divergence)
+    finalists = [best] if goal.max_divergence is not None else found.near(best)[:FINALISTS]
 
     def repaired(proposal: Proposal, turns: int, data: Dataset) -> Reconstruction:
-        progress(f"{proposal.name}: repairing on {len(data)} rows")
-        return reconstruct(
-            analysis, proposal.widths, found.orders[proposal.exponent], Batches(data),
-            turns=turns, seed=seed, threads=threads, mask=mask, importance=importance,
-        )  # fmt: skip
+        means.progress(f"{proposal.name}: repairing on {len(data)} rows")
+        orders = found.orders[proposal.exponent]
+        return reconstruct(analysis, proposal.widths, orders, Batches(data), Effort(turns=turns), means, importance)
 
     final, best = found.best_of((repaired(finalist, 0, rest), finalist) for finalist in finalists)
     final, turns = found.best_of([(final, 0), (repaired(best, TURNS, rest), TURNS)])
     if len(dataset) < SCARCE:
         final = replace(repaired(best, turns, dataset), divergence=final.divergence)
     narrowed = [group for group in tables.unread if best.widths[group] < analysis.widths[group]]
-    apart = judge is not rest and (not seconds or veto is not fit)
+    apart = judge is not rest and (not goal.seconds or veto is not fit)
     return Found(final, found.history, narrowed, apart, judge is not rest and len(dataset) < SCARCE)
 
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from onnxprune.coupling.groups import Analysis, Member
 from onnxprune.criteria.curvature import Order, Problem, joint_order
+from onnxprune.means import Means
 from onnxprune.repair.linear import Linear
 from onnxprune.repair.moments import Moments
-from onnxprune.repair.sequential import POSITIONS, Batches, Sequential
+from onnxprune.repair.sequential import POSITIONS, Batches, Effort, Sequential
 from onnxprune.repair.targets import Target as Fit
 from onnxprune.repair.targets import on_own_scales
 
@@ -61,8 +62,7 @@ def error_tables(
     analysis: Analysis,
     batches: Batches,
     fallback: Sequence[np.ndarray],
-    threads: int = 1,
-    mask: str = "",
+    means: Means = Means(),
     importance: Mapping[str, np.ndarray] | None = None,
 ) -> Tables:
     """Run the original once and collect what every linear node reads: O(width^2) memory per reader, not per sample.
@@ -95,7 +95,7 @@ def error_tables(
 
     everything = [np.ones(group.width, bool) for group in analysis.groups]
     Sequential(
-        analysis, everything, batches, positions=POSITIONS // 2, threads=threads, mask=mask,
+        analysis, everything, batches, effort=Effort(POSITIONS // 2), means=means.quiet,
         everything=True, frozen=True, observe=observe,
     ).run(analysis.facts.model.proto)  # fmt: skip
     shared = _shared_out(energies, importance or {})

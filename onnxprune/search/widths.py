@@ -18,10 +18,11 @@ from onnxprune.allocate.legal import narrower_widths, nearest
 from onnxprune.allocate.target import KINDS
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import TargetError
+from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.read import Model
-from onnxprune.repair.sequential import POSITIONS, Batches
+from onnxprune.repair.sequential import POSITIONS, Batches, Effort
 from onnxprune.search.reconstruct import Reconstruction, reconstruct
 from onnxprune.search.tables import Tables
 
@@ -74,14 +75,11 @@ class Search:
     judge: Batches
     veto: Batches = ()
     seconds: float = 0.0
-    seed: int = 0
-    threads: int = 1
-    positions: int = POSITIONS // 2
-    mask: str = ""
+    means: Means = Means()
+    effort: Effort = Effort(POSITIONS // 2, 0)
     outputs: Outputs | None = None
     importance: Mapping[str, np.ndarray] = field(default_factory=dict)
     train: Callable[[Model], Model] | None = None
-    progress: Callable[[str], None] = lambda message: None
     history: list[Proposal] = field(default_factory=list)
     starts: list[Proposal] = field(default_factory=list)
 
@@ -89,7 +87,7 @@ class Search:
         self.legal = narrower_widths(self.analysis, self.options)
         self.movable = [g for g, widths in enumerate(self.legal) if len(widths) > 1]
         self.costs = Costs(self.analysis)
-        self._judge = Reference(self.analysis.facts.model, self.judge, self.threads, outputs=self.outputs)
+        self._judge = Reference(self.analysis.facts.model, self.judge, self.means, outputs=self.outputs)
         self.orders = {
             e: [self.tables.order(g, e) for g in range(len(self.analysis.groups))] for e in WEIGHINGS.values()
         }
@@ -152,7 +150,7 @@ class Search:
         """Whether data that the search never saw prefers the start."""
         if not self.veto:
             return False
-        unseen = Reference(self.analysis.facts.model, self.veto, self.threads, outputs=self.outputs)
+        unseen = Reference(self.analysis.facts.model, self.veto, self.means, outputs=self.outputs)
         return unseen.divergence(self._repaired(best)) > unseen.divergence(self._repaired(start))
 
     # --- proposals --------------------------------------------------------------------------------------------------
@@ -251,32 +249,32 @@ class Search:
     def _trained(self, model: Model) -> Model:
         return model if self.train is None else self.train(model)
 
-    def _repaired(self, proposal: Proposal, threads: int | None = None) -> Model:
+    def _repaired(self, proposal: Proposal, means: Means | None = None) -> Model:
         found = reconstruct(
             self.analysis, proposal.widths, self.orders[proposal.exponent], self.fit,
-            positions=self.positions, turns=0, seed=self.seed, threads=threads or self.threads, mask=self.mask,
-            importance=self.importance,
+            self.effort, means or self.means, self.importance,
         )  # fmt: skip
         return self._trained(found.model)
 
     def _all_evaluated(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         """Repair side by side, with a thread for each, where the data that repairs is in memory; judge one after the other."""
-        workers = self.threads if isinstance(self.fit, list) else 1
+        workers = self.means.threads if isinstance(self.fit, list) else 1
         if workers == 1:
             return [self._evaluated(proposal) for proposal in proposals]
+        alone = replace(self.means, threads=1)
         with ThreadPoolExecutor(workers) as pool:
-            models = pool.map(lambda proposal: self._repaired(proposal, 1), proposals)
+            models = pool.map(lambda proposal: self._repaired(proposal, alone), proposals)
             return [self._evaluated(proposal, model) for proposal, model in zip(proposals, models, strict=True)]
 
     def _evaluated(self, proposal: Proposal, model: Model | None = None) -> Proposal:
         proposal.divergence = self._judge.divergence(model or self._repaired(proposal))
         self.history.append(proposal)
-        self.progress(f"{proposal.name}: divergence {proposal.divergence:.4g}")
+        self.means.progress(f"{proposal.name}: divergence {proposal.divergence:.4g}")
         return proposal
 
     def _improve(self, start: Proposal) -> Proposal:
         """Random changes of the groups' weights, kept when they help: every proposal meets the budget by construction."""
-        rng = np.random.default_rng(self.seed)
+        rng = np.random.default_rng(self.means.seed)
         best, deadline = start, time.monotonic() + self.seconds
         tried = {tuple(start.widths)}
         idle = 0

@@ -14,6 +14,7 @@ import onnxprune
 from onnxprune.allocate import Costs, parse_target, timing
 from onnxprune.allocate.times import NodeTime, Times, Width
 from onnxprune.errors import TargetError, UsageError
+from onnxprune.means import Means
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
 from onnxprune.runs import pipeline
@@ -110,8 +111,8 @@ def test_times_of_one_element_type_are_not_those_of_another(tmp_path: Path) -> N
         timing.with_times(
             onnxprune.analyze(model),
             100.0,
+            Means(progress=lambda _, kind=kind: timed.append(kind)),
             cache=tmp_path / "times.json",
-            progress=lambda _, kind=kind: timed.append(kind),
         )
     assert timed.count("float") == timed.count("double") == timed.count("float16") > 0
     assert [path.name for path in tmp_path.iterdir()] == ["times.json"]

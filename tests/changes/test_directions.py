@@ -35,7 +35,6 @@ from onnxprune.changes.ranks.basis import rotated
 from onnxprune.changes.ranks.costs import FORMS, cost, forms
 from onnxprune.data import input_specs, open_dataset
 from onnxprune.errors import DataError, PlanError, TargetError, UsageError
-from onnxprune.evidence import Options
 from onnxprune.model import read
 from onnxprune.repair import Subspace
 from onnxprune.repair.moments import Moments, solve
@@ -285,7 +284,7 @@ def test_inputs_in_a_subspace_cost_nothing() -> None:
     data = np.einsum("nqhw,qi->nihw", random.standard_normal((40, 2, 6, 6)), random.standard_normal((2, 6)))
     data = data.astype(np.float32)
     analysis = analysed(model)
-    bases, _ = eigenbases(analysis, find_layers(analysis).found, open_dataset(data, input_specs(model)), Options())
+    bases, _ = eigenbases(analysis, find_layers(analysis).found, open_dataset(data, input_specs(model)))
     lost = bases[0].lost()
     assert lost[8, 2] <= 1e-6 * lost[0, 0]
     cut = cut_to(bases[0], 2, 8)

@@ -12,6 +12,7 @@ from support.oracles import analysed
 from onnxprune.criteria import CRITERIA, Criterion, parse, score, tensors
 from onnxprune.criteria.spec import criterion
 from onnxprune.errors import DataError, UsageError
+from onnxprune.means import Means
 
 A = np.array([[1.0, 0.0, 3.0], [2.0, -1.0, 4.0]])
 B = np.array([[1.0, 1.0], [0.0, 2.0], [3.0, -4.0]])
@@ -29,7 +30,7 @@ def dense(a: np.ndarray, b: np.ndarray) -> ModelProto:
 
 def scores(model: ModelProto, text: str, roles: str = "both", seed: int = 0) -> np.ndarray:
     """Scores of the first group."""
-    return score(analysed(model), parse(text, roles), seed=seed).values[0]
+    return score(analysed(model), parse(text, roles), Means(seed=seed)).values[0]
 
 
 R2, R5, R8, R10, R34 = np.sqrt([2, 5, 8, 10, 34])

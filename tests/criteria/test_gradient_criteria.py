@@ -11,10 +11,11 @@ from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.coupling.silence import silenced
 from onnxprune.criteria import CRITERIA, parse, score
 from onnxprune.data import Dataset, input_specs, open_dataset
-from onnxprune.evidence import Options, collect, sites
+from onnxprune.evidence import collect, sites
 from onnxprune.evidence.ablation import ablate
 from onnxprune.evidence.gradients import KINDS, sensitivities
 from onnxprune.evidence.gradients.gather import batch_for
+from onnxprune.means import Means
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import Model, load
@@ -37,9 +38,9 @@ def dataset_of(analysis: Analysis, data: np.ndarray, labels: np.ndarray | None =
 
 
 def scores(analysis: Analysis, dataset: Dataset, name: str, batch: int | None = None) -> list[np.ndarray]:
-    options = Options(batch=batch)
-    evidence = collect(analysis, CRITERIA[name].needs, dataset, options)
-    found, _ = sensitivities(analysis, CRITERIA[name].needs, dataset, options)
+    means = Means(batch=batch)
+    evidence = collect(analysis, CRITERIA[name].needs, dataset, means)
+    found, _ = sensitivities(analysis, CRITERIA[name].needs, dataset, means)
     return score(analysis, parse(f"{name}:sum:none"), evidence={**evidence, **found}).values
 
 

@@ -16,11 +16,12 @@ from onnxprune.changes.pairing import paired
 from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.data import Dataset, input_specs, open_dataset, random_dataset
 from onnxprune.errors import DataError, UsageError
-from onnxprune.evidence import Cache, Evidence, Need, Options, Window, collect, gather, merged, sites, stream
+from onnxprune.evidence import Cache, Evidence, Need, Window, collect, gather, merged, sites, stream
 from onnxprune.evidence.constants import constant_value
 from onnxprune.evidence.needs import convolution_window
 from onnxprune.evidence.rows import Sampler, by_sample, feature_maps, patches, sample_means, valid_positions
 from onnxprune.evidence.stats import BINS, Cross, Gram, Histogram, Moments, Range, Ranks
+from onnxprune.means import Means
 from onnxprune.model.facts import Facts, gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import load
@@ -259,16 +260,14 @@ def test_statistics_are_those_of_the_model_s_own_values():
 @pytest.mark.parametrize("batch", [1, 4, 13])
 def test_batch_size_changes_nothing(batch):
     facts, data = _convnet()
-    options = Options(positions=7)
-    whole = gather(facts, _data(facts, data), NEEDS, Options(positions=7, batch=6))
-    _same(gather(facts, _data(facts, data), NEEDS, Options(**{**vars(options), "batch": batch})), whole)
+    whole = gather(facts, _data(facts, data), NEEDS, Means(batch=6), positions=7)
+    _same(gather(facts, _data(facts, data), NEEDS, Means(batch=batch), positions=7), whole)
 
 
 def test_shards_of_the_data_merge_to_the_whole(tmp_path: Path):
     facts, data = _convnet()
-    options = Options(positions=100)
-    whole = gather(facts, _data(facts, data), NEEDS, options)
-    parts = [gather(facts, _data(facts, data[rows]), NEEDS, options) for rows in (slice(0, 5), slice(5, 13))]
+    whole = gather(facts, _data(facts, data), NEEDS, positions=100)
+    parts = [gather(facts, _data(facts, data[rows]), NEEDS, positions=100) for rows in (slice(0, 5), slice(5, 13))]
     for number, part in enumerate(parts):
         part.save(tmp_path / f"{number}.npz")
     first, second = (Evidence.load(tmp_path / f"{number}.npz") for number in range(2))
@@ -302,9 +301,9 @@ def test_padding_positions_do_not_count():
         (np.arange(5) < rng.integers(1, 6, (6, 1))).astype(np.int64),
     )
     needs = [Need(kind, "r", 2) for kind in ("moments", "range", "gram", "histogram")]
-    one = gather(facts, _data(facts, {"x": x, "mask": mask}), needs, Options(mask="mask"))
+    one = gather(facts, _data(facts, {"x": x, "mask": mask}), needs, Means(mask="mask"))
     junk = np.where(mask[:, :, None] == 1, x, 1e3).astype(np.float32)
-    other = gather(facts, _data(facts, {"x": junk, "mask": mask}), needs, Options(mask="mask"))
+    other = gather(facts, _data(facts, {"x": junk, "mask": mask}), needs, Means(mask="mask"))
     _same(one, other)
     assert one[needs[0]].count == mask.sum() == one[needs[2]].count
 
@@ -322,8 +321,8 @@ def test_batches_shrink_where_observed_values_are_large(monkeypatch):
     facts, data = _convnet()
     seen = []
     monkeypatch.setattr(stream, "BUDGET", 3 * 4 * 9 * 9 * 4)  # three samples of `r`
-    gather(facts, _data(facts, data), [Need("range", "r", 1)], progress=seen.append)
-    assert seen == [3, 6, 9, 12, 13]
+    gather(facts, _data(facts, data), [Need("range", "r", 1)], Means(progress=seen.append))
+    assert seen == [f"observing: {samples} samples" for samples in (3, 6, 9, 12, 13)]
 
 
 def test_cache_spares_the_second_pass(tmp_path: Path, monkeypatch):
@@ -346,7 +345,7 @@ def test_cache_knows_other_data_other_options_and_broken_files(tmp_path: Path):
     cache, need = Cache(tmp_path), Need("gram", "r", 1)
     one = gather(facts, _data(facts, data), [need], cache=cache)
     other = gather(facts, _data(facts, data + 1), [need], cache=cache)
-    seeded = gather(facts, _data(facts, data), [need], Options(seed=1), cache=cache)
+    seeded = gather(facts, _data(facts, data), [need], Means(seed=1), cache=cache)
     assert not np.allclose(one[need].mean, other[need].mean) and not np.allclose(one[need].mean, seeded[need].mean)
     for file in tmp_path.iterdir():
         file.write_bytes(b"broken")
@@ -362,7 +361,7 @@ def test_errors_say_what_where_and_what_next(tmp_path: Path):
     with pytest.raises(UsageError, match="'nothing' is no value"):
         gather(facts, _data(facts, data), [Need("moments", "nothing", 1)])
     with pytest.raises(UsageError, match="mask 'm' is no input"):
-        gather(facts, _data(facts, data), [need], Options(mask="m"))
+        gather(facts, _data(facts, data), [need], Means(mask="m"))
     found = gather(facts, _data(facts, data[:3]), [need])
     with pytest.raises(DataError, match="no gram of 'r' axis 1"):
         found[Need("gram", "r", 1)]

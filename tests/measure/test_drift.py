@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from onnxprune.data import Dataset, InputSpec, open_dataset, random_dataset
 from onnxprune.errors import DataError, ModelError, UsageError
+from onnxprune.means import Means
 from onnxprune.measure import metrics
 from onnxprune.measure.accumulators import ErrorHistogram, Mean
 from onnxprune.measure.bootstrap import paired_interval, prove, unseen_bound
@@ -175,10 +176,10 @@ def test_not_a_number_is_never_hidden() -> None:
 def test_shapes_that_differ_are_left_out_and_said() -> None:
     before = Model(boxes=lambda x: x)
     after = Model(boxes=lambda x: x[:1])
-    report = compare(before, after, data(np.eye(3)), batch=2)
+    report = compare(before, after, data(np.eye(3)), Means(batch=2))
     assert report.outputs["boxes"].incomparable == 1 and report.outputs["boxes"].elements == 3
     assert any("shapes differ in 1 batches" in text for text in report.warnings)
-    everything = compare(before, after, data(np.eye(3)), batch=3).to_json()["drift"]["outputs"]["boxes"]
+    everything = compare(before, after, data(np.eye(3)), Means(batch=3)).to_json()["drift"]["outputs"]["boxes"]
     assert everything["incomparable"] == 1 and everything["sqnr_db"] is None and everything["max_abs"] is None
 
 
@@ -194,7 +195,7 @@ def test_outputs_without_a_sample_axis_are_one_row() -> None:
 def test_accuracy_by_hand() -> None:
     before = Model(logits=lambda x: x)
     after = Model(logits=lambda x: x[:, ::-1])
-    report = compare(before, after, data(np.eye(3).repeat(2, axis=0), labels=[0, 0, 1, 1, 2, 1]), batch=4)
+    report = compare(before, after, data(np.eye(3).repeat(2, axis=0), labels=[0, 0, 1, 1, 2, 1]), Means(batch=4))
     task = report.to_json()["task"]
     # before: classes 0 0 1 1 2 2; after: 2 2 1 1 0 0
     assert task["metric"] == "top1_accuracy" and task["before"] == pytest.approx(5 / 6)
@@ -348,7 +349,7 @@ def test_outputs_are_paired() -> None:
 
 def test_what_is_no_tensor_is_said_once() -> None:
     model = Model(names=lambda x: np.array(["a"] * len(x)), maps=lambda x: [{0: 1.0}], y=lambda x: x)
-    report = compare(model, model, data(np.eye(3)), batch=1)
+    report = compare(model, model, data(np.eye(3)), Means(batch=1))
     assert list(report.outputs) == ["y"]
     assert len([text for text in report.warnings if "not a tensor of numbers" in text]) == 2
 
@@ -369,7 +370,7 @@ def test_two_onnx_models() -> None:
         <ir_version: 8, opset_import: ["" : 17]>
         g (float[n,3] x) => (float[n,3] y) <float[3] w = {1, 1, FACTOR}> { y = Mul(x, w) }"""
     a, b = (session(onnx.parser.parse_model(text.replace("FACTOR", factor))) for factor in ("1", "2"))
-    report = compare(a, b, data([[3, 0, 4], [3, 4, 0]], labels=[2, 1]), batch=1).to_json()
+    report = compare(a, b, data([[3, 0, 4], [3, 4, 0]], labels=[2, 1]), Means(batch=1)).to_json()
     json.dumps(report, allow_nan=False)
     assert set(report) == {"drift", "task"}
     output = report["drift"]["outputs"]["y"]

@@ -11,6 +11,7 @@ from support.networks import network
 import onnxprune
 from onnxprune.data import input_specs, open_dataset
 from onnxprune.errors import DataError
+from onnxprune.means import Means
 from onnxprune.measure.layers import LayerDrift, common_tensors, compare_layers
 from onnxprune.model.read import Model
 
@@ -39,7 +40,7 @@ def test_by_hand() -> None:
 def test_batches_do_not_matter() -> None:
     rows = np.random.default_rng(0).normal(size=(21, 4)).astype(np.float32)
     data = open_dataset({"x": rows}, input_specs(scaled(1.0).proto))
-    one, many = (compare_layers(scaled(1.0), scaled(0.9), data, batch=batch) for batch in (1, 8))
+    one, many = (compare_layers(scaled(1.0), scaled(0.9), data, Means(batch=batch)) for batch in (1, 8))
     for a, b in zip(one["tensors"], many["tensors"], strict=True):
         assert a["relative_l2"] == pytest.approx(b["relative_l2"], rel=1e-12)
 

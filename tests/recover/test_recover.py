@@ -17,11 +17,12 @@ import onnxprune
 from onnxprune.cli import main
 from onnxprune.data import Dataset, input_specs, open_dataset
 from onnxprune.errors import DataError, InputError, ModelError, UsageError
+from onnxprune.means import Means, silent
 from onnxprune.model import read
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.runtime import session
-from onnxprune.recover import Recipe, Recovered, parse_length, recover
+from onnxprune.recover import Recipe, Recovered, Teaching, parse_length, recover, taught
 from onnxprune.recover.augment import augmenter, flip, shift
 from onnxprune.recover.batches import Shuffled
 from onnxprune.recover.blocks import BlockTraining, extracted, own_parameters, segments
@@ -66,9 +67,10 @@ def damaged(model: ModelProto, amount: float = 0.3) -> ModelProto:
 
 
 def run(original: ModelProto, pruned: ModelProto, dataset: Dataset | None = None, **settings) -> Recovered:
-    extra = {name: settings.pop(name) for name in ("masks", "checkpoint", "progress") if name in settings}
+    extra = {name: settings.pop(name) for name in ("masks", "checkpoint") if name in settings}
+    means = Means(progress=settings.pop("progress", silent))
     recipe = Recipe(**({"batch": 16, "learning_rate": 1e-2} | settings))
-    return recover(read.load(original), pruned, dataset or data(original), recipe, **extra)
+    return recover(pruned, taught(read.load(original), dataset or data(original), recipe.seed), recipe, means, **extra)
 
 
 # --- by hand --------------------------------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ def test_one_step_by_hand() -> None:
     pruned = damaged(original)
     recipe = Recipe(1, loss="mse", optimiser="sgd", learning_rate=0.1, batch=48, warm_up=0, clip=1e9)
     rows = data(original, 48)
-    lessons = WholeModel(read.load(original), rows, rows, recipe)
+    lessons = WholeModel(Teaching(read.load(original), rows, rows), recipe)
     training = Training(read.load(pruned), trainable(read.load(pruned)), lessons, recipe)
     list(training.run())
     w, b = trainable(read.load(pruned)).values()
@@ -434,7 +436,7 @@ def test_the_batch_of_the_file_wins(batch: int, loss: str) -> None:
 def test_what_memory_holds_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(flat(), damaged(flat()), rows_for(flat()), steps=8, batch=16)
     monkeypatch.setattr("onnxprune.recover.lessons.ACTIVATIONS", 5 * 4 * (8 + 8 + 3))  # five rows of all values
-    lessons = WholeModel(read.load(flat()), rows_for(flat()), rows_for(flat()), Recipe(steps=1, batch=16))
+    lessons = WholeModel(Teaching(read.load(flat()), rows_for(flat()), rows_for(flat())), Recipe(steps=1, batch=16))
     assert [part.rows for part in lessons.parts(next(lessons.feeds(0)))] == [4] * 4
     close(whole.model, run(flat(), damaged(flat()), rows_for(flat()), steps=8, batch=16).model)
 
@@ -497,12 +499,11 @@ def test_one_step_of_a_block_is_a_step_towards_the_originals_value() -> None:
     broken = damaged(original)
     later = with_parameters(broken, {"w2": np.zeros((8, 3), np.float32)})
     settings = {"steps": 1, "loss": "blocks", "optimiser": "sgd", "warm_up": 0.0}
-    lessons = WholeModel(read.load(original), data(original), data(original, seed=1), Recipe(batch=16, **settings))
+    teaching = Teaching(read.load(original), data(original), data(original, seed=1))
+    lessons = WholeModel(teaching, Recipe(batch=16, **settings))
     found = []
     for model in (broken, later):
-        training = BlockTraining(
-            read.load(original), read.load(model), lessons, data(original, seed=1), lambda value: {}
-        )
+        training = BlockTraining(read.load(model), lessons, lambda value: {})
         list(training.run())
         found.append(training.parameters["w1"])
         before = trainable(read.load(model))["w1"]
@@ -530,15 +531,9 @@ def test_blocks_of_narrower_models_are_compared_at_what_is_left() -> None:
             tensor.CopyFrom(numpy_helper.from_array(np.take(arrays[tensor.name], keep, axis), tensor.name))
     broken = damaged(small, 0.2)
     left = {"p": {1: keep}, "h": {1: keep}}
-    lessons = WholeModel(
-        read.load(original),
-        data(original),
-        data(original, seed=1),
-        Recipe(200, loss="blocks", batch=16, learning_rate=1e-2),
-    )
-    training = BlockTraining(
-        read.load(original), read.load(broken), lessons, data(original, seed=1), lambda value: left.get(value, {})
-    )
+    teaching = Teaching(read.load(original), data(original), data(original, seed=1))
+    lessons = WholeModel(teaching, Recipe(200, loss="blocks", batch=16, learning_rate=1e-2))
+    training = BlockTraining(read.load(broken), lessons, lambda value: left.get(value, {}))
     list(training.run())
     gaps = [np.abs(p["w1"] - arrays["w1"][:, keep]).mean() for p in (trainable(read.load(broken)), training.parameters)]
     assert gaps[1] < 0.5 * gaps[0]

@@ -20,11 +20,12 @@ from onnxprune.data import open_dataset
 from onnxprune.data.inputs import input_specs
 from onnxprune.data.repeated import Batches, Remembered, held_out
 from onnxprune.evidence.rows import Sampler
+from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
-from onnxprune.repair import Sequential, lockstep, repair
+from onnxprune.repair import Effort, Sequential, lockstep, repair
 from onnxprune.repair.linear import as_linear
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.moments import Moments, match_moments, shift_only, solve, squared_error
@@ -339,7 +340,7 @@ def test_least_squares_is_the_best_fit_of_a_single_reader():
     """With one linear layer behind the cut the answer is plain regression on what is left of its inputs."""
     model = network("a = Gemm(x, %6x8, %8); b = Relu(a); y = Gemm(b, %8x3, %3)", "float[200,6] x")
     analysis, kept, small, batches = _case(model, 2)
-    repaired = Sequential(analysis, kept, batches, positions=1000).run(small)
+    repaired = Sequential(analysis, kept, batches, effort=Effort(1000)).run(small)
     walk_damping = 1e-3  # of the mean second moment: the weakest on offer, which noiseless data choose
     whole = [session(model).run(batch)["y"] for batch in batches]
     found = [session(repaired).run(batch)["y"] for batch in batches]
@@ -363,7 +364,7 @@ def test_moving_rectified_targets_never_raises_the_rectified_error():
     analysis, kept, small, batches = _case(model)
 
     def error(turns: int) -> float:
-        repaired = Sequential(analysis, kept, batches, turns=turns, positions=1000).run(small)
+        repaired = Sequential(analysis, kept, batches, effort=Effort(1000, turns)).run(small)
         pairs = [(session(model).run(batch)["y"], session(repaired).run(batch)["y"]) for batch in batches]
         return sum(float(np.square(a - b).sum()) for a, b in pairs)
 
@@ -380,7 +381,7 @@ def test_padded_steps_of_a_sequence_do_not_count():
     noisy = [
         batch | {"x": np.where(batch["mask"][..., None] > 0, batch["x"], 100.0).astype(np.float32)} for batch in padded
     ]
-    clean, dirty = (Sequential(analysis, kept, data, mask="mask").run(small) for data in (padded, noisy))
+    clean, dirty = (Sequential(analysis, kept, data, means=Means(mask="mask")).run(small) for data in (padded, noisy))
     assert clean == dirty
     assert Sequential(analysis, kept, noisy).run(small) != clean
 
@@ -393,14 +394,16 @@ def test_a_convolution_over_masked_steps_looks_at_all_of_them():
     )
     analysis, kept, small, batches = _case(model, 4)
     masked = [batch | {"mask": np.zeros((4, 5), np.int64)} for batch in batches]
-    assert Sequential(analysis, kept, masked, mask="mask").run(small) == Sequential(analysis, kept, masked).run(small)
+    assert Sequential(analysis, kept, masked, means=Means(mask="mask")).run(small) == Sequential(
+        analysis, kept, masked
+    ).run(small)
 
 
 def test_nothing_is_fitted_where_every_step_is_padding():
     model = network("a = MatMul(x, %6x8); b = Relu(a); y = MatMul(b, %8x3)", "float[4,5,6] x, int64[4,5] mask")
     analysis, kept, small, batches = _case(model, 2)
     masked = [batch | {"mask": np.zeros((4, 5), np.int64)} for batch in batches]
-    assert Sequential(analysis, kept, masked, mask="mask").run(small) == small
+    assert Sequential(analysis, kept, masked, means=Means(mask="mask")).run(small) == small
 
 
 def test_weights_held_by_constant_nodes_are_repaired_in_place():

@@ -16,8 +16,9 @@ from onnxprune.criteria.curvature import Order
 from onnxprune.data import open_dataset
 from onnxprune.data.inputs import input_specs
 from onnxprune.errors import DataError, TargetError, UsageError
+from onnxprune.means import Means
 from onnxprune.model.runtime import session
-from onnxprune.search import Proposal, Search, Tables, error_tables, reconstruct, search_units
+from onnxprune.search import Goal, Proposal, Search, Tables, error_tables, reconstruct, search_units
 from onnxprune.search.curves import curves, most_sensitive
 from onnxprune.search.widths import _hull
 
@@ -121,7 +122,7 @@ def test_a_ratio_per_layer_is_the_same_share_everywhere(case):
 
 
 def test_without_time_the_best_start_wins_and_nothing_is_random(case):
-    first, second = _search(case), _search(case, seed=7)
+    first, second = _search(case), _search(case, means=Means(seed=7))
     best = first.run()
     assert best.divergence == min(p.divergence for p in first.history)
     assert len(first.history) == len({(*p.widths, p.exponent) for p in first.history}) >= 3
@@ -221,7 +222,7 @@ def test_a_divergence_that_nothing_meets_is_refused():
     data = open_dataset({"x": np.random.default_rng(0).standard_normal((12, 3, 4, 4), np.float32)}, input_specs(model))
     fallback = [np.ones(group.width) for group in analysis.groups]
     with pytest.raises(TargetError, match="no smaller model"):
-        search_units(analysis, data, Target("ratio", 0.5), Options(), fallback, max_divergence=1e-12)
+        search_units(analysis, data, Goal(Target("ratio", 0.5), Options(), 1e-12), fallback)
 
 
 def test_max_divergence_needs_data_and_stands_alone(digits):

@@ -12,6 +12,7 @@ from onnxprune.changes.branches.proof import switched
 from onnxprune.coupling.blocks import Block, Flow
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError
+from onnxprune.means import Means
 from onnxprune.measure.kinds import described
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.facts import Facts
@@ -63,9 +64,7 @@ class Silencing:
         flow: Flow,
         blocks: Sequence[Block],
         dataset: Dataset,
-        *,
-        threads: int = 1,
-        batch: int | None = None,
+        means: Means = Means(),
         how: Outputs | None = None,
     ):
         proto, switches = switched(facts, flow, blocks)
@@ -77,12 +76,12 @@ class Silencing:
         ]
         self._number = {block: number for number, block in enumerate(blocks)}
         self._types = [(name, helper.tensor_dtype_to_np_dtype(dtype)) for name, dtype in switches]
-        self._how, self._dataset, self._batch = how, dataset, batch
+        self._how, self._dataset, self._batch = how, dataset, means.batch
         self._outputs = [*facts.graph.outputs, *(how.inner if how else ())]
         proto.graph.output.extend(
             ValueInfoProto(name=name) for name in self._outputs if name not in facts.graph.outputs
         )
-        self._session = session(Model(proto, "", facts.model.path), threads=threads, lender=facts.model.proto)
+        self._session = session(Model(proto, "", facts.model.path), threads=means.threads, lender=facts.model.proto)
 
     def effects(self) -> Effects:
         """Return what silencing each branch alone does: one run of the model per branch and batch."""

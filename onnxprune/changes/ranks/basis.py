@@ -16,11 +16,12 @@ from onnxprune.changes.ranks.layers import Layer
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.errors import TargetError
-from onnxprune.evidence import Cache, Options, gather
+from onnxprune.evidence import Cache, gather
 from onnxprune.evidence.gradients import curvatures
 from onnxprune.evidence.gradients.taps import Tap
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.sites import Site
+from onnxprune.means import Means
 from onnxprune.measure.outputs import Outputs
 
 
@@ -48,7 +49,7 @@ def eigenbases(
     analysis: Analysis,
     layers: Sequence[Layer],
     dataset: Dataset,
-    options: Options,
+    means: Means = Means(),
     cache: Cache | None = None,
     outputs: Outputs | None = None,
 ) -> tuple[list[Basis], tuple[str, ...]]:
@@ -63,8 +64,8 @@ def eigenbases(
             "prune widths instead"
         )
     needs = [Need("gram", layer.linear.source, layer.axes[0]) for layer in layers]
-    seen = gather(analysis.facts, dataset, needs, options, cache=cache)
-    found = curvatures(analysis, [_tap(layer) for layer in layers], dataset, options, outputs)
+    seen = gather(analysis.facts, dataset, needs, means, cache=cache)
+    found = curvatures(analysis, [_tap(layer) for layer in layers], dataset, means, outputs)
     bases = [
         rotated(layer, analysis.facts.content(layer.name), seen[need].second_moment[0], c.moment[0], c.positions)
         for layer, need, c in zip(layers, needs, found, strict=True)

@@ -22,10 +22,11 @@ from onnxprune.evidence.gradients.statistics import (
 )
 from onnxprune.evidence.gradients.taps import Tap, Tapped, tapped
 from onnxprune.evidence.rows import Sampler, usable
-from onnxprune.evidence.stream import Options, Progress
+from onnxprune.evidence.stream import POSITIONS
 from onnxprune.evidence.unusable import refusal_of_batch
 from onnxprune.grad import Loss, backward, gradient_name
 from onnxprune.grad.emitter import Emitter, Value
+from onnxprune.means import Means
 from onnxprune.measure.divergence import opened
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.facts import Facts
@@ -57,15 +58,13 @@ def sensitivities(
     analysis: Analysis,
     kinds: Iterable[str],
     dataset: Dataset,
-    options: Options | None = None,
+    means: Means = Means(),
     *,
     outputs: Outputs | None = None,
-    progress: Progress | None = None,
 ) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
     """Return kind -> one result per group for the kinds in KINDS, and remarks on what was differentiated.
 
-    ``outputs``: how they are compared. ``progress`` is told the samples done. Raises ModelError for an operator on the way
-    without a gradient rule.
+    ``outputs``: how they are compared. Raises ModelError for an operator on the way without a gradient rule.
     """
     wanted = [kind for kind in dict.fromkeys(kinds) if kind in KINDS]
     if not wanted or not analysis.groups:
@@ -76,18 +75,18 @@ def sensitivities(
     remarks = []
     for sampled, order in passes:
         own = [observers[kind] for kind in wanted if (KINDS[kind].sampled, observers[kind].order) == (sampled, order)]
-        remarks.append(_observe(analysis, taps, own, sampled, dataset, options or Options(), outputs, progress))
+        remarks.append(_observe(analysis, taps, own, sampled, dataset, means, outputs))
     results = {kind: observer.results() for kind, observer in observers.items()}
     return results, tuple(dict.fromkeys(filter(None, remarks)))
 
 
 def curvatures(
-    analysis: Analysis, taps: Sequence[Tap], dataset: Dataset, options: Options, outputs: Outputs | None = None
+    analysis: Analysis, taps: Sequence[Tap], dataset: Dataset, means: Means, outputs: Outputs | None = None
 ) -> list[Curvature]:
     """Return the second moments of the gradients at the outputs of ``taps``, by the Fisher matrix of the model's own outputs."""
     place = Tapped(analysis.facts.model, (tuple(taps),))
     observer = CurvatureObserver(analysis, place)
-    _observe(analysis, place, [observer], True, dataset, options, outputs, None)
+    _observe(analysis, place, [observer], True, dataset, means, outputs)
     (found,) = observer.results()
     return [found[tap.site] for tap in taps]
 
@@ -98,38 +97,36 @@ def _observe(
     observers: Sequence[Observer],
     sampled: bool,
     dataset: Dataset,
-    options: Options,
+    means: Means,
     how: Outputs | None,
-    progress: Progress | None,
 ) -> str:
     """Feed all batches to observers of one order; return the remark of the objective."""
-    size = options.batch or batch_for(analysis.facts, BATCH[observers[0].order])
-    forward = opened(analysis.facts.model, how, options.threads)
+    size = means.batch or batch_for(analysis.facts, BATCH[observers[0].order])
+    forward = opened(analysis.facts.model, how, means)
     inputs, labels = next(dataset.labelled(size))
     computed = {n: a for n, a in forward.run(inputs).items() if n not in analysis.facts.constants}
     objective, remark = choose(computed, labels, sampled, how)
-    gradients = session(_graph(taps.model, observers, objective.loss), threads=options.threads)
+    gradients = session(_graph(taps.model, observers, objective.loss), threads=means.threads)
     done = 0
     for inputs, labels in dataset.labelled(size):
         samples = len(next(iter(inputs.values()))) if dataset.schema.samples else 1
         found = forward.run(inputs, objective.names)
-        feeds = inputs | objective.targets(found, labels, options.seed, done)
+        feeds = inputs | objective.targets(found, labels, means.seed, done)
         values = gradients.run({name: feeds[name] for name in gradients.inputs})
         if not all(map(usable, values.values())):
-            raise _refusal(analysis.facts, inputs, options.threads)
+            raise _refusal(analysis.facts, inputs, means)
         for observer in observers:
-            observer.update(values, Sampler(samples, options.positions, options.seed, done))
+            observer.update(values, Sampler(samples, POSITIONS, means.seed, done))
         done += samples
-        if progress is not None:
-            progress(done)
+        means.progress(f"differentiating: {done} samples")
     return remark
 
 
-def _refusal(facts: Facts, inputs: Feed, threads: int) -> DataError:
+def _refusal(facts: Facts, inputs: Feed, means: Means) -> DataError:
     """Return what to tell where a gradient is NaN or infinite: a value of the model is, or the loss is too steep."""
     first, last = inputs.rows[0], inputs.rows[-1]
     steep = f"a gradient is NaN or infinite for one of the data rows {first} to {last} (the first is 0), though all values are finite"
-    return refusal_of_batch(facts, inputs, inputs.rows, threads) or DataError(f"{steep}; leave these rows out")
+    return refusal_of_batch(facts, inputs, inputs.rows, means) or DataError(f"{steep}; leave these rows out")
 
 
 def batch_for(facts: Facts, most: int) -> int:
