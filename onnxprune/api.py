@@ -18,7 +18,7 @@ from onnxprune.data import Dataset, input_specs, open_dataset
 from onnxprune.data.images import ImageOptions
 from onnxprune.errors import DataError, UsageError
 from onnxprune.model import read
-from onnxprune.model.paths import refuse_data_files, settle
+from onnxprune.model.paths import refuse_data_files, settle_paths
 from onnxprune.model.read import Model
 from onnxprune.model.write import output_path
 from onnxprune.model.write import save as write_model
@@ -118,7 +118,7 @@ def prune(
     Raises the errors of ``onnxprune.errors``.
     """
     chosen = make_settings(settings)
-    settle(
+    settle_paths(
         model=model, calibration=calibration, labels=labels, evaluation=evaluation, rewind=rewind, baseline=baseline,
         output=output, checkpoint=checkpoint, cache=cache, steps=chosen.steps.steps,
     )  # fmt: skip
@@ -150,7 +150,7 @@ def apply(
     recorded = plan if isinstance(plan, Plan) else from_json(read.read_text(plan))
     base = analysis_settings(recorded.settings)
     chosen = make_settings({name: getattr(base, name) for name in ANALYSED} | settings)
-    settle(
+    settle_paths(
         model=model, calibration=calibration, labels=labels, evaluation=evaluation, plan=plan,
         output=output, checkpoint=checkpoint,
     )  # fmt: skip
@@ -285,7 +285,7 @@ def sweep(
     ``folder`` keeps one JSON file per point, named by the hash of everything that decides it; a sweep goes on from there.
     ``max_drop`` chooses: the fewest MACs that lose no more. Nothing is written but that.
     """
-    settle(model=model, calibration=calibration, labels=labels, evaluation=evaluation, folder=folder)
+    settle_paths(model=model, calibration=calibration, labels=labels, evaluation=evaluation, folder=folder)
     loaded = load(model)
     chosen = make_settings({"latency": False} | settings)
     once = replace(chosen, recover=0)  # each point parts the rows itself

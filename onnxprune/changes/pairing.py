@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from onnxprune.coupling.carriers import Solution, settle
+from onnxprune.coupling.carriers import Solution, resolve
 from onnxprune.coupling.links import FREE, build_links
 from onnxprune.coupling.spec import Operand, Spec, Term
 from onnxprune.model.facts import Facts
@@ -34,7 +34,7 @@ class _Side:
 
 def paired(facts: Facts, allowed: frozenset[str] = frozenset()) -> Model:
     """Return the model with the channels of every group in ascending order of saliency, wherever that is exact."""
-    solution = settle(build_links(facts, allowed, _loosened))
+    solution = resolve(build_links(facts, allowed, _loosened))
     sides = list(_sides(solution))
     saliency = _saliency(facts, solution, sides)
     orders = [np.argsort(saliency[side.components], axis=1, kind="stable") for side in sides]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnxprune.coupling.links import FREE, Barrier, Choice, Links, components
+from onnxprune.coupling.links import FREE, Barrier, Links, Product, components
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ ORDERS = {"outer": ("outer", "inner"), "inner": ("inner", "outer"), "groups": ("
 WORTH = 0.5  # of the weight that could go otherwise: what cutting whole groups must leave prunable
 
 
-def settle(links: Links, prefer: str = "outer") -> Solution:
+def resolve(links: Links, prefer: str = "outer") -> Solution:
     """Resolve all choices; ``prefer`` (outer or inner factor) decides where both leave equally much weight to prune.
 
     ``groups``: whole groups go wherever that leaves at least half of the weight to prune.
@@ -88,11 +88,11 @@ def settle(links: Links, prefer: str = "outer") -> Solution:
     return Solution(links, state.root[labels], state.reason, carriers)
 
 
-def _on_components(choice: Choice, labels: np.ndarray) -> Choice:
+def _on_components(choice: Product, labels: np.ndarray) -> Product:
     return choice._replace(fine=labels[choice.fine], factors=tuple(labels[f] for f in choice.factors))
 
 
-def _propagate(links: Links, choices: Mapping[int, Choice], state: _State, carriers: dict[int, str]) -> None:
+def _propagate(links: Links, choices: Mapping[int, Product], state: _State, carriers: dict[int, str]) -> None:
     """Take every forced carrier (one factor still free) until nothing changes; decided choices enter ``carriers``."""
     changed = True
     while changed:
@@ -115,7 +115,7 @@ def _propagate(links: Links, choices: Mapping[int, Choice], state: _State, carri
             state.merge(np.concatenate(left), np.concatenate(right))
 
 
-def _freeze(links: Links, choice: Choice, state: _State) -> None:
+def _freeze(links: Links, choice: Product, state: _State) -> None:
     """A product that cannot be cut bars all its factors, and one without a free factor is barred itself.
 
     The reason is taken from elsewhere where there is one: that some factor is constant explains nothing.
@@ -127,7 +127,7 @@ def _freeze(links: Links, choice: Choice, state: _State) -> None:
         state.bar(items, number)
 
 
-def _carry(links: Links, choice: Choice, chosen: int, state: _State) -> np.ndarray:
+def _carry(links: Links, choice: Product, chosen: int, state: _State) -> np.ndarray:
     """Bar the other factors and return the carrier's component for each fine position."""
     for index, factor in enumerate(choice.factors):
         if index != chosen and state.free(factor):
@@ -172,7 +172,7 @@ def _of_several_units(classes: np.ndarray, weights: _Weights) -> np.ndarray:
     return np.repeat(several, np.diff(starts, append=len(classes)))
 
 
-def _clusters(choices: Mapping[int, Choice], todo: list[int], state: _State) -> list[list[int]]:
+def _clusters(choices: Mapping[int, Product], todo: list[int], state: _State) -> list[list[int]]:
     """Split open choices into sets that share no free component."""
     seen: dict[int, int] = {}
     parent = {index: index for index in todo}
@@ -198,7 +198,7 @@ def _clusters(choices: Mapping[int, Choice], todo: list[int], state: _State) -> 
 class _Cluster:
     """Open choices that share components, renumbered; the weights near them, and the state to start from."""
 
-    choices: dict[int, Choice]
+    choices: dict[int, Product]
     weights: _Weights
     places: np.ndarray  # local component of each position of ``weights``, -1: not of this cluster
     start: _State
@@ -211,7 +211,7 @@ class _Cluster:
 
 
 def _cluster(
-    choices: Mapping[int, Choice], chosen: list[int], state: _State, weights: _Weights
+    choices: Mapping[int, Product], chosen: list[int], state: _State, weights: _Weights
 ) -> tuple[_Cluster, np.ndarray]:
     """Return one cluster on a copy of its own components, and the numbers that those have in the model."""
     used = np.unique(np.concatenate([np.concatenate([choices[i].fine, *choices[i].factors]) for i in chosen]))
@@ -271,7 +271,7 @@ def _greedy(links: Links, cluster: _Cluster, prefer: str, several: bool) -> tupl
     return here, decided
 
 
-def _relabel(choice: Choice, used: np.ndarray) -> Choice:
+def _relabel(choice: Product, used: np.ndarray) -> Product:
     return choice._replace(
         fine=np.searchsorted(used, choice.fine), factors=tuple(np.searchsorted(used, f) for f in choice.factors)
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.coupling.links import Choice, Links
+from onnxprune.coupling.links import Links, Product
 from onnxprune.coupling.spec import RULES, Spec
 from onnxprune.measure.outputs import VALUES, Layout, Outputs
 from onnxprune.model.facts import Facts
@@ -130,7 +130,7 @@ def _through_products(links: Links, labels: np.ndarray, channel: np.ndarray, mak
                 changed = True
 
 
-def _product_makers(choice: Choice, factors: list[np.ndarray], makers: np.ndarray) -> np.ndarray:
+def _product_makers(choice: Product, factors: list[np.ndarray], makers: np.ndarray) -> np.ndarray:
     found = np.zeros(len(choice.fine), np.uint64)
     for factor, place in zip(factors, choice.maps, strict=True):
         found += makers[factor[place]]

@@ -16,9 +16,9 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.spec import RULES, Cut, Edits, Spec, View
+from onnxprune.coupling.spec import RULES, Edits, KeptPositions, Spec, View
 from onnxprune.errors import SurgeryError
-from onnxprune.model.facts import UNKNOWN, Fact, evaluate
+from onnxprune.model.facts import UNKNOWN, Fact, evaluate_node
 from onnxprune.model.graph import Graph, Insertions, Names, Node
 from onnxprune.model.read import FLOATS, copy_tensor_header, skeleton_without_data
 
@@ -142,7 +142,9 @@ class _Walk:
         for letter, size in spec.sizes.items():
             mask = self.analysis.letter_mask(self.kept, index, letter)
             letters[letter] = size if mask is None else int(mask.sum())
-        return entry.rewrite(View(original, self.analysis.facts, second), Cut(self._mask, letters.__getitem__))
+        return entry.rewrite(
+            View(original, self.analysis.facts, second), KeptPositions(self._mask, letters.__getitem__)
+        )
 
     def _touched(self, index: int, original: Node, spec: Spec) -> bool:
         """Whether a cut reaches the node: one of its letters, or an axis of its operands (positions that a Pad adds)."""
@@ -283,7 +285,7 @@ class _Walk:
                     inputs[position] = Fact(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, array)
             facts = [self._shrunk(name, old.get(name, UNKNOWN)) for name in node.outputs]
             if self._followed(node) and not node.bodies:
-                arrays = evaluate(node, inputs, facts, self.small.versions)
+                arrays = evaluate_node(node, inputs, facts, self.small.versions)
             else:
                 arrays = [None] * len(facts)
             for name, fact, array in zip(node.outputs, facts, arrays, strict=True):
@@ -293,7 +295,7 @@ class _Walk:
     def _shrunk(self, name: str, fact: Fact) -> Fact:
         if fact.shape is None:
             return Fact(fact.dtype, None)
-        return Fact(fact.dtype, Cut(self._mask, lambda _: 0).shape(name, fact.shape))
+        return Fact(fact.dtype, KeptPositions(self._mask, lambda _: 0).shape(name, fact.shape))
 
 
 def _is_whole(node: Node, operands: Pair) -> bool:

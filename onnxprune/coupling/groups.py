@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.coupling.carriers import Solution, settle
+from onnxprune.coupling.carriers import Solution, resolve
 from onnxprune.coupling.links import FREE, Barrier, build_links
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
@@ -146,7 +146,7 @@ class Analysis:
 
 def analyse(facts: Facts, allowed: frozenset[str] = frozenset(), prefer: str = "outer") -> Analysis:
     """Find every unit, group and frozen axis of a model; ``allowed``: kinds of lossy nodes whose axes may be cut."""
-    solution = settle(build_links(facts, allowed), prefer)
+    solution = resolve(build_links(facts, allowed), prefer)
     axes = _parameter_axes(solution)
     prunable = _units(solution, axes)
     keys = _axis_keys(solution, prunable)

@@ -27,7 +27,7 @@ class Barrier(NamedTuple):
     kind: str = "rule"
 
 
-class Choice(NamedTuple):
+class Product(NamedTuple):
     """An axis that is a product: ``fine`` positions, and for each factor its positions and which one each fine position has."""
 
     node: Node
@@ -46,7 +46,7 @@ class Links:
     axes: dict[tuple[str, int], int] = field(default_factory=dict)
     letters: dict[tuple[int, str], int] = field(default_factory=dict)
     barriers: list[Barrier] = field(default_factory=list)
-    choices: list[Choice] = field(default_factory=list)
+    choices: list[Product] = field(default_factory=list)
     size: int = 0
     _pairs: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     _barred: list[tuple[np.ndarray, int]] = field(default_factory=list)
@@ -158,7 +158,7 @@ def _couple(links: Links, index: int, name: str, operand: Operand) -> None:
             continue
         maps = np.unravel_index(flat[inside], [spec.sizes[letter] for letter in letters])
         factors = tuple(links.letter(index, letter) for letter in letters)
-        links.choices.append(Choice(node, positions[inside], tuple(letters), factors, tuple(maps)))
+        links.choices.append(Product(node, positions[inside], tuple(letters), factors, tuple(maps)))
 
 
 def _bar_settings(links: Links, node: Node, spec: Spec) -> None:

@@ -153,7 +153,7 @@ class Edits:
     operands: dict[int, np.ndarray] = field(default_factory=dict)
 
 
-class Cut:
+class KeptPositions:
     """What a rewrite sees of a cut: the positions kept on every axis of its node's operands and letters."""
 
     def __init__(self, kept: Callable[[str, int], np.ndarray | None], letter: Callable[[str], int]):
@@ -184,13 +184,13 @@ class Rule:
     name: str
     family: str
     spec: Callable[[View], Spec]
-    rewrite: Callable[[View, Cut], Edits] | None = None
+    rewrite: Callable[[View, KeptPositions], Edits] | None = None
 
 
 RULES: Registry[Rule] = Registry("operator rule")
 
 
-def rule(*names: str, family: str, rewrite: Callable[[View, Cut], Edits] | None = None) -> Callable:
+def rule(*names: str, family: str, rewrite: Callable[[View, KeptPositions], Edits] | None = None) -> Callable:
     """Register a function View -> Spec for the named operators."""
 
     def decorate(function: Callable[[View], Spec]) -> Callable[[View], Spec]:

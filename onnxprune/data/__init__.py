@@ -1,6 +1,6 @@
 """Calibration and validation data: any source, as batches that fit the model, in bounded memory."""
 
-from onnxprune.data.dataset import DEFAULT_BATCH, Dataset, Feed, open_dataset, overlap, random_dataset
+from onnxprune.data.dataset import DEFAULT_BATCH, Dataset, Feed, open_dataset, random_dataset, shared_rows
 from onnxprune.data.images import ImageOptions
 from onnxprune.data.inputs import InputSpec, input_specs
 
@@ -12,6 +12,6 @@ __all__ = [
     "InputSpec",
     "input_specs",
     "open_dataset",
-    "overlap",
     "random_dataset",
+    "shared_rows",
 ]

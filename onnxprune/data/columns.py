@@ -85,7 +85,7 @@ class NpyColumn(Column):
 
     def __post_init__(self) -> None:
         with reading(self.path), self.path.open("rb") as stream:
-            self.shape, _, self._dtype = header(stream)
+            self.shape, _, self._dtype = npy_header(stream)
 
     def load(self) -> np.ndarray:
         if 0 in self.shape:
@@ -103,7 +103,7 @@ class NpzColumn(Column):
 
     def __post_init__(self) -> None:
         with self._open() as stream:
-            self.shape, self._fortran, self._dtype = header(stream)
+            self.shape, self._fortran, self._dtype = npy_header(stream)
 
     @contextmanager
     def _open(self) -> Iterator[IO[bytes]]:
@@ -120,7 +120,7 @@ class NpzColumn(Column):
             return
         row_bytes = math.prod(self.shape[1:]) * self._dtype.itemsize
         with self._open() as stream:
-            header(stream)
+            npy_header(stream)
             start = stream.tell()
             for first in range(0, len(keep), size):
                 part = keep[first : first + size]
@@ -159,7 +159,7 @@ class TensorColumn(Column):
             return onnx.numpy_helper.to_array(self._tensor())
 
 
-def header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Return (shape, fortran order, dtype) of an array in npy format; raise DataError for pickled content."""
     readers: dict[tuple[int, int], Callable[..., Any]] = {
         (1, 0): npy.read_array_header_1_0,

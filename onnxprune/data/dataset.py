@@ -16,8 +16,8 @@ from onnxprune.data.columns import ArrayColumn, Column, Index
 from onnxprune.data.images import ImageOptions
 from onnxprune.data.inputs import LABELS, InputSpec, Rows, Schema
 from onnxprune.data.readers import Request, open_labels, open_source
-from onnxprune.data.sources import Labelled, Source, Table, as_array, row_count
-from onnxprune.data.synthetic import Sizes, random_columns
+from onnxprune.data.sources import Columns, Labelled, RowSource, as_array, row_count
+from onnxprune.data.synthetic import OpenSizes, random_columns
 from onnxprune.errors import DataError, UsageError
 
 DEFAULT_BATCH = 32
@@ -42,7 +42,7 @@ class Dataset:
 
     def __init__(
         self,
-        source: Source,
+        source: RowSource,
         schema: Schema,
         *,
         origin: str,
@@ -246,7 +246,7 @@ def open_dataset(
     schema = Schema(tuple(specs), whole_feeds)
     source = open_source(data, Request(schema, images, samples, dict(sizes or {})))
     origin = str(data) if isinstance(data, str | os.PathLike) else "the data"
-    for name, shape in source.lone.items() if isinstance(source, Table) else ():
+    for name, shape in source.lone.items() if isinstance(source, Columns) else ():
         text = "%s: %r has the shape %s, that of one sample without a first axis that counts rows: taken as a single sample"
         logger.warning(text, origin, name, list(shape))
     if labels is not None:
@@ -263,18 +263,20 @@ def _label_column(labels: Any) -> Column:
     return ArrayColumn(as_array(labels, "labels"))
 
 
-def overlap(first: Dataset, second: Dataset) -> list[int]:
+def shared_rows(first: Dataset, second: Dataset) -> list[int]:
     """Return the rows of ``second`` whose inputs also occur in ``first``, byte for byte."""
     known = set(first.sample_hashes())
     return [row for row, digest in enumerate(second.sample_hashes()) if digest in known]
 
 
-def random_dataset(specs: Sequence[InputSpec], samples: int = 1, seed: int = 0, sizes: Sizes | None = None) -> Dataset:
+def random_dataset(
+    specs: Sequence[InputSpec], samples: int = 1, seed: int = 0, sizes: OpenSizes | None = None
+) -> Dataset:
     """Return random rows, marked ``synthetic``: standard normal floats, integers 0 or 1, booleans.
 
     ``sizes`` gives dimensions the model leaves open: symbol -> size, or input name -> whole shape.
     Raises DataError where a size is still open or a dtype cannot be drawn.
     """
     schema = Schema(tuple(specs))
-    table = Table(random_columns(schema, samples, seed, sizes or {}), schema, "random data")
+    table = Columns(random_columns(schema, samples, seed, sizes or {}), schema, "random data")
     return Dataset(table, schema, origin="random data", synthetic=True)

@@ -20,7 +20,7 @@ LABEL_KEYS = ("labels", "label", "y")
 Rows = dict[str, np.ndarray]
 """Arrays by input name (and LABELS), all with the same leading length: the number of rows."""
 
-Shape = tuple[int | str | None, ...]
+DeclaredShape = tuple[int | str | None, ...]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class InputSpec:
 
     name: str
     dtype: np.dtype
-    shape: Shape | None
+    shape: DeclaredShape | None
 
     def __str__(self) -> str:
         dims = "..." if self.shape is None else ",".join("?" if dim is None else str(dim) for dim in self.shape)
@@ -93,7 +93,7 @@ class Schema:
         found = (spec for spec in self.specs if "mask" in spec.name.lower() and len(spec.shape or ()) == 2)
         return next((spec.name for spec in found if spec.dtype.kind in "iub" and self.samples), "")
 
-    def row_shape(self, name: str) -> Shape | None:
+    def row_shape(self, name: str) -> DeclaredShape | None:
         """Shape of one row of an input, without the row axis."""
         shape = self.by_name[name].shape
         return shape[1:] if shape is not None and self.samples else shape
@@ -153,7 +153,7 @@ class Schema:
         return _cast(array, spec, where)
 
 
-def _fits(actual: tuple[int, ...], expected: Shape) -> bool:
+def _fits(actual: tuple[int, ...], expected: DeclaredShape) -> bool:
     return len(actual) == len(expected) and all(
         want == got for want, got in zip(expected, actual, strict=True) if isinstance(want, int)
     )

@@ -18,7 +18,18 @@ from onnxprune.data.columns import ArrayColumn, Column, NpyColumn, NpzColumn, Te
 from onnxprune.data.images import EXTENSIONS, ImageOptions
 from onnxprune.data.inputs import LABEL_KEYS, Schema
 from onnxprune.data.scripts import load_module
-from onnxprune.data.sources import Chain, Converted, Labelled, Pictures, Source, Stream, Table, as_array, guarded, hold
+from onnxprune.data.sources import (
+    Chain,
+    Columns,
+    Converted,
+    FromCallable,
+    Labelled,
+    Pictures,
+    RowSource,
+    as_array,
+    guarded,
+    hold,
+)
 from onnxprune.errors import DataError
 from onnxprune.model.files import kind_of, require_regular, status
 
@@ -36,7 +47,7 @@ class Request:
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def open_source(data: Any, request: Request) -> Source:
+def open_source(data: Any, request: Request) -> RowSource:
     """Return the source behind a path, an array, a dict of arrays, an iterable, or a function returning these."""
     if isinstance(data, str | os.PathLike):
         source = open_path(Path(data), request)
@@ -47,7 +58,7 @@ def open_source(data: Any, request: Request) -> Source:
     return Converted(source, request.images, request.schema)
 
 
-def open_path(path: Path, request: Request) -> Source:
+def open_path(path: Path, request: Request) -> RowSource:
     """Return the source for a file or folder; raise DataError when it is missing or of no known kind."""
     found = status(path, DataError)
     if found is None:
@@ -86,18 +97,18 @@ def npz_keys(path: Path) -> list[str]:
         return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
-def _open_npy(path: Path, request: Request) -> Source:
+def _open_npy(path: Path, request: Request) -> RowSource:
     if len(request.schema.specs) > 1:
         names = ", ".join(request.schema.by_name)
         raise DataError(f"{path} holds one array, the model has the inputs {names}; pass a .npz with these names")
-    return Table({request.schema.specs[0].name: NpyColumn(path)}, request.schema, str(path))
+    return Columns({request.schema.specs[0].name: NpyColumn(path)}, request.schema, str(path))
 
 
-def _open_npz(path: Path, request: Request) -> Source:
-    return Table({key: NpzColumn(path, key) for key in npz_keys(path)}, request.schema, str(path))
+def _open_npz(path: Path, request: Request) -> RowSource:
+    return Columns({key: NpzColumn(path, key) for key in npz_keys(path)}, request.schema, str(path))
 
 
-def _open_script(path: Path, request: Request) -> Source:
+def _open_script(path: Path, request: Request) -> RowSource:
     """Run a Python file and use its ``load_data()``, or its one CalibrationDataReader (class or instance)."""
     module = load_module(path)
     loader = getattr(module, "load_data", None)
@@ -122,34 +133,34 @@ def _data_readers(module: ModuleType) -> dict[str, Any]:
     return instances or own
 
 
-FILE_READERS: dict[str, Callable[[Path, Request], Source]] = {
+FILE_READERS: dict[str, Callable[[Path, Request], RowSource]] = {
     ".npy": _open_npy,
     ".npz": _open_npz,
     ".py": _open_script,
 }
 
 
-def open_value(value: Any, request: Request, where: str) -> Source:
+def open_value(value: Any, request: Request, where: str) -> RowSource:
     """Return the source for a Python value; functions and reader classes are called anew for every pass."""
     schema = request.schema
     if inspect.isclass(value) and hasattr(value, "get_next"):
-        return Stream(lambda: _drain(value()), schema, where)
+        return FromCallable(lambda: _drain(value()), schema, where)
     if hasattr(value, "get_next"):
         if hasattr(value, "rewind"):
-            return Stream(lambda: _rewound(value), schema, where)
+            return FromCallable(lambda: _rewound(value), schema, where)
         return hold(_drain(value), schema, request.samples, where)
     if callable(value) and not hasattr(value, "__array__"):
         result = guarded(value, where)
-        return Stream(value, schema, where) if _is_one_shot(result) else open_value(result, request, where)
+        return FromCallable(value, schema, where) if _is_one_shot(result) else open_value(result, request, where)
     if isinstance(value, Mapping):
         columns = {str(key): ArrayColumn(as_array(array, where)) for key, array in value.items()}
-        return Table(columns, schema, where)
+        return Columns(columns, schema, where)
     if hasattr(value, "__array__"):
-        return Table({schema.specs[0].name: ArrayColumn(as_array(value, where))}, schema, where)
+        return Columns({schema.specs[0].name: ArrayColumn(as_array(value, where))}, schema, where)
     if _is_one_shot(value):
         return hold(value, schema, request.samples, where)
     if isinstance(value, Iterable):
-        return Stream(lambda: value, schema, where)
+        return FromCallable(lambda: value, schema, where)
     raise DataError(f"{where}: {type(value).__name__} is neither a path, an array, a dict of arrays nor an iterable")
 
 
@@ -166,7 +177,7 @@ def _rewound(reader: Any) -> Iterator[Any]:
     return _drain(reader)
 
 
-def _open_folder(folder: Path, request: Request) -> Source:
+def _open_folder(folder: Path, request: Request) -> RowSource:
     """Return the source for a folder of one kind of data; raise DataError for none or for a mixture."""
     kinds = {kind: find(folder) for kind, (find, _) in FOLDER_READERS.items()}
     present = [kind for kind, paths in kinds.items() if paths]
@@ -197,28 +208,28 @@ def _find_test_sets(folder: Path) -> list[Path]:
     return sorted(sets, key=_natural) or ([folder] if (folder / "input_0.pb").is_file() else [])
 
 
-def _open_npys(paths: list[Path], request: Request) -> Source:
+def _open_npys(paths: list[Path], request: Request) -> RowSource:
     """Open one file per input, or files of rows for the one input; a file called labels, label or y has the labels."""
     schema = request.schema
     labels = [path for path in paths if path.stem.lower() in LABEL_KEYS and path.stem not in schema.by_name]
     rows = [path for path in paths if path not in labels]
     if len(schema.specs) > 1 or {path.stem for path in rows} == set(schema.by_name):
-        return Table({path.stem: NpyColumn(path) for path in paths}, schema, str(paths[0].parent))
-    source: Source = Chain([_open_npy(path, request) for path in rows])
+        return Columns({path.stem: NpyColumn(path) for path in paths}, schema, str(paths[0].parent))
+    source: RowSource = Chain([_open_npy(path, request) for path in rows])
     for path in labels:
         source = Labelled(source, NpyColumn(path), str(path))
     return source
 
 
-def _open_npzs(paths: list[Path], request: Request) -> Source:
+def _open_npzs(paths: list[Path], request: Request) -> RowSource:
     return Chain([_open_npz(path, request) for path in paths])
 
 
-def _open_test_sets(folders: list[Path], request: Request) -> Source:
+def _open_test_sets(folders: list[Path], request: Request) -> RowSource:
     return Chain([_open_test_set(folder, request.schema) for folder in folders])
 
 
-def _open_test_set(folder: Path, schema: Schema) -> Source:
+def _open_test_set(folder: Path, schema: Schema) -> RowSource:
     """Open ``input_<i>.pb``: by the tensor's name where it is an input's, else by position."""
     columns: dict[str, Column] = {}
     for path in _matching("input_*.pb")(folder):
@@ -228,10 +239,10 @@ def _open_test_set(folder: Path, schema: Schema) -> Source:
         )
         by_position = schema.specs[position].name if position < len(schema.specs) else path.stem
         columns[column.name if column.name in schema.by_name else by_position] = column
-    return Table(columns, schema, str(folder))
+    return Columns(columns, schema, str(folder))
 
 
-def _open_pictures(paths: list[Path], request: Request) -> Source:
+def _open_pictures(paths: list[Path], request: Request) -> RowSource:
     if len(request.schema.specs) > 1:
         raise DataError("a folder of images serves models with one input; pass a .npz or a .py loader for this model")
     (spec,), options = request.schema.specs, request.images or ImageOptions()
@@ -241,7 +252,7 @@ def _open_pictures(paths: list[Path], request: Request) -> Source:
     return Converted(Pictures(paths, spec.name, options.geometry(spec), options.resize), options, request.schema)
 
 
-FOLDER_READERS: dict[str, tuple[Callable[[Path], list[Path]], Callable[[list[Path], Request], Source]]] = {
+FOLDER_READERS: dict[str, tuple[Callable[[Path], list[Path]], Callable[[list[Path], Request], RowSource]]] = {
     "test_data_set_* folders": (_find_test_sets, _open_test_sets),
     "npz files": (_matching("*.npz"), _open_npzs),
     "npy files": (_matching("*.npy"), _open_npys),

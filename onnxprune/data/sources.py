@@ -25,7 +25,7 @@ HELD_BYTES = 1 << 30
 """What an iterator that can be read only once may occupy in memory."""
 
 
-class Source(ABC):
+class RowSource(ABC):
     """Rows that can be read any number of times; ``count`` is None where only reading tells."""
 
     count: int | None
@@ -35,7 +35,7 @@ class Source(ABC):
         """Yield the kept rows (None: all) in order, in blocks of ``size`` rows where the source can choose."""
 
 
-class Table(Source):
+class Columns(RowSource):
     """Columns of equal length; raises DataError when names or lengths do not match the model."""
 
     def __init__(self, columns: Mapping[str, Column], schema: Schema, where: str):
@@ -65,10 +65,10 @@ class Table(Source):
 
 
 @dataclass
-class Chain(Source):
+class Chain(RowSource):
     """Sources of known length, one after the other."""
 
-    parts: list[Source]
+    parts: list[RowSource]
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -86,7 +86,7 @@ class Chain(Source):
                 yield from part.read(keep[low:high] - start, size)
 
 
-class Pictures(Source):
+class Pictures(RowSource):
     """Image files for a model with one image input, as uint8[n, height, width, channels]."""
 
     def __init__(self, paths: list[Path], name: str, geometry: tuple[int, int, int], resize: int | None):
@@ -101,7 +101,7 @@ class Pictures(Source):
 
 
 @dataclass
-class Stream(Source):
+class FromCallable(RowSource):
     """What a Python callable yields anew at each call: dicts of arrays, or arrays for a model with one input."""
 
     make: Callable[[], Iterable[Any]]
@@ -126,7 +126,7 @@ class Stream(Source):
 
 
 @dataclass
-class Held(Source):
+class Held(RowSource):
     """Blocks of rows kept in memory, from an iterator that can be read only once."""
 
     blocks: list[Rows]
@@ -147,10 +147,10 @@ class Held(Source):
 
 
 @dataclass
-class Labelled(Source):
+class Labelled(RowSource):
     """Another source with labels from elsewhere, row by row; raises DataError when their number differs."""
 
-    inner: Source
+    inner: RowSource
     labels: Column
     where: str
 
@@ -171,10 +171,10 @@ class Labelled(Source):
 
 
 @dataclass
-class Converted(Source):
+class Converted(RowSource):
     """Another source whose uint8[n, ?, ?, ?] inputs become what the model wants; raises DataError without any."""
 
-    inner: Source
+    inner: RowSource
     options: ImageOptions
     schema: Schema
 

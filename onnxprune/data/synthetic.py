@@ -13,7 +13,7 @@ from onnxprune.errors import DataError
 INTEGERS_BELOW = 2
 """Random integers are 0 or 1: valid as masks, as token types and as indices of any table."""
 
-Sizes = Mapping[str, int | Sequence[int]]
+OpenSizes = Mapping[str, int | Sequence[int]]
 """Dimensions the model leaves open: symbol -> size, or input name -> whole shape."""
 
 
@@ -41,7 +41,7 @@ class RandomColumn(Column):
         return np.asarray(values).astype(self.dtype)
 
 
-def random_columns(schema: Schema, samples: int, seed: int, sizes: Sizes) -> dict[str, Column]:
+def random_columns(schema: Schema, samples: int, seed: int, sizes: OpenSizes) -> dict[str, Column]:
     """Return a random column per input; raise DataError for dtypes that cannot be drawn and sizes left open."""
     columns: dict[str, Column] = {}
     for position, spec in enumerate(schema.specs):
@@ -51,7 +51,7 @@ def random_columns(schema: Schema, samples: int, seed: int, sizes: Sizes) -> dic
     return columns
 
 
-def row_sizes(schema: Schema, spec: InputSpec, sizes: Sizes) -> list[int]:
+def row_sizes(schema: Schema, spec: InputSpec, sizes: OpenSizes) -> list[int]:
     """Return the shape of one row of an input with every open dimension settled; raise DataError where one is not."""
     whole = sizes.get(spec.name)
     if whole is not None and not isinstance(whole, int):

@@ -16,7 +16,7 @@ import numpy as np
 from onnxprune.errors import DataError
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.stats import STATISTICS, Statistic
-from onnxprune.model.files import atomic_file, sweep
+from onnxprune.model.files import atomic_file, clear_leftovers
 
 FORMAT = 1
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
@@ -132,7 +132,7 @@ class Cache:
 
     def keep(self, origin: Mapping[str, Any], evidence: Evidence) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        sweep(self.folder)
+        clear_leftovers(self.folder)
         for need, statistic in evidence.statistics.items():
             one = Evidence(evidence.model, evidence.samples, evidence.synthetic, {need: statistic}, evidence.warnings)
             one.save(self.path(origin, need))

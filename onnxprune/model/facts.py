@@ -245,7 +245,7 @@ def infer(node: Node, inputs: Sequence[Fact | None], versions: Mapping[str, int]
     facts = _infer_shapes(node, inputs, versions)
     if node.op == "Reshape" and inputs[0] is not None and not _as_many(inputs[0].shape, facts[0].shape):
         facts = [UNKNOWN]  # inference does not count, but sizes that do not fit cannot run
-    arrays = evaluate(node, inputs, facts, versions)
+    arrays = evaluate_node(node, inputs, facts, versions)
     return [Fact(f.dtype, f.shape, a) if a is not None else f for f, a in zip(facts, arrays, strict=True)]
 
 
@@ -294,7 +294,7 @@ def _fact(found: TypeProto) -> Fact:
     return Fact(tensor_type.elem_type, tuple(d.dim_value for d in dims))
 
 
-def evaluate(
+def evaluate_node(
     node: Node, inputs: Sequence[Fact | None], facts: Sequence[Fact], versions: Mapping[str, int]
 ) -> list[np.ndarray | None]:
     """Evaluate a node on small known inputs (``Shape`` and ``Size`` need only a shape)."""

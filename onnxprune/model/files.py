@@ -198,7 +198,7 @@ def shortened_name(name: str, more: int) -> str:
     return os.fsencode(name)[: NAME_LIMIT - more].decode(errors="ignore")
 
 
-def sweep(path: Path) -> None:
+def clear_leftovers(path: Path) -> None:
     """Remove what processes that were killed while they wrote ``path`` (a folder: anything in it) have left."""
     folder, prefix = (path, "\\..*\\.") if path.is_dir() else (path.parent, re.escape(_prefix(path)))
     pattern = re.compile(prefix + "[0-9a-f]{8}" + re.escape(TEMPORARY))
@@ -244,7 +244,7 @@ def atomic_file(path: Path, *, swept: bool = False) -> Iterator[IO[bytes]]:
                 yield stream
             return
         if not swept:
-            sweep(path)
+            clear_leftovers(path)
         with Pending(path) as pending:
             yield pending.stream
             pending.publish()

@@ -139,7 +139,7 @@ def check_document(path: str | os.PathLike[str], kind: str, option: str = "", re
 # --- what is read against what is written ---------------------------------------------------------------------------
 
 
-class Use(NamedTuple):
+class PathUse(NamedTuple):
     """A path, and what a run does with it."""
 
     what: str
@@ -149,16 +149,16 @@ class Use(NamedTuple):
 class Uses(NamedTuple):
     """All paths of a run: files and folders that are read, files that are written, folders whose files come and go."""
 
-    read: tuple[Use, ...]
-    written: tuple[Use, ...]
-    folders: tuple[Use, ...]
+    read: tuple[PathUse, ...]
+    written: tuple[PathUse, ...]
+    folders: tuple[PathUse, ...]
 
     def of(self, job: str) -> Uses:
         """Return the same with the name of a job in all words."""
-        return Uses(*(tuple(Use(f"{use.what} (job {job})", use.path) for use in part) for part in self))
+        return Uses(*(tuple(PathUse(f"{use.what} (job {job})", use.path) for use in part) for part in self))
 
 
-def settle(*, steps: int = 1, **values: Any) -> None:
+def settle_paths(*, steps: int = 1, **values: Any) -> None:
     """Settle all paths among the values of settings; ``steps`` of a schedule: each has a checkpoint. Raises UsageError, OutputError."""
     refuse_overlap(uses(values))
     if (checkpoint := values.get("checkpoint")) is not None:
@@ -172,7 +172,7 @@ def uses(values: Mapping[str, Any]) -> Uses:
     return Uses(*(tuple(_named(values, table)) for table in (READ, WRITTEN, FOLDERS)))
 
 
-def _named(values: Mapping[str, Any], table: Mapping[str, str]) -> Iterator[Use]:
+def _named(values: Mapping[str, Any], table: Mapping[str, str]) -> Iterator[PathUse]:
     for name, what in table.items():
         value = values.get(name)
         for item in value if isinstance(value, list | tuple) else (value,):
@@ -180,12 +180,12 @@ def _named(values: Mapping[str, Any], table: Mapping[str, str]) -> Iterator[Use]
             if not isinstance(path, str | os.PathLike) or (name in WRITTEN and str(path) == "-"):
                 continue
             text = os.fspath(path).rpartition(":")[0] if name == "metric" else os.fspath(path)
-            yield Use(what, Path(text))
+            yield PathUse(what, Path(text))
 
 
 def refuse_overlap(found: Uses) -> None:
     """Raise UsageError where a written path is one that is read, or two written paths are one, whatever links lead there."""
-    taken: dict[Hashable, Use] = {}
+    taken: dict[Hashable, PathUse] = {}
     for use in found.read:
         taken |= dict.fromkeys(_identity(use.path), use)
     read_folders = [use for use in found.read if _is_folder(use.path)]
@@ -209,8 +209,8 @@ def refuse_overlap(found: Uses) -> None:
             raise UsageError(f"{use.what} {shown(use.path)} is the system's, for devices and processes; choose another")
 
 
-def _refuse_twice(written: Iterable[Use]) -> None:
-    taken: dict[Hashable, Use] = {}
+def _refuse_twice(written: Iterable[PathUse]) -> None:
+    taken: dict[Hashable, PathUse] = {}
     for use in written:
         for key in _identity(use.path):
             other = taken.get(key, use)

@@ -27,8 +27,8 @@ from onnxprune.model.tensors import (
     copy_tensor_header,
     embed,
     external_region,
-    first_line,
     model_tensors,
+    short_reason,
     skeleton,
     skeleton_without_data,
     stored_size,
@@ -40,7 +40,7 @@ __all__ = [
     "NATIVE_FLOATS",
     "Model",
     "all_tensors",
-    "check",
+    "check_structure",
     "copy_tensor_header",
     "external_region",
     "identity",
@@ -140,7 +140,7 @@ def _parse(data: bytes, path: Path) -> ModelProto:
     try:
         proto.ParseFromString(data)
     except DecodeError as error:
-        raise ModelError(f"{path}: not an ONNX model, or a truncated one (protobuf: {first_line(error)})") from error
+        raise ModelError(f"{path}: not an ONNX model, or a truncated one (protobuf: {short_reason(error)})") from error
     if not proto.HasField("graph") or not proto.graph.node or not proto.opset_import:
         raise ModelError(f"{path}: not an ONNX model (a protobuf without graph, nodes or opset)")
     if len(proto.graph.node) > MOST_NODES:
@@ -219,7 +219,7 @@ def _check_structure(model: Model) -> None:
             raise ModelError(f"{model.name}: opset {opset.version} is unknown; this onnx package knows 1 to {newest}")
     for value in model.proto.graph.input:
         _check_input(value, model.name)
-    check(model.proto, model.name, full=False)
+    check_structure(model.proto, model.name, full=False)
 
 
 def _check_input(value: onnx.ValueInfoProto, where: str) -> None:
@@ -250,7 +250,7 @@ def impossible_size(sizes: Sequence[int]) -> str:
     return ""
 
 
-def check(proto: ModelProto, where: str, full: bool) -> None:
+def check_structure(proto: ModelProto, where: str, full: bool) -> None:
     """Run the ONNX checker (``full``: with strict shape inference) on the model's structure; raise ModelError.
 
     Large initializers take part as typed inputs, so that the check costs the same whatever the weights weigh.
@@ -269,7 +269,7 @@ def check(proto: ModelProto, where: str, full: bool) -> None:
         if full:
             onnx.shape_inference.infer_shapes(structure, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{where}: refused by the ONNX checker: {first_line(error)}") from error
+        raise ModelError(f"{where}: refused by the ONNX checker: {short_reason(error)}") from error
 
 
 def _check_stored(tensor: TensorProto, where: str) -> None:

@@ -75,7 +75,7 @@ def tensor_array(tensor: TensorProto, folder: Folder | None) -> np.ndarray:
         embed(inline, folder)
         return numpy_helper.to_array(inline)
     except (ValueError, TypeError, OSError, KeyError) as error:
-        raise ModelError(f"tensor {tensor.name!r} cannot be read: {first_line(error)}") from error
+        raise ModelError(f"tensor {tensor.name!r} cannot be read: {short_reason(error)}") from error
 
 
 def is_plain(data_type: int) -> bool:
@@ -191,6 +191,6 @@ def copy_field(target: Message, name: str, value: Any) -> None:
         getattr(target, name).extend(value)
 
 
-def first_line(error: BaseException) -> str:
+def short_reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__

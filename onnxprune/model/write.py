@@ -17,13 +17,13 @@ from onnxprune.model.files import (
     Pending,
     atomic_file,
     cannot_write,
+    clear_leftovers,
     is_stream,
     kind_of,
     of_devices,
     require_space,
     shown,
     status,
-    sweep,
     sync_folder,
 )
 from onnxprune.model.locks import held
@@ -97,7 +97,7 @@ def save(
         external = needs_external(proto)
     write = _write_external if external else _write_single
     try:
-        sweep(path)
+        clear_leftovers(path)
         former = former_data(path)
         needed = _sources(proto, folder)
         _refuse_source(path, needed)

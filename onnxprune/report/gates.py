@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onnxprune.data import Dataset, overlap
+from onnxprune.data import Dataset, shared_rows
 from onnxprune.errors import DataError, OnnxPruneError, UsageError
 from onnxprune.measure.bootstrap import unseen_bound
 from onnxprune.measure.drift import DriftReport, compare
@@ -75,7 +75,7 @@ def doubts(
         texts.append(
             f"{', '.join(gated)}: judged on calibration rows, which decided too, so that the result looks better than it is"
         )
-    shared = len(overlap(calibration, evaluation)) if calibration and evaluation else 0
+    shared = len(shared_rows(calibration, evaluation)) if calibration and evaluation else 0
     if shared:
         text = f"{shared:,} of {len(evaluation or ()):,} evaluation rows are calibration rows too: the result looks better than it is"
         if settings.strict:

@@ -74,7 +74,7 @@ def analyse_model(model: Model, settings: Settings) -> Analysis:
     except (OnnxPruneError, MemoryError):
         raise
     except Exception:
-        read.check(model.proto, model.name, full=True)
+        read.check_structure(model.proto, model.name, full=True)
         try:
             session(model, optimise=False)
         except ModelError as error:
@@ -141,10 +141,10 @@ def per_run(target: Target, analysis: Analysis) -> Target:
 def check_format(small: ModelProto, original: Model) -> tuple[str, ...]:
     """Run the strict checker on the result; raises SurgeryError unless the original fails it too (then: a warning)."""
     try:
-        read.check(small, "the pruned model", full=True)
+        read.check_structure(small, "the pruned model", full=True)
     except ModelError as error:
         try:
-            read.check(original.proto, original.name, full=True)
+            read.check_structure(original.proto, original.name, full=True)
         except ModelError as older:
             return (f"the strict checker refuses the original already: {older}",)
         raise SurgeryError(f"{error}; nothing was written") from error

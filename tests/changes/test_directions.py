@@ -133,7 +133,7 @@ def test_all_directions_are_the_layer(name: str, form: str) -> None:
     model, analysis, layer = made(name)
     cuts = [full_cut(basis_of(layer, model), form)]
     small = with_factors(analysis.facts, projected(analysis.facts, cuts), cuts)
-    read.check(small, "the factors", full=True)
+    read.check_structure(small, "the factors", full=True)
     inputs = feeds(model, free=9)
     for level in LEVELS:
         agree(run(small, inputs, level), run(model, inputs))
@@ -205,7 +205,7 @@ def test_names_that_are_taken_are_not_taken_again() -> None:
     (layer,) = find_layers(analysis).found
     cuts = [Cut(basis_of(layer, model), "in", 2, 8)]
     small = with_factors(analysis.facts, projected(analysis.facts, cuts), cuts)
-    read.check(small, "the factors", full=True)
+    read.check_structure(small, "the factors", full=True)
     assert check_factors(analysis.facts, cuts, small).exact
 
 

@@ -19,7 +19,7 @@ from onnxprune.coupling.groups import Analysis, Group, analyse
 from onnxprune.coupling.prepare import prepare
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
-from onnxprune.model.read import check, load, tensor_array
+from onnxprune.model.read import check_structure, load, tensor_array
 from onnxprune.proof.check import check_cut
 
 
@@ -46,7 +46,7 @@ def test_pattern(pattern: Pattern) -> None:
     else:
         small = cut(analysis, plan)
         assert check_cut(analysis, plan, small).exact
-        check(small, "the cut model", full=True)
+        check_structure(small, "the cut model", full=True)
 
 
 def test_names_are_unique() -> None:

@@ -9,9 +9,9 @@ import pytest
 from support.networks import network
 from support.oracles import analysed, group_line
 
-from onnxprune.coupling.carriers import Solution, settle
+from onnxprune.coupling.carriers import Solution, resolve
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.links import FREE, Barrier, Choice, Links, components
+from onnxprune.coupling.links import FREE, Barrier, Links, Product, components
 from onnxprune.coupling.spec import Term, parse
 
 
@@ -43,7 +43,7 @@ def product(links: Links, fine: str, *factors: str) -> None:
     sizes = [links.facts.shape(f)[0] for f in factors]  # type: ignore[index]
     maps = tuple(np.unravel_index(np.arange(int(np.prod(sizes))), sizes))
     links.choices.append(
-        Choice(None, links.axis(fine, 0), factors, tuple(links.axis(f, 0) for f in factors), maps)  # type: ignore[arg-type]
+        Product(None, links.axis(fine, 0), factors, tuple(links.axis(f, 0) for f in factors), maps)  # type: ignore[arg-type]
     )
 
 
@@ -70,7 +70,7 @@ def test_one_free_factor_carries() -> None:
     links = links_of({"f": (6,), "g": (2,), "c": (3,)})
     product(links, "f", "g", "c")
     links.bar(links.axis("g", 0), Barrier(None, "g stays"))
-    solution = settle(links)
+    solution = resolve(links)
     assert (classes(solution, "f"), classes(solution, "g"), classes(solution, "c")) == ("abcabc", "..", "abc")
     assert solution.carriers == {0: "c"}
 
@@ -80,7 +80,7 @@ def test_the_outer_factor_carries_in_blocks() -> None:
     product(links, "f", "g", "c")
     links.bar(links.axis("c", 0)[1:], Barrier(None, "one of c stays"))
     links.bar(links.axis("c", 0)[:1], Barrier(None, "another stays"))
-    assert classes(settle(links), "f") == "aaabbb"
+    assert classes(resolve(links), "f") == "aaabbb"
 
 
 def test_no_free_factor_bars_the_product() -> None:
@@ -88,7 +88,7 @@ def test_no_free_factor_bars_the_product() -> None:
     product(links, "f", "g", "c")
     links.bar(links.axis("g", 0), Barrier(None, "g stays"))
     links.bar(links.axis("c", 0), Barrier(None, "c stays"))
-    solution = settle(links)
+    solution = resolve(links)
     assert classes(solution, "f") == "......"
     assert {links.barriers[n].reason for n in solution.reasons[solution.labels[links.axis("f", 0)]]} == {"g stays"}
 
@@ -97,7 +97,7 @@ def test_a_barred_product_bars_its_factors() -> None:
     links = links_of({"f": (6,), "g": (2,), "c": (3,)})
     product(links, "f", "g", "c")
     links.bar(links.axis("f", 0), Barrier(None, "f stays"))
-    solution = settle(links)
+    solution = resolve(links)
     assert classes(solution, "g") + classes(solution, "c") == "....."
 
 
@@ -107,14 +107,14 @@ def test_one_barred_position_bars_only_its_class() -> None:
     product(links, "f", "g", "c")
     links.bar(links.axis("f", 0)[4:5], Barrier(None, "picked"))
     links.bar(links.axis("g", 0), Barrier(None, "g stays"))
-    assert classes(settle(links), "f") == "a.ba.b"
+    assert classes(resolve(links), "f") == "a.ba.b"
 
 
 @pytest.mark.parametrize(("prefer", "expected"), [("outer", "aaabbb"), ("inner", "abcabc")])
 def test_equal_weight_is_decided_by_preference(prefer: str, expected: str) -> None:
     links = links_of({"f": (6,), "g": (2,), "c": (3,)}, "f")
     product(links, "f", "g", "c")
-    assert classes(settle(links, prefer), "f") == expected
+    assert classes(resolve(links, prefer), "f") == expected
 
 
 @pytest.mark.parametrize(("heavy", "expected"), [("g", "aaabbb"), ("c", "abcabc")])
@@ -124,7 +124,7 @@ def test_the_factor_with_more_weight_carries(heavy: str, expected: str) -> None:
     product(links, "f", "g", "c")
     for prefer in ("outer", "inner"):
         links.barriers.clear()
-        assert classes(settle(links, prefer), "f") == expected
+        assert classes(resolve(links, prefer), "f") == expected
 
 
 def test_two_products_on_one_axis_meet_in_their_common_divisor() -> None:
@@ -134,7 +134,7 @@ def test_two_products_on_one_axis_meet_in_their_common_divisor() -> None:
     product(links, "f", "h", "c")
     for outer in "gh":
         links.bar(links.axis(outer, 0), Barrier(None, f"{outer} stays"))
-    solution = settle(links)
+    solution = resolve(links)
     assert [classes(solution, v) for v in ("f", "o", "c")] == ["abababababab", "abab", "ababab"]
 
 
@@ -144,14 +144,14 @@ def test_carriers_travel_from_product_to_product() -> None:
     product(links, "x", "g", "c")
     product(links, "y", "g", "o")
     links.bar(links.axis("y", 0), Barrier(None, "an output"))
-    solution = settle(links)
+    solution = resolve(links)
     assert (classes(solution, "x"), classes(solution, "c")) == ("abcabc", "abc")
 
 
 def test_three_factors_leave_one() -> None:
     links = links_of({"f": (12,), "a": (2,), "b": (3,), "c": (2,)}, "b")
     product(links, "f", "a", "b", "c")
-    assert classes(settle(links), "f") == "aabbccaabbcc"
+    assert classes(resolve(links), "f") == "aabbccaabbcc"
 
 
 def test_links_join_what_products_split() -> None:
@@ -160,7 +160,7 @@ def test_links_join_what_products_split() -> None:
     product(links, "f", "g", "c")
     links.link(links.axis("c", 0)[:1], links.axis("c", 0)[2:])
     links.bar(links.axis("g", 0), Barrier(None, "g stays"))
-    assert classes(settle(links), "f") == "abaaba"
+    assert classes(resolve(links), "f") == "abaaba"
 
 
 # --- signatures -----------------------------------------------------------------------------------------------------

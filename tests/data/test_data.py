@@ -22,8 +22,8 @@ from onnxprune.data import (
     InputSpec,
     input_specs,
     open_dataset,
-    overlap,
     random_dataset,
+    shared_rows,
 )
 from onnxprune.errors import DataError, ModelError, UsageError
 
@@ -303,8 +303,8 @@ def test_samples_are_random_rows_of_known_lengths_and_the_first_of_endless_ones(
 
 def test_overlap_finds_shared_rows() -> None:
     x = rows(8)
-    assert overlap(open_dataset(x[:5], ONE), open_dataset(x[3:], ONE)) == [0, 1]
-    assert overlap(open_dataset(x[:4], ONE), open_dataset(x[4:], ONE)) == []
+    assert shared_rows(open_dataset(x[:5], ONE), open_dataset(x[3:], ONE)) == [0, 1]
+    assert shared_rows(open_dataset(x[:4], ONE), open_dataset(x[4:], ONE)) == []
     changed = x.copy()
     changed[-1, -1] += 1
     assert open_dataset(changed, ONE).digest() != open_dataset(x, ONE).digest()
@@ -313,11 +313,11 @@ def test_overlap_finds_shared_rows() -> None:
 def test_split_is_a_partition_that_depends_on_the_seed_only() -> None:
     dataset = open_dataset(rows(40), ONE)
     rest, held = dataset.split(0.25, seed=1)
-    assert (len(rest), len(held)) == (30, 10) and overlap(rest, held) == []
+    assert (len(rest), len(held)) == (30, 10) and shared_rows(rest, held) == []
     assert dataset.split(10, seed=1)[1].digest() == held.digest() != dataset.split(10, seed=2)[1].digest()
     parts = rest.split(0.5)
-    assert [len(part) for part in parts] == [15, 15] and overlap(*parts) == []
-    assert all(len(overlap(rest, part)) == 15 for part in parts)
+    assert [len(part) for part in parts] == [15, 15] and shared_rows(*parts) == []
+    assert all(len(shared_rows(rest, part)) == 15 for part in parts)
     for part in (0, 40, 1.0, 0.001):
         with pytest.raises(DataError, match="cannot be held out"):
             dataset.split(part)

@@ -13,7 +13,7 @@ from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis, Group, analyse
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
-from onnxprune.model.read import check, load
+from onnxprune.model.read import check_structure, load
 from onnxprune.proof.check import check_cut
 from support.networks import feeds
 
@@ -101,7 +101,7 @@ def assert_sound(
     small = cut(analysis, kept)
     found = check_cut(analysis, kept, small)
     assert found.exact, found.problem
-    check(small, "the cut model", full=True)
+    check_structure(small, "the cut model", full=True)
     inputs = feeds(small, below=below)
     plain = run(small, inputs)
     for level in LEVELS[1:]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.coupling.families import aligned
-from onnxprune.coupling.spec import Cut, Edits, Spec, Term, View, parse, rule
+from onnxprune.coupling.spec import Edits, KeptPositions, Spec, Term, View, parse, rule
 
 TOKENS = "attention is normalised over the tokens"
 PACKED = "queries, keys and values of a head go together"
@@ -31,7 +31,7 @@ def _finish(spec: Spec, view: View, bias: int | None) -> Spec:
     return spec.bar([letter for letter in "stpu" if letter in sizes], TOKENS)
 
 
-def _scale(view: View, cut: Cut, width: int) -> dict[str, float]:
+def _scale(view: View, cut: KeptPositions, width: int) -> dict[str, float]:
     """The factor 1/sqrt(width) has to be said where the width shrinks but the factor must stay."""
     said = view.attribute("scale", 0.0)
     return {} if said or cut.letter("d") == width else {"scale": 1 / math.sqrt(width)}
@@ -58,7 +58,7 @@ def _head_counts(view: View) -> tuple[int, int]:
     return int(view.attribute("q_num_heads")), int(view.attribute("kv_num_heads"))
 
 
-def _attention_edits(view: View, cut: Cut) -> Edits:
+def _attention_edits(view: View, cut: KeptPositions) -> Edits:
     heads, _ = _head_counts(view)
     flat = view.rank() == 3
     edits: dict[str, Any] = _scale(view, cut, view.shape(0)[-1] // (heads if flat else 1))
@@ -104,7 +104,7 @@ def _packed(spec: Spec, view: View, index: int, axis: int, parts: list[tuple[str
         raise ValueError(f"an axis of {size} does not hold {start} packed positions")
 
 
-def _packed_edits(view: View, cut: Cut) -> Edits:
+def _packed_edits(view: View, cut: KeptPositions) -> Edits:
     heads = int(view.attribute("num_heads"))
     qk, *_ = _widths(view)
     edits: dict[str, Any] = {"num_heads": cut.letter("g"), **_scale(view, cut, qk // heads)}
@@ -145,7 +145,7 @@ def fused_attention(view: View) -> Spec:
     return spec
 
 
-def _multi_head_edits(view: View, cut: Cut) -> Edits:
+def _multi_head_edits(view: View, cut: KeptPositions) -> Edits:
     width = view.shape(0)[-1] // int(view.attribute("num_heads"))
     return Edits({"num_heads": cut.letter("g"), **_scale(view, cut, width)})
 
@@ -168,7 +168,7 @@ def multi_head_attention(view: View) -> Spec:
     return _finish(spec.bar("c", PACKED), view, 5)
 
 
-def _grouped_edits(view: View, cut: Cut) -> Edits:
+def _grouped_edits(view: View, cut: KeptPositions) -> Edits:
     return Edits({"num_heads": cut.letter("g") * cut.letter("r"), "kv_num_heads": cut.letter("g")})
 
 
@@ -191,7 +191,7 @@ def group_query_attention(view: View) -> Spec:
     return _finish(spec.bar("de", "keys and values share one width"), view, 10)
 
 
-def _quantised_edits(view: View, cut: Cut) -> Edits:
+def _quantised_edits(view: View, cut: KeptPositions) -> Edits:
     return Edits({"num_heads": cut.letter("g")})
 
 
@@ -214,7 +214,7 @@ def quantised_attention(view: View) -> Spec:
 # --- rotary embeddings ----------------------------------------------------------------------------------------------
 
 
-def _rotary_edits(view: View, cut: Cut) -> Edits:
+def _rotary_edits(view: View, cut: KeptPositions) -> Edits:
     new: dict[str, int] = {"num_heads": cut.letter("h"), "rotary_embedding_dim": 2 * cut.letter("k")}
     return Edits({name: value for name, value in new.items() if view.attribute(name, 0)})
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from onnxprune.coupling.families import normalisation, pointwise
-from onnxprune.coupling.spec import Cut, Edits, Spec, View, frozen, rule
+from onnxprune.coupling.spec import Edits, KeptPositions, Spec, View, frozen, rule
 
 PER_FEATURE = ("offset", "scale", "imputed_value_floats", "imputed_value_int64s")
 
 
-def _features(view: View, cut: Cut) -> Edits:
+def _features(view: View, cut: KeptPositions) -> Edits:
     """Attributes with one entry per feature lose the entries of the features that go."""
     axis = view.rank() - 1
     kept = cut.kept(view.node.inputs[0], axis, view.shape(0)[axis])

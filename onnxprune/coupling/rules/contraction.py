@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from onnxprune.coupling.families import aligned, contraction_cost, matrix_product, sliding_window
-from onnxprune.coupling.spec import Cut, Edits, Operand, Spec, Term, View, parse, rule
+from onnxprune.coupling.spec import Edits, KeptPositions, Operand, Spec, Term, View, parse, rule
 from onnxprune.model.facts import Shape
 
 
-def _groups(view: View, cut: Cut) -> Edits:
+def _groups(view: View, cut: KeptPositions) -> Edits:
     return Edits(attributes={"group": cut.letter("g")}) if view.attribute("group", 1) > 1 else Edits()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.coupling.families import remapped
 from onnxprune.coupling.rules.pointwise import VALUES
-from onnxprune.coupling.spec import Cut, Edits, Operand, Spec, Term, View, axes_of, frozen, parse, rule
+from onnxprune.coupling.spec import Edits, KeptPositions, Operand, Spec, Term, View, axes_of, frozen, parse, rule
 
 NUMBERED = "its positions are picked by numbers computed elsewhere"
 
@@ -91,7 +91,7 @@ def one_hot(view: View) -> Spec:
     return spec.bar(["depth"], VALUES)
 
 
-def _chosen(view: View, cut: Cut) -> Edits:
+def _chosen(view: View, cut: KeptPositions) -> Edits:
     """A stored condition has an entry for every position that is left."""
     axis, condition = view.attribute("axis"), view.array(1)
     if axis is None or condition is None:

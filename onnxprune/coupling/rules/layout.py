@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.coupling.families import reshaped
-from onnxprune.coupling.spec import Cut, Edits, Spec, View, axes_of, parse, rule
+from onnxprune.coupling.spec import Edits, KeptPositions, Spec, View, axes_of, parse, rule
 
 
-def _target_shape(view: View, cut: Cut) -> Edits:
+def _target_shape(view: View, cut: KeptPositions) -> Edits:
     """Entries -1 stay; a 0 (copy) stays while the copied dimension is still the right one."""
     new = cut.shape(view.node.outputs[0], view.out_shape())
     source = cut.shape(view.node.inputs[0], view.shape(0))
@@ -37,7 +37,7 @@ def flatten(view: View) -> Spec:
     return reshaped(view.shape(0), view.out_shape())
 
 
-def _squeezed_axes(view: View, cut: Cut) -> Edits:
+def _squeezed_axes(view: View, cut: KeptPositions) -> Edits:
     """Without axes a Squeeze takes out every axis of size one: where a cut makes another, they have to be said."""
     if view.node.op != "Squeeze" or view.ints(1, "axes") is not None:
         return Edits()
@@ -86,7 +86,7 @@ def _blocks(deep: tuple[int, ...], b: int, area: int) -> dict[str, int]:
     return {"u": b, "v": b, "c": deep[1] // area, "h": deep[2], "w": deep[3]}
 
 
-def _resize_sizes(view: View, cut: Cut) -> Edits:
+def _resize_sizes(view: View, cut: KeptPositions) -> Edits:
     sizes = view.array(3) if view.has(3) else None
     if sizes is None or not sizes.size:
         return Edits()

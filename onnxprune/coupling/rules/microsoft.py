@@ -6,7 +6,7 @@ import math
 
 from onnxprune.coupling.families import aligned, matrix_product, normalisation, pointwise
 from onnxprune.coupling.rules.contraction import gemm
-from onnxprune.coupling.spec import Cut, Edits, Operand, Spec, Term, View, axes_of, parse, rule
+from onnxprune.coupling.spec import Edits, KeptPositions, Operand, Spec, Term, View, axes_of, parse, rule
 from onnxprune.model.facts import Shape
 
 rule("com.microsoft::FusedGemm", family="contraction")(gemm)
@@ -71,7 +71,7 @@ def _swapped(axes: tuple) -> tuple:
     return (*axes[:-2], axes[-1], axes[-2])
 
 
-def _sizes(view: View, cut: Cut) -> Edits:
+def _sizes(view: View, cut: KeptPositions) -> Edits:
     return Edits({"N": cut.letter("n"), "K": cut.letter("k") * cut.letter("e")})
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxprune.coupling.families import remapped
-from onnxprune.coupling.spec import Cut, Edits, Spec, Term, View, axes_of, rule
+from onnxprune.coupling.spec import Edits, KeptPositions, Spec, Term, View, axes_of, rule
 
 
 @rule("Concat", family="movement")
@@ -33,7 +33,7 @@ def concatenated(view: View, carrying: Iterable[int]) -> Spec:
     return spec
 
 
-def _split_sizes(view: View, cut: Cut) -> Edits:
+def _split_sizes(view: View, cut: KeptPositions) -> Edits:
     """Equal parts may become unequal: then the sizes must be said."""
     axis = view.axis(0)
     sizes = [cut.shape(name, view.out_shape(i))[axis] for i, name in enumerate(view.node.outputs)]
@@ -90,7 +90,7 @@ def _python_end(end: int, step: int, size: int) -> int | None:
     return None if step < 0 and end < -size else end
 
 
-def _slice_bounds(view: View, cut: Cut) -> Edits:
+def _slice_bounds(view: View, cut: KeptPositions) -> Edits:
     ranges = _slice_ranges(view) or {}
     name = view.node.inputs[0]
     touched = {a: r for a, r in ranges.items() if cut.touched(name, a)}
@@ -154,7 +154,7 @@ def _any_axis(view: View, reason: str, changed: Sequence[int] = ()) -> Spec:
     return spec.bar([f"{side}{a}" for side in "my" for a in barred], reason)
 
 
-def _gather_indices(view: View, cut: Cut) -> Edits:
+def _gather_indices(view: View, cut: KeptPositions) -> Edits:
     axis = view.axis(0)
     size = view.shape(0)[axis]
     if not cut.touched(view.node.inputs[0], axis):
@@ -216,7 +216,7 @@ def _pad_widths(view: View) -> list[tuple[int, int]] | None:
     return widths
 
 
-def _pad_amounts(view: View, cut: Cut) -> Edits:
+def _pad_amounts(view: View, cut: KeptPositions) -> Edits:
     widths = _pad_widths(view) or []
     pads = np.array(view.ints(1, "pads") if view.node.version >= 11 else view.attribute("pads"), np.int64)
     axes = [a % view.rank() for a in (view.ints(3, "") or [])] if view.has(3) else list(range(view.rank()))
@@ -255,7 +255,7 @@ def pad(view: View) -> Spec:
     return remapped(view, maps)
 
 
-def _required_expand(view: View, cut: Cut) -> Edits:
+def _required_expand(view: View, cut: KeptPositions) -> Edits:
     old = view.array(1)
     if old is None:
         return Edits()
@@ -275,7 +275,7 @@ def expand(view: View) -> Spec:
     return spec
 
 
-def _repeats(view: View, cut: Cut) -> Edits:
+def _repeats(view: View, cut: KeptPositions) -> Edits:
     new = cut.shape(view.node.inputs[0], view.shape(0))
     out = cut.shape(view.node.outputs[0], view.out_shape())
     array = view.array(1)
@@ -298,7 +298,7 @@ def tile(view: View) -> Spec:
     return spec
 
 
-def _constant_shape(view: View, cut: Cut) -> Edits:
+def _constant_shape(view: View, cut: KeptPositions) -> Edits:
     return Edits(operands={0: np.asarray(cut.shape(view.node.outputs[0], view.out_shape()), np.int64)})
 
 

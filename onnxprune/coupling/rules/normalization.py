@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.coupling.families import aligned, normalisation, pointwise
-from onnxprune.coupling.spec import Cut, Edits, Spec, Term, View, parse, rule
+from onnxprune.coupling.spec import Edits, KeptPositions, Spec, Term, View, parse, rule
 
 
 @rule("BatchNormalization", family="per-channel")
@@ -67,7 +67,7 @@ def softmax(view: View) -> Spec:
     return normalisation(view, [axis] if last else range(axis, view.rank()))
 
 
-def _group_count(view: View, cut: Cut) -> Edits:
+def _group_count(view: View, cut: KeptPositions) -> Edits:
     return Edits({"num_groups": cut.letter("g")})
 
 

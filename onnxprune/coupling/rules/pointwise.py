@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx import TensorProto
 
 from onnxprune.coupling.families import pointwise
-from onnxprune.coupling.spec import Cut, Edits, Spec, Term, View, rule
+from onnxprune.coupling.spec import Edits, KeptPositions, Spec, Term, View, rule
 
 UNARY = (
     "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish"
@@ -54,7 +54,7 @@ def first_input(view: View) -> Spec:
     )
 
 
-def _channel_bias(view: View, cut: Cut) -> Edits:
+def _channel_bias(view: View, cut: KeptPositions) -> Edits:
     kept = cut.kept(view.node.inputs[0], 1, view.shape(0)[1])
     return Edits({"bias": [view.attribute("bias")[channel] for channel in kept]})
 

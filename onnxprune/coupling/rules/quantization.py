@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from onnxprune.coupling.families import aligned, matrix_product, normalisation, pointwise, reduction
 from onnxprune.coupling.rules.movement import concatenated
-from onnxprune.coupling.spec import Cut, Edits, Spec, Term, View, parse, rule
+from onnxprune.coupling.spec import Edits, KeptPositions, Spec, Term, View, parse, rule
 from onnxprune.model.facts import Shape
 
 
-def _block_size(view: View, cut: Cut) -> Edits:
+def _block_size(view: View, cut: KeptPositions) -> Edits:
     return Edits({"block_size": cut.letter("e")}) if view.attribute("block_size", 0) else Edits()
 
 
@@ -51,7 +51,7 @@ def dynamic_quantize(view: View) -> Spec:
     return spec
 
 
-def _groups(view: View, cut: Cut) -> Edits:
+def _groups(view: View, cut: KeptPositions) -> Edits:
     return Edits({"group": cut.letter("g")}) if view.attribute("group", 1) > 1 else Edits()
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from onnxprune.coupling.spec import Cut, Edits, Operand, Spec, Term, View, parse, rule
+from onnxprune.coupling.spec import Edits, KeptPositions, Operand, Spec, Term, View, parse, rule
 
 QUANTISED = "the states are quantised over the range of all units while the model runs"
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "com.microsoft::DynamicQuantizeLSTM": 4}
 
 
-def _hidden_size(view: View, cut: Cut) -> Edits:
+def _hidden_size(view: View, cut: KeptPositions) -> Edits:
     return Edits({"hidden_size": cut.letter("h")})
 
 
