@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.spec import RULES, Edits, KeptPositions, Spec, View
 from onnxprune.errors import SurgeryError
 from onnxprune.model.facts import UNKNOWN, Fact, evaluate_node
-from onnxprune.model.graph import Graph, Insertions, Names, Node
+from onnxprune.model.graph import Graph, Names, Node
 from onnxprune.model.read import FLOATS, copy_tensor_header, skeleton_without_data
+from onnxprune.model.surgeon import Splicer
 
 ROUNDING = frozenset({"Div", "Cast", "Floor", "Ceil", "Round"})  # operators whose results are rounded, of some types
 DENOMINATOR = 1 << 12  # largest of a ratio of widths
@@ -99,7 +101,8 @@ class _Walk:
         self.new: tuple[dict[str, Fact], ...] = ({}, {})
         self.copies: dict[tuple, str] = {}
         self.left: set[str] = set()
-        self.names, self.inserted = Names(self.small.model.graph), Insertions(self.small)
+        self.names = Names(self.small.model.graph)
+        self.splicer = Splicer(self.small, self.names)
         for name, tensor in self.small.tensors.items():
             for new, old in zip(self.new, self.old, strict=True):
                 followed = old.get(name, UNKNOWN).array is not None
@@ -128,7 +131,7 @@ class _Walk:
             else:
                 positions = set(edits[0].operands)
             self._evaluate(node, self._require(original, node, edits, sorted(positions)))
-        self.inserted.carry_out()
+        self.splicer.carry_out()
         self._drop_unread()
 
     def _mask(self, value: str, axis: int) -> np.ndarray | None:
@@ -255,19 +258,22 @@ class _Walk:
             steps.append(("Div", [None, down]))
         if (fixed & (have != one)).any():
             steps.append(("Where", [~fixed, None, one]))
+        value, nodes = gs.Variable(source), []
         for op, operands in steps:
-            names = [
-                source
+            inputs = [
+                value
                 if content is None
-                else self._new_tensor(
-                    node, position, np.asarray(content, bool if i == 0 and op == "Where" else one.dtype), f"_{op}"
+                else gs.Variable(
+                    self._new_tensor(
+                        node, position, np.asarray(content, bool if i == 0 and op == "Where" else one.dtype), f"_{op}"
+                    )
                 )
                 for i, content in enumerate(operands)
             ]
-            source = self.names.fresh(f"{node.proto.input[position]}_{op}")
-            label = self.names.fresh(f"{node.label}/{op}_pruned")
-            self.inserted.before(node, helper.make_node(op, names, [source], name=label))
-        return source
+            value = gs.Variable(f"{source}_{op}")
+            nodes.append(gs.Node(op, f"{node.label}/{op}_pruned", inputs=inputs, outputs=[value]))
+        self.splicer.before(node, gs.Graph(nodes))
+        return value.name
 
     def _set_input(self, proto: NodeProto, position: int, name: str) -> None:
         while len(proto.input) <= position:

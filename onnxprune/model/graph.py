@@ -159,6 +159,9 @@ class Names:
         self._taken = set(_names(graph)).union(*others)
         self._last: dict[str, int] = {}
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._taken
+
     def fresh(self, base: str) -> str:
         """Return ``base``, with the first free number behind it where that is taken, and take it."""
         name, number = base, self._last.get(base, 1)

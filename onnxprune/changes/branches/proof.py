@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxprune.coupling.blocks import Block, Flow
 from onnxprune.model.facts import Facts
-from onnxprune.model.graph import Names
+from onnxprune.model.graph import Graph, Names
 from onnxprune.model.read import skeleton_without_data
+from onnxprune.model.surgeon import Splicer
 from onnxprune.proof.check import Prover, SurgeryCheck
 from onnxprune.proof.inputs import Feeds
 from onnxprune.proof.witnesses import of_change
@@ -27,19 +29,16 @@ class Switched(NamedTuple):
 def switched(facts: Facts, flow: Flow, blocks: Sequence[Block]) -> Switched:
     """Put a factor in front of each branch's operand; the factors have still to be given, as inputs or stored."""
     proto = skeleton_without_data(facts.model.proto)
-    names = Names(facts.model.proto.graph)
-    nodes = {flow.maker[block.sum.outputs[0]]: proto.graph.node[flow.maker[block.sum.outputs[0]]] for block in blocks}
-    before: dict[int, list] = {place: [] for place in nodes}
-    switches = []
+    graph = Graph(proto)
+    splicer, switches = Splicer(graph, Names(facts.model.proto.graph)), []
     for number, block in enumerate(blocks):
-        place, switch = flow.maker[block.sum.outputs[0]], names.fresh(f"branch_{number}")
-        scaled = names.fresh(f"branch_{number}_scaled")
-        before[place].append(helper.make_node("Mul", [block.branch, switch], [scaled]))
-        nodes[place].input[block.operand] = scaled
+        node, switch = graph.top[flow.maker[block.sum.outputs[0]]], splicer.names.fresh(f"branch_{number}")
+        scaled = gs.Variable(f"branch_{number}_scaled")
+        mul = gs.Node("Mul", inputs=[gs.Variable(block.branch), gs.Variable(switch)], outputs=[scaled])
+        splicer.before(node, gs.Graph([mul]))
+        node.proto.input[block.operand] = scaled.name
         switches.append((switch, facts.dtype(block.branch)))
-    for place in sorted(before, reverse=True):
-        for node in before[place]:
-            proto.graph.node.insert(place, node)
+    splicer.carry_out()
     return Switched(proto, tuple(switches))
 
 

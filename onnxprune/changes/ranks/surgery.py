@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+import onnx_graphsurgeon as gs
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxprune.changes.ranks.choose import Cut
 from onnxprune.changes.ranks.costs import FORMS
 from onnxprune.changes.ranks.layers import Layer
 from onnxprune.model.facts import Facts
-from onnxprune.model.graph import Graph, Names
+from onnxprune.model.graph import Graph, Names, Node
 from onnxprune.model.read import tensor_array
+from onnxprune.model.surgeon import Splicer
 from onnxprune.repair.moments import Subspace
 
 Factors = tuple[np.ndarray | None, np.ndarray, np.ndarray | None]
@@ -66,84 +67,67 @@ def with_factors(facts: Facts, proto: ModelProto, cuts: Sequence[Cut]) -> ModelP
     """
     result = ModelProto()
     result.CopyFrom(proto)
-    tensors, names = Graph(result).tensors, Names(result.graph)
+    graph = Graph(result)
+    splicer = Splicer(graph, Names(result.graph))
     by_output = {cut.layer.node.outputs[0]: cut for cut in cuts}
-    nodes: list[NodeProto] = []
-    for node in result.graph.node:
-        cut = by_output.get(next(iter(node.output), ""))
-        if cut is None:
-            nodes.append(node)
-            continue
-        tensor = tensors[cut.layer.name]
-        old = tensor_array(tensor, facts.model.folder)
-        write = _convolutions if cut.layer.linear.window else _products
-        written = write(cut.layer, node, factorised(cut, cut.layer.matrix(old)), old.shape[2:], names)
-        nodes += written.nodes
-        _store(result, tensor, written, old.dtype)
-    copies = [_copy(node) for node in nodes]
-    del result.graph.node[:]
-    result.graph.node.extend(copies)
+    for node in graph.top:
+        cut = by_output.get(next(iter(node.outputs), ""))
+        if cut is not None:
+            tensor = graph.tensors[cut.layer.name]
+            old = tensor_array(tensor, facts.model.folder)
+            write = _convolutions if cut.layer.linear.window else _products
+            weight = write(cut.layer, node, factorised(cut, cut.layer.matrix(old)), old, splicer)
+            _store(result, tensor, weight.astype(old.dtype))
+    splicer.carry_out()
     return result
 
 
-class Written(NamedTuple):
-    """The nodes that stand for a layer, what its weight becomes, and the tensors that are new, by name."""
-
-    nodes: list[NodeProto]
-    weight: np.ndarray
-    fresh: dict[str, np.ndarray]
-
-
-def _convolutions(layer: Layer, node: NodeProto, factors: Factors, kernel: tuple[int, ...], names: Names) -> Written:
-    """1x1 convolutions beside the old node; ``kernel``: its window."""
+def _convolutions(layer: Layer, node: Node, factors: Factors, old: np.ndarray, splicer: Splicer) -> np.ndarray:
+    """Put 1x1 convolutions beside the node; return its kernel."""
     before, core, after = factors
-    point = (1,) * len(kernel)
-    middle, fresh = _copy(node), {}
-    nodes = [middle]
+    proto, output = node.proto, node.proto.output[0]
     if before is not None:
-        weight, value = names.fresh(f"{layer.name}/in"), names.fresh(f"{node.output[0]}/in")
-        fresh[weight] = before.reshape(*before.shape, *point)
-        nodes.insert(0, _node(layer, "Conv", "in", [node.input[0], weight], value, names))
-        middle.input[0] = value
+        proto.input[0] = _in_front(layer, node, _point(before, old), splicer)
     if after is not None:
-        weight, value = names.fresh(f"{layer.name}/out"), names.fresh(f"{node.output[0]}/core")
-        fresh[weight] = after.reshape(*after.shape, *point)
-        nodes.append(_node(layer, "Conv", "out", [value, weight, *node.input[2:]], node.output[0], names))
-        middle.output[0] = value
-        del middle.input[2:]
-    return Written(nodes, core.reshape(*core.shape[:2], *kernel), fresh)
+        proto.output[0] = splicer.names.fresh(f"{output}/core")
+        last = _thin(layer, "out", _point(after, old), [proto.output[0], *proto.input[2:]], output)
+        splicer.after(node, gs.Graph([last], outputs=last.outputs))
+        del proto.input[2:]
+    return core.reshape(*core.shape[:2], *old.shape[2:])
 
 
-def _products(layer: Layer, node: NodeProto, factors: Factors, kernel: tuple[int, ...], names: Names) -> Written:
-    """A MatMul in front of the old node, of a Gemm too."""
+def _products(layer: Layer, node: Node, factors: Factors, old: np.ndarray, splicer: Splicer) -> np.ndarray:
+    """Put a MatMul in front of the node, of a Gemm too; return what the node multiplies by."""
     _, core, after = factors
     assert after is not None
-    weight, value = names.fresh(f"{layer.name}/in"), names.fresh(f"{node.output[0]}/in")
-    first = _node(layer, "MatMul", "in", [node.input[0], weight], value, names)
-    last = _copy(node)
-    last.input[0] = value
-    return Written([first, last], layer.linear.stored(after[None], after), {weight: core[:, :, 0].T})
+    node.proto.input[0] = _in_front(layer, node, core[:, :, 0].T.astype(old.dtype), splicer)
+    return layer.linear.stored(after[None], after)
 
 
-def _node(layer: Layer, op: str, part: str, inputs: Sequence[str], output: str, names: Names) -> NodeProto:
-    return helper.make_node(op, inputs, [output], name=names.fresh(f"{layer.node.label}/{part}"))
+def _in_front(layer: Layer, node: Node, weight: np.ndarray, splicer: Splicer) -> str:
+    """Put a thin node in front of ``node``; return the name of the value between them."""
+    first = _thin(layer, "in", weight, node.proto.input[:1], f"{node.proto.output[0]}/in")
+    splicer.before(node, gs.Graph([first]))
+    return first.outputs[0].name
 
 
-def _copy(node: NodeProto) -> NodeProto:
-    result = NodeProto()
-    result.CopyFrom(node)
-    return result
+def _thin(layer: Layer, part: str, weight: np.ndarray, operands: Sequence[str], output: str) -> gs.Node:
+    """A node of the layer's kind; ``operands``: what it reads, and for a convolution the bias."""
+    op = "Conv" if layer.linear.window else "MatMul"
+    read, *bias = map(gs.Variable, operands)
+    inputs = [read, gs.Constant(f"{layer.name}/{part}", weight), *bias]
+    return gs.Node(op, f"{layer.node.label}/{part}", inputs=inputs, outputs=[gs.Variable(output)])
 
 
-def _store(result: ModelProto, tensor: TensorProto, written: Written, dtype: np.dtype) -> None:
-    """Put the tensors of a layer into the model; where it declares stored tensors as inputs, so are these."""
-    declared = {value.name: value for value in result.graph.input}
-    if tensor.name in declared:
-        shape = declared[tensor.name].type.tensor_type.shape
-        for dim, size in zip(shape.dim, written.weight.shape, strict=True):
+def _point(factor: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """Return a matrix as the kernel of a 1x1 convolution of the old kernel's rank and element type."""
+    return factor.reshape(*factor.shape, *(1 for _ in old.shape[2:])).astype(old.dtype)
+
+
+def _store(result: ModelProto, tensor: TensorProto, weight: np.ndarray) -> None:
+    """Put the weight of a layer into the model, and its sizes where the model declares it as an input."""
+    declared = next((value for value in result.graph.input if value.name == tensor.name), None)
+    if declared is not None:
+        for dim, size in zip(declared.type.tensor_type.shape.dim, weight.shape, strict=True):
             dim.dim_value = size
-    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(written.weight, dtype), tensor.name))
-    for name, array in written.fresh.items():
-        result.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array, dtype), name))
-        if tensor.name in declared:
-            result.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, array.shape))
+    tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
