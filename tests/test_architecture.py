@@ -38,7 +38,7 @@ LAYERS = (
 LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in layer}
 BLIND = (("coupling", "grad"), ("grad", "coupling"))
 FOR_COMMANDS = {"api", "cli", "criteria", "data", "errors", "model", "registry", "report", ""}
-HEAVY = {"numpy", "onnx", "onnxruntime", "scipy", "rich", "google.protobuf"}
+HEAVY = {"numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "scipy", "rich", "google.protobuf"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -17,7 +17,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxprune.errors import ModelError
 from onnxprune.model.graph import DEFAULT_DOMAINS, Graph, Insertions, Names, Node
-from onnxprune.model.tensors import Folder, embed, first_line, is_plain, model_tensors
+from onnxprune.model.tensors import Folder, embed, is_plain, model_tensors, short_reason
 
 
 def _quiet() -> AbstractContextManager[None]:
@@ -141,7 +141,7 @@ HELD = {"FLOAT", "INT", "STRING", "TENSOR", "GRAPH", "FLOATS", "INTS", "STRINGS"
 """Types of attributes that a graph can hold; others would be left out of it without a word."""
 
 
-def taken(graph: gs.Graph) -> ModelProto:
+def from_surgeon(graph: gs.Graph) -> ModelProto:
     """Return the model that a graph is, as ``gs.export_onnx`` writes it, and leave the graph as it is; raises ModelError.
 
     Its IR version is the graph's, or the lowest that its opsets need; at least 4, as a graph declares no stored tensors.
@@ -153,7 +153,7 @@ def taken(graph: gs.Graph) -> ModelProto:
         with _quiet():
             proto = gs.export_onnx(_shadow(graph))
     except Exception as error:  # a graph may hold anything
-        raise ModelError(f"the model given as gs.Graph cannot be written: {first_line(error)}") from error
+        raise ModelError(f"the model given as gs.Graph cannot be written: {short_reason(error)}") from error
     finally:
         for tensor, name in named:  # the exporter has renamed tensors of the file that the graph was read from
             tensor.name = name
@@ -166,7 +166,7 @@ def taken(graph: gs.Graph) -> ModelProto:
     return proto
 
 
-def given(proto: ModelProto, folder: Folder | None = None) -> gs.Graph:
+def to_surgeon(proto: ModelProto, folder: Folder | None = None) -> gs.Graph:
     """Return a graph of a copy of the model, external data (sought in ``folder``) included.
 
     Raises ModelError where a graph cannot hold an attribute.
