@@ -19,14 +19,13 @@ from onnxprune.allocate import (
     Options,
     Schedule,
     Target,
-    alignment,
     parse_ratio,
     parse_schedule,
     parse_target,
     profile_name,
+    width_step,
 )
-from onnxprune.criteria import Criterion
-from onnxprune.criteria import parse as parse_criterion
+from onnxprune.criteria import Criterion, parse_criterion
 from onnxprune.errors import UsageError
 from onnxprune.means import Means
 from onnxprune.recover import Recipe, parse_length
@@ -295,7 +294,7 @@ class Settings:
         return Options(
             scope="layer" if self.scope == AUTO else self.scope,
             threshold=self.threshold,
-            round_to=alignment(self.round_to),
+            round_to=width_step(self.round_to),
             minimum=self.min_width,
             max_layer_ratio=self.max_layer_ratio,
             layer_ratios=tuple(self.layer_ratio),
@@ -324,7 +323,7 @@ class Settings:
         values = {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
         resolved = {
             "criterion": AUTO if self.criterion == AUTO else str(self.scorer),
-            "round_to": alignment(self.round_to),
+            "round_to": width_step(self.round_to),
             "round_to_profile": profile_name(self.round_to),
         }
         return (

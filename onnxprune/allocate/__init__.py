@@ -4,7 +4,7 @@ from onnxprune.allocate.budget import allocate
 from onnxprune.allocate.cost import Costs
 from onnxprune.allocate.legal import Options, legal_widths, literal, matcher, select
 from onnxprune.allocate.policies import SCOPES, THRESHOLDS, keep_best
-from onnxprune.allocate.profiles import PROFILES, Profile, alignment, profile_name
+from onnxprune.allocate.profiles import PROFILES, Profile, profile_name, width_step
 from onnxprune.allocate.schedule import SCHEDULES, Schedule, parse_schedule
 from onnxprune.allocate.selection import SELECTIONS
 from onnxprune.allocate.target import Target, parse_ratio, parse_target
@@ -20,7 +20,6 @@ __all__ = [
     "Profile",
     "Schedule",
     "Target",
-    "alignment",
     "allocate",
     "keep_best",
     "legal_widths",
@@ -31,4 +30,5 @@ __all__ = [
     "parse_target",
     "profile_name",
     "select",
+    "width_step",
 ]

@@ -22,7 +22,7 @@ SLACK = 1e-9  # of a width: decimal ratios such as 0.3 are not exact in binary
 
 @dataclass(frozen=True)
 class Options:
-    """How units are shared out; see ``policies`` for scope and threshold, ``profiles.alignment`` for round_to.
+    """How units are shared out; see ``policies`` for scope and threshold, ``profiles.width_step`` for round_to.
 
     ``max_layer_ratio``: the largest share that may go from any group. ``layer_ratios``: (pattern, share that goes) of
     groups with a share of their own, the last match wins. ``include``, ``exclude``: patterns.
@@ -106,10 +106,10 @@ def capped(widths: list[int], options: Options) -> list[int]:
 
 def aligned_widths(group: Group, options: Options) -> list[int]:
     """Return the widths whose positions on the writing axis are a multiple of ``round_to``, and the whole width."""
-    return aligned(group.width, options, group.multiplicity)
+    return aligned_parts(group.width, options, group.multiplicity)
 
 
-def aligned(width: int, options: Options, multiplicity: int = 1) -> list[int]:
+def aligned_parts(width: int, options: Options, multiplicity: int = 1) -> list[int]:
     """Return the parts of ``width`` units, of so many positions each, whose positions are a multiple of ``round_to``, and the whole.
 
     What is narrower than two steps falls back to the largest power of two of which it has two steps.

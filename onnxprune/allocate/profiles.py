@@ -125,7 +125,7 @@ def profile_name(round_to: str | int = AUTO, cpu_flags: frozenset[str] | None = 
     return None
 
 
-def alignment(round_to: str | int = AUTO, cpu_flags: frozenset[str] | None = None) -> int:
+def width_step(round_to: str | int = AUTO, cpu_flags: frozenset[str] | None = None) -> int:
     """Return the step of widths: the number given, or the multiple of the target; raises UsageError."""
     name = profile_name(round_to, cpu_flags)
     return int(round_to) if name is None else PROFILES[name].multiple

@@ -6,7 +6,7 @@ from onnxprune.criteria import gradient as _gradient  # noqa: F401
 from onnxprune.criteria import kronecker as _kronecker  # noqa: F401
 from onnxprune.criteria import reconstruction as _reconstruction  # noqa: F401
 from onnxprune.criteria import weight as _weight  # noqa: F401
-from onnxprune.criteria.combine import Criterion, Scores, parse, score, score_group
+from onnxprune.criteria.combine import Criterion, Scores, parse_criterion, score, score_group
 from onnxprune.criteria.spec import CRITERIA
 
-__all__ = ["CRITERIA", "Criterion", "Scores", "parse", "score", "score_group"]
+__all__ = ["CRITERIA", "Criterion", "Scores", "parse_criterion", "score", "score_group"]

@@ -15,9 +15,7 @@ from onnxprune.errors import DataError
 from onnxprune.means import Means
 from onnxprune.registry import Registry
 
-Rows = np.ndarray  # float64[members, width]
-
-REDUCTIONS: Registry[Callable[[Rows], np.ndarray]] = Registry("reduction")
+REDUCTIONS: Registry[Callable[[np.ndarray], np.ndarray]] = Registry("reduction")
 for _name, _function in {
     "sum": lambda rows: rows.sum(axis=0),
     "mean": lambda rows: rows.mean(axis=0),
@@ -73,7 +71,7 @@ class Scores:
     warnings: tuple[str, ...] = ()
 
 
-def parse(text: str, roles: str = "both") -> Criterion:
+def parse_criterion(text: str, roles: str = "both") -> Criterion:
     """Read NAME[:REDUCTION[:NORMALISER]]; empty parts mean the default. Raises UsageError with near names."""
     name, reduction, normaliser, *rest = [*(part.strip() for part in text.split(":")), "", "", ""][:4]
     scorer = CRITERIA[name if not (rest and rest[0]) else text]
@@ -112,8 +110,8 @@ def _listed(names: list[str], most: int = 3) -> str:
     return f"group{'s' if len(names) > 1 else ''} {', '.join(names[:most])}{more}"
 
 
-def _combined(group: Group, rows: Rows, criterion: Criterion, context: Context) -> np.ndarray:
-    """Reduce and normalise one group's rows; units without a finite score get inf, so that they stay."""
+def _combined(group: Group, rows: np.ndarray, criterion: Criterion, context: Context) -> np.ndarray:
+    """Reduce and normalise one group's rows, float64[members, width]; units without a finite score get inf, so that they stay."""
     scores = REDUCTIONS[criterion.reduction](rows)
     finite = np.isfinite(scores)
     if not finite.all():

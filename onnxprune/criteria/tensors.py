@@ -23,7 +23,7 @@ QUANTISED = {
 }
 
 
-class Block(NamedTuple):
+class Slab(NamedTuple):
     """Positions ``start`` to ``stop`` of ``axis`` of a tensor, as float64."""
 
     axis: int
@@ -76,7 +76,7 @@ class Weights:
         norm.join.at(result, units[inside], total[inside])
         return norm.end(result)
 
-    def blocks(self, parameter: str, whole: int | None = None) -> Iterator[Block]:
+    def blocks(self, parameter: str, whole: int | None = None) -> Iterator[Slab]:
         """Yield the tensor in blocks along one axis: the first if that is enough, else the longest; not ``whole``."""
         content = self._facts.content(parameter)
         scaling = _scaling(self._facts, parameter, content.ndim)
@@ -116,7 +116,7 @@ def _joined(parts: np.ndarray, axis: int, norm: Norm) -> np.ndarray:
     return norm.join.reduce(inner.reshape(-1, parts.shape[axis]), axis=0)
 
 
-def _split(content: np.ndarray, scaling: Sequence[tuple[np.ufunc, np.ndarray]], whole: int | None) -> Iterator[Block]:
+def _split(content: np.ndarray, scaling: Sequence[tuple[np.ufunc, np.ndarray]], whole: int | None) -> Iterator[Slab]:
     shape = content.shape
     free = [axis for axis in range(len(shape)) if axis != whole] or [0]
     longest = max(free, key=lambda axis: shape[axis])
@@ -127,7 +127,7 @@ def _split(content: np.ndarray, scaling: Sequence[tuple[np.ufunc, np.ndarray]], 
         block = content[(slice(None),) * axis + (slice(start, stop),)].astype(np.float64)
         for apply, operand in scaling:
             apply(block, _fitted(operand, shape, axis, start, stop), out=block)
-        yield Block(axis, start, stop, block)
+        yield Slab(axis, start, stop, block)
 
 
 def _scaling(facts: Facts, parameter: str, rank: int) -> list[tuple[np.ufunc, np.ndarray]]:

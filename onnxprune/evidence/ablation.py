@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
@@ -16,13 +16,12 @@ from onnxprune.measure.divergence import opened
 from onnxprune.measure.kinds import described
 from onnxprune.measure.outputs import CLASSES, INTEGERS, Outputs
 from onnxprune.model.read import Model
-from onnxprune.model.runtime import Session, session
+from onnxprune.model.runtime import Arrays, Session, session
 
-Arrays = Mapping[str, np.ndarray]
 Measure = Callable[[Arrays, Arrays, np.ndarray | None, np.ndarray | None, Outputs], np.ndarray]
 
 
-def divergence(
+def summed_distance(
     before: Arrays, after: Arrays, labels: np.ndarray | None, mask: np.ndarray | None, how: Outputs
 ) -> np.ndarray:
     """Return float64[samples]: the sum of the distances of all float outputs."""
@@ -50,7 +49,7 @@ def loss_change(
     return own - others
 
 
-MEASURES: dict[str, Measure] = {"kl": divergence, "loss": loss_change}
+MEASURES: dict[str, Measure] = {"kl": summed_distance, "loss": loss_change}
 """Kinds of evidence that ablation provides."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 from onnx import ValueInfoProto
@@ -14,11 +14,9 @@ from onnxprune.evidence.rows import by_sample, usable
 from onnxprune.means import Means
 from onnxprune.model.facts import Facts
 from onnxprune.model.read import FLOATS, Model, skeleton_without_data
-from onnxprune.model.runtime import session
+from onnxprune.model.runtime import Arrays, session
 
 LISTED = 8  # rows that a message names
-
-Arrays = Mapping[str, np.ndarray]
 
 
 def refusal(
@@ -35,7 +33,7 @@ def refusal(
 
     ``rows``: numbers of the samples of ``inputs`` in the data; ``value``: what was found, where not the model's own.
     """
-    found = observed(facts, [need.value], inputs, means)[need.value] if value is None else value
+    found = observed_values(facts, [need.value], inputs, means)[need.value] if value is None else value
     parts = by_sample(found, need.axis, len(rows))
     bad = np.array([not usable(part, limit) for part in parts])
     chosen = rows[bad] if len(parts) == len(rows) and bad.any() else rows
@@ -47,7 +45,7 @@ def refusal(
 def refusal_of_batch(facts: Facts, inputs: Arrays, rows: np.ndarray, means: Means = Means()) -> DataError | None:
     """Return what to tell about the first value of the model that is NaN or infinite on a batch; None where all are finite."""
     names = _in_order(facts)
-    for name, value in observed(facts, names, inputs, means).items():
+    for name, value in observed_values(facts, names, inputs, means).items():
         if not usable(np.asarray(value)):
             parts = value if np.shape(value)[:1] == np.shape(rows) else [value] * len(rows)
             bad = [not usable(np.asarray(part)) for part in parts]
@@ -75,14 +73,16 @@ def _first(facts: Facts, inputs: Arrays, row: int, limit: float, means: Means) -
     one = {name: array[row : row + 1] if array.ndim else array for name, array in inputs.items()}
     for feeds in (one, inputs):
         try:
-            values = observed(facts, names, feeds, means)
+            values = observed_values(facts, names, feeds, means)
         except ModelError:
             continue
         return next((name for name in names if not usable(np.asarray(values[name], np.float64), limit)), "")
     return ""
 
 
-def observed(facts: Facts, names: Iterable[str], inputs: Arrays, means: Means = Means()) -> dict[str, np.ndarray]:
+def observed_values(
+    facts: Facts, names: Iterable[str], inputs: Arrays, means: Means = Means()
+) -> dict[str, np.ndarray]:
     """Return values of the model for one feed; raises ModelError where it cannot be run."""
     proto = skeleton_without_data(facts.model.proto)
     declared = {value.name for value in proto.graph.output}

@@ -13,10 +13,10 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.grad import rules as _rules  # noqa: F401  (fills the table)
 from onnxprune.grad.emitter import FLOATING, STOP, Emitter, Unsupported, Value
-from onnxprune.grad.expand import expand
+from onnxprune.grad.expand import rewritten
 from onnxprune.grad.losses import Loss, total
-from onnxprune.grad.prepare import NARROW, prepare
-from onnxprune.grad.view import VJPS, Gradients, View
+from onnxprune.grad.prepare import NARROW, prepare_backward
+from onnxprune.grad.view import VJPS, ForwardNode, Gradients
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph, Names, Node
 from onnxprune.model.read import Model, load
@@ -72,7 +72,7 @@ def build(
 ) -> tuple[ModelProto, Emitter]:
     """Like ``backward``, computing in ``dtype`` (FLOAT, DOUBLE); return the emitter too, for its facts."""
     fed = wrt if parameters_as_inputs else ()
-    prepared = expand(prepare(source, fed, dtype, input_shapes), wrt, set(VJPS), input_shapes)
+    prepared = rewritten(prepare_backward(source, fed, dtype, input_shapes), wrt, set(VJPS), input_shapes)
     graph = Graph(prepared.proto)
     emit = Emitter(gather_facts(prepared, graph, input_shapes))
     _check_values([*wrt, *outputs], emit)
@@ -145,11 +145,11 @@ def _apply(emit: Emitter, node: Node, incoming: list[Value | None]) -> Gradients
         if rule is None:
             raise Unsupported("the operator has no gradient rule")
         if rule.all_outputs:
-            gradients = rule.vjp(emit, View(node, emit), *incoming)
+            gradients = rule.vjp(emit, ForwardNode(node, emit), *incoming)
         elif incoming[0] is None or any(g is not None for g in incoming[1:]):
             raise Unsupported("only the gradient through its first output has a rule")
         else:
-            gradients = rule.vjp(emit, View(node, emit), incoming[0])
+            gradients = rule.vjp(emit, ForwardNode(node, emit), incoming[0])
     except Unsupported as error:
         raise Unsupported(
             f"no gradient through {node.op} (node {node.label!r}): {error}; "

@@ -16,9 +16,7 @@ from onnxprune.grad.losses import Loss, total
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import Model, load
-from onnxprune.model.runtime import Session, session
-
-Arrays = Mapping[str, np.ndarray]
+from onnxprune.model.runtime import Arrays, Session, session
 
 MASKED = 1e4
 """Stored values from here on are masks and the like; varying them says nothing."""

@@ -21,11 +21,11 @@ STOP = "onnxprune.stop_gradient"
 """Metadata key of the nodes that no gradient goes through."""
 
 
-def _binary(op: str) -> Callable[[Value, Operand], Value]:
+def _binary(op: str) -> Callable[[Value, Argument], Value]:
     return lambda self, other: self.emit(op, self, other)
 
 
-def _reflected(op: str) -> Callable[[Value, Operand], Value]:
+def _reflected(op: str) -> Callable[[Value, Argument], Value]:
     return lambda self, other: self.emit(op, other, self)
 
 
@@ -104,7 +104,7 @@ class Value:
 
 
 Dim = int | Value
-Operand = Value | float | Sequence[int] | np.ndarray | None
+Argument = Value | float | Sequence[int] | np.ndarray | None
 
 
 class Unsupported(Exception):
@@ -137,11 +137,11 @@ class Emitter:
     def value(self, name: str) -> Value:
         return Value(name, self)
 
-    def __call__(self, op: str, *inputs: Operand, **attributes: Any) -> Value:
+    def __call__(self, op: str, *inputs: Argument, **attributes: Any) -> Value:
         """Emit a node and return its first output."""
         return self.many(op, inputs, 1, **attributes)[0]
 
-    def many(self, op: str, inputs: Sequence[Operand], outputs: int, **attributes: Any) -> list[Value]:
+    def many(self, op: str, inputs: Sequence[Argument], outputs: int, **attributes: Any) -> list[Value]:
         """Emit a node with several outputs."""
         like = next((value for value in inputs if isinstance(value, Value)), None)
         names = [self._operand(operand, like) for operand in inputs]
@@ -150,7 +150,7 @@ class Emitter:
             self._emitted[key] = self._append(op, names, outputs, attributes)
         return [self.value(name) for name in self._emitted[key]]
 
-    def _operand(self, operand: Operand, like: Value | None) -> str:
+    def _operand(self, operand: Argument, like: Value | None) -> str:
         if operand is None:
             return ""
         if isinstance(operand, Value):
@@ -249,7 +249,7 @@ class Emitter:
     def mean(self, x: Value, axes: Sequence[int]) -> Value:
         return self("ReduceMean", x, list(axes), keepdims=1)
 
-    def where(self, condition: Value, x: Operand, y: Operand) -> Value:
+    def where(self, condition: Value, x: Argument, y: Argument) -> Value:
         """Choose elementwise; a number takes the element type of the value opposite."""
         like = next(v for v in (x, y) if isinstance(v, Value))
         one, two = (self.value(self._operand(v, like)) for v in (x, y))

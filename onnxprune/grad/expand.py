@@ -16,13 +16,13 @@ from onnx import ModelProto, NodeProto, helper
 from onnxprune.errors import ModelError
 from onnxprune.grad.emitter import Emitter, Unsupported, Value
 from onnxprune.grad.recurrent import UNROLLED
-from onnxprune.grad.view import View
+from onnxprune.grad.view import ForwardNode
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph, Node
 from onnxprune.model.read import Model, skeleton
 
 
-def expand(
+def rewritten(
     model: Model, wrt: Collection[str], rules: Collection[str], input_shapes: Mapping[str, Sequence[int]] | None
 ) -> Model:
     """Return the model with every rewritable operator without a rule, among those that depend on ``wrt``, rewritten.
@@ -32,7 +32,9 @@ def expand(
     missing = _without_rule(Graph(model.proto), wrt, rules)
     functions = sorted({node.op for node in missing if _is_function(node)})
     if functions:
-        return expand(Model(_inlined(model.proto, functions), model.sha256, None, model.size), wrt, rules, input_shapes)
+        return rewritten(
+            Model(_inlined(model.proto, functions), model.sha256, None, model.size), wrt, rules, input_shapes
+        )
     replaced = {node.outputs for node in missing if node.op in UNROLLED or node.op == "If"}
     if not replaced:
         return model
@@ -44,7 +46,7 @@ def expand(
     del model.proto.graph.node[:]
     model.proto.graph.node.extend(nodes)
     model.proto.graph.initializer.extend(emit.tensors.values())
-    return expand(model, wrt, rules, input_shapes)
+    return rewritten(model, wrt, rules, input_shapes)
 
 
 def _without_rule(graph: Graph, wrt: Collection[str], rules: Collection[str]) -> list[Node]:
@@ -82,7 +84,7 @@ def _replacement(emit: Emitter, node: Node, where: str) -> list[NodeProto]:
     try:
         if node.op == "If":
             return _branch(emit, node)
-        results = UNROLLED[node.op](emit, View(node, emit))
+        results = UNROLLED[node.op](emit, ForwardNode(node, emit))
     except Unsupported as error:
         raise ModelError(f"{where}: no gradient through {node.op} (node {node.label!r}): {error}") from error
     named = zip(node.outputs, results, strict=False)

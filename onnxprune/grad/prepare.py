@@ -21,7 +21,7 @@ NARROW = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 TYPE_ATTRIBUTES = ("to", "dtype", "saturate")
 
 
-def prepare(
+def prepare_backward(
     model: Model,
     fed: Collection[str] = (),
     dtype: int = TensorProto.FLOAT,

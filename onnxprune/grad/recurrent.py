@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from onnxprune.grad.emitter import Emitter, Unsupported, Value
-from onnxprune.grad.view import View
+from onnxprune.grad.view import ForwardNode
 
 LONGEST = 512
 """Steps: a longer sequence would make a graph of tens of thousands of nodes."""
@@ -28,7 +28,7 @@ class Cell(NamedTuple):
 
 
 State = tuple[Value, ...]
-Step = Callable[[Emitter, Cell, Value, State], State]
+CellStep = Callable[[Emitter, Cell, Value, State], State]
 
 
 def _lstm(emit: Emitter, cell: Cell, x: Value, state: State) -> State:
@@ -63,10 +63,10 @@ def _rnn(emit: Emitter, cell: Cell, x: Value, state: State) -> State:
     return (emit(cell.activations[0], total if cell.bias is None else total + cell.bias),)
 
 
-STEPS: dict[str, Step] = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}
+STEPS: dict[str, CellStep] = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}
 
 
-def unroll(emit: Emitter, node: View) -> list[Value]:
+def unroll(emit: Emitter, node: ForwardNode) -> list[Value]:
     """Return the outputs Y: [t, d, n, h], Y_h: [d, n, h] and for LSTM Y_c: [d, n, h]; raises Unsupported."""
     length = _length(node)
     directions = {"bidirectional": (False, True), "reverse": (True,)}.get(node.attribute("direction"), (False,))
@@ -77,7 +77,7 @@ def unroll(emit: Emitter, node: View) -> list[Value]:
     return [y, *(emit("Concat", *(emit("Unsqueeze", s, [0]) for s in states), axis=0) for states in lasts)]
 
 
-def _length(node: View) -> int:
+def _length(node: ForwardNode) -> int:
     length = node.x.sizes[0]
     node.refuse_unless(length is not None, "the sequence length depends on the inputs; give fixed input shapes")
     assert length is not None
@@ -91,7 +91,7 @@ def _length(node: View) -> int:
     return length
 
 
-def _direction(emit: Emitter, node: View, d: int, backward: bool, length: int) -> tuple[list[Value], State]:
+def _direction(emit: Emitter, node: ForwardNode, d: int, backward: bool, length: int) -> tuple[list[Value], State]:
     """Run one direction; return the hidden state after each step in the order of the input, and the last state."""
     op = node.node.op
     count, width = GATES[op], node.attribute("hidden_size") or node.inputs[2].shape[2]
@@ -124,7 +124,7 @@ def _direction(emit: Emitter, node: View, d: int, backward: bool, length: int) -
     return (hidden[::-1] if backward else hidden), state
 
 
-def _activations(node: View, d: int) -> list[str]:
+def _activations(node: ForwardNode, d: int) -> list[str]:
     defaults = DEFAULTS[node.node.op]
     given = [a.decode() if isinstance(a, bytes) else a for a in node.attribute("activations", [])]
     names = given[d * len(defaults) : (d + 1) * len(defaults)] or list(defaults)

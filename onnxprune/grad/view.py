@@ -18,7 +18,7 @@ Gradients = Sequence[Value | None]
 
 
 @dataclass(frozen=True)
-class View:
+class ForwardNode:
     """One forward node with its operands as values; ``x`` and ``y`` are the first input and output."""
 
     node: Node
@@ -78,17 +78,17 @@ class View:
 
 
 Vjp = Callable[..., Gradients]
-FloatMap = Callable[[Emitter, View, Value], Value]
+FloatMap = Callable[[Emitter, ForwardNode, Value], Value]
 
 
-class Rule(NamedTuple):
+class VjpRule(NamedTuple):
     """``vjp(emit, node, g)`` -> a gradient or None per input; with ``all_outputs`` it takes one per output."""
 
     vjp: Vjp
     all_outputs: bool
 
 
-VJPS: Registry[Rule] = Registry("gradient rule")
+VJPS: Registry[VjpRule] = Registry("gradient rule")
 
 
 def vjp(*ops: str, all_outputs: bool = False) -> Callable[[Vjp], Vjp]:
@@ -96,7 +96,7 @@ def vjp(*ops: str, all_outputs: bool = False) -> Callable[[Vjp], Vjp]:
 
     def decorate(rule: Vjp) -> Vjp:
         for op in ops:
-            VJPS.add(op, Rule(rule, all_outputs))
+            VJPS.add(op, VjpRule(rule, all_outputs))
         return rule
 
     return decorate

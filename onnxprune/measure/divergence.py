@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import chain, islice
-from typing import Any
 
 import numpy as np
 
@@ -14,11 +13,9 @@ from onnxprune.measure.kinds import described
 from onnxprune.measure.layers import revealing
 from onnxprune.measure.outputs import Errors, Outputs
 from onnxprune.model.read import Model
-from onnxprune.model.runtime import Session
+from onnxprune.model.runtime import Results, Session
 
 OUTPUTS_IN_MEMORY = 1 << 27  # bytes
-
-Arrays = Mapping[str, Any]
 
 
 def opened(model: Model, outputs: Outputs | None, means: Means = Means()) -> Session:
@@ -49,17 +46,17 @@ class Reference:
         self.outputs = outputs or described(islice(self._expected, 1))
 
     def divergence(self, pruned: Model) -> float:
-        """Return how far a model is from the original on these batches; see ``divergence``."""
+        """Return how far a model is from the original on these batches; see ``mean_divergence``."""
         found = opened(pruned, self.outputs, self._means)
         pairs = ((batch, found.run(batch)) for batch in self._batches)
         return self.outputs.distance(summed(self.outputs, self._expected, pairs))
 
 
-def _bytes(outputs: Arrays) -> int:
+def _bytes(outputs: Results) -> int:
     return sum(value.nbytes for value in outputs.values() if isinstance(value, np.ndarray))
 
 
-def divergence(original: Iterable[Arrays], pruned: Iterable[Arrays], outputs: Outputs | None = None) -> float:
+def mean_divergence(original: Iterable[Results], pruned: Iterable[Results], outputs: Outputs | None = None) -> float:
     """Return the mean over outputs: KL of class scores, else squared error over variance, each channel by its own.
 
     Where no output is a float, the share of elements that differ. Infinite where a value is not finite or a shape has changed.
@@ -73,7 +70,7 @@ def divergence(original: Iterable[Arrays], pruned: Iterable[Arrays], outputs: Ou
 
 
 def summed(
-    outputs: Outputs, expected: Iterable[Arrays], found: Iterable[tuple[Arrays | None, Arrays]]
+    outputs: Outputs, expected: Iterable[Results], found: Iterable[tuple[Results | None, Results]]
 ) -> dict[str, Errors]:
     """Return the errors per output over all batches; ``found``: inputs (None: unknown) and outputs."""
     sums: dict[str, Errors] = {}

@@ -14,7 +14,7 @@ from onnxprune.errors import DataError, ModelError
 from onnxprune.means import Means
 from onnxprune.measure.accumulators import ErrorHistogram, Mean
 from onnxprune.measure.bootstrap import RESAMPLES, Proof, paired_interval, prove
-from onnxprune.measure.inside import ChannelDrift, View, finite
+from onnxprune.measure.inside import ChannelDrift, OutputRows, finite
 from onnxprune.measure.metrics import ROW_METRICS, TaskMetric, label_metric
 from onnxprune.measure.outputs import CLASSES, VARYING, Output, Outputs
 
@@ -65,20 +65,20 @@ class OutputDrift:
         self.max_abs = max(self.max_abs, float(error.max()))
         self.non_finite += int(np.isinf(error).sum())
         self.errors.add(error)
-        views = self._views(View(before, error, a, b), samples, mask)
+        views = self._views(OutputRows(before, error, a, b), samples, mask)
         for name, metric in ROW_METRICS.items():
             view = views.get(metric.view)
             if view is not None and len(view.before) and metric.applies(view.before):
                 broken = np.isinf(view.error).reshape(len(view.error), -1).any(axis=1)
                 self.rows[name].add(np.where(broken, metric.worst, metric.compute(view.a, view.b)))
 
-    def _views(self, whole: View, samples: int, mask: np.ndarray | None) -> dict[str, View]:
+    def _views(self, whole: OutputRows, samples: int, mask: np.ndarray | None) -> dict[str, OutputRows]:
         """Return the batch in every form that a metric may ask for; a form that the output does not have is absent."""
         how = self.how
         if how is None or not how.fits(whole.before.shape):
-            rows = whole if whole.before.shape[:1] == (samples,) else View(*(part[None] for part in whole))
+            rows = whole if whole.before.shape[:1] == (samples,) else OutputRows(*(part[None] for part in whole))
             return dict.fromkeys(("samples", "choices", "scores", "maps"), rows)
-        rows, valid = View(*map(how.rows, whole)), how.valid(whole.before, mask)
+        rows, valid = OutputRows(*map(how.rows, whole)), how.valid(whole.before, mask)
         if self.channels is None:
             self.channels = ChannelDrift.of(how)
         self.channels.add(rows, valid)
@@ -88,7 +88,7 @@ class OutputDrift:
         if how.kind in CLASSES:
             views["scores"] = views["choices"]
         if whole.before.ndim == 4 and how.channel_axis is not None and how.samples_axis is not None:
-            views["maps"] = View(*(np.moveaxis(how.laid(part), -1, 1) for part in whole))
+            views["maps"] = OutputRows(*(np.moveaxis(how.laid(part), -1, 1) for part in whole))
         return views
 
     def merge(self, other: OutputDrift) -> None:

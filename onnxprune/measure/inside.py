@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onnxprune.measure.accumulators import Mean
-from onnxprune.measure.metrics import cosine
+from onnxprune.measure.metrics import cosine_of_rows
 from onnxprune.measure.outputs import Output, spans
 
 
@@ -18,7 +18,7 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-class View(NamedTuple):
+class OutputRows(NamedTuple):
     """One batch of an output as rows: the original's values as they are, both models' and their distance as float64."""
 
     before: np.ndarray
@@ -26,11 +26,11 @@ class View(NamedTuple):
     a: np.ndarray
     b: np.ndarray
 
-    def only(self, rows: np.ndarray | None) -> View:
-        return self if rows is None else View(*(part[rows] for part in self))
+    def only(self, rows: np.ndarray | None) -> OutputRows:
+        return self if rows is None else OutputRows(*(part[rows] for part in self))
 
-    def shaped(self, *shape: int) -> View:
-        return View(*(part.reshape(shape) for part in self))
+    def shaped(self, *shape: int) -> OutputRows:
+        return OutputRows(*(part.reshape(shape) for part in self))
 
 
 @dataclass
@@ -51,7 +51,7 @@ class ChannelDrift:
         zeros = np.zeros(len(how.weight))
         return cls(how, zeros, zeros.copy(), zeros.copy(), [Mean() for _ in how.groups])
 
-    def add(self, view: View, valid: np.ndarray | None) -> None:
+    def add(self, view: OutputRows, valid: np.ndarray | None) -> None:
         """Add [samples, positions, channels]; ``valid``: bool[samples, positions], what is no padding."""
         rows = view.shaped(-1, view.before.shape[-1]).only(None if valid is None else valid.reshape(-1))
         self.signal += np.square(rows.a, where=np.isfinite(rows.a), out=np.zeros_like(rows.a)).sum(0)
@@ -62,7 +62,7 @@ class ChannelDrift:
             if valid is not None:
                 parts = [np.where(valid[:, :, None], part, 0.0) for part in parts]
             broken = np.isinf(parts[2]).reshape(len(parts[2]), -1).any(axis=1)
-            mean.add(np.where(broken, 0.0, cosine(*parts[:2])))
+            mean.add(np.where(broken, 0.0, cosine_of_rows(*parts[:2])))
 
     def merge(self, other: ChannelDrift) -> None:
         for name in ("signal", "noise", "count"):

@@ -19,7 +19,7 @@ from onnxprune.measure.outputs import (
     PROBABILITIES,
     SCORES,
     VALUES,
-    Group,
+    ChannelGroup,
     Layout,
     Output,
     Outputs,
@@ -35,7 +35,7 @@ FLOOR = 0.003  # least deviation: of the largest value where all lie between 0 a
 NOISE = 1e-4  # of a channel's mean: a deviation below is rounding
 RUNS = 3  # of channels between 0 and 1 at most that count as scores beside others: more are chance
 
-Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
+Forward = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 
 
 class Place(NamedTuple):
@@ -81,7 +81,7 @@ def observed(
     return described(_first(run, dataset, samples), samples_axes(run, dataset), layouts, dataset.schema.padding_mask)
 
 
-def _first(run: Run, dataset: Dataset, samples: int) -> Iterator[Mapping[str, Any]]:
+def _first(run: Forward, dataset: Dataset, samples: int) -> Iterator[Mapping[str, Any]]:
     """Yield what the model gives for the first rows, a batch at a time."""
     rows = size = 0
     for inputs in dataset.batches(BATCH):
@@ -93,7 +93,7 @@ def _first(run: Run, dataset: Dataset, samples: int) -> Iterator[Mapping[str, An
             return
 
 
-def samples_axes(run: Run, dataset: Dataset) -> dict[str, Place]:
+def samples_axes(run: Forward, dataset: Dataset) -> dict[str, Place]:
     """Return per output which axis follows the samples: known from two batch sizes where the model takes several.
 
     Where it does not, the axis as long as the batch; the one that is turned round with the batch where several are.
@@ -223,7 +223,9 @@ def as_wholes(values: Mapping[str, Any]) -> Outputs:
 def _whole(name: str, array: np.ndarray) -> Output:
     with np.errstate(invalid="ignore"):
         scale = max(float(np.var(array, dtype=np.float64)), 1e-12) ** 0.5
-    return Output(name, VALUES, np.array([scale]), np.ones(1), (Group(name, np.arange(1)),), 0 if array.ndim else None)
+    return Output(
+        name, VALUES, np.array([scale]), np.ones(1), (ChannelGroup(name, np.arange(1)),), 0 if array.ndim else None
+    )
 
 
 # --- one output -------------------------------------------------------------------------------------------------------
@@ -232,12 +234,12 @@ def _whole(name: str, array: np.ndarray) -> Output:
 def _output(sight: Sight) -> Output:
     seen, plain = sight.seen, sight.plain
     if seen is None:
-        return replace(plain, kind=INTEGERS if sight.dtype.kind != "f" else VALUES, groups=(Group(sight.name, np.arange(1)),),
+        return replace(plain, kind=INTEGERS if sight.dtype.kind != "f" else VALUES, groups=(ChannelGroup(sight.name, np.arange(1)),),
                        channel_axis=None)  # fmt: skip
     groups = _groups(sight, seen)
     kind = next(kind for kind, holds in KINDS.items() if holds(sight, seen, groups))
     if kind in CLASSES:
-        groups = (Group(sight.name, np.arange(len(seen.mean))),)
+        groups = (ChannelGroup(sight.name, np.arange(len(seen.mean))),)
     weight = np.zeros(len(seen.mean))
     for group in groups:
         weight[group.channels] = 1 / len(groups) / len(group.channels)
@@ -252,11 +254,11 @@ def _output(sight: Sight) -> Output:
     )
 
 
-def _is_probabilities(sight: Sight, seen: Seen, groups: Sequence[Group]) -> bool:
+def _is_probabilities(sight: Sight, seen: Seen, groups: Sequence[ChannelGroup]) -> bool:
     return sight.axis is not None and len(seen.mean) > 1 and seen.sums_to_one
 
 
-def _is_scores(sight: Sight, seen: Seen, groups: Sequence[Group]) -> bool:
+def _is_scores(sight: Sight, seen: Seen, groups: Sequence[ChannelGroup]) -> bool:
     """Class scores: logarithms of probabilities, what the graph takes for scores, or one row of unbounded channels per sample."""
     if sight.axis is None or len(seen.mean) < 2:
         return False
@@ -266,7 +268,7 @@ def _is_scores(sight: Sight, seen: Seen, groups: Sequence[Group]) -> bool:
     return plausible and (sight.layout.scores or (sight.positions == 1 and sight.rank == 2))
 
 
-KINDS: dict[str, Callable[[Sight, Seen, Sequence[Group]], bool]] = {
+KINDS: dict[str, Callable[[Sight, Seen, Sequence[ChannelGroup]], bool]] = {
     PROBABILITIES: _is_probabilities,
     SCORES: _is_scores,
     VALUES: lambda sight, seen, groups: True,
@@ -274,13 +276,13 @@ KINDS: dict[str, Callable[[Sight, Seen, Sequence[Group]], bool]] = {
 """Kinds of float outputs, the first that holds."""
 
 
-def _may_choose(sight: Sight, seen: Seen, groups: Sequence[Group]) -> bool:
+def _may_choose(sight: Sight, seen: Seen, groups: Sequence[ChannelGroup]) -> bool:
     """Whether rows of values could be scores for all that is known: one matrix product makes them at each step of a sequence."""
     plausible = len(groups) == 1 and len(seen.mean) > 1 and not sight.layout.bounded
     return plausible and sight.rank == 3 and sight.layout.by_product
 
 
-def _groups(sight: Sight, seen: Seen) -> tuple[Group, ...]:
+def _groups(sight: Sight, seen: Seen) -> tuple[ChannelGroup, ...]:
     """Part the channels by the layers that make them; where something squashes, by whether they lie between 0 and 1, too."""
     makers = sight.layout.makers
     keys = np.zeros(len(seen.mean), np.int64)
@@ -297,11 +299,11 @@ def _groups(sight: Sight, seen: Seen) -> tuple[Group, ...]:
     _, first, numbers = np.unique(keys, return_index=True, return_inverse=True)
     members = [np.flatnonzero(numbers == number) for number in np.argsort(first)]
     if len(members) == 1:
-        return (Group(sight.name, members[0]),)
-    return tuple(Group(f"{sight.name}[{spans(channels)}]", channels) for channels in members)
+        return (ChannelGroup(sight.name, members[0]),)
+    return tuple(ChannelGroup(f"{sight.name}[{spans(channels)}]", channels) for channels in members)
 
 
-def _scale(seen: Seen, groups: Sequence[Group]) -> np.ndarray:
+def _scale(seen: Seen, groups: Sequence[ChannelGroup]) -> np.ndarray:
     """Return each channel's deviation, but no less than what is noise beside the others of its group."""
     scale = seen.deviation.copy()
     for group in groups:

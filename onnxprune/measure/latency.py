@@ -21,7 +21,7 @@ MAX_SPREAD = 1.5
 MAX_SPREAD_RATIO = 1.25
 """Largest factor between the spreads of two models measured side by side."""
 
-Run = Callable[[], Any]
+TimedCall = Callable[[], Any]
 Clock = Callable[[], int]
 """Monotonic nanoseconds."""
 
@@ -138,12 +138,12 @@ def measure(
     return LatencyReport(Latency.of(times), None, means.threads, single.providers)
 
 
-def _runner(loaded: Any, feeds: Mapping[str, np.ndarray]) -> Run:
+def _runner(loaded: Any, feeds: Mapping[str, np.ndarray]) -> TimedCall:
     return lambda: loaded.run(feeds)
 
 
 def interleave(
-    runs: Sequence[Run],
+    runs: Sequence[TimedCall],
     *,
     rounds: int = 100,
     max_seconds: float = 10.0,
@@ -172,7 +172,7 @@ def interleave(
     return times
 
 
-def _warm_up(run: Run, runs: int, seconds: float, clock: Clock) -> None:
+def _warm_up(run: TimedCall, runs: int, seconds: float, clock: Clock) -> None:
     end = clock() + round(seconds * 1e9)
     done = 0
     while done < runs or clock() < end:

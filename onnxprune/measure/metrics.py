@@ -26,7 +26,7 @@ def are_dense_logits(output: np.ndarray) -> bool:
     return output.dtype.kind == "f" and output.ndim == 4 and output.shape[1] >= 2
 
 
-def cosine(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+def cosine_of_rows(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Return the cosine of each row's two vectors; 1 where both are zero, 0 where one is."""
     a, b = (np.where(np.isfinite(x), x, 0.0).reshape(len(x), -1) for x in (before, after))
     norms = np.sqrt(np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b))
@@ -48,7 +48,7 @@ def top5_agreement(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return (rank < 5).astype(np.float64)
 
 
-def kl(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+def kl_of_rows(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Return KL(softmax(before) || softmax(after)) in nats; rows of ``before`` that are distributions count as such."""
     is_distribution = ((before >= 0) & (before <= 1)).all(axis=1) & (abs(before.sum(axis=1) - 1) < 1e-3)
     log_p, log_q = (_log_probabilities(x, is_distribution) for x in (before, after))
@@ -90,10 +90,10 @@ class RowMetric:
 
 
 ROW_METRICS: dict[str, RowMetric] = {
-    "cosine": RowMetric(lambda output: True, cosine),
+    "cosine": RowMetric(lambda output: True, cosine_of_rows),
     "top1_agreement": RowMetric(are_logits, top1_agreement, "choices"),
     "top5_agreement": RowMetric(lambda rows: are_logits(rows) and rows.shape[1] > 5, top5_agreement, "choices"),
-    "kl": RowMetric(are_logits, kl, "scores", worst=np.inf),
+    "kl": RowMetric(are_logits, kl_of_rows, "scores", worst=np.inf),
     "pixel_agreement": RowMetric(are_dense_logits, pixel_agreement, "maps"),
     "equal": RowMetric(lambda output: output.dtype.kind in "iub", equal),
 }

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax
+
+from onnxprune.model.runtime import Results
 
 SCORES, PROBABILITIES, VALUES, INTEGERS = "scores", "probabilities", "values", "integers"
 VARYING = (
@@ -21,8 +22,6 @@ VARYING = (
 CLASSES = (SCORES, PROBABILITIES)
 TINY_PROBABILITY = 1e-12
 AT_ONCE = 1 << 22  # elements that are compared in float64 at a time
-
-Arrays = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Group:
+class ChannelGroup:
     """Channels of one kind that belong together; ``label`` such as ``y[4:84]``."""
 
     label: str
@@ -71,7 +70,7 @@ class Output:
     kind: str
     scale: np.ndarray
     weight: np.ndarray
-    groups: tuple[Group, ...]
+    groups: tuple[ChannelGroup, ...]
     samples_axis: int | None = 0
     channel_axis: int | None = None
     folded: int = 1
@@ -267,7 +266,7 @@ class Outputs:
         """Outputs that choose among classes."""
         return tuple(output for output in self.of.values() if output.classes)
 
-    def errors(self, expected: Arrays, found: Arrays, inputs: Arrays | None = None) -> dict[str, Errors]:
+    def errors(self, expected: Results, found: Results, inputs: Results | None = None) -> dict[str, Errors]:
         """Return the errors of one batch per output; inner values whose shape has changed are left out."""
         mask = None if inputs is None or not self.mask else inputs[self.mask]
         same = (

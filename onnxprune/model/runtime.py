@@ -34,6 +34,10 @@ MAPPED = {
 NAMED = {_T.BFLOAT16, _T.FLOAT8E4M3FN, _T.FLOAT8E4M3FNUZ, _T.FLOAT8E5M2, _T.FLOAT8E5M2FNUZ}
 """Element types of whole bytes that plain numpy does not have: handed over as bytes and a name."""
 
+Arrays = Mapping[str, np.ndarray]
+"""What is fed, by name."""
+Results = Mapping[str, Any]
+"""What comes out, by name: arrays, and lists of them where an output is a sequence."""
 ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto | Model
 
 

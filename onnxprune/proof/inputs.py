@@ -25,7 +25,7 @@ TABLES = {
 """Operator and input that looks up -> the input that is the table, and the default of its axis."""
 
 
-class Kind(NamedTuple):
+class InputKind(NamedTuple):
     """How inputs are drawn: floats, flags, and integers that look nothing up."""
 
     floats: Draw
@@ -47,21 +47,21 @@ def _broken(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     return np.where(place < 0.04, np.nan, np.where(place < 0.08, np.inf, np.where(place < 0.5, 0.0, value)))
 
 
-KINDS: dict[str, Kind] = {
-    "normal": Kind(lambda rng, shape: rng.standard_normal(shape), _ones, _ones),
-    "unit": Kind(lambda rng, shape: rng.random(shape), _zeros, lambda rng, shape: rng.integers(0, 2, shape)),
-    "image": Kind(
+KINDS: dict[str, InputKind] = {
+    "normal": InputKind(lambda rng, shape: rng.standard_normal(shape), _ones, _ones),
+    "unit": InputKind(lambda rng, shape: rng.random(shape), _zeros, lambda rng, shape: rng.integers(0, 2, shape)),
+    "image": InputKind(
         lambda rng, shape: 255 * rng.random(shape),
         lambda rng, shape: rng.integers(0, 2, shape),
         lambda rng, shape: rng.integers(0, 256, shape),
     ),
-    "wide": Kind(
+    "wide": InputKind(
         lambda rng, shape: 30 * rng.standard_normal(shape),
         lambda rng, shape: rng.integers(0, 2, shape),
         _ones,
     ),
-    "negative": Kind(lambda rng, shape: -rng.random(shape), _ones, _zeros),
-    "broken": Kind(_broken, _zeros, _zeros),
+    "negative": InputKind(lambda rng, shape: -rng.random(shape), _ones, _zeros),
+    "broken": InputKind(_broken, _zeros, _zeros),
 }
 """Standard normal with flags and masks set is what most models take; in [0, 1] logarithms and roots are finite."""
 
@@ -78,7 +78,7 @@ def severed_values(facts: Facts, names: Sequence[str], seed: int, kind: str) -> 
     return {name: _drawn(facts, name, facts.shape(name) or (), draw, rng) for name in names}
 
 
-def _drawn(facts: Facts, name: str, shape: Shape, draw: Kind, rng: np.random.Generator) -> np.ndarray:
+def _drawn(facts: Facts, name: str, shape: Shape, draw: InputKind, rng: np.random.Generator) -> np.ndarray:
     dtype = helper.tensor_dtype_to_np_dtype(facts.dtype(name))
     if dtype.kind == "f" or facts.dtype(name) == TensorProto.BFLOAT16:
         return np.asarray(draw.floats(rng, shape)).astype(dtype)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from onnxprune.data import Dataset
+from onnxprune.data.inputs import Rows
 
-Arrays = dict[str, np.ndarray]
-Complete = Callable[[Arrays, np.ndarray | None], Arrays]
+Complete = Callable[[Rows, np.ndarray | None], Rows]
 
 MEMORY = 1 << 28  # bytes of rows that are held, and shuffled, at once
 
@@ -27,9 +27,9 @@ class Shuffled:
     ):
         self.dataset, self.size, self.seed, self.complete, self.memory = dataset, size, seed, complete, memory
         self.part = part or size
-        self._held: list[list[Arrays]] = []
+        self._held: list[list[Rows]] = []
 
-    def __iter__(self) -> Iterator[Arrays]:
+    def __iter__(self) -> Iterator[Rows]:
         for epoch in itertools.count():
             for number, block in enumerate(self._held or self._blocks()):
                 random = np.random.default_rng([self.seed, epoch, number])
@@ -38,7 +38,7 @@ class Shuffled:
                 else:
                     yield from (block[place] for place in random.permutation(len(block)))
 
-    def _blocks(self) -> Iterator[list[Arrays]]:
+    def _blocks(self) -> Iterator[list[Rows]]:
         """Yield what fits into memory at once, joined where rows can be; a single block is kept."""
         blocks = self._read()
         first = self._joined(next(blocks))
@@ -49,8 +49,8 @@ class Shuffled:
         else:
             yield from map(self._joined, itertools.chain([second], blocks))
 
-    def _read(self) -> Iterator[list[Arrays]]:
-        pieces: list[Arrays] = []
+    def _read(self) -> Iterator[list[Rows]]:
+        pieces: list[Rows] = []
         used = 0
         for inputs, labels in self.dataset.labelled(self.part):
             piece = self.complete(inputs, labels)
@@ -62,16 +62,16 @@ class Shuffled:
             used += weight
         yield pieces
 
-    def _alike(self, a: Arrays, b: Arrays) -> bool:
+    def _alike(self, a: Rows, b: Rows) -> bool:
         return not self.dataset.schema.samples or all(a[name].shape[1:] == b[name].shape[1:] for name in a)
 
-    def _joined(self, pieces: Sequence[Arrays]) -> list[Arrays]:
+    def _joined(self, pieces: Sequence[Rows]) -> list[Rows]:
         if not self.dataset.schema.samples:
             return list(pieces)
         return [{name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}]
 
 
-def _batches(rows: Arrays, size: int, unit: int, random: np.random.Generator) -> Iterator[Arrays]:
+def _batches(rows: Rows, size: int, unit: int, random: np.random.Generator) -> Iterator[Rows]:
     """Yield batches of ``size`` rows, or as many units of rows as there are."""
     count = len(next(iter(rows.values())))
     size = min(size, count // unit * unit)

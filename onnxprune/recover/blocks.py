@@ -29,7 +29,7 @@ from onnxprune.recover.lessons import Arrays, Part, WholeModel
 from onnxprune.recover.objective import Objective, objective
 from onnxprune.recover.parameters import stored_weights, trainable, with_parameters, write_parameters
 from onnxprune.recover.recipe import Recipe
-from onnxprune.recover.train import Progress, Training
+from onnxprune.recover.train import Training, TrainingState
 from onnxprune.repair.lockstep import Lockstep
 
 Positions = Callable[[str], Mapping[int, np.ndarray]]
@@ -242,7 +242,7 @@ class BlockTraining:
         self.parameters = {n: a * self.masks[n] if n in self.masks else a.copy() for n, a in found.items()}
         self.pruned = replace(pruned, proto=with_parameters(pruned.proto, self.parameters)) if masks else pruned
         self.best = {name: array.copy() for name, array in self.parameters.items()}
-        self.at = Progress()
+        self.at = TrainingState()
         self.left_out: list[str] = []
 
     @property
@@ -254,7 +254,7 @@ class BlockTraining:
         return asdict(self.at)
 
     def restore(self, facts: Mapping[str, float]) -> None:
-        self.at = Progress(**facts)  # type: ignore[arg-type]
+        self.at = TrainingState(**facts)  # type: ignore[arg-type]
 
     def run(self) -> Iterator[None]:
         """Train all blocks, the later on what the earlier have become; yield after each.

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import InputError, UsageError
+from onnxprune.model.runtime import Arrays
 from onnxprune.model.write import atomic_file
 
 FACTS = "facts"
-
-Arrays = Mapping[str, np.ndarray]
 
 
 def write(path: Path, digest: str, facts: Mapping[str, Any], groups: Mapping[str, Arrays]) -> None:
@@ -28,7 +27,7 @@ def write(path: Path, digest: str, facts: Mapping[str, Any], groups: Mapping[str
         np.savez(stream, **{FACTS: np.frombuffer(text.encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
 
 
-def read(path: Path, digest: str, groups: Mapping[str, Arrays]) -> dict[str, Any]:
+def read_checkpoint(path: Path, digest: str, groups: Mapping[str, Arrays]) -> dict[str, Any]:
     """Fill the arrays of ``groups`` in place and return the facts.
 
     Raises InputError for a file that cannot be read, UsageError for one of another run.

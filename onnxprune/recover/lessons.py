@@ -18,12 +18,12 @@ from onnxprune.measure.outputs import Outputs
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import Model
+from onnxprune.model.runtime import Arrays
 from onnxprune.recover.augment import augmenter
 from onnxprune.recover.batches import MEMORY, Shuffled
 from onnxprune.recover.objective import LABELS, Objective, objective
 from onnxprune.recover.recipe import Recipe
 
-Arrays = Mapping[str, np.ndarray]
 ACTIVATIONS = 1 << 29  # bytes of values computed at once, which gradients take twice more
 
 

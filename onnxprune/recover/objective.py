@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +14,8 @@ from onnxprune.grad import Loss, losses
 from onnxprune.grad.emitter import Emitter, Value
 from onnxprune.measure.kinds import described
 from onnxprune.measure.outputs import CLASSES, INTEGERS, PROBABILITIES, VALUES, Output, Outputs
+from onnxprune.model.runtime import Results
 from onnxprune.registry import Registry
-
-Arrays = Mapping[str, Any]
 
 LABELS = "recover:labels"
 FLOOR = 1e-7  # added to probabilities before their logarithm
@@ -35,7 +34,7 @@ def target_name(output: str) -> str:
 
 
 @dataclass(frozen=True)
-class Term:
+class OutputTerm:
     """One output and how it is compared; ``mask``: the input that says which steps of a sequence count ("": none)."""
 
     output: Output
@@ -72,11 +71,11 @@ class Term:
 class Objective:
     """``terms``: outputs compared with the original's; ``share`` of the task loss, which looks at ``classes``."""
 
-    terms: tuple[Term, ...]
+    terms: tuple[OutputTerm, ...]
     temperature: float
     outputs: Outputs
     share: float = 0.0
-    classes: Term | None = None
+    classes: OutputTerm | None = None
 
     def loss(self, emit: Emitter, outputs: Sequence[Value]) -> Value:
         """The loss as ONNX nodes: (1 - share) * mean distance + share * cross entropy."""
@@ -88,17 +87,19 @@ class Objective:
         weighted = [losses.scaled(make(emit, [term.scores(emit)]), weight) for weight, term, make in parts if weight]
         return weighted[0] if len(weighted) == 1 else emit("Sum", *weighted)
 
-    def targets(self, outputs: Arrays) -> dict[str, np.ndarray]:
+    def targets(self, outputs: Results) -> dict[str, np.ndarray]:
         """Return what the loss compares with, samples on the first axis."""
         distilled = self.terms if self.share < 1 else ()
         return {target_name(term.output.name): term.target(outputs[term.output.name]) for term in distilled}
 
-    def fed(self, batch: Arrays) -> dict[str, Any]:
+    def fed(self, batch: Results) -> dict[str, Any]:
         """Return a batch as the graph takes it: targets laid out like the outputs."""
         flat = {target_name(term.output.name): term.output.flat for term in self.terms}
         return {name: flat[name](array) if name in flat else array for name, array in batch.items()}
 
-    def score(self, expected: Arrays, found: Arrays, labels: np.ndarray | None, inputs: Arrays | None = None) -> float:
+    def score(
+        self, expected: Results, found: Results, labels: np.ndarray | None, inputs: Results | None = None
+    ) -> float:
         """Return the loss of one batch at temperature 1, what held-out data is judged by."""
         result = (1 - self.share) * self.outputs.distance(self.outputs.errors(expected, found, inputs))
         if self.classes and labels is not None:
@@ -112,7 +113,7 @@ def _entropy(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def objective(
-    outputs: Arrays,
+    outputs: Results,
     labels: np.ndarray | None,
     loss: str,
     temperature: float = 4.0,
@@ -133,11 +134,11 @@ def objective(
         raise DataError(f"recovery compares float outputs, {what}")
     compared = {name: replace(o, kind=VALUES) for name, o in natural.items()} if loss == "mse" else natural
     found = replace(known, of=compared)
-    classes = next((Term(o) for o in natural.values() if o.kind in CLASSES), None)
+    classes = next((OutputTerm(o) for o in natural.values() if o.kind in CLASSES), None)
     usable = classes is not None and _are_classes(labels, classes.output.laid(outputs[classes.output.name]).shape)
     if loss == "labels" and not usable:
         raise DataError("recovery by labels needs one class number per sample and an output [batch, classes]")
-    terms = tuple(Term(output, known.mask) for output in compared.values())
+    terms = tuple(OutputTerm(output, known.mask) for output in compared.values())
     if usable and (loss == "labels" or (loss == "auto" and share > 0)):
         return Objective(terms, temperature, found, 1.0 if loss == "labels" else share, classes)
     return Objective(terms, temperature, found)

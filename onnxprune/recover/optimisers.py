@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 
+from onnxprune.model.runtime import Arrays
 from onnxprune.registry import Registry
-
-Arrays = Mapping[str, np.ndarray]
 
 
 class Optimiser:

@@ -90,7 +90,7 @@ def recover(
         training = Training(model, trainable(model), lessons, recipe, means, masks)
     digest = _digest(original, pruned, (rest, judge), recipe) if checkpoint else ""
     if checkpoint and checkpoint.exists():
-        training.restore(file.read(checkpoint, digest, training.arrays))
+        training.restore(file.read_checkpoint(checkpoint, digest, training.arrays))
     for _ in training.run():
         if checkpoint:
             file.write(checkpoint, digest, training.state, training.arrays)

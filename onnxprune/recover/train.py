@@ -24,7 +24,7 @@ SLOWER = 0.5  # the learning rate's factor after going back
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """Where a training is; all that a checkpoint holds beside arrays."""
 
     steps: int = 0
@@ -63,7 +63,7 @@ class Training:
             parameters_as_inputs=True, input_shapes=input_shapes,
         )  # fmt: skip
         self.gradients = session(graph, threads=means.threads)
-        self.at = Progress()
+        self.at = TrainingState()
 
     # --- state ------------------------------------------------------------------------------------------------------
 
@@ -76,7 +76,7 @@ class Training:
         return asdict(replace(self.at, updates=self.optimiser.count))
 
     def restore(self, facts: Mapping[str, float]) -> None:
-        self.at = Progress(**facts)  # type: ignore[arg-type]
+        self.at = TrainingState(**facts)  # type: ignore[arg-type]
         self.optimiser.count = self.at.updates
 
     @property

@@ -14,7 +14,7 @@ LEAST = 1e-12  # of the sum of squares: nothing to fit
 
 
 @dataclass
-class Moments:
+class CrossMoments:
     """Mergeable sums over rows x, t less an origin each, near their means: products in float32, sums in float64.
 
     ``gram``: float64[groups, d, d]; ``cross``: [groups, d, o]; ``sum_x``: [groups, d]; ``sum_t``, ``energy``: [groups, o];
@@ -31,7 +31,7 @@ class Moments:
     count: int = 0
 
     @classmethod
-    def zeros(cls, groups: int, inputs: int, outputs: int) -> Moments:
+    def zeros(cls, groups: int, inputs: int, outputs: int) -> CrossMoments:
         """Return empty sums whose origins are zero."""
         wide, long, read, made = (
             (groups, inputs, inputs),
@@ -45,7 +45,7 @@ class Moments:
         return cls(gram, cross, sum_x, sum_t, energy, origin_x, origin_t)
 
     @classmethod
-    def around(cls, x: np.ndarray, t: np.ndarray) -> Moments:
+    def around(cls, x: np.ndarray, t: np.ndarray) -> CrossMoments:
         """Return empty sums for rows like x float32[groups, rows, d] and t float32[groups, rows, o], whose means are the origins."""
         origins = [rows.mean(1, np.float64).astype(np.float32).astype(np.float64) for rows in (x, t)]
         return replace(cls.zeros(x.shape[0], x.shape[2], t.shape[2]), origin_x=origins[0], origin_t=origins[1])
@@ -60,7 +60,7 @@ class Moments:
         self.count += x.shape[1]
         self._add_target(x, t)
 
-    def retarget(self) -> Moments:
+    def retarget(self) -> CrossMoments:
         """Return the same rows without targets, to be filled by ``update_target``."""
         fresh = {name: np.zeros_like(getattr(self, name)) for name in ("cross", "sum_t", "energy")}
         return replace(self, **fresh)
@@ -76,12 +76,12 @@ class Moments:
         self.sum_t += t.sum(1, np.float64)
         self.energy += np.square(t, dtype=np.float64).sum(1)
 
-    def __add__(self, other: Moments) -> Moments:
+    def __add__(self, other: CrossMoments) -> CrossMoments:
         """Return the sums over the rows of both, which have the same origins."""
         summed = ("gram", "cross", "sum_x", "sum_t", "energy", "count")
         return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in summed})
 
-    def only(self, inputs: np.ndarray) -> Moments:
+    def only(self, inputs: np.ndarray) -> CrossMoments:
         """Return the moments of the inputs in ``inputs`` (bool[d]) alone."""
         if inputs.all():
             return self
@@ -89,7 +89,7 @@ class Moments:
         own = {name: getattr(self, name)[:, inputs] for name in ("cross", "sum_x", "origin_x")}
         return replace(self, gram=gram, **own)
 
-    def through(self, basis: np.ndarray) -> Moments:
+    def through(self, basis: np.ndarray) -> CrossMoments:
         """Return the moments of ``basis``^T x, basis float64[d, q]."""
         gram, cross = basis.T @ self.gram @ basis, basis.T @ self.cross
         return replace(self, gram=gram, cross=cross, sum_x=self.sum_x @ basis, origin_x=self.origin_x @ basis)
@@ -126,7 +126,7 @@ class Moments:
         return np.maximum(self.energy / self.count - (self.sum_t / self.count) ** 2, 0.0)
 
 
-def solve(moments: Moments, old: np.ndarray, damping: float, intercept: bool) -> tuple[np.ndarray, np.ndarray]:
+def solve(moments: CrossMoments, old: np.ndarray, damping: float, intercept: bool) -> tuple[np.ndarray, np.ndarray]:
     """Minimise ``sum |t - W x - b|^2 + damping * mean(diag) * |W - old|^2`` per group.
 
     Returns W float64[groups, o, d] and b float64[groups, o] (zeros without ``intercept``). Source: the normal equations of
@@ -178,7 +178,7 @@ class Subspace:
         """
 
         def solve_inside(
-            moments: Moments, old: np.ndarray, damping: float, intercept: bool
+            moments: CrossMoments, old: np.ndarray, damping: float, intercept: bool
         ) -> tuple[np.ndarray, np.ndarray]:
             taps = old.shape[2] // len(self.inputs)
             basis = np.kron(self.inputs, np.eye(taps))
@@ -202,7 +202,7 @@ class Subspace:
         return (vectors / values) @ vectors.T @ leading @ (leading.T @ core)
 
 
-def squared_error(moments: Moments, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
+def squared_error(moments: CrossMoments, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Return float64[groups, o]: ``sum |t - W x - b|^2`` over the rows, from the moments alone."""
     bias = bias + np.einsum("god,gd->go", weights, moments.origin_x) - moments.origin_t
     quadratic = np.einsum("god,god->go", weights @ moments.gram, weights)
@@ -211,7 +211,9 @@ def squared_error(moments: Moments, weights: np.ndarray, bias: np.ndarray) -> np
     return moments.energy + quadratic - 2 * linear + 2 * bias * (shifted - moments.sum_t) + moments.count * bias**2
 
 
-def shift_only(moments: Moments, old: np.ndarray, damping: float, intercept: bool) -> tuple[np.ndarray, np.ndarray]:
+def shift_only(
+    moments: CrossMoments, old: np.ndarray, damping: float, intercept: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Keep the weights and set the intercept so that the targets' means come back (bias folding: the B = 0 case of ``solve``).
 
     Source: bias correction as in FLAP (An et al. 2024, eq. 6) with the means of the pruned model's own inputs.
@@ -220,7 +222,9 @@ def shift_only(moments: Moments, old: np.ndarray, damping: float, intercept: boo
     return weights, mean_t - np.einsum("god,gd->go", weights, moments.mean_x) if intercept else np.zeros_like(mean_t)
 
 
-def match_moments(moments: Moments, old: np.ndarray, damping: float, intercept: bool) -> tuple[np.ndarray, np.ndarray]:
+def match_moments(
+    moments: CrossMoments, old: np.ndarray, damping: float, intercept: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Scale and shift each output channel so that mean and variance of the targets come back.
 
     What re-estimating BatchNormalization statistics does, also where they are folded into the weights. A channel that has
@@ -234,5 +238,5 @@ def match_moments(moments: Moments, old: np.ndarray, damping: float, intercept: 
     return shift_only(moments, old * scale[:, :, None], damping, intercept)
 
 
-Solver = Callable[[Moments, np.ndarray, float, bool], tuple[np.ndarray, np.ndarray]]
+Solver = Callable[[CrossMoments, np.ndarray, float, bool], tuple[np.ndarray, np.ndarray]]
 SOLVERS: dict[str, Solver] = {"least-squares": solve, "batchnorm": match_moments, "bias": shift_only}

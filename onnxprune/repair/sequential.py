@@ -27,10 +27,11 @@ from onnxprune.evidence.unusable import refusal
 from onnxprune.means import Means
 from onnxprune.model.graph import Graph, Node
 from onnxprune.model.read import NATIVE_FLOATS, Model, tensor_array
+from onnxprune.model.runtime import Arrays
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
-from onnxprune.repair.moments import SOLVERS, Moments, Solver, Subspace, squared_error
-from onnxprune.repair.targets import DEAD_SCALE, Stored, Target, on_own_scales, own_output, target_of
+from onnxprune.repair.moments import SOLVERS, CrossMoments, Solver, Subspace, squared_error
+from onnxprune.repair.targets import DEAD_SCALE, FitTarget, Stored, on_own_scales, own_output, target_of
 
 DAMPING = (1e-3, 1e-2, 1e-1, 1.0)  # of the mean diagonal; chosen per node on held-out rows
 POSITIONS = 64  # sampled output positions per sample
@@ -41,8 +42,7 @@ MULTIPLY = frozenset(
 NAMED = 3  # nodes that a warning names
 ROWS_IN_MEMORY = 1 << 28  # bytes of a node's rows that are kept between turns
 
-Batches = Iterable[Mapping[str, np.ndarray]]  # read several times, always the same
-Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
+FittedRows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Step:
+class NodeRepair:
     """What happened at one node: relative error before and after, and the removal order if it chose."""
 
     before: float
@@ -97,7 +97,7 @@ class Sequential:
 
     analysis: Analysis
     kept: Kept
-    batches: Batches
+    batches: Iterable[Arrays]
     choices: Mapping[str, Choice] = field(default_factory=dict)
     subspaces: Mapping[str, Subspace] = field(default_factory=dict)
     method: str = "least-squares"
@@ -106,8 +106,8 @@ class Sequential:
     importance: Mapping[str, np.ndarray] = field(default_factory=dict)
     everything: bool = False
     frozen: bool = False
-    observe: Callable[[Linear, Target, Moments], None] | None = None
-    steps: dict[str, Step] = field(default_factory=dict)
+    observe: Callable[[Linear, FitTarget, CrossMoments], None] | None = None
+    steps: dict[str, NodeRepair] = field(default_factory=dict)
     chosen: dict[int, np.ndarray] = field(default_factory=dict)
     unmatched: dict[str, int] = field(default_factory=dict)
     unrepaired: list[str] = field(default_factory=list)
@@ -200,7 +200,7 @@ class Sequential:
         after = facts.shape(node.outputs[0])
         return as_linear(node, self._stored, len(after), before[2:]) if before and after else None
 
-    def _target(self, linear: Linear, done: set[str]) -> Target:
+    def _target(self, linear: Linear, done: set[str]) -> FitTarget:
         if self.method != "least-squares":
             return own_output(linear.node, linear.channels)
         rank = len(self.analysis.facts.shape(linear.node.outputs[0]) or ())
@@ -208,7 +208,7 @@ class Sequential:
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
-    def _rows(self, linear: Linear, target: Target, start: int) -> Iterator[Rows]:
+    def _rows(self, linear: Linear, target: FitTarget, start: int) -> Iterator[FittedRows]:
         """Yield per batch x float32[groups, rows, d], the target's value and the offset already there, float32[rows, o] each.
 
         A batch in which the two models' values cannot be matched row by row (what is found there decides how many) is left out.
@@ -244,21 +244,21 @@ class Sequential:
         inputs = next(islice(self.batches, number, None))
         return refusal(self.analysis.facts, inputs, rows, need, value, limit=LARGEST, means=self.means)
 
-    def _moments(self, linear: Linear, rows: Iterable[Rows], scale: np.ndarray) -> list[Moments]:
+    def _moments(self, linear: Linear, rows: Iterable[FittedRows], scale: np.ndarray) -> list[CrossMoments]:
         """Moments of the even and of the odd batches."""
-        halves: list[Moments] = []
+        halves: list[CrossMoments] = []
         for number, (x, wanted, offset) in enumerate(rows):
             if not x.shape[1]:
                 continue
             t = _grouped((wanted - offset) / scale, linear.groups)
             if not halves:
-                halves = [Moments.around(x, t) for _ in range(2)]
+                halves = [CrossMoments.around(x, t) for _ in range(2)]
             halves[number % 2].update(x, t)
         return [half for half in halves if half.count]
 
     # --- one node ---------------------------------------------------------------------------------------------------
 
-    def _refit(self, linear: Linear, target: Target) -> None:
+    def _refit(self, linear: Linear, target: FitTarget) -> None:
         self._pruned.advance([linear.source, *([target.other] if target.other else [])])
         self._dense.advance([target.value])
         scale = np.where(np.abs(target.scale) < DEAD_SCALE, np.inf, target.scale).astype(np.float32)
@@ -290,11 +290,11 @@ class Sequential:
         before = float(squared_error(moments, old, offset).sum()) / energy
         after = float(squared_error(reduced, fitted, bias).sum()) / energy
         power = float((moments.variance.reshape(-1) * target.scale**2).sum())
-        self.steps[linear.node.label] = Step(before, after, order, power)
+        self.steps[linear.node.label] = NodeRepair(before, after, order, power)
         self._write(linear, keep, fitted, bias - offset)
 
     def _choose(
-        self, linear: Linear, target: Target, moments: Moments, old: np.ndarray, intercept: bool
+        self, linear: Linear, target: FitTarget, moments: CrossMoments, old: np.ndarray, intercept: bool
     ) -> tuple[np.ndarray, Order | None]:
         """Return bool[d], the inputs that stay, and the order in which units would go."""
         keep = np.ones(old.shape[2], bool)
@@ -308,7 +308,7 @@ class Sequential:
         self._leave_out(choice, order.order, keep)
         return keep, order
 
-    def _emphasis(self, linear: Linear, target: Target, moments: Moments) -> np.ndarray:
+    def _emphasis(self, linear: Linear, target: FitTarget, moments: CrossMoments) -> np.ndarray:
         """Return float64[channels]: how much louder each output channel counts than it is."""
         variance = moments.variance.reshape(-1) * target.scale**2
         return on_own_scales(variance, self.importance.get(linear.weight))
@@ -333,14 +333,14 @@ class Sequential:
     def _majorised(
         self,
         linear: Linear,
-        target: Target,
-        rows: Iterable[Rows],
+        target: FitTarget,
+        rows: Iterable[FittedRows],
         scale: np.ndarray,
         keep: np.ndarray,
-        moments: Moments,
+        moments: CrossMoments,
         fitted: np.ndarray,
         bias: np.ndarray,
-    ) -> Moments:
+    ) -> CrossMoments:
         """Targets below zero become what is predicted now, but at most zero: no error where both are rectified away."""
         turned = moments.retarget()
         weights, shift = fitted.astype(np.float32), bias.astype(np.float32)
@@ -357,7 +357,7 @@ class Sequential:
         return self._solve if subspace is None else subspace.within(self._solve)
 
     def _damping(
-        self, solve: Solver, halves: Sequence[Moments], old: np.ndarray, intercept: bool, emphasis: np.ndarray
+        self, solve: Solver, halves: Sequence[CrossMoments], old: np.ndarray, intercept: bool, emphasis: np.ndarray
     ) -> float:
         """The strength that predicts the held-out rows best when fitted on the others."""
         if len(halves) < 2 or self.method != "least-squares":
@@ -394,7 +394,7 @@ def _named(nodes: Sequence[str]) -> str:
     return ", ".join(nodes[:NAMED]) + (f" and {len(nodes) - NAMED} more" if len(nodes) > NAMED else "")
 
 
-def _row_numbers(batches: Batches, sizes: Sequence[int]) -> list[np.ndarray]:
+def _row_numbers(batches: Iterable[Arrays], sizes: Sequence[int]) -> list[np.ndarray]:
     """Return the numbers of each batch's rows in the data that it comes from."""
     firsts = np.cumsum([0, *sizes[:-1]]).tolist()
     return [
@@ -409,7 +409,7 @@ def _samples(batch: Mapping[str, np.ndarray]) -> int:
     return next(iter(sizes), (1,))[0] if len(sizes) == 1 and () not in sizes else 1
 
 
-def _bytes(rows: Rows) -> int:
+def _bytes(rows: FittedRows) -> int:
     return sum(array.nbytes for array in rows)
 
 

@@ -15,7 +15,7 @@ DEAD_SCALE = 1e-6  # a channel scaled by less is silent: nothing can be learned 
 
 
 @dataclass(frozen=True)
-class Target:
+class FitTarget:
     """Fit ``scale * y + shift + other`` to the original's ``value`` (``other``: a value of the pruned model, "" for none).
 
     ``scale``, ``shift``: float64[channels] of the affine operators between the node and the sum it feeds. ``rectified``:
@@ -59,7 +59,7 @@ class Stored:
 
 def target_of(
     analysis: Analysis, stored: Stored, node: Node, channels: int, axis: int, rank: int, done: set[str]
-) -> Target:
+) -> FitTarget:
     """Follow a node's output through per-channel scales and shifts, to a sum with a value already there (in ``done``) if any."""
     axis %= rank
     scale, shift, value, other = np.ones(channels), np.zeros(channels), node.outputs[0], ""
@@ -79,12 +79,12 @@ def target_of(
     rectified = use is not None and use[0].op == "Relu"
     if not other and not rectified:
         return own_output(node, channels)
-    return Target(value, other, scale, shift, rectified)
+    return FitTarget(value, other, scale, shift, rectified)
 
 
-def own_output(node: Node, channels: int) -> Target:
+def own_output(node: Node, channels: int) -> FitTarget:
     """The node's own output in the original."""
-    return Target(node.outputs[0], "", np.ones(channels), np.zeros(channels), False)
+    return FitTarget(node.outputs[0], "", np.ones(channels), np.zeros(channels), False)
 
 
 def on_own_scales(variance: np.ndarray, importance: np.ndarray | None) -> np.ndarray:

@@ -46,7 +46,7 @@ from onnxprune.runs.stages import (
     per_run,
     sign,
 )
-from onnxprune.search import Found, Goal, Reconstruction, search_units
+from onnxprune.search import Goal, Reconstruction, SearchResult, search_units
 from onnxprune.settings import AUTO, Settings
 
 LATENCY_TURNS = 5  # corrections of a latency budget
@@ -111,7 +111,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     baseline: Baseline | None = None
     outputs: Outputs | None = None
-    searched: Found | None = None
+    searched: SearchResult | None = None
     given: Analysis | None = None
 
     @property

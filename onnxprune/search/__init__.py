@@ -6,7 +6,7 @@ proposal is then repaired on one part of the data and judged by the divergence o
 """
 
 from onnxprune.search.reconstruct import Reconstruction, reconstruct
-from onnxprune.search.run import FIT, HELD_OUT, JUDGE, TABLES, Found, Goal, search_units
+from onnxprune.search.run import FIT, HELD_OUT, JUDGE, TABLES, Goal, SearchResult, search_units
 from onnxprune.search.tables import Tables, error_tables
 from onnxprune.search.widths import WEIGHINGS, Proposal, Search
 
@@ -16,11 +16,11 @@ __all__ = [
     "JUDGE",
     "TABLES",
     "WEIGHINGS",
-    "Found",
     "Goal",
     "Proposal",
     "Reconstruction",
     "Search",
+    "SearchResult",
     "Tables",
     "error_tables",
     "reconstruct",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ from onnxprune.criteria.curvature import Order
 from onnxprune.means import Means
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import FLOATS, Model, tensor_array
-from onnxprune.repair.sequential import Batches, Choice, Effort, Sequential
+from onnxprune.model.runtime import Arrays
+from onnxprune.repair.sequential import Choice, Effort, Sequential
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def reconstruct(
     analysis: Analysis,
     widths: np.ndarray,
     orders: Sequence[Order],
-    batches: Batches,
+    batches: Iterable[Arrays],
     effort: Effort = Effort(),
     means: Means = Means(),
     importance: Mapping[str, np.ndarray] | None = None,

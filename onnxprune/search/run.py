@@ -29,7 +29,7 @@ TABLES = 512  # samples for the error tables
 HELD_OUT = 0.25
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """What stays, repaired on all data; every proposal that was judged; groups that went by their scores alone.
 
     ``held_out``: whether the rows that judged took no part in the fits that they judged. ``refitted``: whether the final
@@ -65,7 +65,7 @@ def search_units(
     fallback: Sequence[np.ndarray],
     means: Means = Means(),
     outputs: Outputs | None = None,
-) -> Found:
+) -> SearchResult:
     """Decide what stays.
 
     A quarter of the calibration data at most judges, a quarter vetoes a long search. A repair on little data favours
@@ -98,7 +98,7 @@ def search_units(
         final = replace(repaired(best, turns, dataset), divergence=final.divergence)
     narrowed = [group for group in tables.unread if best.widths[group] < analysis.widths[group]]
     apart = judge is not rest and (not goal.seconds or veto is not fit)
-    return Found(final, found.history, narrowed, apart, judge is not rest and len(dataset) < SCARCE)
+    return SearchResult(final, found.history, narrowed, apart, judge is not rest and len(dataset) < SCARCE)
 
 
 def _held(batches: Batches) -> Batches | list[dict[str, np.ndarray]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,11 @@ import numpy as np
 from onnxprune.coupling.groups import Analysis, Member
 from onnxprune.criteria.curvature import Order, Problem, joint_order
 from onnxprune.means import Means
+from onnxprune.model.runtime import Arrays
 from onnxprune.repair.linear import Linear
-from onnxprune.repair.moments import Moments
-from onnxprune.repair.sequential import POSITIONS, Batches, Effort, Sequential
-from onnxprune.repair.targets import Target as Fit
+from onnxprune.repair.moments import CrossMoments
+from onnxprune.repair.sequential import POSITIONS, Effort, Sequential
+from onnxprune.repair.targets import FitTarget as Fit
 from onnxprune.repair.targets import on_own_scales
 
 UNFOLDED_BYTES = 1 << 28  # second moments over all taps are kept up to this much in total, per channel beyond
@@ -22,7 +23,7 @@ DAMPING = 1e-2
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReaderProblem:
     """One node that reads a group: relative OBS problem and the energy of its output (variance summed over channels)."""
 
     problem: Problem
@@ -34,7 +35,7 @@ class Tables:
     """Per group what its readers lose; groups that no linear node reads have none and are ranked by ``fallback`` scores."""
 
     analysis: Analysis
-    readings: Mapping[int, Sequence[Reading]]
+    readings: Mapping[int, Sequence[ReaderProblem]]
     fallback: Sequence[np.ndarray]
 
     def order(self, group: int, exponent: float) -> Order:
@@ -60,7 +61,7 @@ class Tables:
 
 def error_tables(
     analysis: Analysis,
-    batches: Batches,
+    batches: Iterable[Arrays],
     fallback: Sequence[np.ndarray],
     means: Means = Means(),
     importance: Mapping[str, np.ndarray] | None = None,
@@ -78,7 +79,7 @@ def error_tables(
     energies: dict[str, float] = {}
     used = 0
 
-    def observe(linear: Linear, fit: Fit, moments: Moments) -> None:
+    def observe(linear: Linear, fit: Fit, moments: CrossMoments) -> None:
         nonlocal used
         if linear.weight not in readers or linear.groups > 1:
             return
@@ -110,10 +111,10 @@ def _shared_out(energies: Mapping[str, float], importance: Mapping[str, np.ndarr
     return {w: whole * shares[w] / total if w in shares and total else energy for w, energy in energies.items()}
 
 
-def _reading(problem: Problem, energy: float, shared: float) -> Reading:
+def _reading(problem: Problem, energy: float, shared: float) -> ReaderProblem:
     """Put a reader's problem on the scale of the energy that it counts with."""
     factor = float(np.sqrt(shared / energy)) if energy else 1.0
-    return Reading(problem._replace(weight=problem.weight * factor), max(shared, 1e-30))
+    return ReaderProblem(problem._replace(weight=problem.weight * factor), max(shared, 1e-30))
 
 
 def _problem(covariance: np.ndarray, matrix: np.ndarray, units: np.ndarray, taps: int, compact: bool) -> Problem:

@@ -22,7 +22,8 @@ from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.read import Model
-from onnxprune.repair.sequential import POSITIONS, Batches, Effort
+from onnxprune.model.runtime import Arrays
+from onnxprune.repair.sequential import POSITIONS, Effort
 from onnxprune.search.reconstruct import Reconstruction, reconstruct
 from onnxprune.search.tables import Tables
 
@@ -71,9 +72,9 @@ class Search:
     tables: Tables
     target: Target
     options: Options
-    fit: Batches
-    judge: Batches
-    veto: Batches = ()
+    fit: Iterable[Arrays]
+    judge: Iterable[Arrays]
+    veto: Iterable[Arrays] = ()
     seconds: float = 0.0
     means: Means = Means()
     effort: Effort = Effort(POSITIONS // 2, 0)

@@ -13,7 +13,7 @@ from onnx import ModelProto
 from support.networks import network
 
 import onnxprune
-from onnxprune.allocate import PROFILES, alignment, profile_name
+from onnxprune.allocate import PROFILES, profile_name, width_step
 from onnxprune.cli import main
 from onnxprune.errors import UsageError
 
@@ -47,7 +47,7 @@ def _nearest(wanted: int, multiple: int) -> int:
 def test_the_profile_is_recorded(name: str | int) -> None:
     result = onnxprune.prune(CNN, ratio=0.5, round_to=name, latency=False)
     for settings in (result.report["settings"], result.plan.settings):
-        assert settings["round_to"] == alignment(name)
+        assert settings["round_to"] == width_step(name)
         assert settings["round_to_profile"] == profile_name(name)
 
 
@@ -67,8 +67,8 @@ def test_plans_carry_the_profile_over_the_command_line(tmp_path: Path) -> None:
 def test_auto_is_the_profile_of_the_cpu() -> None:
     assert profile_name("auto", frozenset({"avx2", "avx512f"})) == "ort-cpu-avx512"
     assert profile_name("auto", frozenset({"avx2"})) == "ort-cpu"
-    assert (alignment("auto", frozenset({"avx512f"})), alignment("auto", frozenset())) == (16, 8)
-    assert profile_name("4") is None and alignment("4") == alignment(4) == 4
+    assert (width_step("auto", frozenset({"avx512f"})), width_step("auto", frozenset())) == (16, 8)
+    assert profile_name("4") is None and width_step("4") == width_step(4) == 4
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_auto_is_the_profile_of_the_cpu() -> None:
 )
 def test_unknown_names_are_refused_with_near_names(tmp_path: Path, text: str, hint: str) -> None:
     with pytest.raises(UsageError, match=f"--round-to {re.escape(text)}"):
-        alignment(text)
+        width_step(text)
     out = tmp_path / "out.onnx"
     done = CliRunner().invoke(main, ["prune", str(CNN), str(out), f"--round-to={text}"])
     assert done.exit_code == 2 and hint in done.stderr and not out.exists()

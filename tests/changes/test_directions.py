@@ -37,7 +37,7 @@ from onnxprune.data import input_specs, open_dataset
 from onnxprune.errors import DataError, PlanError, TargetError, UsageError
 from onnxprune.model import read
 from onnxprune.repair import Subspace
-from onnxprune.repair.moments import Moments, solve
+from onnxprune.repair.moments import CrossMoments, solve
 from onnxprune.runs import directions
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -327,7 +327,7 @@ def test_least_squares_inside_a_subspace_is_the_best_there() -> None:
     x, truth = random.standard_normal((300, 6)), random.standard_normal((4, 6))
     t = x @ truth.T + 3.0 + 0.1 * random.standard_normal((300, 4))
     rows = x[None].astype(np.float32), t[None].astype(np.float32)
-    moments = Moments.around(*rows)
+    moments = CrossMoments.around(*rows)
     moments.update(*rows)
     reading = np.linalg.qr(random.standard_normal((6, 2)))[0]
     z = np.column_stack([x @ reading, np.ones(300)])

@@ -7,7 +7,7 @@ import pytest
 from support.networks import network
 
 from onnxprune.coupling.groups import Analysis, Group, analyse
-from onnxprune.criteria import CRITERIA, parse, score
+from onnxprune.criteria import CRITERIA, parse_criterion, score
 from onnxprune.criteria.consumers import problems
 from onnxprune.criteria.curvature import Problem
 from onnxprune.criteria.reconstruction import contributions, dropped_order, lasso_solution, smallest_subsets
@@ -42,7 +42,9 @@ def _mlp(first: list[list[float]], second: list[list[float]]) -> Analysis:
 
 def _scores(analysis: Analysis, data: np.ndarray, name: str) -> list[np.ndarray]:
     dataset = open_dataset(data, input_specs(analysis.facts.model.proto))
-    return score(analysis, parse(f"{name}::none"), evidence=collect(analysis, CRITERIA[name].needs, dataset)).values
+    return score(
+        analysis, parse_criterion(f"{name}::none"), evidence=collect(analysis, CRITERIA[name].needs, dataset)
+    ).values
 
 
 def _convnet(seed: int = 0) -> tuple[Analysis, np.ndarray]:
@@ -123,7 +125,7 @@ def test_duplicated_units_go_first_with_obs_although_they_are_strong():
 def test_data_criteria_without_evidence_say_so():
     analysis, _ = _convnet()
     with pytest.raises(DataError, match="needs moments"):
-        score(analysis, parse("wanda"))
+        score(analysis, parse_criterion("wanda"))
 
 
 def test_consumers_with_several_readers_add_up():
@@ -286,9 +288,11 @@ def test_ablation_by_hand():
         loss = (before - after)[[0, 1], labels].mean()
         assert found["kl"][0][unit] == pytest.approx(kl, rel=1e-5)
         assert found["loss"][0][unit] == pytest.approx(loss, rel=1e-5)
-    values = score(analysis, parse("kl"), evidence=found).values
+    values = score(analysis, parse_criterion("kl"), evidence=found).values
     np.testing.assert_array_equal(values[0], found["kl"][0])
-    np.testing.assert_array_equal(score(analysis, parse("loss"), evidence=found).values[0], np.abs(found["loss"][0]))
+    np.testing.assert_array_equal(
+        score(analysis, parse_criterion("loss"), evidence=found).values[0], np.abs(found["loss"][0])
+    )
 
 
 def test_ablation_covers_every_group_and_dead_units_cost_nothing():

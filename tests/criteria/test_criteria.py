@@ -9,7 +9,7 @@ from onnx import ModelProto, numpy_helper
 from support.networks import network
 from support.oracles import analysed
 
-from onnxprune.criteria import CRITERIA, Criterion, parse, score, tensors
+from onnxprune.criteria import CRITERIA, Criterion, parse_criterion, score, tensors
 from onnxprune.criteria.spec import criterion
 from onnxprune.errors import DataError, UsageError
 from onnxprune.means import Means
@@ -30,7 +30,7 @@ def dense(a: np.ndarray, b: np.ndarray) -> ModelProto:
 
 def scores(model: ModelProto, text: str, roles: str = "both", seed: int = 0) -> np.ndarray:
     """Scores of the first group."""
-    return score(analysed(model), parse(text, roles), Means(seed=seed)).values[0]
+    return score(analysed(model), parse_criterion(text, roles), Means(seed=seed)).values[0]
 
 
 R2, R5, R8, R10, R34 = np.sqrt([2, 5, 8, 10, 34])
@@ -64,13 +64,13 @@ def test_batch_norm_scale_is_gamma() -> None:
         outputs="float[2,2,4,4] y",
     )
     model.graph.initializer.append(numpy_helper.from_array(np.float32([0.5, -2, 0, 1]), "gamma"))
-    found = score(analysed(model), parse("bn-scale:mean:none"))
+    found = score(analysed(model), parse_criterion("bn-scale:mean:none"))
     np.testing.assert_array_equal(found.values[0], [0.5, 2, 0, 1])
     assert not found.warnings
 
 
 def test_a_group_without_batch_norm_is_scored_by_l2_and_says_so() -> None:
-    found = score(analysed(dense(A, B)), parse("bn-scale"))
+    found = score(analysed(dense(A, B)), parse_criterion("bn-scale"))
     np.testing.assert_array_equal(found.values[0], scores(dense(A, B), "l2"))
     assert found.warnings == ("no normalisation scale (folded away?), scored by l2 instead of bn-scale: group a",)
 
@@ -109,7 +109,7 @@ def test_scaling_all_weights_scales_raw_scores_and_leaves_normalised_ones(name: 
 def test_units_with_weights_that_are_no_numbers_stay(name: str, bad: float) -> None:
     a = A.copy()
     a[0, 1] = bad
-    found = score(analysed(dense(a, B)), parse(name))
+    found = score(analysed(dense(a, B)), parse_criterion(name))
     assert np.isfinite(found.values[0]).tolist() == [True, False, True]
     assert found.values[0][1] == np.inf
     assert found.warnings == ("units with NaN or infinite weights are kept: group a",)
@@ -177,11 +177,11 @@ def test_quantised_weights_are_read_by_their_meaning(monkeypatch: pytest.MonkeyP
 
 
 def test_parts_of_a_criterion_are_optional() -> None:
-    assert parse("l2") == Criterion("l2", "mean", "mean", "both")
-    assert parse("lamp") == Criterion("lamp", "mean", "none", "both")
-    assert parse("l1:sum", "writes") == Criterion("l1", "sum", "mean", "writes")
-    assert parse("l1::max") == Criterion("l1", "mean", "max", "both")
-    assert parse(str(parse("fpgm:prod:standard"))) == parse("fpgm:prod:standard")
+    assert parse_criterion("l2") == Criterion("l2", "mean", "mean", "both")
+    assert parse_criterion("lamp") == Criterion("lamp", "mean", "none", "both")
+    assert parse_criterion("l1:sum", "writes") == Criterion("l1", "sum", "mean", "writes")
+    assert parse_criterion("l1::max") == Criterion("l1", "mean", "max", "both")
+    assert parse_criterion(str(parse_criterion("fpgm:prod:standard"))) == parse_criterion("fpgm:prod:standard")
 
 
 @pytest.mark.parametrize(
@@ -197,9 +197,9 @@ def test_parts_of_a_criterion_are_optional() -> None:
 )
 def test_unknown_names_are_refused_with_near_ones(text: str, hint: str) -> None:
     with pytest.raises(UsageError, match=hint):
-        parse(text)
+        parse_criterion(text)
     with pytest.raises(UsageError, match="writes"):
-        parse("l2", roles="write")
+        parse_criterion("l2", roles="write")
 
 
 def test_missing_evidence_is_named() -> None:
@@ -207,8 +207,8 @@ def test_missing_evidence_is_named() -> None:
     try:
         model = analysed(dense(A, B))
         with pytest.raises(DataError, match="needs means"):
-            score(model, parse("needs-means"))
-        given_means = score(model, parse("needs-means:first:none"), evidence={"means": {"a": np.arange(3.0)}})
+            score(model, parse_criterion("needs-means"))
+        given_means = score(model, parse_criterion("needs-means:first:none"), evidence={"means": {"a": np.arange(3.0)}})
         np.testing.assert_array_equal(given_means.values[0], [0, 1, 2])
     finally:
         del CRITERIA._entries["needs-means"]

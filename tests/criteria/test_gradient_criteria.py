@@ -9,7 +9,7 @@ from support.networks import network
 
 from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.coupling.silence import silenced
-from onnxprune.criteria import CRITERIA, parse, score
+from onnxprune.criteria import CRITERIA, parse_criterion, score
 from onnxprune.data import Dataset, input_specs, open_dataset
 from onnxprune.evidence import collect, sites
 from onnxprune.evidence.ablation import ablate
@@ -41,7 +41,7 @@ def scores(analysis: Analysis, dataset: Dataset, name: str, batch: int | None = 
     means = Means(batch=batch)
     evidence = collect(analysis, CRITERIA[name].needs, dataset, means)
     found, _ = sensitivities(analysis, CRITERIA[name].needs, dataset, means)
-    return score(analysis, parse(f"{name}:sum:none"), evidence={**evidence, **found}).values
+    return score(analysis, parse_criterion(f"{name}:sum:none"), evidence={**evidence, **found}).values
 
 
 def linear(a, w) -> Analysis:
@@ -251,7 +251,7 @@ def test_eigendamage_shares_out_all_damage():
     gram = evidence["gram"][site.gram].second_moment[0]
     metric = found["fisher-outputs"][0][site].moment[0]
     weight = analysis.facts.content(site.weight).astype(np.float64).T
-    values = score(analysis, parse("eigendamage::none"), evidence={**evidence, **found}).values[0]
+    values = score(analysis, parse_criterion("eigendamage::none"), evidence={**evidence, **found}).values[0]
     np.testing.assert_allclose(values.sum(), 0.5 * np.trace(metric @ weight @ gram @ weight.T), rtol=1e-9)
 
 

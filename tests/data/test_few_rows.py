@@ -12,7 +12,7 @@ from support.networks import network
 import onnxprune
 from onnxprune.criteria import CRITERIA
 from onnxprune.errors import DataError
-from onnxprune.repair.moments import SOLVERS, Moments, solve
+from onnxprune.repair.moments import SOLVERS, CrossMoments, solve
 
 WIDTH = 16
 FEW = (1, 2, WIDTH // 2)
@@ -77,7 +77,7 @@ def test_means_far_larger_than_deviations_leave_the_solution_as_it_is(offset):
     x = (rng.standard_normal((1, 400, 6)) + offset * np.arange(1, 7)).astype(np.float32)
     old = rng.standard_normal((1, 3, 6))
     t = (x.astype(float) @ old.swapaxes(1, 2) + 0.1 * rng.standard_normal((1, 400, 3)) + offset).astype(np.float32)
-    moments = Moments.around(x[:, :50], t[:, :50])
+    moments = CrossMoments.around(x[:, :50], t[:, :50])
     for start in range(0, 400, 100):
         moments.update(x[:, start : start + 100], t[:, start : start + 100])
     weights, bias = solve(moments, np.zeros_like(old), 1e-3, True)

@@ -17,7 +17,7 @@ import onnxprune.grad
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.grad import backward, check_grads, gradient_name, losses
 from onnxprune.grad.rules.constant import CONSTANT
-from onnxprune.grad.view import VJPS, Rule
+from onnxprune.grad.view import VJPS, VjpRule
 from onnxprune.model.runtime import session
 
 CASES = [case for cases in GRADIENTS.values() for case in cases]
@@ -68,7 +68,7 @@ def test_names_of_rows_are_unique():
 
 
 def test_check_grads_finds_a_wrong_rule(monkeypatch):
-    wrong = Rule(lambda emit, node, g: [g * emit("Sin", node.x)], False)
+    wrong = VjpRule(lambda emit, node, g: [g * emit("Sin", node.x)], False)
     monkeypatch.setitem(VJPS._entries, "Sin", wrong)
     case = next(case for case in CASES if case.op == "Sin")
     assert not check_grads(case.model(), feeds=case.feeds()).passed

@@ -63,7 +63,7 @@ def test_distances_by_hand() -> None:
 def test_cosine_by_hand() -> None:
     a = np.array([[1.0, 0], [1, 0], [1, 0], [0, 0], [0, 0]])
     b = np.array([[2.0, 0], [0, 5], [-1, 0], [0, 0], [1, 0]])
-    np.testing.assert_array_equal(metrics.cosine(a, b), [1, 0, -1, 1, 0])
+    np.testing.assert_array_equal(metrics.cosine_of_rows(a, b), [1, 0, -1, 1, 0])
 
 
 def test_top1_and_top5_by_hand() -> None:
@@ -85,12 +85,12 @@ def test_top1_and_top5_by_hand() -> None:
 def test_kl_by_hand() -> None:
     # softmax (ln 3, 0) = (3/4, 1/4); softmax (0, 0) = (1/2, 1/2)
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    logits = metrics.kl(np.array([[math.log(3), 0.0]]), np.array([[7.0, 7.0]]))
-    probabilities = metrics.kl(np.array([[0.75, 0.25]]), np.array([[0.5, 0.5]]))
+    logits = metrics.kl_of_rows(np.array([[math.log(3), 0.0]]), np.array([[7.0, 7.0]]))
+    probabilities = metrics.kl_of_rows(np.array([[0.75, 0.25]]), np.array([[0.5, 0.5]]))
     np.testing.assert_allclose([logits[0], probabilities[0]], expected, rtol=1e-12)
-    masked = metrics.kl(np.array([[1.0, 2.0, -np.inf]]), np.array([[1.0, 2.0, -np.inf]]))
+    masked = metrics.kl_of_rows(np.array([[1.0, 2.0, -np.inf]]), np.array([[1.0, 2.0, -np.inf]]))
     assert masked == 0.0
-    assert metrics.kl(np.array([[1.0, 2.0]]), np.array([[1.0, -np.inf]])) == np.inf
+    assert metrics.kl_of_rows(np.array([[1.0, 2.0]]), np.array([[1.0, -np.inf]])) == np.inf
 
 
 def test_dense_and_integer_outputs_by_hand() -> None:

@@ -22,7 +22,7 @@ from onnxprune.coupling.links import build_links
 from onnxprune.data import Dataset, input_specs, open_dataset
 from onnxprune.errors import DataError, UsageError
 from onnxprune.grad import backward
-from onnxprune.measure.divergence import Reference, divergence
+from onnxprune.measure.divergence import Reference, mean_divergence
 from onnxprune.measure.kinds import described, observed
 from onnxprune.measure.outputs import INTEGERS, PROBABILITIES, SCORES, VALUES, VARYING, Outputs, spans
 from onnxprune.measure.weights import weighed
@@ -236,7 +236,7 @@ def test_scores_do_not_drown_beside_boxes() -> None:
     random, moved = value.copy(), value.copy()
     random[:, 4:] = np.random.default_rng(1).permuted(value[:, 4:], axis=0)
     moved[:, :4] += 0.5
-    worse, better = (divergence([{"y": value}], [{"y": other}], found) for other in (random, moved))
+    worse, better = (mean_divergence([{"y": value}], [{"y": other}], found) for other in (random, moved))
     assert worse > 0.5 > 0.1 > better
     errors = found.errors({"y": value}, {"y": random})
     assert found.worst(errors)["y"] >= 4
@@ -249,7 +249,7 @@ def test_one_tensor_or_two_are_equally_far() -> None:
         found, model, _ = looked_at(drawn(text), rows)
         before = session(model).run({"x": rows})
         parts = {"y": noise, "boxes": noise[:, :4], "scores": noise[:, 4:]}
-        values.append(divergence([before], [{name: a + 0.1 * parts[name] for name, a in before.items()}], found))
+        values.append(mean_divergence([before], [{name: a + 0.1 * parts[name] for name, a in before.items()}], found))
     assert values[0] == pytest.approx(values[1], rel=1e-5)
 
 
@@ -267,8 +267,8 @@ def test_a_channel_that_never_varies_decides_nothing() -> None:
 def test_what_the_original_does_not_say_is_left_out_and_what_breaks_is_infinite() -> None:
     a = np.array([[[1.0, np.nan], [2.0, 3.0]]])
     outputs = described([{"y": a}])
-    assert divergence([{"y": a}], [{"y": np.nan_to_num(a)}], outputs) == 0
-    assert divergence([{"y": a}], [{"y": np.where(a == 2, np.inf, a)}], outputs) == np.inf
+    assert mean_divergence([{"y": a}], [{"y": np.nan_to_num(a)}], outputs) == 0
+    assert mean_divergence([{"y": a}], [{"y": np.where(a == 2, np.inf, a)}], outputs) == np.inf
 
 
 def test_sizes_that_change_from_batch_to_batch_are_no_channels() -> None:
@@ -276,10 +276,10 @@ def test_sizes_that_change_from_batch_to_batch_are_no_channels() -> None:
     batches = [{"y": RNG.standard_normal((4, steps))} for steps in (5, 7)]
     found = described(batches)
     assert found.of["y"].channel_axis is None
-    assert divergence(batches, batches, found) == 0
+    assert mean_divergence(batches, batches, found) == 0
     guessed = described(batches[:1])
     moved = [{"y": batch["y"] + 1.0} for batch in batches]
-    assert 0 < divergence(batches, moved, guessed) < np.inf
+    assert 0 < mean_divergence(batches, moved, guessed) < np.inf
 
 
 def test_padding_does_not_count() -> None:
@@ -357,7 +357,7 @@ def test_the_loss_is_the_distance(case: str) -> None:
     graph = backward(read.load(pruned), list(trainable(read.load(pruned))), aim.loss)
     loss = session(graph).run({"x": rows, **aim.fed(aim.targets(expected))})["loss"]
     assert float(loss) == pytest.approx(aim.score(expected, have, None), rel=2e-4)
-    assert float(loss) == pytest.approx(divergence([expected], [have], found), rel=2e-4)
+    assert float(loss) == pytest.approx(mean_divergence([expected], [have], found), rel=2e-4)
 
 
 def test_padding_is_no_part_of_the_loss() -> None:
@@ -543,7 +543,7 @@ def test_weights_by_hand() -> None:
     apart, _, _ = looked_at(drawn(APART), pictures(12, 0))
     alone = weighed(apart, [("boxes", 0.0)])
     value = {"boxes": np.zeros((1, 4, 64)), "scores": np.zeros((1, 6, 64))}
-    assert divergence([value], [value | {"boxes": value["boxes"] + 9}], alone) == 0
+    assert mean_divergence([value], [value | {"boxes": value["boxes"] + 9}], alone) == 0
 
 
 WRONG: Mapping[str, tuple[tuple[str, float], str]] = {

@@ -28,7 +28,7 @@ from onnxprune.model.runtime import session
 from onnxprune.repair import Effort, Sequential, lockstep, repair
 from onnxprune.repair.linear import as_linear
 from onnxprune.repair.lockstep import Lockstep
-from onnxprune.repair.moments import Moments, match_moments, shift_only, solve, squared_error
+from onnxprune.repair.moments import CrossMoments, match_moments, shift_only, solve, squared_error
 from onnxprune.repair.targets import Stored, target_of
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -44,9 +44,9 @@ def _rows(seed: int, rows: int = 60, inputs: int = 5, outputs: int = 3, groups: 
     return x, t.astype(np.float32), old
 
 
-def _moments(x: np.ndarray, t: np.ndarray, like: tuple[np.ndarray, np.ndarray] | None = None) -> Moments:
+def _moments(x: np.ndarray, t: np.ndarray, like: tuple[np.ndarray, np.ndarray] | None = None) -> CrossMoments:
     """``like``: rows whose means are the origins."""
-    result = Moments.around(*(like or (x, t)))
+    result = CrossMoments.around(*(like or (x, t)))
     result.update(x, t)
     return result
 

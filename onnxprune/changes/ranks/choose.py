@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxprune.allocate.hull import lower_hull
-from onnxprune.allocate.legal import Options, aligned, capped, nearest
+from onnxprune.allocate.legal import Options, aligned_parts, capped, nearest
 from onnxprune.allocate.target import KINDS, Target
 from onnxprune.changes.ranks.basis import Basis
 from onnxprune.changes.ranks.costs import FORMS, cost, forms
@@ -96,7 +96,7 @@ def choose_cuts(
 
 def _by_ratio(basis: Basis, ratio: float, options: Options) -> Cut | None:
     layer = basis.layer
-    inputs, rank = (nearest(aligned(n, options), (1 - ratio) * n) for n in (layer.inputs, layer.outputs))
+    inputs, rank = (nearest(aligned_parts(n, options), (1 - ratio) * n) for n in (layer.inputs, layer.outputs))
     found = cut_to(basis, inputs, rank)
     found = replace(found, inputs=found.reads, rank=found.makes)  # what a form does not save, it keeps
     return found if cost(*found.entry, "macs") < layer.macs else None
@@ -145,7 +145,7 @@ def _spend(slack: float, ways: Sequence[Sequence[Option]], chosen: list[Option])
 
 def _levels(width: int, options: Options) -> np.ndarray:
     """Return the numbers of directions to look at, ascending, all of them last."""
-    every = np.array(capped(aligned(width, options), options))
+    every = np.array(capped(aligned_parts(width, options), options))
     return every[np.unique(np.linspace(0, len(every) - 1, LEVELS).round().astype(int))]
 
 

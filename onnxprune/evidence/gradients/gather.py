@@ -11,7 +11,7 @@ from onnx import ModelProto
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset, Feed
 from onnxprune.errors import DataError
-from onnxprune.evidence.gradients.objective import choose
+from onnxprune.evidence.gradients.objective import choose_loss
 from onnxprune.evidence.gradients.statistics import (
     Curvature,
     CurvatureObserver,
@@ -105,7 +105,7 @@ def _observe(
     forward = opened(analysis.facts.model, how, means)
     inputs, labels = next(dataset.labelled(size))
     computed = {n: a for n, a in forward.run(inputs).items() if n not in analysis.facts.constants}
-    objective, remark = choose(computed, labels, sampled, how)
+    objective, remark = choose_loss(computed, labels, sampled, how)
     gradients = session(_graph(taps.model, observers, objective.loss), threads=means.threads)
     done = 0
     for inputs, labels in dataset.labelled(size):

@@ -8,7 +8,7 @@ method", section 5): labels drawn from a classifier's distribution, or outputs w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,15 +18,14 @@ from onnxprune.grad import Loss, losses
 from onnxprune.grad.emitter import Emitter, Value
 from onnxprune.measure.kinds import described
 from onnxprune.measure.outputs import CLASSES, INTEGERS, PROBABILITIES, Output, Outputs
+from onnxprune.model.runtime import Arrays
 
 LABELS, SIGNS = "target:labels", "target:signs"
 TINY = 1e-12
 
-Arrays = Mapping[str, np.ndarray]
-
 
 @dataclass(frozen=True)
-class Objective:
+class SampleLoss:
     """``loss`` of one sample each; ``outputs`` it looks at; ``classes``: the one that chooses among classes (None: none does).
 
     ``sampled``: labels come from the model, whatever labels there are. ``scaled``: signs are as large as the channel's weight
@@ -56,7 +55,9 @@ class Objective:
         return {LABELS: self.classes.flat(_drawn(logits, seed, first))}
 
 
-def choose(outputs: Arrays, labels: np.ndarray | None, sampled: bool, how: Outputs | None) -> tuple[Objective, str]:
+def choose_loss(
+    outputs: Arrays, labels: np.ndarray | None, sampled: bool, how: Outputs | None
+) -> tuple[SampleLoss, str]:
     """Return the objective for a model with these outputs, and a remark ("": none): see the module.
 
     ``how``: the outputs are compared (None: as these tell, all on one scale). Raises DataError where no output is a float.
@@ -73,8 +74,8 @@ def choose(outputs: Arrays, labels: np.ndarray | None, sampled: bool, how: Outpu
         remark = f"{what}: gradients are those of a loss drawn from the model's own outputs"
     given = fits and not sampled
     if not given and (len(floats) > 1 or first.kind not in CLASSES):
-        return Objective(_signed(floats), floats, None, True, how is not None), remark
-    return Objective(_cross_entropy(first), (first,), first, not given), remark
+        return SampleLoss(_signed(floats), floats, None, True, how is not None), remark
+    return SampleLoss(_cross_entropy(first), (first,), first, not given), remark
 
 
 def _signed(floats: Sequence[Output]) -> Loss:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.grad.emitter import Emitter, Value
-from onnxprune.grad.view import Gradients, View, vjp
+from onnxprune.grad.view import ForwardNode, Gradients, vjp
 
 CONSTANT = (
     "And",
@@ -38,5 +38,5 @@ CONSTANT = (
 
 
 @vjp(*CONSTANT, all_outputs=True)
-def nothing(emit: Emitter, node: View, *gradients: Value | None) -> Gradients:
+def nothing(emit: Emitter, node: ForwardNode, *gradients: Value | None) -> Gradients:
     return [None] * len(node.node.inputs)

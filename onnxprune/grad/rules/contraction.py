@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from onnxprune.grad.emitter import Emitter, Value
-from onnxprune.grad.view import Gradients, View, vjp
+from onnxprune.grad.view import ForwardNode, Gradients, vjp
 
 
 @vjp("MatMul")
-def matmul(emit: Emitter, node: View, g: Value) -> Gradients:
+def matmul(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """dA = g B^T, dB = A^T g on matrices; vectors are made matrices, batch axes are summed back by the driver."""
     a, b = node.inputs
     rows, columns = (a.rank == 1), (b.rank == 1)
@@ -30,7 +30,7 @@ def _flat(emit: Emitter, x: Value, transposed: bool = False) -> Value:
 
 
 @vjp("Gemm")
-def gemm(emit: Emitter, node: View, g: Value) -> Gradients:
+def gemm(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """y = alpha op(A) op(B) + beta C."""
     a, b, *bias = node.inputs
     alpha, beta = node.attribute("alpha", 1.0), node.attribute("beta", 1.0)
@@ -41,7 +41,7 @@ def gemm(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("Einsum")
-def einsum(emit: Emitter, node: View, g: Value) -> Gradients:
+def einsum(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """Exchange an operand with the output; where the operand has a letter of its own, its gradient repeats."""
     operands, output = _letters(node)
     gradients = []
@@ -59,7 +59,7 @@ def einsum(emit: Emitter, node: View, g: Value) -> Gradients:
     return gradients
 
 
-def _letters(node: View) -> tuple[list[str], str]:
+def _letters(node: ForwardNode) -> tuple[list[str], str]:
     """Return the letters of the operands and of the output, an ellipsis spelled out by capitals."""
     equation = node.attribute("equation").replace(" ", "")
     left, arrow, output = equation.partition("->")

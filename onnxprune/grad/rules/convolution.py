@@ -15,14 +15,14 @@ from itertools import product
 import numpy as np
 
 from onnxprune.grad.emitter import Emitter, Value
-from onnxprune.grad.view import Gradients, View, vjp
+from onnxprune.grad.view import ForwardNode, Gradients, vjp
 
 SHIFT_CHANNELS = 8
 """From this many input channels per group on, one product per kernel position beats im2col."""
 
 
 @dataclass
-class Window:
+class ConvWindow:
     """Kernel, strides, dilations and explicit pads of one convolution or pooling node, spatial axes only."""
 
     kernel: list[int]
@@ -48,15 +48,15 @@ class Window:
         return named if transposed else {"kernel_shape": self.kernel, **named}
 
 
-def explicit_window(node: View, kernel: Sequence[int]) -> Window:
+def explicit_window(node: ForwardNode, kernel: Sequence[int]) -> ConvWindow:
     """Return the window a node's attributes name, ``auto_pad`` left aside."""
     rank = len(kernel)
     pads = [0] * 2 * rank if node.attribute("auto_pad") == "VALID" else node.attribute("pads", [0] * 2 * rank)
     strides, dilations = (list(node.attribute(name, [1] * rank)) for name in ("strides", "dilations"))
-    return Window(list(kernel), strides, dilations, list(pads[:rank]), list(pads[rank:]))
+    return ConvWindow(list(kernel), strides, dilations, list(pads[:rank]), list(pads[rank:]))
 
 
-def window_of(node: View, kernel: Sequence[int]) -> Window:
+def window_of(node: ForwardNode, kernel: Sequence[int]) -> ConvWindow:
     """Return the window of a convolution or pooling node, SAME paddings spelled out."""
     window, auto = explicit_window(node, kernel), node.attribute("auto_pad", "NOTSET")
     if auto.startswith("SAME"):
@@ -70,7 +70,7 @@ def window_of(node: View, kernel: Sequence[int]) -> Window:
     return window
 
 
-def conv_transpose(emit: Emitter, g: Value, weight: Value, like: Value, window: Window, group: int) -> Value:
+def conv_transpose(emit: Emitter, g: Value, weight: Value, like: Value, window: ConvWindow, group: int) -> Value:
     """Scatter windows back onto a tensor shaped like ``like``: ConvTranspose with the fitting output padding.
 
     Where a strided axis has a free size, more than it can have is computed and the surplus cut off at run time.
@@ -88,10 +88,10 @@ def conv_transpose(emit: Emitter, g: Value, weight: Value, like: Value, window: 
             padding[axis] = size - (out - 1) * stride - covered
     attributes = replace(window, ends=ends).attributes(transposed=True)
     x = emit("ConvTranspose", g, weight, group=group, output_padding=padding, **attributes)
-    return cut(emit, x, like, free)
+    return cropped(emit, x, like, free)
 
 
-def cut(emit: Emitter, x: Value, like: Value, axes: Sequence[int]) -> Value:
+def cropped(emit: Emitter, x: Value, like: Value, axes: Sequence[int]) -> Value:
     """Cut axes down to the sizes they have in ``like``."""
     if not axes:
         return x
@@ -99,7 +99,7 @@ def cut(emit: Emitter, x: Value, like: Value, axes: Sequence[int]) -> Value:
 
 
 @vjp("Conv", "com.microsoft::FusedConv")
-def conv(emit: Emitter, node: View, g: Value) -> Gradients:
+def conv(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     x, weight = node.inputs[:2]
     if node.node.op != "Conv":
         node.refuse_unless(
@@ -113,7 +113,7 @@ def conv(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("ConvTranspose")
-def transposed(emit: Emitter, node: View, g: Value) -> Gradients:
+def transposed(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """The roles of Conv exchanged: the output gradient is the large tensor, the input the small one."""
     x, weight = node.inputs[:2]
     group, window = node.attribute("group", 1), _transposed_window(node, weight.shape[2:])
@@ -123,7 +123,7 @@ def transposed(emit: Emitter, node: View, g: Value) -> Gradients:
     return [dx, weight_gradient(emit, g, x, weight, window, group), *bias]
 
 
-def _transposed_window(node: View, kernel: Sequence[int]) -> Window:
+def _transposed_window(node: ForwardNode, kernel: Sequence[int]) -> ConvWindow:
     """Return the window of the Conv this node transposes; its pads follow from output_shape or auto_pad where given."""
     window, auto = explicit_window(node, kernel), node.attribute("auto_pad", "NOTSET")
     extra = node.attribute("output_padding", [0] * window.rank)
@@ -137,7 +137,7 @@ def _transposed_window(node: View, kernel: Sequence[int]) -> Window:
     return window
 
 
-def _reached(emit: Emitter, g: Value, window: Window) -> tuple[Value, Window]:
+def _reached(emit: Emitter, g: Value, window: ConvWindow) -> tuple[Value, ConvWindow]:
     """Cut off the end that output padding adds beyond the last window: no input reaches it."""
     beyond = {axis + 2: end for axis, end in enumerate(window.ends) if end < 0}
     if not beyond:
@@ -153,7 +153,7 @@ def _all_but_channels(x: Value) -> list[int]:
 # --- weight gradient ------------------------------------------------------------------------------------------------
 
 
-def weight_gradient(emit: Emitter, x: Value, g: Value, weight: Value, window: Window, group: int) -> Value:
+def weight_gradient(emit: Emitter, x: Value, g: Value, weight: Value, window: ConvWindow, group: int) -> Value:
     """Return dW[o, c, *k] = sum over samples and places of g[n, o, p] x[n, c, p * stride + k * dilation - pad]."""
     channels = weight.shape[1]
     shift = channels >= SHIFT_CHANNELS and set(window.strides) == {1}
@@ -161,7 +161,7 @@ def weight_gradient(emit: Emitter, x: Value, g: Value, weight: Value, window: Wi
     return emit.reshape(dw, list(weight.shape))
 
 
-def _by_shifts(emit: Emitter, x: Value, g: Value, window: Window, group: int) -> Value:
+def _by_shifts(emit: Emitter, x: Value, g: Value, window: ConvWindow, group: int) -> Value:
     """One product per kernel position; channels first, so that samples and places are one long axis to sum over."""
     left = emit.reshape(emit.swap(g, 0, 1), [group, g.shape[1] // group, -1])
     x = emit.swap(x, 0, 1)
@@ -180,14 +180,16 @@ def _by_shifts(emit: Emitter, x: Value, g: Value, window: Window, group: int) ->
     return emit("Concat", *(emit("Unsqueeze", part, [-1]) for part in parts), axis=-1)
 
 
-def _by_patches(emit: Emitter, x: Value, g: Value, window: Window, group: int) -> Value:
+def _by_patches(emit: Emitter, x: Value, g: Value, window: ConvWindow, group: int) -> Value:
     """One product per sample, summed over the samples."""
-    right = emit.reshape(patches(emit, x, window), [0, group, x.shape[1] // group * int(np.prod(window.kernel)), -1])
+    right = emit.reshape(
+        patches_as_channels(emit, x, window), [0, group, x.shape[1] // group * int(np.prod(window.kernel)), -1]
+    )
     left = emit.reshape(g, [0, group, g.shape[1] // group, -1])
     return emit.sum(left @ emit.swap(right), [0], keepdims=False)
 
 
-def patches(emit: Emitter, x: Value, window: Window) -> Value:
+def patches_as_channels(emit: Emitter, x: Value, window: ConvWindow) -> Value:
     """Lay every patch out as channels, [n, c * kernel, *places], by a one-hot depthwise Conv."""
     channels, size = x.shape[1], int(np.prod(window.kernel))
     one_hot = np.eye(size, dtype=x.numpy_type).reshape(size, 1, *window.kernel)
@@ -196,7 +198,7 @@ def patches(emit: Emitter, x: Value, window: Window) -> Value:
 
 
 @vjp("Col2Im")
-def col2im(emit: Emitter, node: View, g: Value) -> Gradients:
+def col2im(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """Patches added up to a picture forward, cut out of it again backward."""
     window = explicit_window(node, node.array(2, "block sizes").tolist())
-    return [emit.reshape_like(patches(emit, g, window), node.x), None, None]
+    return [emit.reshape_like(patches_as_channels(emit, g, window), node.x), None, None]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from onnxprune.grad.emitter import Emitter, Value
-from onnxprune.grad.view import Gradients, View, vjp
+from onnxprune.grad.view import ForwardNode, Gradients, vjp
 
 
 @vjp("Gather")
-def gather(emit: Emitter, node: View, g: Value) -> Gradients:
+def gather(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """Bring the gathered axis to the front, where ScatterND adds whole slices."""
     x, indices = node.inputs
     axis, picked = node.axis(0), indices.rank
@@ -29,13 +29,13 @@ def _placed(emit: Emitter, g: Value, x: Value, axis: int, index: int, picked: in
 
 
 @vjp("GatherElements")
-def gather_elements(emit: Emitter, node: View, g: Value) -> Gradients:
+def gather_elements(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     x, indices = node.inputs
     return [emit("ScatterElements", emit.zeros_like(x), indices, g, axis=node.axis(0), reduction="add"), None]
 
 
 @vjp("GatherND")
-def gather_nd(emit: Emitter, node: View, g: Value) -> Gradients:
+def gather_nd(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """Batch axes are spelled out as further coordinates, so that one ScatterND adds everything."""
     x, indices = node.inputs
     lead = indices.dims()[:-1]
@@ -50,7 +50,7 @@ def gather_nd(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("ScatterElements")
-def scatter_elements(emit: Emitter, node: View, g: Value) -> Gradients:
+def scatter_elements(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     _, indices, updates = node.inputs
     axis, reduction = node.axis(0), node.attribute("reduction", "none")
     node.refuse_unless(reduction in ("none", "add"), f"reduction={reduction} has no rule")
@@ -59,7 +59,7 @@ def scatter_elements(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("ScatterND")
-def scatter_nd(emit: Emitter, node: View, g: Value) -> Gradients:
+def scatter_nd(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     _, indices, updates = node.inputs
     reduction = node.attribute("reduction", "none")
     node.refuse_unless(reduction in ("none", "add"), f"reduction={reduction} has no rule")
@@ -68,7 +68,7 @@ def scatter_nd(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("TopK")
-def top_k(emit: Emitter, node: View, g: Value) -> Gradients:
+def top_k(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     return [
         emit("ScatterElements", emit.zeros_like(node.x), node.indices(), g, axis=node.axis(-1), reduction="add"),
         None,
@@ -76,7 +76,7 @@ def top_k(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("DFT")
-def fourier(emit: Emitter, node: View, g: Value) -> Gradients:
+def fourier(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """The transform is symmetric: its transpose on (real, imaginary) pairs is the unscaled transform the other way."""
     x = node.x
     node.refuse_unless(

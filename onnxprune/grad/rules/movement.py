@@ -5,27 +5,27 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.grad.emitter import Dim, Emitter, Value
-from onnxprune.grad.view import Gradients, View, vjp
+from onnxprune.grad.view import ForwardNode, Gradients, vjp
 
 
 @vjp("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-def reshape(emit: Emitter, node: View, g: Value) -> Gradients:
+def reshape(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     return [emit.reshape_like(g, node.x), *[None] * (len(node.inputs) - 1)]
 
 
 @vjp("Transpose")
-def transpose(emit: Emitter, node: View, g: Value) -> Gradients:
+def transpose(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     perm = node.attribute("perm") or range(node.x.rank)[::-1]
     return [emit.transpose(g, np.argsort(perm).tolist())]
 
 
 @vjp("Expand")
-def expand(emit: Emitter, node: View, g: Value) -> Gradients:
+def expand(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     return [g, None]
 
 
 @vjp("Tile")
-def tile(emit: Emitter, node: View, g: Value) -> Gradients:
+def tile(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """Split every axis into repeat and position, and sum over the repeats."""
     x, repeats = node.x, node.inputs[1]
     counts: list[Dim] = (
@@ -36,7 +36,7 @@ def tile(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("Concat")
-def concat(emit: Emitter, node: View, g: Value) -> Gradients:
+def concat(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     if len(node.inputs) == 1:
         return [g]
     axis = node.axis(0)
@@ -44,7 +44,7 @@ def concat(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("Split", all_outputs=True)
-def split(emit: Emitter, node: View, *gradients: Value | None) -> Gradients:
+def split(emit: Emitter, node: ForwardNode, *gradients: Value | None) -> Gradients:
     outputs = [emit.value(name) for name in node.node.outputs]
     parts = [emit.zeros_like(y) if g is None else g for g, y in zip(gradients, outputs, strict=True)]
     joined = emit("Concat", *parts, axis=node.axis(0)) if len(parts) > 1 else parts[0]
@@ -52,7 +52,7 @@ def split(emit: Emitter, node: View, *gradients: Value | None) -> Gradients:
 
 
 @vjp("Slice")
-def slice_(emit: Emitter, node: View, g: Value) -> Gradients:
+def slice_(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """Per axis: flip where the step is negative, put zeros between where it is above one, pad with zeros up to x."""
     x, count = node.x, node.inputs[1].shape[0]
     axes = range(count) if node.input(3) is None else (int(a) % x.rank for a in node.array(3, "axes"))
@@ -70,7 +70,7 @@ def slice_(emit: Emitter, node: View, g: Value) -> Gradients:
     return [emit("Pad", g, emit.vector([*before, *after])), *[None] * (len(node.inputs) - 1)]
 
 
-def _first(emit: Emitter, node: View, place: int, axis: int, step: int) -> Dim:
+def _first(emit: Emitter, node: ForwardNode, place: int, axis: int, step: int) -> Dim:
     """Return the position a slice starts at: from constants where they tell, else by slicing the positions."""
     start, size = node.inputs[1], node.x.dim(axis)
     if start.array is not None:
@@ -100,7 +100,7 @@ def _spaced(emit: Emitter, g: Value, axis: int, step: int) -> Value:
 
 
 @vjp("DepthToSpace")
-def depth_to_space(emit: Emitter, node: View, g: Value) -> Gradients:
+def depth_to_space(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     block = node.attribute("blocksize")
     if node.attribute("mode", "DCR") == "DCR":
         return [emit("SpaceToDepth", g, blocksize=block)]
@@ -111,16 +111,16 @@ def depth_to_space(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("SpaceToDepth")
-def space_to_depth(emit: Emitter, node: View, g: Value) -> Gradients:
+def space_to_depth(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     return [emit("DepthToSpace", g, blocksize=node.attribute("blocksize"))]
 
 
 @vjp("Trilu")
-def triangle(emit: Emitter, node: View, g: Value) -> Gradients:
+def triangle(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     return [emit("Trilu", g, *node.inputs[1:], upper=node.attribute("upper", 1)), *[None] * (len(node.inputs) - 1)]
 
 
 @vjp("ReverseSequence")
-def reverse_sequence(emit: Emitter, node: View, g: Value) -> Gradients:
+def reverse_sequence(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     axes = {"batch_axis": node.attribute("batch_axis", 1), "time_axis": node.attribute("time_axis", 0)}
     return [emit("ReverseSequence", g, node.inputs[1], **axes), None]

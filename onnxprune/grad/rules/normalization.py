@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.grad.emitter import Emitter, Value
-from onnxprune.grad.view import Gradients, View, vjp
+from onnxprune.grad.view import ForwardNode, Gradients, vjp
 
 EPSILON, SKIP_EPSILON, MVN_EPSILON = 1e-5, 1e-12, 1e-9
 """Defaults of the operators; MeanVarianceNormalization has its own fixed one."""
@@ -39,7 +39,7 @@ def _per_channel(emit: Emitter, x: Value) -> Value:
 
 
 @vjp("BatchNormalization", all_outputs=True)
-def batch_norm(emit: Emitter, node: View, g: Value | None, *rest: Value | None) -> Gradients:
+def batch_norm(emit: Emitter, node: ForwardNode, g: Value | None, *rest: Value | None) -> Gradients:
     """y = (x - mean) scale / sqrt(var + epsilon) + bias, with running statistics or, in training mode, those of x."""
     node.refuse_unless(g is not None and not any(rest), "only the gradient through its first output has a rule")
     assert g is not None
@@ -64,7 +64,7 @@ def batch_norm(emit: Emitter, node: View, g: Value | None, *rest: Value | None) 
 
 
 @vjp("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
-def layer_norm(emit: Emitter, node: View, g: Value) -> Gradients:
+def layer_norm(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """Scale and bias have the shape of the normalised axes, or broadcast to it."""
     centred = node.node.op == "LayerNormalization"
     x, scale, *bias = node.inputs
@@ -74,7 +74,7 @@ def layer_norm(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("com.microsoft::SkipLayerNormalization", "com.microsoft::SkipSimplifiedLayerNormalization", all_outputs=True)
-def skip_layer_norm(emit: Emitter, node: View, g: Value | None, *rest: Value | None) -> Gradients:
+def skip_layer_norm(emit: Emitter, node: ForwardNode, g: Value | None, *rest: Value | None) -> Gradients:
     """A layer normalisation of input + skip + bias, which is also output 3."""
     centred = node.node.op.endswith("SkipLayerNormalization")
     x, skip, scale, *others = node.inputs
@@ -90,7 +90,7 @@ def skip_layer_norm(emit: Emitter, node: View, g: Value | None, *rest: Value | N
 
 
 @vjp("InstanceNormalization")
-def instance_norm(emit: Emitter, node: View, g: Value) -> Gradients:
+def instance_norm(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     x, scale, _ = node.inputs
     axes = list(range(2, x.rank))
     xhat, inverse = standardise(emit, x, axes, node.attribute("epsilon", EPSILON))
@@ -99,7 +99,7 @@ def instance_norm(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("GroupNormalization")
-def group_norm(emit: Emitter, node: View, g: Value) -> Gradients:
+def group_norm(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """Scale and bias are per channel (the form per group, of opset 18, is deprecated and refused by the checker)."""
     x, scale, _ = node.inputs
     groups, channels = node.attribute("num_groups"), x.shape[1]
@@ -113,14 +113,14 @@ def group_norm(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("MeanVarianceNormalization")
-def mean_variance_norm(emit: Emitter, node: View, g: Value) -> Gradients:
+def mean_variance_norm(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     axes = list(node.attribute("axes", [0, 2, 3]))
     xhat, inverse = standardise(emit, node.x, axes, MVN_EPSILON)
     return [standardised(emit, xhat, inverse, g, axes)]
 
 
 @vjp("LpNormalization")
-def lp_norm(emit: Emitter, node: View, g: Value) -> Gradients:
+def lp_norm(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """y = x / |x|: (g - direction sum(g y)) / |x|, with the direction y for p = 2 and sign(x) for p = 1."""
     x, axis, p = node.x, node.axis(-1), node.attribute("p", 2)
     norm = emit(f"ReduceL{p}", x, [axis], keepdims=1)
@@ -129,7 +129,7 @@ def lp_norm(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("LRN")
-def local_response_norm(emit: Emitter, node: View, g: Value) -> Gradients:
+def local_response_norm(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """y = x s^-beta with s = bias + alpha / size * (x^2 summed over the neighbouring channels)."""
     x, size = node.x, node.attribute("size")
     alpha, beta, bias = node.attribute("alpha", 1e-4), node.attribute("beta", 0.75), node.attribute("bias", 1.0)
@@ -147,11 +147,11 @@ def local_response_norm(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("Softmax")
-def softmax(emit: Emitter, node: View, g: Value) -> Gradients:
+def softmax(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     weighted = g * node.y
     return [weighted - node.y * emit.sum(weighted, [node.axis(-1)])]
 
 
 @vjp("LogSoftmax")
-def log_softmax(emit: Emitter, node: View, g: Value) -> Gradients:
+def log_softmax(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     return [g - emit("Exp", node.y) * emit.sum(g, [node.axis(-1)])]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from onnxprune.grad.emitter import Emitter, Unsupported, Value
-from onnxprune.grad.view import FloatMap, Gradients, View, vjp
+from onnxprune.grad.view import FloatMap, ForwardNode, Gradients, vjp
 
 LEAKY, ELU, CELU, THRESHOLD = 0.01, 1.0, 1.0, 1.0
 SELU_ALPHA, SELU_GAMMA = 1.67326319217681884765625, 1.05070102214813232421875
@@ -50,7 +50,7 @@ def _softsign(emit: Emitter, x: Value) -> Value:
     return 1.0 / (d * d)
 
 
-DERIVATIVES: dict[str, Callable[[Emitter, View], Value]] = {
+DERIVATIVES: dict[str, Callable[[Emitter, ForwardNode], Value]] = {
     "Abs": lambda emit, n: emit("Sign", n.x),
     "Acos": lambda emit, n: -1.0 / emit("Sqrt", 1.0 - n.x * n.x),
     "Acosh": lambda emit, n: 1.0 / emit("Sqrt", n.x * n.x - 1.0),
@@ -96,7 +96,7 @@ PIECEWISE: dict[str, FloatMap] = {
 """Operator -> gradient of x from that of y, where it is cheaper than a product with the derivative."""
 
 
-def _selu(emit: Emitter, node: View, g: Value) -> Value:
+def _selu(emit: Emitter, node: ForwardNode, g: Value) -> Value:
     alpha, gamma = node.attribute("alpha", SELU_ALPHA), node.attribute("gamma", SELU_GAMMA)
     return emit.where(node.y > 0.0, g * gamma, g * (node.y + alpha * gamma))
 
@@ -115,29 +115,29 @@ _register_tables()
 
 
 @vjp("Add")
-def add(emit: Emitter, node: View, g: Value) -> Gradients:
+def add(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     return [g, g]
 
 
 @vjp("Sub")
-def subtract(emit: Emitter, node: View, g: Value) -> Gradients:
+def subtract(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     return [g, -g]
 
 
 @vjp("Mul")
-def multiply(emit: Emitter, node: View, g: Value) -> Gradients:
+def multiply(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     a, b = node.inputs
     return [g * b, g * a]
 
 
 @vjp("Div")
-def divide(emit: Emitter, node: View, g: Value) -> Gradients:
+def divide(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     quotient = g / node.inputs[1]
     return [quotient, -(quotient * node.y)]
 
 
 @vjp("Pow")
-def power(emit: Emitter, node: View, g: Value) -> Gradients:
+def power(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """x: p x^(p-1); p: y ln x, taken as 0 where x <= 0."""
     x, exponent = node.inputs
     p = emit.cast(exponent, x)
@@ -146,24 +146,24 @@ def power(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("Mod")
-def modulo(emit: Emitter, node: View, g: Value) -> Gradients:
+def modulo(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """y = x - q divisor, with a quotient q that is constant almost everywhere."""
     x, divisor = node.inputs
     return [g, emit("Div", g * (node.y - x), divisor)]
 
 
 @vjp("Sum")
-def sum_of(emit: Emitter, node: View, g: Value) -> Gradients:
+def sum_of(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     return [g] * len(node.inputs)
 
 
 @vjp("Mean")
-def mean_of(emit: Emitter, node: View, g: Value) -> Gradients:
+def mean_of(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     return [g * (1 / len(node.inputs))] * len(node.inputs)
 
 
 @vjp("Max", "Min")
-def extreme_of(emit: Emitter, node: View, g: Value) -> Gradients:
+def extreme_of(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """The gradient goes to the inputs that attain the extreme, in equal parts."""
     hits = [emit.cast(emit("Equal", value, node.y), g) for value in node.inputs]
     share = g / emit("Sum", *hits)
@@ -171,7 +171,7 @@ def extreme_of(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("Clip")
-def clip(emit: Emitter, node: View, g: Value) -> Gradients:
+def clip(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     low, high = node.input(1), node.input(2)
     inside, below, above = g, None, None
     if low is not None:
@@ -184,24 +184,24 @@ def clip(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("PRelu")
-def prelu(emit: Emitter, node: View, g: Value) -> Gradients:
+def prelu(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     x, slope = node.inputs
     return [emit.where(x > 0.0, g, g * slope), emit.where(x > 0.0, 0.0, g * x)]
 
 
 @vjp("Where")
-def where(emit: Emitter, node: View, g: Value) -> Gradients:
+def where(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     condition = node.x
     return [None, emit.where(condition, g, 0.0), emit.where(condition, 0.0, g)]
 
 
 @vjp("Cast", "CastLike")
-def cast(emit: Emitter, node: View, g: Value) -> Gradients:
+def cast(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     return [emit("Cast", g, to=node.x.dtype), *[None] * (len(node.inputs) - 1)]
 
 
 @vjp("Dropout", all_outputs=True)
-def dropout(emit: Emitter, node: View, g: Value | None, *mask: None) -> Gradients:
+def dropout(emit: Emitter, node: ForwardNode, g: Value | None, *mask: None) -> Gradients:
     training = node.input(2)
     if training is not None and (training.array is None or training.array.any()):
         raise Unsupported("it is in training mode")
@@ -209,7 +209,7 @@ def dropout(emit: Emitter, node: View, g: Value | None, *mask: None) -> Gradient
 
 
 @vjp("com.microsoft::BiasGelu", "com.microsoft::FastGelu")
-def bias_gelu(emit: Emitter, node: View, g: Value) -> Gradients:
+def bias_gelu(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     derivative = _gelu if node.node.op.endswith("BiasGelu") else _tanh_gelu
     bias = node.input(1)
     gradient = g * derivative(emit, node.x if bias is None else node.x + bias)

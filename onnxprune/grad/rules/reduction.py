@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from onnxprune.grad.emitter import Emitter, Value
-from onnxprune.grad.view import Gradients, View, vjp
+from onnxprune.grad.view import ForwardNode, Gradients, vjp
 
 
 def _ratio(emit: Emitter, x: Value, reduced: Value) -> Value | float:
@@ -50,7 +50,7 @@ FACTORS: dict[str, Callable[[Emitter, Value, Value, list[int]], Value | float]] 
 
 
 @vjp(*FACTORS)
-def reduction(emit: Emitter, node: View, g: Value) -> Gradients:
+def reduction(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     axes = node.axes()
     y = node.y
     if not node.attribute("keepdims", 1) and axes:
@@ -61,23 +61,23 @@ def reduction(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("CumSum")
-def running_sum(emit: Emitter, node: View, g: Value) -> Gradients:
+def running_sum(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     reverse = 1 - node.attribute("reverse", 0)
     return [emit("CumSum", g, node.inputs[1], exclusive=node.attribute("exclusive", 0), reverse=reverse), None]
 
 
 @vjp("GlobalAveragePool")
-def global_average(emit: Emitter, node: View, g: Value) -> Gradients:
+def global_average(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     return [emit.expand_like(g / _ratio(emit, node.x, node.y), node.x)]
 
 
 @vjp("GlobalMaxPool")
-def global_maximum(emit: Emitter, node: View, g: Value) -> Gradients:
+def global_maximum(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     return [g * _ties(emit, node.x, node.y, list(range(2, node.x.rank)))]
 
 
 @vjp("GlobalLpPool")
-def global_lp(emit: Emitter, node: View, g: Value) -> Gradients:
+def global_lp(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """y = (sum |x|^p)^(1/p): g x |x|^(p-2) y^(1-p)."""
     p = float(node.attribute("p", 2))
     return [g * node.y ** (1.0 - p) * emit("Sign", node.x) * emit("Abs", node.x) ** (p - 1.0)]

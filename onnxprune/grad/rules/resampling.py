@@ -8,10 +8,10 @@ import numpy as np
 from onnx import helper
 
 from onnxprune.grad.emitter import Dim, Emitter, Value
-from onnxprune.grad.view import Gradients, View, vjp
+from onnxprune.grad.view import ForwardNode, Gradients, vjp
 
 
-def identity(emit: Emitter, size: Dim, like: Value) -> Value:
+def identity_matrix(emit: Emitter, size: Dim, like: Value) -> Value:
     """Return the identity matrix as [1, 1, size, size]."""
     if isinstance(size, int):
         return emit.constant(np.eye(size, dtype=like.numpy_type)[None, None])
@@ -27,16 +27,18 @@ def along(emit: Emitter, g: Value, axis: int, matrix: Value) -> Value:
     return emit.swap(emit.swap(g, axis, last) @ emit.swap(matrix), axis, last)
 
 
-def transposed_axes(emit: Emitter, node: View, g: Value, axes: list[int], run: Callable[[Value, int], Value]) -> Value:
+def transposed_axes(
+    emit: Emitter, node: ForwardNode, g: Value, axes: list[int], run: Callable[[Value, int], Value]
+) -> Value:
     """Go back axis by axis; ``run(matrix, axis)`` does to a matrix's last axis what the operator does to ``axis``."""
     for axis in axes:
-        matrix = run(identity(emit, node.x.dim(axis), g), axis)
+        matrix = run(identity_matrix(emit, node.x.dim(axis), g), axis)
         g = along(emit, g, axis, emit("Squeeze", matrix, [0, 1]))
     return g
 
 
 @vjp("Resize")
-def resize(emit: Emitter, node: View, g: Value) -> Gradients:
+def resize(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     attributes = {a.name: helper.get_attribute_value(a) for a in node.node.proto.attribute}
     mode = node.attribute("coordinate_transformation_mode", "half_pixel")
     node.refuse_unless(mode != "tf_crop_and_resize", "tf_crop_and_resize is not supported")
@@ -61,7 +63,7 @@ def resize(emit: Emitter, node: View, g: Value) -> Gradients:
 
 
 @vjp("Pad")
-def pad(emit: Emitter, node: View, g: Value) -> Gradients:
+def pad(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
     """Padding with a constant is undone by negative padding; the other modes by their matrices."""
     nothing = [None] * (len(node.inputs) - 1)
     mode, pads, axes = node.attribute("mode", "constant"), node.inputs[1], node.input(3)
