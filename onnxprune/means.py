@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 Progress = Callable[[str], None]
 """Is told what begins."""
@@ -13,11 +14,16 @@ def silent(stage: str) -> None:
     """Tell nobody."""
 
 
+Spread = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
+"""Calls a function for each of some numbers, like ``map``, wherever and in whatever order: a pool's ``map`` is one."""
+
+
 @dataclass(frozen=True)
 class Means:
     """``threads`` of ONNX Runtime, ``seed`` of every draw, ``batch``: rows at a time (None: as many as fit).
 
     ``mask``: the model's input that is zero where a sequence is padded. ``progress`` is told what begins.
+    ``spread`` shares out work on parts of the data (None: one part after the other); the result is the same to the bit.
     """
 
     threads: int = 1
@@ -25,6 +31,7 @@ class Means:
     batch: int | None = None
     mask: str | None = None
     progress: Progress = silent
+    spread: Spread | None = None
 
     @property
     def quiet(self) -> Means:

@@ -82,12 +82,15 @@ class Dataset:
         for inputs, _ in self.labelled(batch):
             yield inputs
 
-    def labelled(self, batch: int | None = None) -> Iterator[tuple[Feed, np.ndarray | None]]:
-        """Yield (inputs, labels or None) per batch; raise DataError when the rows do not fill one fixed batch."""
+    def labelled(self, batch: int | None = None, every: int | None = None) -> Iterator[tuple[Feed, np.ndarray | None]]:
+        """Yield (inputs, labels or None) per batch; raise DataError when the rows do not fill one fixed batch.
+
+        ``every``: a batch ends wherever so many rows are full, whatever came before.
+        """
         fixed = self.schema.fixed_batch
         size = (fixed or batch or DEFAULT_BATCH) if self.schema.samples else 1
         dropped = emitted = position = 0
-        for rows in rechunk(self._blocks(size), size):
+        for rows in rechunk(self._blocks(size), size, every):
             count = row_count(rows)
             position += count
             if fixed and count < fixed:
@@ -104,6 +107,10 @@ class Dataset:
             )
         if dropped:
             logger.warning("%s: %d rows left out, they do not fill a batch of %s", self.origin, dropped, fixed)
+
+    def samples(self, inputs: Mapping[str, np.ndarray]) -> int:
+        """Return how many samples a batch holds: one where a row is everything that a run of the model takes."""
+        return len(next(iter(inputs.values()))) if self.schema.samples else 1
 
     def _numbers(self, start: int, stop: int) -> Index:
         """Return the numbers that the rows from ``start`` to ``stop`` of this part have in the whole data."""
@@ -148,6 +155,11 @@ class Dataset:
         out[np.random.default_rng(seed).choice(count, held, replace=False)] = True
         return self._subset(~out), self._subset(out)
 
+    def rows(self, start: int, stop: int) -> Dataset:
+        """Return the rows from number ``start`` up to ``stop``, or as many of them as there are."""
+        numbers = np.arange(len(self))
+        return self._subset((numbers >= start) & (numbers < stop))
+
     def take(self, count: int, seed: int = 0) -> Dataset:
         """Return ``count`` random rows in their order, or everything when there are no more."""
         return self if count >= len(self) else self.split(count, seed)[1]
@@ -184,26 +196,30 @@ def _hash_row(arrays: Mapping[str, np.ndarray]) -> str:
     return result.hexdigest()
 
 
-def rechunk(blocks: Iterable[Rows], size: int) -> Iterator[Rows]:
-    """Yield blocks of exactly ``size`` rows, less only at the end and where the shape of a row changes."""
+def rechunk(blocks: Iterable[Rows], size: int, every: int | None = None) -> Iterator[Rows]:
+    """Yield blocks of exactly ``size`` rows, less only at the end, where the shape of a row changes and ``every`` so many rows."""
     pending: list[Rows] = []
-    waiting = 0
+    waiting = done = 0
     for rows in blocks:
         if pending and not _joinable(pending[-1], rows):
             yield _join(pending)
-            pending, waiting = [], 0
+            pending, waiting, done = [], 0, done + waiting
         pending.append(rows)
         waiting += row_count(rows)
-        if waiting < size:
+        if waiting < _next(size, every, done):
             continue
-        joined = _join(pending)
-        full = waiting - waiting % size
-        for start in range(0, full, size):
-            yield {name: array[start : start + size] for name, array in joined.items()}
-        pending = [{name: array[full:] for name, array in joined.items()}] if waiting > full else []
-        waiting -= full
+        joined, start = _join(pending), 0
+        while waiting >= (full := _next(size, every, done)):
+            yield {name: array[start : start + full] for name, array in joined.items()}
+            start, waiting, done = start + full, waiting - full, done + full
+        pending = [{name: array[start:] for name, array in joined.items()}] if waiting else []
     if pending:
         yield _join(pending)
+
+
+def _next(size: int, every: int | None, done: int) -> int:
+    """Return how many rows the next block has."""
+    return size if every is None else min(size, every - done % every)
 
 
 def _joinable(first: Rows, second: Rows) -> bool:

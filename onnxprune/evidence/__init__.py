@@ -2,9 +2,10 @@
 
 from onnxprune.evidence.collect import collect
 from onnxprune.evidence.needs import Need, Window, merged
+from onnxprune.evidence.rows import POSITIONS
 from onnxprune.evidence.sites import REQUESTS, Site, requested, sites
 from onnxprune.evidence.store import Cache, Evidence
-from onnxprune.evidence.stream import POSITIONS, gather
+from onnxprune.evidence.stream import gather
 
 __all__ = [
     "POSITIONS",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
@@ -10,6 +11,7 @@ from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.silence import silenced
 from onnxprune.data import Dataset
+from onnxprune.data.observe import Batch, Sums, observe
 from onnxprune.errors import DataError
 from onnxprune.means import Means
 from onnxprune.measure.divergence import opened
@@ -67,41 +69,40 @@ def ablate(
     missing.
     """
     wanted = [kind for kind in kinds if kind in MEASURES]
-    result: dict[str, list[np.ndarray]] = {kind: [] for kind in wanted}
-    if not wanted:
-        return result
+    if not wanted or not analysis.groups:
+        return {kind: [] for kind in wanted}
     original = opened(analysis.facts.model, outputs, means)
     how = outputs or described([original.run(next(dataset.batches(means.batch)))])
+    found = []
     for group in analysis.groups:
-        effects = _group_effects(analysis, group.index, wanted, dataset, original, means, how)
-        for kind in wanted:
-            result[kind].append(effects[kind])
+        silent, switches = _switchable(analysis, group.index, means, how.inner)
+        view = _Ablation(original, silent, switches, wanted, how)
+        (sums,) = observe(view.look, dataset, [Sums()], means.quiet)
+        found.append(sums.totals[1] / max(sums.totals[0], 1))
         means.progress(f"silencing: {group.index + 1} of {len(analysis.groups)} groups")
-    return result
+    return {kind: [effects[number] for effects in found] for number, kind in enumerate(wanted)}
 
 
-def _group_effects(
-    analysis: Analysis,
-    group: int,
-    kinds: list[str],
-    dataset: Dataset,
-    original: Session,
-    means: Means,
-    how: Outputs,
-) -> dict[str, np.ndarray]:
-    width = int(analysis.widths[group])
-    silent, masks = _switchable(analysis, group, means, how.inner)
-    totals = {kind: np.zeros(width) for kind in kinds}
-    count = 0
-    for inputs, labels in dataset.labelled(means.batch):
-        before = original.run(inputs)
-        for unit in range(width):
-            after = silent.run({**inputs, **masks[unit]})
-            for kind in kinds:
-                effect = MEASURES[kind](before, after, labels, inputs.get(how.mask), how)
-                totals[kind][unit] += effect.sum()
-        count += len(effect)
-    return {kind: total / max(count, 1) for kind, total in totals.items()}
+@dataclass(frozen=True)
+class _Ablation:
+    """Runs a model whole and with one unit silent after the other; ``switches``: what is fed beside the inputs for each unit."""
+
+    original: Session
+    silent: Session
+    switches: Sequence[Mapping[str, np.ndarray]]
+    kinds: Sequence[str]
+    how: Outputs
+
+    def look(self, batch: Batch) -> tuple[int, np.ndarray]:
+        """Return how many effects were summed for each unit, and float64[kinds, width], the sums."""
+        before, mask = self.original.run(batch.inputs), batch.inputs.get(self.how.mask)
+        sums = np.zeros((len(self.kinds), len(self.switches)))
+        for unit, switch in enumerate(self.switches):
+            after = self.silent.run({**batch.inputs, **switch})
+            for number, kind in enumerate(self.kinds):
+                effect = MEASURES[kind](before, after, batch.labels, mask, self.how)
+                sums[number, unit] = effect.sum()
+        return len(effect), sums
 
 
 def _switchable(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
 from onnxprune.evidence.needs import Need, Window
 
+POSITIONS = 64  # of each sample that second moments go over
 LARGEST = 1e15  # of values whose products are summed in float32
 
 
@@ -22,7 +23,7 @@ class Sampler:
     """
 
     samples: int
-    positions: int = 64
+    positions: int = POSITIONS
     seed: int = 0
     first: int = 0
     mask: np.ndarray | None = None
@@ -34,7 +35,13 @@ class Sampler:
         """
         if size <= self.positions:
             return np.broadcast_to(np.arange(size), (count, size))
-        return np.array([_draw(self.seed, self.first + i, size, self.positions) for i in range(count)])
+        first = self.unfolded(count).first
+        return np.array([_draw(self.seed, first + i, size, self.positions) for i in range(count)])
+
+    def unfolded(self, count: int) -> Sampler:
+        """Return the sampler of ``count`` parts that the samples of a value fall into, each with positions of its own."""
+        each = max(count // self.samples, 1) if count % self.samples == 0 else 1
+        return replace(self, samples=count, first=self.first * each)
 
     def choose_valid(self, valid: np.ndarray) -> np.ndarray:
         """Return bool[samples, size]: at most ``positions`` of the valid positions of each sample."""

@@ -46,8 +46,13 @@ class Evidence:
     def __contains__(self, need: Need) -> bool:
         return need in self.statistics
 
+    def fresh(self) -> Evidence:
+        """Return the same without anything seen."""
+        statistics = {need: type(found)() for need, found in self.statistics.items()}
+        return Evidence(self.model, 0, self.synthetic, statistics, self.warnings)
+
     def merge(self, other: Evidence) -> None:
-        """Add what another shard of the data showed; raise DataError where the two do not belong together."""
+        """Add what later samples of the data showed; raise DataError where the two do not belong together."""
         if self.model != other.model:
             raise DataError("the two shards were gathered with different models")
         if self.statistics.keys() != other.statistics.keys():

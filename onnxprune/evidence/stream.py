@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from onnxprune.data import DEFAULT_BATCH, Dataset
+from onnxprune.data.observe import Batch, Parts, TreePlace, observe, observe_leaves
 from onnxprune.errors import UsageError
 from onnxprune.evidence.needs import Need, merged
 from onnxprune.evidence.probe import Probe, build_probe, reduced_moments
-from onnxprune.evidence.rows import FORMS, Sampler, usable
+from onnxprune.evidence.rows import FORMS, POSITIONS, Sampler, usable
 from onnxprune.evidence.stats import STATISTICS, Statistic
 from onnxprune.evidence.store import Cache, Evidence
 from onnxprune.evidence.unusable import refusal
@@ -21,7 +23,6 @@ from onnxprune.model.read import Model, identity
 from onnxprune.model.runtime import Session, runtime_version, session
 
 BUDGET = 128 << 20  # bytes of observed values held at a time
-POSITIONS = 64  # of each sample that second moments go over
 SYNTHETIC = "the calibration inputs are random: what was gathered says little about real data; give --calib"
 
 
@@ -64,29 +65,80 @@ def _origin(model: str, dataset: Dataset, means: Means, positions: int) -> dict[
     return {"model": model, "runtime": runtime_version(), **data, **choice}
 
 
+def gather_leaves(
+    facts: Facts, dataset: Dataset, needs: Sequence[Need], means: Means, numbers: Iterable[int]
+) -> dict[TreePlace, Evidence]:
+    """Return what some leaves of the data show, by place in the tree; every entry can be saved, and loaded elsewhere.
+
+    See ``onnxprune.data.observe``: ``leaves`` says how many there are. ``joined`` puts all of them together.
+    """
+    stream = _Stream.of(identity(facts.model), facts, dataset, merged([needs]), means, POSITIONS)
+    parts = observe_leaves(stream.look, dataset, [stream], stream.means, numbers)
+    return {place: found.all[0].evidence for place, found in parts.known.items()}
+
+
+def joined(parts: Iterable[Mapping[TreePlace, Evidence]]) -> Evidence:
+    """Return what everything shows from what parts of the data show; raises DataError where one is missing or of other data."""
+    whole: Parts[Evidence] = Parts()
+    for part in parts:
+        whole.merge(Parts(dict(part)))
+    return whole.whole()
+
+
 def _stream(
     model: str, facts: Facts, dataset: Dataset, needs: Sequence[Need], means: Means, positions: int
 ) -> Evidence:
-    result = Evidence(model, synthetic=dataset.synthetic, statistics={n: STATISTICS[n.kind]() for n in needs})
-    if dataset.synthetic:
-        result.warnings = (SYNTHETIC,)
     if not needs:
-        return result
-    probe = build_probe(facts, needs, means.mask is not None)
-    own = Model(probe.proto, "", facts.model.path)
-    opened = session(own, threads=means.threads, lender=facts.model.proto)
-    for inputs in dataset.batches(means.batch or _batch(opened, probe, dataset)):
-        samples = len(next(iter(inputs.values()))) if dataset.schema.samples else 1
-        mask = None if means.mask is None else _mask(inputs[means.mask], means.mask)
-        sampler = Sampler(samples, positions, means.seed, result.samples, mask)
-        found = opened.run(inputs, probe.outputs)
-        for need, statistic in result.statistics.items():
-            doubtful = _update(statistic, need, probe, {**inputs, **found}, sampler)
+        return _nothing(model, dataset, needs)
+    stream = _Stream.of(model, facts, dataset, needs, means, positions)
+    return observe(stream.look, dataset, [stream], stream.means)[0].evidence
+
+
+def _nothing(model: str, dataset: Dataset, needs: Sequence[Need]) -> Evidence:
+    statistics = {need: STATISTICS[need.kind]() for need in needs}
+    return Evidence(model, 0, dataset.synthetic, statistics, (SYNTHETIC,) if dataset.synthetic else ())
+
+
+@dataclass
+class _Stream:
+    """Looks at what the ``probe`` hands out, and gathers it."""
+
+    facts: Facts
+    probe: Probe
+    session: Session
+    means: Means
+    positions: int
+    evidence: Evidence
+
+    @classmethod
+    def of(
+        cls, model: str, facts: Facts, dataset: Dataset, needs: Sequence[Need], means: Means, positions: int
+    ) -> _Stream:
+        """Open the probe for the needs; without a batch size the means get the one that fits."""
+        probe = build_probe(facts, needs, means.mask is not None)
+        own = Model(probe.proto, "", facts.model.path)
+        opened = session(own, threads=means.threads, lender=facts.model.proto)
+        sized = replace(means, batch=means.batch or _batch(opened, probe, dataset))
+        return cls(facts, probe, opened, sized, positions, _nothing(model, dataset, needs))
+
+    def look(self, batch: Batch) -> tuple[Batch, dict[str, np.ndarray]]:
+        return batch, self.session.run(batch.inputs, self.probe.outputs)
+
+    def fresh(self) -> _Stream:
+        return replace(self, evidence=self.evidence.fresh())
+
+    def merge(self, other: _Stream) -> None:
+        self.evidence.merge(other.evidence)
+
+    def update(self, seen: tuple[Batch, dict[str, np.ndarray]]) -> None:
+        batch, found = seen
+        mask = None if self.means.mask is None else _mask(batch.inputs[self.means.mask], self.means.mask)
+        sampler = Sampler(batch.samples, self.positions, self.means.seed, batch.first, mask)
+        for need, statistic in self.evidence.statistics.items():
+            doubtful = _update(statistic, need, self.probe, {**batch.inputs, **found}, sampler)
             if doubtful is not None:
-                raise refusal(facts, inputs, inputs.rows, doubtful, means=means)
-        result.samples += samples
-        means.progress(f"observing: {result.samples} samples")
-    return result
+                raise refusal(self.facts, batch.inputs, batch.inputs.rows, doubtful, means=self.means)
+        self.evidence.samples += batch.samples
 
 
 def _batch(opened: Session, probe: Probe, dataset: Dataset) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import chain, islice
 
 import numpy as np
 
+from onnxprune.data.observe import summed_up
 from onnxprune.data.repeated import Remembered
 from onnxprune.means import Means
 from onnxprune.measure.kinds import described
@@ -73,8 +75,23 @@ def summed(
     outputs: Outputs, expected: Iterable[Results], found: Iterable[tuple[Results | None, Results]]
 ) -> dict[str, Errors]:
     """Return the errors per output over all batches; ``found``: inputs (None: unknown) and outputs."""
-    sums: dict[str, Errors] = {}
-    for want, (inputs, have) in zip(expected, found, strict=True):
-        for name, errors in outputs.errors(want, have, inputs).items():
-            sums[name] = sums[name] + errors if name in sums else errors
-    return sums
+    pairs = zip(expected, found, strict=True)
+    (sums,) = summed_up(((1, outputs.errors(want, have, inputs)) for want, (inputs, have) in pairs), [ErrorSums()])
+    return sums.of
+
+
+@dataclass
+class ErrorSums:
+    """Errors of outputs by name, added up."""
+
+    of: dict[str, Errors] = field(default_factory=dict)
+
+    def fresh(self) -> ErrorSums:
+        return ErrorSums()
+
+    def update(self, seen: Mapping[str, Errors]) -> None:
+        for name, errors in seen.items():
+            self.of[name] = self.of[name] + errors if name in self.of else errors
+
+    def merge(self, other: ErrorSums) -> None:
+        self.update(other.of)

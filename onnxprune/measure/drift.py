@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from onnxprune.data import Dataset
+from onnxprune.data.observe import Batch, observe
 from onnxprune.errors import DataError, ModelError
 from onnxprune.means import Means
 from onnxprune.measure.accumulators import ErrorHistogram, Mean
@@ -204,6 +205,24 @@ class TaskDrift:
         }
 
 
+@dataclass(frozen=True)
+class Question:
+    """What is asked of two models' outputs: see ``compare``; ``how``: where samples and channels are."""
+
+    metric: TaskMetric | None = None
+    output: str | None = None
+    seed: int = 0
+    how: Outputs | None = None
+
+
+class Compared(NamedTuple):
+    """One batch, and what both models gave for it under the original's names."""
+
+    batch: Batch
+    old: Mapping[str, Any]
+    new: Mapping[str, Any]
+
+
 @dataclass
 class DriftReport:
     """Drift per output and, with labels or a metric of one's own, of the task."""
@@ -213,15 +232,45 @@ class DriftReport:
     task: TaskDrift | None = None
     synthetic: bool = False
     warnings: list[str] = field(default_factory=list)
+    question: Question = Question()
+    asked: TaskMetric | None = None
+
+    def fresh(self) -> DriftReport:
+        """Return a report of the same that has seen nothing."""
+        return DriftReport(synthetic=self.synthetic, warnings=list(self.warnings), question=self.question)
+
+    def update(self, seen: Compared) -> None:
+        """Add one batch."""
+        samples, labels = seen.batch.samples, seen.batch.labels
+        self.samples += samples
+        self._add_outputs(seen)
+        self.asked = self.asked or self.question.metric
+        if self.asked is None and labels is not None:
+            self.asked = label_metric({name: seen.old[name] for name in seen.new}, self.question.output)
+        if self.asked is not None:
+            self.task = self.task or TaskDrift(self.asked.name, self.question.seed)
+            self.task.add(*(self.asked.values(outputs, labels, samples) for outputs in (seen.old, seen.new)))
+
+    def _add_outputs(self, seen: Compared) -> None:
+        how, batch = self.question.how, seen.batch
+        known, varying, mask = (how.of, how.varying, batch.inputs.get(how.mask)) if how else ({}, (), None)
+        for name, value in seen.new.items():
+            if _is_numeric(seen.old[name]) and _is_numeric(value):
+                drift = self.outputs.setdefault(name, OutputDrift(known.get(name), name in varying))
+                drift.add(seen.old[name], value, batch.samples, mask)
+                continue
+            text = f"output {name!r} is not a tensor of numbers and is not compared"
+            self.warnings += [text] if text not in self.warnings else []
 
     def merge(self, other: DriftReport) -> None:
-        """Add what another report saw of the same two models on other data."""
+        """Add what another report saw of the same two models on later data."""
         self.samples += other.samples
         self.synthetic |= other.synthetic
         for name, drift in other.outputs.items():
             self.outputs.setdefault(name, OutputDrift(drift.how, drift.varies)).merge(drift)
         if self.task and other.task:
             self.task.merge(other.task)
+        self.task = self.task or other.task
         self.warnings += [text for text in other.warnings if text not in self.warnings]
 
     def to_json(self) -> dict[str, Any]:
@@ -251,23 +300,16 @@ def compare(
     that do not fit.
     """
     pairs = pair_outputs(before.outputs, after.outputs)
-    report = DriftReport(synthetic=dataset.synthetic)
-    if dataset.synthetic:
-        report.warnings.append("the inputs are random: the drift says nothing about accuracy on real data")
-    task: TaskDrift | None = None
-    for inputs, labels in dataset.labelled(means.batch):
-        old, raw = before.run(inputs), after.run(inputs)
-        new = {name: raw[other] for name, other in pairs.items()}
-        samples = len(next(iter(inputs.values()))) if dataset.schema.samples else 1
-        report.samples += samples
-        _add_outputs(report, old, new, samples, outputs, inputs)
-        if metric is None and labels is not None and task is None:
-            metric = label_metric({name: old[name] for name in pairs}, output)
-        if metric is None:
-            continue
-        task = task or TaskDrift(metric.name, means.seed)
-        task.add(*(metric.values(outputs, labels, samples) for outputs in (old, new)))
-    report.task = task
+    said = ["the inputs are random: the drift says nothing about accuracy on real data"] if dataset.synthetic else []
+    empty = DriftReport(
+        synthetic=dataset.synthetic, warnings=said, question=Question(metric, output, means.seed, outputs)
+    )
+
+    def look(batch: Batch) -> Compared:
+        old, new = before.run(batch.inputs), after.run(batch.inputs)
+        return Compared(batch, old, {name: new[other] for name, other in pairs.items()})
+
+    (report,) = observe(look, dataset, [empty], means.quiet)
     report.warnings += _warnings(report, dataset.has_labels)
     return report
 
@@ -280,25 +322,6 @@ def pair_outputs(before: tuple[str, ...], after: tuple[str, ...]) -> dict[str, s
     if len(before) != len(after):
         raise ModelError(f"the models share no output: {', '.join(before)} against {', '.join(after)}")
     return dict(zip(before, after, strict=True))
-
-
-def _add_outputs(
-    report: DriftReport,
-    old: Mapping[str, Any],
-    new: Mapping[str, Any],
-    samples: int,
-    how: Outputs | None,
-    inputs: Mapping[str, np.ndarray],
-) -> None:
-    known, varying, mask = (how.of, how.varying, inputs.get(how.mask)) if how else ({}, (), None)
-    for name, value in new.items():
-        if _is_numeric(old[name]) and _is_numeric(value):
-            report.outputs.setdefault(name, OutputDrift(known.get(name), name in varying)).add(
-                old[name], value, samples, mask
-            )
-            continue
-        text = f"output {name!r} is not a tensor of numbers and is not compared"
-        report.warnings += [text] if text not in report.warnings else []
 
 
 def _is_numeric(value: Any) -> bool:

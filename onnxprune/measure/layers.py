@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto, ValueInfoProto
 
 from onnxprune.data import Dataset
+from onnxprune.data.observe import Batch, observe
 from onnxprune.means import Means
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import Session, session
@@ -28,6 +30,17 @@ class LayerDrift:
     signal: float = 0.0
     noise: float = 0.0
     same_shape: bool = True
+
+    def fresh(self) -> LayerDrift:
+        return LayerDrift(self.name, self.op)
+
+    def update(self, seen: tuple[Mapping[str, Any], Mapping[str, Any]]) -> None:
+        """Add what both models gave for a batch."""
+        self.add(*(values[self.name] for values in seen))
+
+    def merge(self, other: LayerDrift) -> None:
+        self.signal, self.noise = self.signal + other.signal, self.noise + other.noise
+        self.same_shape &= other.same_shape
 
     def add(self, before: Any, after: Any) -> None:
         """Add a batch; tensors of different shapes are never compared, NaN or Inf in one model only is infinite noise."""
@@ -61,20 +74,23 @@ def compare_layers(before: Model, after: Model, dataset: Dataset, means: Means =
     Raises ModelError when a model cannot be run with its inner tensors as outputs.
     """
     found = [LayerDrift(name, op) for name, op in common_tensors(before.proto, after.proto)]
+    means = replace(means, batch=min(means.batch or ROWS, ROWS))
     for start in range(0, len(found), TOGETHER):
         part = found[start : start + TOGETHER]
         names = [drift.name for drift in part]
-        first, second = (revealing(model, names, means) for model in (before, after))
-        for inputs in dataset.batches(min(means.batch or ROWS, ROWS)):
-            old, new = first.run(inputs, names), second.run(inputs, names)
-            for drift in part:
-                drift.add(old[drift.name], new[drift.name])
+        pair = [revealing(model, names, means) for model in (before, after)]
+        look = partial(_both, pair, names)
+        found[start : start + TOGETHER] = observe(look, dataset, part, means.quiet)
     comparable = [drift for drift in found if drift.same_shape]
     return {
         "compared": len(comparable),
         "reshaped": len(found) - len(comparable),
         "tensors": [drift.to_json() for drift in comparable],
     }
+
+
+def _both(pair: Sequence[Session], names: Sequence[str], batch: Batch) -> tuple[dict[str, Any], ...]:
+    return tuple(opened.run(batch.inputs, names) for opened in pair)
 
 
 def common_tensors(before: ModelProto, after: ModelProto) -> Iterator[tuple[str, str]]:

@@ -25,7 +25,7 @@ from onnxprune.model.facts import Facts, gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import FLOATS, Model
 from onnxprune.model.runtime import session
-from onnxprune.recover.lessons import Arrays, Part, WholeModel
+from onnxprune.recover.lessons import Arrays, Part, WholeModel, mean_loss
 from onnxprune.recover.objective import Objective, objective
 from onnxprune.recover.parameters import stored_weights, trainable, with_parameters, write_parameters
 from onnxprune.recover.recipe import Recipe
@@ -186,12 +186,10 @@ class BlockLessons:
 
     def score(self, model: Model) -> float:
         opened = session(model, threads=self.whole.means.threads)
-        total, rows = 0.0, 0
-        for inputs, expected in map(self.judge.at, range(len(self.judge.inputs))):
-            count = len(next(iter(expected.values()))) if self.whole.fit.schema.samples else 1
-            total += count * self.objective.score(expected, opened.run(inputs), None)
-            rows += count
-        return total / rows if np.isfinite(total) else np.inf
+        return mean_loss(
+            (self.whole.fit.samples(expected), self.objective.score(expected, opened.run(inputs), None))
+            for inputs, expected in map(self.judge.at, range(len(self.judge.inputs)))
+        )
 
 
 def alike(batches: Sequence[Arrays]) -> tuple[dict[str, tuple[int, ...]] | None, list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from onnxprune.data import Dataset
+from onnxprune.data.observe import Sums, summed_up
 from onnxprune.data.repeated import Remembered
 from onnxprune.means import Means
 from onnxprune.measure.divergence import opened
@@ -115,7 +116,7 @@ class WholeModel:
     def _sliced(self, batch: Arrays) -> list[Part]:
         if not self.fit.schema.samples:
             return [Part(batch, 1)]
-        count = len(next(iter(batch.values())))
+        count = self.fit.samples(batch)
         starts = range(0, count, self.part)
         return [
             Part({n: a[start : start + self.part] for n, a in batch.items()}, min(self.part, count - start))
@@ -129,12 +130,17 @@ class WholeModel:
 
     def score(self, model: Model) -> float:
         trained = opened(model, self.outputs, self.means)
-        total, rows = 0.0, 0
-        for inputs, expected, labels in self.judge:
-            count = len(next(iter(inputs.values()))) if self.fit.schema.samples else 1
-            total += count * self.objective.score(expected, trained.run(inputs), labels, inputs)
-            rows += count
-        return total / rows if np.isfinite(total) else np.inf
+        return mean_loss(
+            (self.fit.samples(inputs), self.objective.score(expected, trained.run(inputs), labels, inputs))
+            for inputs, expected, labels in self.judge
+        )
+
+
+def mean_loss(losses: Iterable[tuple[int, float]]) -> float:
+    """Return the mean over rows of the mean losses of batches, (rows, loss) each; inf where it is not finite."""
+    (sums,) = summed_up(((rows, (rows, rows * loss)) for rows, loss in losses), [Sums()])
+    rows, total = sums.totals
+    return float(total / rows) if np.isfinite(total) else np.inf
 
 
 def _held_at_once(model: Model, dataset: Dataset, batch: int) -> int:

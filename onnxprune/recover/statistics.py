@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
+from onnxprune.data.observe import Sums, summed_up
 from onnxprune.means import Means
 from onnxprune.model.read import Model
 from onnxprune.repair.lockstep import Lockstep
@@ -26,7 +27,8 @@ def with_statistics(model: Model, batches: Iterable[Mapping[str, np.ndarray]], m
     walk = Lockstep(Model(result, "", model.path), batches, means)
     for node in nodes:
         walk.advance([node.input[0]])
-        moments = sum((_sums(value) for value in walk.values(node.input[0])), np.zeros(1))
+        (sums,) = summed_up(((len(value), _sums(value)) for value in walk.values(node.input[0])), [Sums()])
+        moments = sums.totals
         mean = moments[1] / moments[0]
         for name, array in zip(node.input[3:5], (mean, moments[2] / moments[0] - mean**2), strict=True):
             old = numpy_helper.to_array(stored[name])

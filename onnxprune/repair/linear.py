@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Linear:
         Patches are drawn from every image of a convolution's first axis, be it a sample of the data or one of its frames.
         """
         if not (self.window is None or self.window.is_point):
-            sampler = replace(sampler, samples=len(value))
+            sampler = sampler.unfolded(len(value))
         return sampled_rows(value, Need("gram", "", self.axis), sampler)[0].astype(np.float32)
 
     def matrix(self, weight: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from onnxprune.data import Feed
 from onnxprune.data.repeated import Remembered
 from onnxprune.errors import DataError
 from onnxprune.evidence.needs import Need
-from onnxprune.evidence.rows import LARGEST, Sampler, usable
+from onnxprune.evidence.rows import LARGEST, POSITIONS, Sampler, usable
 from onnxprune.evidence.unusable import refusal
 from onnxprune.means import Means
 from onnxprune.model.graph import Graph, Node
@@ -34,7 +34,6 @@ from onnxprune.repair.moments import SOLVERS, CrossMoments, Solver, Subspace, sq
 from onnxprune.repair.targets import DEAD_SCALE, FitTarget, Stored, on_own_scales, own_output, target_of
 
 DAMPING = (1e-3, 1e-2, 1e-1, 1.0)  # of the mean diagonal; chosen per node on held-out rows
-POSITIONS = 64  # sampled output positions per sample
 TURNS = 3  # of moving rectified targets
 MULTIPLY = frozenset(
     {"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "QLinearConv", "QLinearMatMul"}

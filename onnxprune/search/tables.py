@@ -10,11 +10,12 @@ import numpy as np
 
 from onnxprune.coupling.groups import Analysis, Member
 from onnxprune.criteria.curvature import Order, Problem, joint_order
+from onnxprune.evidence.rows import POSITIONS
 from onnxprune.means import Means
 from onnxprune.model.runtime import Arrays
 from onnxprune.repair.linear import Linear
 from onnxprune.repair.moments import CrossMoments
-from onnxprune.repair.sequential import POSITIONS, Effort, Sequential
+from onnxprune.repair.sequential import Effort, Sequential
 from onnxprune.repair.targets import FitTarget as Fit
 from onnxprune.repair.targets import on_own_scales
 

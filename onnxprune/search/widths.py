@@ -18,12 +18,13 @@ from onnxprune.allocate.legal import narrower_widths, nearest
 from onnxprune.allocate.target import KINDS
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import TargetError
+from onnxprune.evidence.rows import POSITIONS
 from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import Arrays
-from onnxprune.repair.sequential import POSITIONS, Effort
+from onnxprune.repair.sequential import Effort
 from onnxprune.search.reconstruct import Reconstruction, reconstruct
 from onnxprune.search.tables import Tables
 

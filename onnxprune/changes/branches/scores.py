@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from onnxprune.changes.branches.proof import switched
 from onnxprune.coupling.blocks import Block, Flow
 from onnxprune.data import Dataset
+from onnxprune.data.observe import Batch, Sums, observe
 from onnxprune.errors import DataError
 from onnxprune.means import Means
 from onnxprune.measure.kinds import described
@@ -76,7 +77,7 @@ class Silencing:
         ]
         self._number = {block: number for number, block in enumerate(blocks)}
         self._types = [(name, helper.tensor_dtype_to_np_dtype(dtype)) for name, dtype in switches]
-        self._how, self._dataset, self._batch = how, dataset, means.batch
+        self._how, self._dataset, self._means = how, dataset, means
         self._outputs = [*facts.graph.outputs, *(how.inner if how else ())]
         proto.graph.output.extend(
             ValueInfoProto(name=name) for name in self._outputs if name not in facts.graph.outputs
@@ -93,17 +94,19 @@ class Silencing:
 
     def _over(self, silences: Sequence[Collection[int]]) -> Effects:
         """Return the divergence of each set of silent branches, and the energy of every branch."""
-        rows, squares, diverged = 0, np.zeros((2, len(self._types))), np.zeros(len(silences))
-        for inputs in self._dataset.batches(self._batch):
-            whole = self._session.run(inputs | self._factors(()))
-            size = len(next(iter(inputs.values())))
-            expected = {name: whole[name] for name in self._outputs}
-            squares += np.array([[float(whole[name]) for name in pair] for pair in self._energies]).T
-            for number, silent in enumerate(silences):
-                found = self._session.run(inputs | self._factors(silent), self._outputs)
-                diverged[number] += size * self._distance(expected, found, inputs)
-            rows += size
+        (sums,) = observe(lambda batch: self._seen(batch, silences), self._dataset, [Sums()], self._means)
+        rows, squares, diverged = sums.totals
         return Effects(diverged / max(rows, 1), squares[0] / np.maximum(squares[1], 1e-30))
+
+    def _seen(self, batch: Batch, silences: Sequence[Collection[int]]) -> tuple[int, np.ndarray, np.ndarray]:
+        """Return rows, float64[2, blocks] of energies, and float64[silences], divergences times rows."""
+        inputs = batch.inputs
+        whole = self._session.run(inputs | self._factors(()))
+        size = len(next(iter(inputs.values())))
+        expected = {name: whole[name] for name in self._outputs}
+        squares = np.array([[float(whole[name]) for name in pair] for pair in self._energies]).T
+        found = (self._session.run(inputs | self._factors(silent), self._outputs) for silent in silences)
+        return size, squares, np.array([size * self._distance(expected, there, inputs) for there in found])
 
     def _distance(
         self, expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]

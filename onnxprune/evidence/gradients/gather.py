@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,19 +11,20 @@ from onnx import ModelProto
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset, Feed
+from onnxprune.data.observe import Batch, observe
 from onnxprune.errors import DataError
-from onnxprune.evidence.gradients.objective import choose_loss
+from onnxprune.evidence.gradients.objective import SampleLoss, choose_loss
 from onnxprune.evidence.gradients.statistics import (
+    Answers,
     Curvature,
     CurvatureObserver,
+    Differential,
     GateObserver,
     HessianObserver,
-    Observer,
     ProductObserver,
 )
 from onnxprune.evidence.gradients.taps import Tap, Tapped, tapped
-from onnxprune.evidence.rows import Sampler, usable
-from onnxprune.evidence.stream import POSITIONS
+from onnxprune.evidence.rows import POSITIONS, Sampler, usable
 from onnxprune.evidence.unusable import refusal_of_batch
 from onnxprune.grad import Loss, backward, gradient_name
 from onnxprune.grad.emitter import Emitter, Value
@@ -31,7 +33,7 @@ from onnxprune.measure.divergence import opened
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.facts import Facts
 from onnxprune.model.read import Model
-from onnxprune.model.runtime import session
+from onnxprune.model.runtime import Session, session
 
 BATCH = {1: 32, 2: 8}  # most samples at a time by order of differentiation: means over batches depend on it
 BUDGET = 1 << 29  # bytes of activations held at a time
@@ -40,7 +42,7 @@ BUDGET = 1 << 29  # bytes of activations held at a time
 class Kind(NamedTuple):
     """An observer and whether its loss is drawn from the model's own outputs even where there are labels."""
 
-    observer: Callable[[Analysis, Tapped], Observer]
+    observer: Callable[[Analysis, Tapped], Differential]
     sampled: bool
 
 
@@ -74,9 +76,12 @@ def sensitivities(
     passes = sorted({(KINDS[kind].sampled, observers[kind].order) for kind in wanted})
     remarks = []
     for sampled, order in passes:
-        own = [observers[kind] for kind in wanted if (KINDS[kind].sampled, observers[kind].order) == (sampled, order)]
-        remarks.append(_observe(analysis, taps, own, sampled, dataset, means, outputs))
-    results = {kind: observer.results() for kind, observer in observers.items()}
+        own = {k: observers[k] for k in wanted if (KINDS[k].sampled, observers[k].order) == (sampled, order)}
+        view = _differentiation(analysis.facts, taps.model, list(own.values()), dataset, means, outputs, sampled)
+        seen = observe(view.look, dataset, list(own.values()), view.means, "differentiating")
+        observers |= zip(own, seen, strict=True)
+        remarks.append(view.remark)
+    results = {kind: observers[kind].results() for kind in wanted}
     return results, tuple(dict.fromkeys(filter(None, remarks)))
 
 
@@ -86,40 +91,53 @@ def curvatures(
     """Return the second moments of the gradients at the outputs of ``taps``, by the Fisher matrix of the model's own outputs."""
     place = Tapped(analysis.facts.model, (tuple(taps),))
     observer = CurvatureObserver(analysis, place)
-    _observe(analysis, place, [observer], True, dataset, means, outputs)
-    (found,) = observer.results()
+    view = _differentiation(analysis.facts, place.model, [observer], dataset, means, outputs)
+    (seen,) = observe(view.look, dataset, [observer], view.means, "differentiating")
+    (found,) = seen.results()
     return [found[tap.site] for tap in taps]
 
 
-def _observe(
-    analysis: Analysis,
-    taps: Tapped,
-    observers: Sequence[Observer],
-    sampled: bool,
+@dataclass(frozen=True)
+class _Differentiation:
+    """Looks at the gradients of a loss; ``remark``: what is to be said of it ("": nothing)."""
+
+    facts: Facts
+    forward: Session
+    gradients: Session
+    objective: SampleLoss
+    remark: str
+    means: Means
+
+    def look(self, batch: Batch) -> Answers:
+        """Return gradients and values; raises DataError where one is NaN or infinite."""
+        found = self.forward.run(batch.inputs, self.objective.names)
+        feeds = batch.inputs | self.objective.targets(found, batch.labels, self.means.seed, batch.first)
+        values = self.gradients.run({name: feeds[name] for name in self.gradients.inputs})
+        if not all(map(usable, values.values())):
+            raise _refusal(self.facts, batch.inputs, self.means)
+        return Answers(values, Sampler(batch.samples, POSITIONS, self.means.seed, batch.first))
+
+
+def _differentiation(
+    facts: Facts,
+    model: Model,
+    observers: Sequence[Differential],
     dataset: Dataset,
     means: Means,
     how: Outputs | None,
-) -> str:
-    """Feed all batches to observers of one order; return the remark of the objective."""
-    size = means.batch or batch_for(analysis.facts, BATCH[observers[0].order])
-    forward = opened(analysis.facts.model, how, means)
-    inputs, labels = next(dataset.labelled(size))
-    computed = {n: a for n, a in forward.run(inputs).items() if n not in analysis.facts.constants}
+    sampled: bool = True,
+) -> _Differentiation:
+    """Return the gradients of ``model``, ``facts.model`` with taps, that observers of one order ask for.
+
+    ``sampled``: the loss is drawn from the model's own outputs whatever labels there are.
+    """
+    means = replace(means, batch=means.batch or batch_for(facts, BATCH[observers[0].order]))
+    forward = opened(facts.model, how, means)
+    inputs, labels = next(dataset.labelled(means.batch))
+    computed = {n: a for n, a in forward.run(inputs).items() if n not in facts.constants}
     objective, remark = choose_loss(computed, labels, sampled, how)
-    gradients = session(_graph(taps.model, observers, objective.loss), threads=means.threads)
-    done = 0
-    for inputs, labels in dataset.labelled(size):
-        samples = len(next(iter(inputs.values()))) if dataset.schema.samples else 1
-        found = forward.run(inputs, objective.names)
-        feeds = inputs | objective.targets(found, labels, means.seed, done)
-        values = gradients.run({name: feeds[name] for name in gradients.inputs})
-        if not all(map(usable, values.values())):
-            raise _refusal(analysis.facts, inputs, means)
-        for observer in observers:
-            observer.update(values, Sampler(samples, POSITIONS, means.seed, done))
-        done += samples
-        means.progress(f"differentiating: {done} samples")
-    return remark
+    gradients = session(_graph(model, observers, objective.loss), threads=means.threads)
+    return _Differentiation(facts, forward, gradients, objective, remark, means)
 
 
 def _refusal(facts: Facts, inputs: Feed, means: Means) -> DataError:
@@ -139,7 +157,7 @@ def batch_for(facts: Facts, most: int) -> int:
     return int(np.clip(BUDGET // max(size, 1), 1, most))
 
 
-def _graph(model: Model, observers: Sequence[Observer], loss: Loss) -> ModelProto:
+def _graph(model: Model, observers: Sequence[Differential], loss: Loss) -> ModelProto:
     """Return the backward graph with everything the observers need, for second order that of the gradients' norm."""
     wrt = list(dict.fromkeys(name for observer in observers for name in observer.wrt))
     if observers[0].order == 2:

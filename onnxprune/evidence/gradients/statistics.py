@@ -5,9 +5,9 @@ Every observer says which gradients and values it needs, is fed one batch at a t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -64,14 +64,29 @@ class Curvature:
     weighted: bool
 
 
-class Observer:
-    """Base. ``wrt``: values whose gradients are needed; ``outputs``: values needed themselves."""
+class Answers(NamedTuple):
+    """What one batch shows: gradients and values by name, and which samples these are of."""
+
+    values: Tensors
+    sampler: Sampler
+
+
+class Differential:
+    """Base of observers. ``wrt``: values whose gradients are needed; ``outputs``: values needed themselves."""
 
     order: ClassVar[int] = 1
     wrt: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
 
-    def update(self, values: Tensors, sampler: Sampler) -> None:
+    def fresh(self) -> Self:
+        """Return an observer of the same that has seen nothing."""
+        raise NotImplementedError
+
+    def update(self, seen: Answers) -> None:
+        raise NotImplementedError
+
+    def merge(self, other: Any) -> None:
+        """Add what later samples showed."""
         raise NotImplementedError
 
     def results(self) -> list[Any]:
@@ -89,22 +104,33 @@ class _Mean:
     def add(self, value: np.ndarray, weight: float) -> None:
         self.total, self.count = self.total + weight * value, self.count + weight
 
+    def merge(self, other: _Mean) -> None:
+        self.total, self.count = self.total + other.total, self.count + other.count
+
     @property
     def value(self) -> np.ndarray:
         return np.asarray(self.total) / max(self.count, 1.0)
 
 
-class GateObserver(Observer):
+class GateObserver(Differential):
     """Sums of h * dL/dh per sample and unit at every tap."""
 
     def __init__(self, analysis: Analysis, tapped: Tapped):
-        self.taps = tapped.taps
+        self.analysis, self.tapped, self.taps = analysis, tapped, tapped.taps
         self.widths = analysis.widths
         self.wrt = self.outputs = tuple(dict.fromkeys(tap.value for there in self.taps for tap in there))
         self.means = [[_Mean() for _ in range(4)] for _ in self.taps]
         self.sizes = [np.zeros(len(there)) for there in self.taps]
 
-    def update(self, values: Tensors, sampler: Sampler) -> None:
+    def fresh(self) -> GateObserver:
+        return GateObserver(self.analysis, self.tapped)
+
+    def merge(self, other: GateObserver) -> None:
+        _merge((mean for there in self.means for mean in there), (mean for there in other.means for mean in there))
+        self.sizes = [np.where(new, new, old) for old, new in zip(self.sizes, other.sizes, strict=True)]
+
+    def update(self, seen: Answers) -> None:
+        values, sampler = seen
         for group, there in enumerate(self.taps):
             if there:
                 answers = [self._answer(group, number, tap, values, sampler) for number, tap in enumerate(there)]
@@ -129,6 +155,11 @@ class GateObserver(Observer):
         return Gates(signed, absolute, square, joint, self.sizes[group])
 
 
+def _merge(ours: Iterable[_Mean], theirs: Iterable[_Mean]) -> None:
+    for mean, other in zip(ours, theirs, strict=True):
+        mean.merge(other)
+
+
 def summed_by_unit(channels: np.ndarray, units: np.ndarray, width: int) -> np.ndarray:
     """Return [.., width]: float64[.., channels] summed over each unit's positions."""
     result = np.zeros((width, *channels.shape[:-1]))
@@ -138,7 +169,7 @@ def summed_by_unit(channels: np.ndarray, units: np.ndarray, width: int) -> np.nd
 
 
 @dataclass
-class ProductObserver(Observer):
+class ProductObserver(Differential):
     """Sums of w * dL/dw per unit of every float parameter axis; ``order`` 2: of w * (H g), g and H of the batch's mean loss."""
 
     analysis: Analysis
@@ -148,12 +179,19 @@ class ProductObserver(Observer):
     def __post_init__(self) -> None:
         facts = self.analysis.facts
         members = [m for g in self.analysis.groups for m in g.members if facts.dtype(m.parameter) in FLOATS]
-        self.means = {(m.parameter, m.axis): [_Mean() for _ in range(4)] for m in members}
+        self.means = self.means or {(m.parameter, m.axis): [_Mean() for _ in range(4)] for m in members}
         self.weights = {m.parameter: facts.content(m.parameter).astype(np.float64) for m in members}
         self.wrt = tuple(self.weights)
 
-    def update(self, values: Tensors, sampler: Sampler) -> None:
-        samples = sampler.samples
+    def fresh(self) -> Self:
+        return replace(self, means={place: [_Mean() for _ in there] for place, there in self.means.items()})
+
+    def merge(self, other: ProductObserver) -> None:
+        for place, there in self.means.items():
+            _merge(there, other.means[place])
+
+    def update(self, seen: Answers) -> None:
+        values, samples = seen.values, seen.sampler.samples
         for name, weight in self.weights.items():
             products = weight * values[gradient_name(name, self.order)] / samples**self.order
             squares = np.square(products)
@@ -180,11 +218,11 @@ class HessianObserver(ProductObserver):
     order: ClassVar[int] = 2
 
 
-class CurvatureObserver(Observer):
+class CurvatureObserver(Differential):
     """Second moments of the gradients at the outputs of every site."""
 
     def __init__(self, analysis: Analysis, tapped: Tapped):
-        self.taps = tapped.taps
+        self.analysis, self.tapped, self.taps = analysis, tapped, tapped.taps
         self.moments: dict[tuple[str, int, int], Gram | Moments] = {}
         self.positions: dict[str, float] = {}
         for tap in (tap for there in self.taps for tap in there):
@@ -193,7 +231,17 @@ class CurvatureObserver(Observer):
             self.moments.setdefault((name, axis, groups), Gram() if outputs <= GRAM_LIMIT else Moments())
         self.wrt = tuple(dict.fromkeys(name for name, _, _ in self.moments))
 
-    def update(self, values: Tensors, sampler: Sampler) -> None:
+    def fresh(self) -> CurvatureObserver:
+        return CurvatureObserver(self.analysis, self.tapped)
+
+    def merge(self, other: CurvatureObserver) -> None:
+        for place, moment in self.moments.items():
+            later: Any = other.moments[place]
+            moment.merge(later)
+        self.positions |= other.positions
+
+    def update(self, seen: Answers) -> None:
+        values, sampler = seen
         for (name, axis, groups), moment in self.moments.items():
             gradient = values[gradient_name(name)]
             rows = sampled_rows(gradient, Need("gram", name, axis, groups), sampler)
