@@ -110,6 +110,61 @@ def test_criteria_know_no_operators() -> None:
         assert named <= {"DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}, path.name
 
 
+LONGEST, MOST_PARAMETERS = 40, 7
+OVER = set(
+    """
+    onnxprune.api.apply
+    onnxprune.api.bench
+    onnxprune.api.prune
+    onnxprune.api.sweep
+    onnxprune.api.validate
+    onnxprune.cli.results.perform
+    onnxprune.data.dataset.open_dataset
+    onnxprune.grad.builder.build
+    onnxprune.grad.check._problem
+    onnxprune.grad.check.check_grads
+    onnxprune.recover.train.Training.__init__
+    onnxprune.repair.linear._with_intercept
+    onnxprune.repair.sequential.Sequential._majorised
+    onnxprune.runs.reports.compare_models
+    onnxprune.runs.reports.time_models
+    onnxprune.search.run.search_units
+    onnxprune.search.tables.error_tables
+    onnxprune.settings.Settings.__post_init__
+    """.split()
+)
+"""Functions that are still over: may only shrink, to nothing."""
+
+
+def functions(tree: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Yield (dotted name, function) of all functions, those inside others included."""
+    for node in ast.iter_child_nodes(tree):
+        name = f"{prefix}.{node.name}" if isinstance(node, ast.FunctionDef | ast.ClassDef) else prefix
+        if isinstance(node, ast.FunctionDef):
+            yield name, node
+        yield from functions(node, name)
+
+
+def is_over(function: ast.FunctionDef) -> bool:
+    """Whether it has too many lines or parameters; click hands a command as many as it has options."""
+    assert function.end_lineno is not None
+    takes = function.args
+    count = len(takes.posonlyargs + takes.args + takes.kwonlyargs) + bool(takes.vararg) + bool(takes.kwarg)
+    is_command = any(ast.unparse(decorator).startswith("click.command") for decorator in function.decorator_list)
+    return not is_command and (function.end_lineno - function.lineno >= LONGEST or count > MOST_PARAMETERS)
+
+
+def test_functions_fit_on_a_screen() -> None:
+    over = {
+        name
+        for module, path in MODULES.items()
+        for name, function in functions(ast.parse(path.read_text()), module)
+        if is_over(function)
+    }
+    assert sorted(over - OVER) == []
+    assert sorted(OVER - over) == [], "what is no longer over leaves the list"
+
+
 def test_public_surface_is_sorted_and_there() -> None:
     assert onnxprune.__all__ == sorted(onnxprune.__all__)
     assert len(onnxprune.__all__) <= 15
