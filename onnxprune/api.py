@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
 from onnxprune.changes.plan import Plan, from_json
@@ -20,6 +21,7 @@ from onnxprune.errors import DataError, UsageError
 from onnxprune.model import read
 from onnxprune.model.paths import refuse_data_files, settle_paths
 from onnxprune.model.read import Model
+from onnxprune.model.surgeon import from_surgeon
 from onnxprune.model.write import output_path
 from onnxprune.model.write import save as write_model
 from onnxprune.report.baseline import TOLERANCE, Baseline
@@ -35,19 +37,22 @@ from onnxprune.runs.steps import SteppedRun
 from onnxprune.runs.sweep import grid, judged, run_points
 from onnxprune.settings import ANALYSED, Settings, analysis_settings, make_settings
 
-Source = str | os.PathLike[str] | ModelProto | Model
+Source: TypeAlias = str | os.PathLike[str] | ModelProto | gs.Graph | Model
 Earlier = str | os.PathLike[str] | Mapping[str, Any]
 _RUNS: dict[str, type[Run]] = {"removes_blocks": BranchRun, "removes_directions": EigenRun, "lossless": LosslessRun}
 BUDGETED = {"bytes": "size", "parameters": "params", "macs": "macs"}
 
 
 def load(source: Source) -> Model:
-    """Read and check a model (a path or a ModelProto); raises ModelError."""
-    return source if isinstance(source, Model) else read.load(source)
+    """Read and check a model (a path, a ModelProto or a gs.Graph, which stays as it is); raises ModelError."""
+    if isinstance(source, Model):
+        return source
+    return read.load(from_surgeon(source) if isinstance(source, gs.Graph) else source)
 
 
-def save(model: ModelProto | Model, path: str | os.PathLike[str], *, force: bool = False) -> str:
-    """Write a model atomically and return its SHA-256; raises UsageError, OutputError."""
+def save(model: ModelProto | gs.Graph | Model, path: str | os.PathLike[str], *, force: bool = False) -> str:
+    """Write a model atomically and return its SHA-256; raises ModelError, UsageError, OutputError."""
+    model = load(model) if isinstance(model, gs.Graph) else model
     proto, folder = (model.proto, model.folder) if isinstance(model, Model) else (model, None)
     if isinstance(model, Model):
         refuse_data_files(Path(path), [model])

@@ -6,13 +6,14 @@ loses metadata, doc strings and quantisation annotations, and breaks IR 3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxprune.errors import ModelError
@@ -148,31 +149,26 @@ def from_surgeon(graph: gs.Graph) -> ModelProto:
     """
     parts = [part for whole in (graph, *graph.functions) for part in _all_graphs(whole)]
     constants = [tensor for part in parts for tensor in part.tensors().values() if isinstance(tensor, gs.Constant)]
-    named = [(tensor, tensor.name) for tensor in map(_unread, constants) if isinstance(tensor, TensorProto)]
     try:
-        with _quiet():
-            proto = gs.export_onnx(_shadow(graph))
+        with _quiet(), _writable(constants):
+            own = _shadow(graph)
+            own._functions = [_shadow(function) for function in graph.functions]
+            proto = gs.export_onnx(own)
     except Exception as error:  # a graph may hold anything
         raise ModelError(f"the model given as gs.Graph cannot be written: {short_reason(error)}") from error
-    finally:
-        for tensor, name in named:  # the exporter has renamed tensors of the file that the graph was read from
-            tensor.name = name
-    packed = {tensor.name: tensor for tensor in proto.graph.initializer if not is_plain(tensor.data_type)}
-    for constant in constants:
-        if constant.name in packed and _unread(constant) is None:  # the exporter does not pack 4-bit types
-            packed[constant.name].CopyFrom(_stored(constant))
     lowest = helper.find_min_ir_version_for(list(proto.opset_import), ignore_unknown=True)
     proto.ir_version = max(4, vars(graph).get("ir_version") or lowest)
     return proto
 
 
 def to_surgeon(proto: ModelProto, folder: Folder | None = None) -> gs.Graph:
-    """Return a graph of a copy of the model, external data (sought in ``folder``) included.
+    """Return a graph of a copy of the model, external data (sought in ``folder``) included, IR version at least 4.
 
     Raises ModelError where a graph cannot hold an attribute.
     """
     own = ModelProto()
     own.CopyFrom(proto)
+    own.ir_version = max(4, proto.ir_version)
     for node in [*_protos(own.graph), *(node for function in own.functions for node in function.node)]:
         for attribute in node.attribute:
             if (kind := AttributeProto.AttributeType.Name(attribute.type)) not in HELD:
@@ -180,8 +176,11 @@ def to_surgeon(proto: ModelProto, folder: Folder | None = None) -> gs.Graph:
     for tensor in model_tensors(own):
         if tensor.data_location == TensorProto.EXTERNAL:
             embed(tensor, folder)
-    with _quiet():
-        return gs.import_onnx(own)
+    try:
+        with _quiet():
+            return gs.import_onnx(own)
+    except UnicodeDecodeError as error:  # strings of an attribute that hold bytes
+        raise ModelError(f"gs.Graph holds no attribute that is no text: {error}") from error
 
 
 def _protos(graph: GraphProto) -> Iterator[NodeProto]:
@@ -191,16 +190,31 @@ def _protos(graph: GraphProto) -> Iterator[NodeProto]:
             yield from _protos(attribute.g)
 
 
-def _unread(constant: gs.Constant) -> TensorProto | SparseTensorProto | None:
-    """Return the tensor of the file that a constant stands for until someone asks for its values."""
-    return getattr(constant._values, "tensor", None)
+@contextmanager
+def _writable(constants: Sequence[gs.Constant]) -> Iterator[None]:
+    """Have constants written as they are, which the exporter does not do with 4-bit types and strings, and restore them.
+
+    It also renames the tensors of the file that a graph was read from.
+    """
+    values = [(constant, constant._values) for constant in constants]
+    files = [content.tensor for _, content in values if not isinstance(content, np.ndarray)]
+    names = [(tensor, tensor.name) for tensor in files if isinstance(tensor, TensorProto)]
+    try:
+        for constant, content in values:
+            if isinstance(content, np.ndarray) and not is_plain(helper.np_dtype_to_tensor_dtype(content.dtype)):
+                constant.values = LazyValues(_stored(constant))
+        yield
+    finally:
+        for constant, content in values:
+            constant.values = content
+        for tensor, name in names:
+            tensor.name = name
 
 
 def _shadow(graph: gs.Graph) -> gs.Graph:
-    """Return a graph of the same nodes, with lists of opsets, to which the exporter adds, of its own; functions likewise."""
+    """Return a graph of the same nodes whose list of opsets, to which the exporter adds, is its own."""
     result = object.__new__(type(graph))
     vars(result).update(vars(graph))
     if graph.import_domains is not None:
         result.import_domains = list(graph.import_domains)
-    result._functions = [_shadow(function) for function in graph.functions]
     return result

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
 from onnxprune.allocate import Costs, legal_widths
@@ -26,6 +27,8 @@ from onnxprune.measure.isometry import isometry
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.memory import peak_rss_bytes
 from onnxprune.model.read import Model
+from onnxprune.model.surgeon import to_surgeon
+from onnxprune.model.tensors import Folder
 from onnxprune.model.write import save, stored_bytes
 from onnxprune.proof.check import Prover, SurgeryCheck, check_cut
 from onnxprune.recover import Positions, recover, split_judge, taught
@@ -81,11 +84,24 @@ class Data:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gives: the report (the structure of ``--json``), the plan, and the pruned model."""
+    """What a run gives: the report (the structure of ``--json``), the plan, and the pruned model.
+
+    ``folder``: where external data lies that the model shares with the original.
+    """
 
     report: Report
     plan: Plan
     model: ModelProto
+    folder: Folder | None = field(default=None, repr=False)
+
+    @cached_property
+    def graph(self) -> gs.Graph:
+        """The pruned model as a graph of onnx-graphsurgeon, which can be changed without changing ``model``.
+
+        Metadata, documentation of nodes and tensors and quantisation annotations are in ``model`` only. Raises ModelError
+        where a graph cannot hold an attribute.
+        """
+        return to_surgeon(self.model, self.folder)
 
     @property
     def passed(self) -> bool:
@@ -359,7 +375,7 @@ class Run:
         facts["exit_code"] = int(failed)
         facts["output"] = None if failed or self.output is None else self._save(small, self.output)
         facts |= {"warnings": self.warnings, "seconds": self.stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
-        return Result(facts, plan, small)
+        return Result(facts, plan, small, self.model.folder)
 
     def _facts(
         self, analysis: Analysis, kept: Kept, check: SurgeryCheck, small: ModelProto, settings: Mapping[str, Any]
