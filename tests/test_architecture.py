@@ -119,17 +119,8 @@ OVER = set(
     onnxprune.api.sweep
     onnxprune.api.validate
     onnxprune.cli.results.perform
-    onnxprune.data.dataset.open_dataset
-    onnxprune.grad.builder.build
-    onnxprune.grad.check._problem
-    onnxprune.grad.check.check_grads
-    onnxprune.recover.train.Training.__init__
-    onnxprune.repair.linear._with_intercept
-    onnxprune.repair.sequential.Sequential._majorised
     onnxprune.runs.reports.compare_models
     onnxprune.runs.reports.time_models
-    onnxprune.search.run.search_units
-    onnxprune.search.tables.error_tables
     onnxprune.settings.Settings.__post_init__
     """.split()
 )

@@ -234,13 +234,12 @@ def _join(blocks: list[Rows]) -> Rows:
 
 def open_dataset(
     data: Any,
-    specs: Sequence[InputSpec],
+    specs: Sequence[InputSpec] | Schema,
     *,
     labels: Any = None,
     samples: int | None = None,
     seed: int = 0,
     images: ImageOptions | None = None,
-    whole_feeds: bool = False,
     sizes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Dataset:
     """Return the data behind a path or Python value as a Dataset for a model with these inputs.
@@ -249,17 +248,17 @@ def open_dataset(
     ``load_data()`` or a CalibrationDataReader; the .py file is executed, nothing else ever is. Values: an array, a dict
     of arrays, an iterable of dicts or arrays, a function returning one of these, a data reader.
     ``labels``: a path or an array, one per row. ``samples``: so many random rows (of unknown length: the first).
-    ``whole_feeds``: a row is everything one run of the model takes, for models whose first axis is not the batch.
+    ``specs``: a ``Schema`` with ``whole_feeds`` for models whose first axis is not the batch, though it looks like one.
     ``sizes``: whole shapes of inputs that leave theirs open, for pictures. Raises DataError when the data cannot be
     read or does not fit the model.
     """
-    if not specs:
+    schema = specs if isinstance(specs, Schema) else Schema(tuple(specs))
+    if not schema.specs:
         raise DataError("the model has no inputs to feed data to")
     if samples is not None and samples < 1:
         raise UsageError(f"{samples} samples are too few: at least one is needed")
     if isinstance(data, Dataset):
         return data if samples is None else data.take(samples, seed)
-    schema = Schema(tuple(specs), whole_feeds)
     source = open_source(data, Request(schema, images, samples, dict(sizes or {})))
     origin = str(data) if isinstance(data, str | os.PathLike) else "the data"
     for name, shape in source.lone.items() if isinstance(source, Columns) else ():

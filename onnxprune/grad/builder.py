@@ -7,6 +7,7 @@ more than once, leaves out what is not needed, and names the operator that lacks
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
@@ -57,24 +58,28 @@ def backward(
     Raises UsageError for values that are unknown or no floats, ModelError for an operator on the way without a rule.
     """
     source = model if isinstance(model, Model) else load(model)
-    return build(source, wrt, loss or total(), outputs, parameters_as_inputs, input_shapes, order=order)[0]
+    return build(source, loss or total(), Derivative(wrt, outputs, parameters_as_inputs, input_shapes, order=order))[0]
 
 
-def build(
-    source: Model,
-    wrt: Sequence[str],
-    loss: Loss,
-    outputs: Sequence[str],
-    parameters_as_inputs: bool,
-    input_shapes: Mapping[str, Sequence[int]] | None,
-    dtype: int = TensorProto.FLOAT,
-    order: int = 1,
-) -> tuple[ModelProto, Emitter]:
-    """Like ``backward``, computing in ``dtype`` (FLOAT, DOUBLE); return the emitter too, for its facts."""
-    fed = wrt if parameters_as_inputs else ()
-    prepared = rewritten(prepare_backward(source, fed, dtype, input_shapes), wrt, set(VJPS), input_shapes)
+@dataclass(frozen=True)
+class Derivative:
+    """What is asked of a backward pass, see ``backward``; ``dtype``: what it computes in (FLOAT, DOUBLE)."""
+
+    wrt: Sequence[str]
+    outputs: Sequence[str] = ()
+    parameters_as_inputs: bool = False
+    input_shapes: Mapping[str, Sequence[int]] | None = None
+    dtype: int = TensorProto.FLOAT
+    order: int = 1
+
+
+def build(source: Model, loss: Loss, asked: Derivative) -> tuple[ModelProto, Emitter]:
+    """Like ``backward``; return the emitter too, for its facts."""
+    wrt, outputs, order, shapes = asked.wrt, asked.outputs, asked.order, asked.input_shapes
+    fed = wrt if asked.parameters_as_inputs else ()
+    prepared = rewritten(prepare_backward(source, fed, asked.dtype, shapes), wrt, set(VJPS), shapes)
     graph = Graph(prepared.proto)
-    emit = Emitter(gather_facts(prepared, graph, input_shapes))
+    emit = Emitter(gather_facts(prepared, graph, shapes))
     _check_values([*wrt, *outputs], emit)
     try:
         result = loss(emit, [emit.value(name) for name in graph.outputs])

@@ -10,9 +10,10 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.grad.builder import FLOATS, build, gradient_name, loss_name
+from onnxprune.grad.builder import FLOATS, Derivative, build, gradient_name, loss_name
 from onnxprune.grad.emitter import FLOATING
 from onnxprune.grad.losses import Loss, total
+from onnxprune.means import Means
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import Model, load
@@ -59,8 +60,7 @@ def check_grads(
     loss: Loss | None = None,
     feeds: Mapping[str, np.ndarray] | None = None,
     *,
-    seed: int = 0,
-    threads: int = 1,
+    means: Means = Means(),
     tolerance: float | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> GradCheck:
@@ -75,10 +75,12 @@ def check_grads(
     """
     source = model if isinstance(model, Model) else load(model)
     names = list(wrt) if wrt is not None else default_targets(source)
+    outputs = [] if loss else float_outputs(source, input_shapes)
     for dtype in (TensorProto.DOUBLE, TensorProto.FLOAT):
         try:
-            problem = _problem(source, names, loss, feeds or {}, seed, threads, input_shapes, dtype)
-            return _check(problem, seed, TOLERANCE[dtype] if tolerance is None else tolerance)
+            asked = Derivative(names, outputs, True, input_shapes, dtype, _free_order(source))
+            problem = _problem(source, loss, feeds or {}, asked, means)
+            return _check(problem, means.seed, TOLERANCE[dtype] if tolerance is None else tolerance)
         except ModelError:
             if dtype == TensorProto.FLOAT:
                 raise
@@ -132,33 +134,30 @@ class _Problem:
         )
 
 
-def _problem(
-    source: Model,
-    names: list[str],
-    loss: Loss | None,
-    feeds: Mapping[str, np.ndarray],
-    seed: int,
-    threads: int,
-    input_shapes: Mapping[str, Sequence[int]] | None,
-    dtype: int,
-) -> _Problem:
+def _free_order(source: Model) -> int:
+    """Return the lowest order of differentiation that the model is not itself the result of."""
     taken = {name for node in source.proto.graph.node for name in node.output}
-    order = next(n for n in itertools.count(1) if loss_name(n) not in taken)
-    outputs = [] if loss else float_outputs(source, input_shapes)
-    weights = {o: f"weights:{o}" if len(outputs) > 1 else "weights" for o in outputs}
-    proto, emit = build(source, names, loss or total(weights="weights"), outputs, True, input_shapes, dtype, order)
+    return next(n for n in itertools.count(1) if loss_name(n) not in taken)
+
+
+def _problem(
+    source: Model, loss: Loss | None, feeds: Mapping[str, np.ndarray], asked: Derivative, means: Means
+) -> _Problem:
+    names = list(asked.wrt)
+    weights = {o: f"weights:{o}" if len(asked.outputs) > 1 else "weights" for o in asked.outputs}
+    proto, emit = build(source, loss or total(weights="weights"), asked)
     declared = {value.name: value.type.tensor_type.elem_type for value in proto.graph.input}
     for name in names:
         if name not in declared:
             raise UsageError(f"{name!r} is neither an input nor a stored parameter; check_grads varies only those")
     stored = Graph(source.proto).tensors
-    random = np.random.default_rng([seed, 2])
+    random = np.random.default_rng([means.seed, 2])
     point = {}
     for name, kind in declared.items():
         given = feeds[name] if name in feeds else source.array(stored[name]) if name in stored else None
         given = _drawn(random, emit.first[name].shape, kind) if given is None else given
         point[name] = np.asarray(given, helper.tensor_dtype_to_np_dtype(kind))
-    return _Problem(session(proto, threads=threads), point, names, weights, dtype, order)
+    return _Problem(session(proto, threads=means.threads), point, names, weights, asked.dtype, asked.order)
 
 
 def _drawn(random: np.random.Generator, shape: Sequence[int] | None, kind: int) -> np.ndarray:

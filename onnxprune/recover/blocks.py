@@ -171,6 +171,7 @@ class BlockLessons:
         self.objective: Objective = objective(seen, None, loss, temperature, how=how)
         fixed = whole.fit.schema.fixed_batch
         self.runs = min(max(whole.recipe.batch // fixed, 1), len(fit.inputs)) if fixed else 1
+        self.shapes: Mapping[str, Sequence[int]] | None
         self.shapes, self.places = alike(fit.inputs)
 
     def feeds(self, start: int) -> Iterator[dict[str, np.ndarray]]:
@@ -308,7 +309,6 @@ class BlockTraining:
                 self._recipe(share),
                 self._means(name),
                 {parameter: mask for parameter, mask in self.masks.items() if parameter in own},
-                lessons.shapes,
             )
         except ModelError as error:
             self.left_out.append(f"{name} was not trained: {error}")

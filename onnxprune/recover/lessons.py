@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -36,8 +36,9 @@ class Part(NamedTuple):
 
 
 class Lessons(Protocol):
-    """``objective``: what is minimised. ``runs``: batches that make a step."""
+    """``objective``: what is minimised. ``runs``: batches that make a step. ``shapes``: those of every batch, where they are known."""
 
+    shapes: Mapping[str, Sequence[int]] | None
     objective: Objective
     runs: int
 
@@ -74,6 +75,7 @@ class WholeModel:
     """
 
     runs = 1
+    shapes: Mapping[str, Sequence[int]] | None = None
 
     def __init__(self, teaching: Teaching, recipe: Recipe, means: Means = Means()):
         dataset, judge, outputs = teaching.dataset, teaching.judge, teaching.outputs

@@ -38,10 +38,7 @@ class TrainingState:
 
 
 class Training:
-    """One training of a model's ``parameters``; ``run`` yields after each look at held-out data, ``best`` holds the best.
-
-    ``input_shapes``: those of every batch, where they are known.
-    """
+    """One training of a model's ``parameters``; ``run`` yields after each look at held-out data, ``best`` holds the best."""
 
     def __init__(
         self,
@@ -51,7 +48,6 @@ class Training:
         recipe: Recipe,
         means: Means = Means(),
         masks: Arrays | None = None,
-        input_shapes: Mapping[str, Sequence[int]] | None = None,
     ):
         self.lessons, self.recipe, self.means, self.masks = lessons, recipe, means, masks or {}
         self.parameters = {n: a * self.masks[n] if n in self.masks else a.copy() for n, a in parameters.items()}
@@ -60,7 +56,7 @@ class Training:
         self.optimiser = OPTIMISERS[recipe.optimiser](self.parameters, recipe.weight_decay)
         graph = backward(
             self.pruned, list(self.parameters), lessons.objective.loss,
-            parameters_as_inputs=True, input_shapes=input_shapes,
+            parameters_as_inputs=True, input_shapes=lessons.shapes,
         )  # fmt: skip
         self.gradients = session(graph, threads=means.threads)
         self.at = TrainingState()

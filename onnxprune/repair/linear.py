@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,9 +26,9 @@ class Linear:
     groups: int
     axis: int
     channels: int
-    window: Window | None
-    bias: str
-    sign: float
+    window: Window | None = None
+    bias: str = ""
+    sign: float = 1.0
 
     @property
     def source(self) -> str:
@@ -99,21 +99,21 @@ def as_linear(node: Node, stored: Stored, rank: int, space: tuple[int, ...]) -> 
     if node.op == "Conv":
         groups = int(node.attribute("group", 1))
         window = convolution_window(node, weight.shape[2:], space)
-        return _with_intercept(node, groups, 1, weight.shape[0], window, weight.size // weight.shape[0], stored, rank)
+        plain = Linear(node, node.inputs[1], groups, 1, weight.shape[0], window)
+        return _with_intercept(plain, weight.size // weight.shape[0], stored, rank)
     if weight.ndim != 2 or node.op not in ("Gemm", "MatMul") or node.attribute("transA", 0):
         return None
     rows_first = node.op == "Gemm" and node.attribute("transB", 0)
     channels, inputs = weight.shape if rows_first else weight.shape[::-1]
-    return _with_intercept(node, 1, -1, channels, None, inputs, stored, rank)
+    return _with_intercept(Linear(node, node.inputs[1], 1, -1, channels), inputs, stored, rank)
 
 
-def _with_intercept(
-    node: Node, groups: int, axis: int, channels: int, window: Window | None, inputs: int, stored: Stored, rank: int
-) -> Linear | None:
+def _with_intercept(linear: Linear, inputs: int, stored: Stored, rank: int) -> Linear | None:
+    """Return the same with the tensor that can take an intercept; None where it has more ``inputs`` than are refitted."""
     if inputs > MAX_INPUTS:
         return None
-    bias, sign = _intercept(node, channels, axis % rank, rank, stored)
-    return Linear(node, node.inputs[1], groups, axis, channels, window, bias, sign)
+    bias, sign = _intercept(linear.node, linear.channels, linear.axis % rank, rank, stored)
+    return replace(linear, bias=bias, sign=sign)
 
 
 def _intercept(node: Node, channels: int, axis: int, rank: int, stored: Stored) -> tuple[str, float]:

@@ -243,8 +243,9 @@ class Sequential:
         inputs = next(islice(self.batches, number, None))
         return refusal(self.analysis.facts, inputs, rows, need, value, limit=LARGEST, means=self.means)
 
-    def _moments(self, linear: Linear, rows: Iterable[FittedRows], scale: np.ndarray) -> list[CrossMoments]:
+    def _moments(self, linear: Linear, target: FitTarget, rows: Iterable[FittedRows]) -> list[CrossMoments]:
         """Moments of the even and of the odd batches."""
+        scale = _divisor(target)
         halves: list[CrossMoments] = []
         for number, (x, wanted, offset) in enumerate(rows):
             if not x.shape[1]:
@@ -260,9 +261,8 @@ class Sequential:
     def _refit(self, linear: Linear, target: FitTarget) -> None:
         self._pruned.advance([linear.source, *([target.other] if target.other else [])])
         self._dense.advance([target.value])
-        scale = np.where(np.abs(target.scale) < DEAD_SCALE, np.inf, target.scale).astype(np.float32)
         rows = Remembered(lambda start: self._rows(linear, target, start), _bytes, ROWS_IN_MEMORY)
-        halves = self._moments(linear, rows, scale)
+        halves = self._moments(linear, target, rows)
         if not halves:
             self._choose_blindly(linear)
             return
@@ -282,7 +282,7 @@ class Sequential:
         if not intercept:
             bias = offset
         for _ in range(self.effort.turns if target.rectified else 0):
-            turned = self._majorised(linear, target, rows, scale, keep, reduced, fitted, bias)
+            turned = _majorised(linear, target, _of_inputs(rows, keep), reduced.retarget(), fitted, bias)
             fitted, free = solve(turned, old[:, :, keep], damping, intercept)
             bias = free if intercept else offset
         energy = max(float(moments.variance.sum()) * moments.count, 1e-30)
@@ -328,28 +328,6 @@ class Sequential:
         keep = np.ones(old.shape[2], bool)
         self._leave_out(choice, choice.order, keep)
         self._write(linear, keep, old[:, :, keep], np.zeros(old.shape[:2]))
-
-    def _majorised(
-        self,
-        linear: Linear,
-        target: FitTarget,
-        rows: Iterable[FittedRows],
-        scale: np.ndarray,
-        keep: np.ndarray,
-        moments: CrossMoments,
-        fitted: np.ndarray,
-        bias: np.ndarray,
-    ) -> CrossMoments:
-        """Targets below zero become what is predicted now, but at most zero: no error where both are rectified away."""
-        turned = moments.retarget()
-        weights, shift = fitted.astype(np.float32), bias.astype(np.float32)
-        for x, wanted, offset in rows:
-            x = x if keep.all() else x[:, :, keep]
-            predicted = np.moveaxis(x @ weights.swapaxes(1, 2), 0, 1) + shift
-            predicted = predicted.reshape(len(wanted), -1) * target.scale.astype(np.float32) + offset
-            z = np.where(wanted <= 0, np.minimum(predicted, 0), wanted)
-            turned.update_target(x, _grouped((z - offset) / scale, linear.groups))
-        return turned
 
     def _solver(self, linear: Linear) -> Solver:
         subspace = self.subspaces.get(linear.weight)
@@ -410,6 +388,37 @@ def _samples(batch: Mapping[str, np.ndarray]) -> int:
 
 def _bytes(rows: FittedRows) -> int:
     return sum(array.nbytes for array in rows)
+
+
+def _divisor(target: FitTarget) -> np.ndarray:
+    """Return float32[channels]: the scale of a target, infinite where the channel is as good as dead."""
+    return np.where(np.abs(target.scale) < DEAD_SCALE, np.inf, target.scale).astype(np.float32)
+
+
+def _of_inputs(rows: Iterable[FittedRows], keep: np.ndarray) -> Iterator[FittedRows]:
+    """Yield rows without the inputs outside ``keep``, bool[d]."""
+    return ((x if keep.all() else x[:, :, keep], wanted, offset) for x, wanted, offset in rows)
+
+
+def _majorised(
+    linear: Linear,
+    target: FitTarget,
+    rows: Iterable[FittedRows],
+    moments: CrossMoments,
+    fitted: np.ndarray,
+    bias: np.ndarray,
+) -> CrossMoments:
+    """Fill ``moments`` with targets of which those below zero become what is predicted now, but at most zero.
+
+    There is no error where both are rectified away.
+    """
+    weights, shift, scale = fitted.astype(np.float32), bias.astype(np.float32), _divisor(target)
+    for x, wanted, offset in rows:
+        predicted = np.moveaxis(x @ weights.swapaxes(1, 2), 0, 1) + shift
+        predicted = predicted.reshape(len(wanted), -1) * target.scale.astype(np.float32) + offset
+        z = np.where(wanted <= 0, np.minimum(predicted, 0), wanted)
+        moments.update_target(x, _grouped((z - offset) / scale, linear.groups))
+    return moments
 
 
 def _grouped(values: np.ndarray, groups: int) -> np.ndarray:

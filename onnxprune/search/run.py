@@ -84,21 +84,26 @@ def search_units(
         outputs=outputs, importance=importance,
         train=None if train is None else lambda model: train(model, fit),
     )  # fmt: skip
-    best = found.run() if goal.max_divergence is None else found.smallest(goal.max_divergence)
-    finalists = [best] if goal.max_divergence is not None else found.near(best)[:FINALISTS]
 
     def repaired(proposal: Proposal, turns: int, data: Dataset) -> Reconstruction:
         means.progress(f"{proposal.name}: repairing on {len(data)} rows")
         orders = found.orders[proposal.exponent]
         return reconstruct(analysis, proposal.widths, orders, Batches(data), Effort(turns=turns), means, importance)
 
-    final, best = found.best_of((repaired(finalist, 0, rest), finalist) for finalist in finalists)
+    final, best = found.best_of((repaired(finalist, 0, rest), finalist) for finalist in _finalists(found, goal))
     final, turns = found.best_of([(final, 0), (repaired(best, TURNS, rest), TURNS)])
     if len(dataset) < SCARCE:
         final = replace(repaired(best, turns, dataset), divergence=final.divergence)
     narrowed = [group for group in tables.unread if best.widths[group] < analysis.widths[group]]
     apart = judge is not rest and (not goal.seconds or veto is not fit)
     return SearchResult(final, found.history, narrowed, apart, judge is not rest and len(dataset) < SCARCE)
+
+
+def _finalists(search: Search, goal: Goal) -> list[Proposal]:
+    """Run a search; return the best proposal and those that come near it."""
+    if goal.max_divergence is not None:
+        return [search.smallest(goal.max_divergence)]
+    return search.near(search.run())[:FINALISTS]
 
 
 def _held(batches: Batches) -> Batches | list[dict[str, np.ndarray]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -71,38 +71,47 @@ def error_tables(
 
     ``importance``: see ``Sequential``; the nodes that it names share out their energy by it.
     """
-    readers: dict[str, list[tuple[int, Member]]] = defaultdict(list)
-    for group in analysis.groups:
-        for member in group.members:
-            if member.role == "reads":
-                readers[member.parameter].append((group.index, member))
-    found: dict[int, list[tuple[str, Problem]]] = defaultdict(list)
-    energies: dict[str, float] = {}
-    used = 0
-
-    def observe(linear: Linear, fit: Fit, moments: CrossMoments) -> None:
-        nonlocal used
-        if linear.weight not in readers or linear.groups > 1:
-            return
-        covariance = moments.covariance[0]
-        variance = moments.variance[0] * fit.scale**2
-        loud = fit.scale * on_own_scales(variance, (importance or {}).get(linear.weight))
-        matrix = linear.matrix(analysis.facts.content(linear.weight))[0] * loud[:, None]
-        energies[linear.weight] = float(variance.sum())
-        for group, member in readers[linear.weight]:
-            taps = covariance.shape[0] // len(member.units)
-            used += covariance.nbytes
-            compact = used > UNFOLDED_BYTES and taps > 1
-            found[group].append((linear.weight, _problem(covariance, matrix, member.units, taps, compact)))
-
+    collector = _Collector(analysis, importance or {})
     everything = [np.ones(group.width, bool) for group in analysis.groups]
     Sequential(
         analysis, everything, batches, effort=Effort(POSITIONS // 2), means=means.quiet,
-        everything=True, frozen=True, observe=observe,
+        everything=True, frozen=True, observe=collector.observe,
     ).run(analysis.facts.model.proto)  # fmt: skip
-    shared = _shared_out(energies, importance or {})
-    readings = {g: [_reading(p, energies[w], shared[w]) for w, p in there] for g, there in found.items()}
+    energies, shared = collector.energies, _shared_out(collector.energies, importance or {})
+    readings = {g: [_reading(p, energies[w], shared[w]) for w, p in there] for g, there in collector.found.items()}
     return Tables(analysis, readings, fallback)
+
+
+@dataclass
+class _Collector:
+    """What linear nodes read: ``found`` group -> (weight, problem) of each reader, ``energies`` of their outputs by weight."""
+
+    analysis: Analysis
+    importance: Mapping[str, np.ndarray]
+    found: dict[int, list[tuple[str, Problem]]] = field(default_factory=lambda: defaultdict(list))
+    energies: dict[str, float] = field(default_factory=dict)
+    used: int = 0
+
+    def __post_init__(self) -> None:
+        self.readers: dict[str, list[tuple[int, Member]]] = defaultdict(list)
+        for group in self.analysis.groups:
+            for member in group.members:
+                if member.role == "reads":
+                    self.readers[member.parameter].append((group.index, member))
+
+    def observe(self, linear: Linear, fit: Fit, moments: CrossMoments) -> None:
+        if linear.weight not in self.readers or linear.groups > 1:
+            return
+        covariance = moments.covariance[0]
+        variance = moments.variance[0] * fit.scale**2
+        loud = fit.scale * on_own_scales(variance, self.importance.get(linear.weight))
+        matrix = linear.matrix(self.analysis.facts.content(linear.weight))[0] * loud[:, None]
+        self.energies[linear.weight] = float(variance.sum())
+        for group, member in self.readers[linear.weight]:
+            taps = covariance.shape[0] // len(member.units)
+            self.used += covariance.nbytes
+            compact = self.used > UNFOLDED_BYTES and taps > 1
+            self.found[group].append((linear.weight, _problem(covariance, matrix, member.units, taps, compact)))
 
 
 def _shared_out(energies: Mapping[str, float], importance: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -25,6 +25,7 @@ from onnxprune.data import (
     random_dataset,
     shared_rows,
 )
+from onnxprune.data.inputs import Schema
 from onnxprune.errors import DataError, ModelError, UsageError
 
 F32 = np.dtype(np.float32)
@@ -261,7 +262,10 @@ def test_whole_feeds_where_inputs_share_no_batch_axis() -> None:
 def test_sequence_first_models_take_whole_feeds() -> None:
     specs = (InputSpec("x", F32, ("time", "n", 3)),)
     feeds = [np.ones((time, 2, 3), np.float32) for time in (4, 5)]
-    assert [f["x"].shape for f in open_dataset(feeds, specs, whole_feeds=True).batches()] == [(4, 2, 3), (5, 2, 3)]
+    assert [f["x"].shape for f in open_dataset(feeds, Schema(tuple(specs), whole_feeds=True)).batches()] == [
+        (4, 2, 3),
+        (5, 2, 3),
+    ]
     assert [f["x"].shape for f in open_dataset(feeds, specs).batches()] == [(9, 2, 3)]
 
 
