@@ -71,7 +71,7 @@ class Trial:
 
     def restore(self) -> list[str]:
         """Write the old model again, as the next save would; returns what is left beside it then."""
-        self.old_sha256 = save(self.old.proto, self.out, force=True, folder=self.old.folder)
+        self.old_sha256 = save(self.old, self.out, force=True)
         return self.leftover()
 
     def leftover(self) -> list[str]:

@@ -39,7 +39,7 @@ def main() -> None:
     rows = [row for row in (*chain(*OPERATORS.values()), *PATTERNS) if row.runs]
     for row in rows[::every]:
         plain = prepare(load(row.model()))
-        analysis = analyse(gather_facts(plain, Graph(plain.proto)), frozenset({"neighbours", *row.allow}))
+        analysis = analyse(gather_facts(plain, Graph(plain.structure)), frozenset({"neighbours", *row.allow}))
         kept = random_plan(analysis, np.random.default_rng(zlib.crc32(row.name.encode())))
         if all(mask.all() for mask in kept):
             continue

@@ -53,10 +53,9 @@ def load(source: Source) -> Model:
 def save(model: ModelProto | gs.Graph | Model, path: str | os.PathLike[str], *, force: bool = False) -> str:
     """Write a model atomically and return its SHA-256; raises ModelError, UsageError, OutputError."""
     model = load(model) if isinstance(model, gs.Graph) else model
-    proto, folder = (model.proto, model.folder) if isinstance(model, Model) else (model, None)
     if isinstance(model, Model):
         refuse_data_files(Path(path), [model])
-    return write_model(proto, path, force=force, folder=folder)
+    return write_model(model, path, force=force)
 
 
 def analyze(model: Source, **settings: Any) -> Analysis:
@@ -302,7 +301,10 @@ def sweep(
         place.mkdir(parents=True, exist_ok=True)
     varied = {"ratio", "criterion", "repair", "latency", "strict", *GATES}
     single = {name: value for name, value in chosen.to_json().items() if name not in varied}
-    shared = single | {"model": loaded.sha256, "data": [d and d.digest() for d in (data.calibration, data.evaluation)]}
+    shared = single | {
+        "model": loaded.source_sha256,
+        "data": [d and d.digest() for d in (data.calibration, data.evaluation)],
+    }
     ungated = settings | {"latency": False, "max_drop": None}
 
     def evaluate(point: Mapping[str, Any]) -> Report:
@@ -407,7 +409,7 @@ def _dataset(
     settings: Settings | None = None,
     samples: int | None = None,
 ) -> Dataset:
-    specs = input_specs(model.proto)
+    specs = input_specs(model.structure)
     chosen = settings or Settings()
     sizes = dict(chosen.input_shape)
     return open_dataset(data, specs, labels=labels, samples=samples, seed=chosen.seed, images=images, sizes=sizes)

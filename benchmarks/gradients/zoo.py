@@ -81,7 +81,7 @@ def row(path: Path, differences: bool) -> dict:
     result: dict = {"model": path.stem}
     try:
         model = load(path)
-        graph = Graph(model.proto)
+        graph = Graph(model.structure)
         facts = gather_facts(model, graph)
         names, feeds = default_targets(model), feeds_of(facts, graph)
         shapes = {name: facts.shape(name) for name in graph.inputs}

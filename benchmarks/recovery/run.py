@@ -24,6 +24,7 @@ import onnxprune  # noqa: E402
 from onnxprune.changes.plan import kept_units  # noqa: E402
 from onnxprune.data import ImageOptions, input_specs, open_dataset  # noqa: E402
 from onnxprune.means import Means  # noqa: E402
+from onnxprune.model.model import Model  # noqa: E402
 from onnxprune.model.runtime import session  # noqa: E402
 from onnxprune.recover import Recipe, parse_length, recover, taught  # noqa: E402
 
@@ -82,9 +83,9 @@ def measure(name: str, options: argparse.Namespace) -> None:
     )
     wall, cpu = time.perf_counter(), time.process_time()
     means = Means(options.threads, progress=options.progress)
-    found = recover(small, taught(original, fit, judge=judge), recipe, means, positions=positions)
+    found = recover(Model.of(small), taught(original, fit, judge=judge), recipe, means, positions=positions)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    before, after = (top1(model, *test, options.threads) for model in (small, found.model))
+    before, after = (top1(model, *test, options.threads) for model in (small, found.model.proto))
     print(
         f"{name}: top-1 {before:.2%} -> {after:.2%} of {top1(original.proto, *test, options.threads):.2%} "
         f"(bar {case.bar:.1%}), held-out {found.before:.4f} -> {found.after:.4f} ({found.kept}), "

@@ -27,7 +27,6 @@ from onnxprune.measure.latency import interleave
 from onnxprune.model.facts import Shape
 from onnxprune.model.files import atomic_file
 from onnxprune.model.graph import Node
-from onnxprune.model.read import Model
 from onnxprune.model.runtime import runtime_version, session
 
 SHARES = (0.25, 0.5, 1.0)
@@ -116,7 +115,7 @@ class _Table:
         key = hashlib.sha256(json.dumps([node.op, node.version, operands, attributes]).encode()).hexdigest()[:24]
         if key not in self.entries:
             self.means.progress(f"timing {node.op} {shapes}")
-            opened = session(Model(proto, "", None), threads=self.means.threads)
+            opened = session(proto, threads=self.means.threads)
             (times,) = interleave(
                 [lambda: opened.run(feeds)], rounds=RUNS, max_seconds=SECONDS,
                 warmup_runs=WARMUP_RUNS, warmup_seconds=WARMUP_SECONDS,

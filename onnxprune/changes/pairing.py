@@ -8,17 +8,17 @@ model computes: each stored tensor is permuted along every axis that holds these
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxprune.coupling.carriers import Solution, resolve
 from onnxprune.coupling.links import FREE, build_links
 from onnxprune.coupling.spec import Operand, Spec, Term
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
-from onnxprune.model.read import FLOATS, Model, skeleton_without_data
+from onnxprune.model.model import Model
+from onnxprune.model.tensors import FLOATS
 from onnxprune.proof.check import Prover, bisect
 
 ALONE = {("g", "c"): "gc", ("g", "o"): "go"}  # channels of a grouped convolution as letters of their own
@@ -39,20 +39,20 @@ def paired(facts: Facts, allowed: frozenset[str] = frozenset()) -> Model:
     saliency = _saliency(facts, solution, sides)
     orders = [np.argsort(saliency[side.components], axis=1, kind="stable") for side in sides]
 
-    def reordered(numbers: Sequence[int]) -> ModelProto:
+    def reordered(numbers: Sequence[int]) -> Model:
         return _reordered(facts, solution, [(sides[n], orders[n]) for n in numbers])
 
     prover = Prover(facts)
 
     def wrong(numbers: Sequence[int]) -> bool:
         try:
-            return not prover.compare(skeleton_without_data(facts.model.proto), reordered(numbers), None).exact
+            return not prover.compare(facts.model, reordered(numbers), None).exact
         except ValueError:  # an axis does not hold the channels one by one
             return True
 
     at_fault = bisect(range(len(sides)), wrong)
     chosen = [number for number in range(len(sides)) if number not in at_fault]
-    return replace(facts.model, proto=reordered(chosen)) if chosen else facts.model
+    return reordered(chosen) if chosen else facts.model
 
 
 def _loosened(node: Node, spec: Spec) -> Spec:
@@ -99,24 +99,32 @@ def _saliency(facts: Facts, solution: Solution, sides: Sequence[_Side]) -> np.nd
     return result
 
 
-def _reordered(facts: Facts, solution: Solution, chosen: Sequence[tuple[_Side, np.ndarray]]) -> ModelProto:
+def _reordered(facts: Facts, solution: Solution, chosen: Sequence[tuple[_Side, np.ndarray]]) -> Model:
     source = np.arange(len(solution.reasons))
     for side, order in chosen:
         source[side.components] = np.take_along_axis(side.components, order, 1)
     inner = {side.weight: order for side, order in chosen if side.weight}
-    result = skeleton_without_data(facts.model.proto)
-    for tensor in facts.model.proto.graph.initializer:
-        array = moved = facts.model.array(tensor)
-        for axis in range(array.ndim):
-            moves = _moves(solution.labels[solution.links.axis(tensor.name, axis)], source)
-            moved = moved if moves is None else np.take(moved, moves, axis)
-        if tensor.name in inner:
-            order = inner[tensor.name]
-            blocks = moved.reshape(len(order), -1, *moved.shape[1:])
-            shape = (len(order), 1, order.shape[1], *[1] * (moved.ndim - 2))
-            moved = np.take_along_axis(blocks, order.reshape(shape), 2).reshape(moved.shape)
-        same = moved is array
-        result.graph.initializer.append(tensor if same else _stored(moved, tensor))
+    arrays = {}
+    for name, tensor in facts.model.weights.items():
+        axes = {
+            axis: _moves(solution.labels[solution.links.axis(name, axis)], source) for axis in range(len(tensor.shape))
+        }
+        moves = {axis: moved for axis, moved in axes.items() if moved is not None}
+        if not moves and name not in inner:
+            continue
+        array = tensor.read()
+        for axis, moved in moves.items():
+            array = np.take(array, moved, axis)
+        if name in inner:
+            order = inner[name]
+            blocks = array.reshape(len(order), -1, *array.shape[1:])
+            shape = (len(order), 1, order.shape[1], *[1] * (array.ndim - 2))
+            array = np.take_along_axis(blocks, order.reshape(shape), 2).reshape(array.shape)
+        arrays[name] = array
+    result = facts.model.replaced(arrays)
+    for old, header in zip(facts.model.structure.graph.initializer, result.structure.graph.initializer, strict=True):
+        if header.name in arrays:
+            header.doc_string = old.doc_string
     return result
 
 
@@ -131,9 +139,3 @@ def _moves(labels: np.ndarray, source: np.ndarray) -> np.ndarray | None:
     moves = np.empty(len(labels), np.int64)
     moves[new] = old
     return moves
-
-
-def _stored(array: np.ndarray, like: TensorProto) -> TensorProto:
-    result = numpy_helper.from_array(np.ascontiguousarray(array), like.name)
-    result.data_type, result.doc_string = like.data_type, like.doc_string
-    return result

@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import PlanError
+from onnxprune.model.model import SourceDigest
 
 SCHEMA_VERSION = 1
 Indices = tuple[int, ...]
@@ -73,7 +74,7 @@ def make_plan(analysis: Analysis, kept: Sequence[np.ndarray], settings: Mapping[
     groups = tuple(
         PlanGroup(group.name, group.width, _indices(mask)) for group, mask in zip(analysis.groups, kept, strict=True)
     )
-    return Plan(analysis.facts.model.sha256, groups, _tensors(analysis, kept), settings)
+    return Plan(analysis.facts.model.source_sha256, groups, _tensors(analysis, kept), settings)
 
 
 def _indices(mask: np.ndarray) -> Indices:
@@ -97,7 +98,7 @@ def kept_units(plan: Plan, analysis: Analysis, *, force: bool = False) -> list[n
     Raises PlanError where the model has another digest (unless ``force``), lacks a group, or where the plan's groups do
     not lead to exactly the tensor shapes that the plan lists.
     """
-    check_digest(plan, analysis.facts.model.sha256, force=force)
+    check_digest(plan, analysis.facts.model.source_sha256, force=force)
     widths = {group.name: group for group in analysis.groups}
     kept = [np.ones(group.width, bool) for group in analysis.groups]
     for planned in plan.groups:
@@ -110,7 +111,7 @@ def kept_units(plan: Plan, analysis: Analysis, *, force: bool = False) -> list[n
     return kept
 
 
-def check_digest(plan: Plan, sha256: str, *, force: bool = False) -> None:
+def check_digest(plan: Plan, sha256: SourceDigest, *, force: bool = False) -> None:
     """Raise PlanError where a plan is for another model, unless ``force``."""
     if plan.model_sha256 != sha256 and not force:
         raise PlanError(

@@ -7,22 +7,24 @@ node needs, and whatever the smaller graph would compute otherwise is put right.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.spec import RULES, Edits, KeptPositions, Spec, View
 from onnxprune.errors import SurgeryError
 from onnxprune.model.facts import UNKNOWN, Fact, evaluate_node
 from onnxprune.model.graph import Graph, Names, Node
-from onnxprune.model.read import FLOATS, copy_tensor_header, skeleton_without_data
+from onnxprune.model.model import Model, described
 from onnxprune.model.surgeon import Splicer
+from onnxprune.model.tensors import FLOATS
+from onnxprune.model.weights import stored_tensor
 
 ROUNDING = frozenset({"Div", "Cast", "Floor", "Ceil", "Round"})  # operators whose results are rounded, of some types
 DENOMINATOR = 1 << 12  # largest of a ratio of widths
@@ -30,58 +32,51 @@ Kept = Sequence[np.ndarray]  # per group, bool[width]: the units that stay
 Pair = list[np.ndarray | None]  # an operand's content under the two assignments of the free sizes
 
 
-def cut(analysis: Analysis, kept: Kept) -> ModelProto:
-    """Return the model without the units that are not in ``kept`` (bool[width] per group)."""
-    result = skeleton_without_data(analysis.facts.model.proto)
-    _slice_top_tensors(analysis, kept, result)
-    small = Graph(result)
+def cut(analysis: Analysis, kept: Kept) -> Model:
+    """Return the model without the units that are not in ``kept`` (bool[width] per group); its weights are views."""
+    result = _sliced(analysis, kept)
+    small = Graph(result.structure)
     _slice_inner_tensors(analysis, kept, small)
-    _Walk(analysis, kept, small).run()
+    _Walk(analysis, kept, result, small).run()
     _declare_shapes(analysis, kept, small)
-    return result
+    return result.derived(result.structure)
 
 
 # --- stored tensors -------------------------------------------------------------------------------------------------
 
 
-def _sliced(analysis: Analysis, kept: Kept, name: str, tensor: TensorProto) -> TensorProto | None:
-    """Return the tensor without the positions that go, None where all stay."""
-    masks = [analysis.keep_mask(kept, name, axis) for axis in range(len(tensor.dims))]
-    if all(mask is None for mask in masks):
-        return None
-    array = analysis.facts.model.array(tensor)
-    for axis, mask in enumerate(masks):
-        if mask is not None:
-            array = np.compress(mask, array, axis)
-    fresh = numpy_helper.from_array(np.ascontiguousarray(array))
-    target = TensorProto()
-    copy_tensor_header(tensor, target)
-    for field in ("dims", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"):
-        target.ClearField(field)
-    target.dims.extend(array.shape)
-    target.data_type = tensor.data_type
-    target.raw_data = fresh.raw_data
-    return target
+def _masks(analysis: Analysis, kept: Kept, name: str, tensor: TensorProto) -> dict[int, np.ndarray]:
+    """Return axis -> bool[size] for the axes of a tensor that lose positions."""
+    found = {axis: analysis.keep_mask(kept, name, axis) for axis in range(len(tensor.dims))}
+    return {axis: mask for axis, mask in found.items() if mask is not None}
 
 
-def _slice_top_tensors(analysis: Analysis, kept: Kept, result: ModelProto) -> None:
-    for tensor in analysis.facts.model.proto.graph.initializer:
-        smaller = _sliced(analysis, kept, tensor.name, tensor)
-        result.graph.initializer.append(tensor if smaller is None else smaller)
+def _sliced(analysis: Analysis, kept: Kept) -> Model:
+    """Return the model with views of its weights, whatever becomes of its nodes."""
+    model, structure = analysis.facts.model, analysis.facts.model.draft()
+    headers = structure.graph.initializer
+    weights = model.weights.sliced({header.name: _masks(analysis, kept, header.name, header) for header in headers})
+    for header in headers:
+        header.dims[:] = weights[header.name].shape
+    return replace(model, structure=structure, weights=weights)
 
 
 def _slice_inner_tensors(analysis: Analysis, kept: Kept, small: Graph) -> None:
     """Slice what Constant nodes and bodies hold."""
     top = {tensor.name for tensor in small.model.graph.initializer}
     for name, tensor in small.tensors.items():
-        smaller = None if name in top else _sliced(analysis, kept, name, tensor)
-        if smaller is None:
+        masks = {} if name in top else _masks(analysis, kept, name, tensor)
+        if not masks:
             continue
+        smaller = stored_tensor(tensor).sliced(masks)
         producer = small.producer.get(name)
         if producer is None or producer.proto.attribute[0].type == onnx.AttributeProto.TENSOR:
-            tensor.CopyFrom(smaller)
+            fresh = described(tensor)
+            fresh.dims[:] = smaller.shape
+            smaller.fill(fresh)
+            tensor.CopyFrom(fresh)
         else:  # a list of numbers
-            _set_attribute(producer.proto, producer.proto.attribute[0].name, numpy_helper.to_array(smaller).tolist())
+            _set_attribute(producer.proto, producer.proto.attribute[0].name, smaller.read().tolist())
 
 
 # --- nodes ----------------------------------------------------------------------------------------------------------
@@ -93,6 +88,7 @@ class _Walk:
 
     analysis: Analysis
     kept: Kept
+    sliced: Model
     small: Graph
 
     def __post_init__(self) -> None:
@@ -106,7 +102,7 @@ class _Walk:
         for name, tensor in self.small.tensors.items():
             for new, old in zip(self.new, self.old, strict=True):
                 followed = old.get(name, UNKNOWN).array is not None
-                array = self.analysis.facts.model.array(tensor) if followed else None
+                array = self.sliced.array(tensor) if followed else None
                 new[name] = Fact(tensor.data_type, tuple(tensor.dims), array)
         for name in self.small.inputs:
             for new, old in zip(self.new, self.old, strict=True):

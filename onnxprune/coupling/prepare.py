@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from onnx import ModelProto, ValueInfoProto, inliner, numpy_helper
 
 from onnxprune.coupling.links import RULES  # the filled table
 from onnxprune.coupling.sequences import unpacked
-from onnxprune.coupling.sharing import rejoin
+from onnxprune.coupling.sharing import rejoined
 from onnxprune.coupling.sparse import dense, store_sparsely
 from onnxprune.errors import ModelError
 from onnxprune.model.facts import RANDOM_OPS
 from onnxprune.model.graph import Graph, Node
-from onnxprune.model.read import FLOATS, Model, skeleton_without_data
+from onnxprune.model.model import Model
 from onnxprune.model.runtime import session
+from onnxprune.model.tensors import FLOATS, skeleton_without_data
 
 FOLLOWED = {"pointwise", "movement", "facts"}  # families whose results on stored tensors are cut where those are
 FOLLOWED_OPS = {"QuantizeLinear", "DequantizeLinear"}
@@ -30,26 +29,25 @@ def prepare(model: Model) -> Model:
     is contracted, reduced or normalised of stored tensors alone (standardised weights) mixes positions that a cut is to
     take apart, so it is computed once and stored. A model with neither is returned as it is.
     """
-    plain = replace(model, proto=_inlined(model.proto)) if model.proto.functions else model
+    plain = _inlined(model) if model.structure.functions else model
     return _folded(unpacked(dense(plain)))
 
 
-def restore(proto: ModelProto, model: Model) -> None:
+def restore(small: Model, model: Model) -> Model:
     """Undo in a result what was done to ``model`` for the analysis alone: copies that are equal still, sparse tensors."""
-    rejoin(proto, model.copies)
-    store_sparsely(proto, model.sparse, model)
+    return store_sparsely(rejoined(small, model.copies), model.sparse)
 
 
-def _inlined(proto: ModelProto) -> ModelProto:
+def _inlined(model: Model) -> Model:
     """Inline on a copy without weights; the checker has seen to it that a function's older opset means the same."""
-    slim = skeleton_without_data(proto)
-    versions = {opset.domain: opset.version for opset in proto.opset_import}
+    slim = skeleton_without_data(model.structure)
+    versions = {opset.domain: opset.version for opset in slim.opset_import}
     for function in slim.functions:
         for opset in function.opset_import:
             opset.version = versions.get(opset.domain, opset.version)
     result = inliner.inline_local_functions(slim)
-    result.graph.initializer.extend(proto.graph.initializer)
-    return result
+    result.graph.initializer.extend(model.structure.graph.initializer)
+    return model.derived(result)
 
 
 # --- computations on stored tensors alone ---------------------------------------------------------------------------
@@ -57,14 +55,14 @@ def _inlined(proto: ModelProto) -> ModelProto:
 
 def _folded(model: Model) -> Model:
     """Store what is computed from stored tensors alone by operators that mix positions (IR 3 has no place for it)."""
-    if model.proto.ir_version < 4:
+    if model.structure.ir_version < 4:
         return model
-    graph = Graph(model.proto)
+    graph = Graph(model.structure)
     sources = _constant_nodes(graph)
     wanted = [name for node in sources if _mixes(node) for name in node.outputs if name]
     contents = _evaluated(model, graph, sources, wanted) if wanted else {}
     contents = {n: a for n, a in contents.items() if _is_table(graph, n, a) and a.nbytes <= _room(graph, sources, n)}
-    return replace(model, proto=_with_stored(graph, sources, contents)) if contents else model
+    return model.derived(_with_stored(graph, sources, contents)) if contents else model
 
 
 def _constant_nodes(graph: Graph) -> dict[Node, frozenset[str]]:
@@ -101,16 +99,16 @@ def _evaluated(
     model: Model, graph: Graph, sources: dict[Node, frozenset[str]], wanted: list[str]
 ) -> dict[str, np.ndarray]:
     """Run the nodes on stored tensors by themselves; {} where ONNX Runtime cannot."""
-    probe = skeleton_without_data(model.proto)
+    probe = skeleton_without_data(model.structure)
     for part in ("node", "input", "output", "value_info", "quantization_annotation"):
         probe.graph.ClearField(part)
     used = set().union(*sources.values())
     stored = [graph.producer[name].proto for name in graph.tensors if name in used and name in graph.producer]
     probe.graph.node.extend([*stored, *(node.proto for node in sources)])
     probe.graph.output.extend(ValueInfoProto(name=name) for name in wanted)
-    probe.graph.initializer.extend(t for t in model.proto.graph.initializer if t.name in used)
+    probe.graph.initializer.extend(t for t in model.structure.graph.initializer if t.name in used)
     try:
-        found = session(Model(probe, "", model.path), optimise=False).run({})
+        found = session(model.derived(probe), optimise=False).run({})
     except ModelError:
         return {}
     return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxprune.model.graph import Graph, Insertions, Names, Node
-from onnxprune.model.read import Model, skeleton_without_data
+from onnxprune.model.model import Model
 
 AXES_AS_INPUT = 13  # opset of Unsqueeze
 
 
 def unpacked(model: Model) -> Model:
     """Return the model in which elements of a SequenceConstruct are joined, or one is taken, without the sequence."""
-    if all(node.op_type != "SequenceConstruct" for node in model.proto.graph.node):
+    if all(node.op_type != "SequenceConstruct" for node in model.structure.graph.node):
         return model
-    proto = skeleton_without_data(model.proto)
-    proto.graph.initializer.extend(model.proto.graph.initializer)
+    proto = model.draft()
     graph = Graph(proto)
     writer = _Writer(model, graph, Names(proto.graph), Insertions(graph))
     done = {node.outputs[0] for node in graph.top if writer.write(node)}
@@ -27,7 +25,7 @@ def unpacked(model: Model) -> Model:
         return model
     writer.inserted.carry_out()
     _drop(proto, done)
-    return replace(model, proto=proto)
+    return model.derived(proto)
 
 
 class _Writer:

@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnxprune.coupling.links import FREE, Links, build_links
 from onnxprune.model.facts import RANDOM_OPS, Fact, Facts
 from onnxprune.model.graph import Graph, Insertions, Names
-from onnxprune.model.read import copy_tensor_header, skeleton_without_data
+from onnxprune.model.model import Model, described
 
 OWN_TYPES = frozenset({1, 2, 3, 4, 5, 6, 10, 11, 16, 17, 18, 19, 20, 21, 22, 23})  # floats and quantised integers
 
@@ -36,26 +36,21 @@ def unshared(facts: Facts, allowed: frozenset[str]) -> Facts:
 
     ``facts.model.copies`` says what was copied; the facts given are returned where nothing has to be.
     """
-    light = _with_headers(facts.model.proto)
+    light = facts.model.draft()
     copies = _split(facts, light)
     if not copies:
         return facts
-    links = build_links(_facts_of(facts, light, copies), allowed)
+    every = _facts_of(facts, light, copies)
+    links = build_links(every, allowed)
     labels, reasons = links.components()
     fates = np.where(reasons == FREE, np.arange(len(reasons)), FREE)[labels]
     stands_for = _representatives(copies, links, fates)
     kept = {copy: origin for copy, origin in copies.items() if stands_for[copy] == copy}
     if not kept:
         return facts
-    return _facts_of(facts, _joined(facts.model.proto, light, copies, stands_for), kept)
-
-
-def _with_headers(proto: ModelProto) -> ModelProto:
-    """Return a copy whose initializers have names, types and shapes, but no content."""
-    result = skeleton_without_data(proto)
-    for tensor in proto.graph.initializer:
-        copy_tensor_header(tensor, result.graph.initializer.add())
-    return result
+    light = every.model.draft()
+    _rewire(light, stands_for)
+    return _facts_of(replace(facts, model=every.model), light, kept)
 
 
 def _facts_of(facts: Facts, proto: ModelProto, copies: Mapping[str, str]) -> Facts:
@@ -74,7 +69,7 @@ def _facts_of(facts: Facts, proto: ModelProto, copies: Mapping[str, str]) -> Fac
     return replace(
         facts,
         graph=graph,
-        model=replace(facts.model, proto=proto, copies=dict(copies)),
+        model=facts.model.derived(proto, copies=dict(copies)),
         first=first,
         second=first if facts.second is facts.first else extended(facts.second),
         constants=facts.constants | copies.keys(),
@@ -174,21 +169,6 @@ def _representatives(copies: Mapping[str, str], links: Links, fates: np.ndarray)
     return found
 
 
-def _joined(
-    proto: ModelProto, light: ModelProto, copies: Mapping[str, str], stands_for: Mapping[str, str]
-) -> ModelProto:
-    """Return the model with the copies that stand for themselves."""
-    _rewire(light, stands_for)
-    content = {tensor.name: tensor for tensor in proto.graph.initializer}
-    result = skeleton_without_data(light)
-    result.graph.initializer.extend(proto.graph.initializer)
-    left = {tensor.name for tensor in light.graph.initializer} - content.keys()
-    for copy in (name for name in copies if name in left):
-        result.graph.initializer.add().CopyFrom(content[copies[copy]])
-        result.graph.initializer[-1].name = copy
-    return result
-
-
 def _rewire(model: ModelProto, stands_for: Mapping[str, str]) -> None:
     """Let readers read what stands for a value, and take out nodes and tensors that nobody reads any more."""
     for node in _nodes(model):
@@ -210,28 +190,29 @@ def _nodes(model: ModelProto) -> Iterator[NodeProto]:
     return (node.proto for node in Graph(model).nodes)
 
 
-def rejoin(model: ModelProto, copies: Mapping[str, str]) -> None:
-    """Let copies that are equal still, tensors and the nodes that make them, be one again."""
+def rejoined(model: Model, copies: Mapping[str, str]) -> Model:
+    """Return the model in which copies that are equal still, tensors and the nodes that make them, are one again."""
     if not copies:
-        return
-    graph = Graph(model)
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        return model
+    light = model.draft()
+    graph = Graph(light)
     first: dict[tuple, str] = {}
     stands_for: dict[str, str] = {}
     order = {name: place for place, name in enumerate(n for node in graph.top for n in node.outputs)}
     for name in sorted(dict.fromkeys([*copies.values(), *copies]), key=lambda name: order.get(name, -1)):
-        content = _content(stored, graph, name, stands_for)
+        content = _content(model, graph, name, stands_for)
         if content is not None:
             stands_for[name] = first.setdefault((copies.get(name, name), content), name)
-    _rewire(model, stands_for)
+    _rewire(light, stands_for)
+    return model.derived(light)
 
 
-def _content(stored: Mapping[str, TensorProto], graph: Graph, name: str, stands_for: Mapping[str, str]) -> bytes | None:
+def _content(model: Model, graph: Graph, name: str, stands_for: Mapping[str, str]) -> bytes | None:
     """Return what tells a constant from others: a tensor without its name, a node without name and output."""
-    if name in stored:
-        tensor = TensorProto()
-        tensor.CopyFrom(stored[name])
+    if name in model.weights:
+        tensor = described(graph.tensors[name])
         tensor.name = ""
+        model.weights[name].fill(tensor)
         return tensor.SerializeToString(deterministic=True)
     if name not in graph.producer:
         return None

@@ -11,29 +11,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from onnxprune.coupling.cut import Kept
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.spec import Operand, Spec
 from onnxprune.model.facts import Shape
 from onnxprune.model.graph import Graph, Insertions, Names, Node
-from onnxprune.model.read import skeleton_without_data
+from onnxprune.model.model import Model
 
 
-def silenced(analysis: Analysis, kept: Kept) -> tuple[ModelProto, tuple[str, ...]]:
-    """Return (the original with removed units silenced where they are consumed, lossy nodes that were sliced).
-
-    The original's initializers are left out; whoever runs it lends them.
-    """
-    proto = skeleton_without_data(analysis.facts.model.proto)
+def silenced(analysis: Analysis, kept: Kept) -> tuple[Model, tuple[str, ...]]:
+    """Return (the original with removed units silenced where they are consumed, lossy nodes that were sliced)."""
+    proto = analysis.facts.model.draft()
     builder = _Silencer(analysis, kept, Graph(proto))
     for index, (node, (_, spec)) in enumerate(
         zip(list(builder.graph.nodes), analysis.solution.links.specs, strict=True)
     ):
         builder.visit(index, node, spec)
     builder.inserted.carry_out()
-    return proto, tuple(builder.lossy)
+    return analysis.facts.model.derived(proto), tuple(builder.lossy)
 
 
 class _Silencer:
@@ -41,8 +38,7 @@ class _Silencer:
         self.analysis, self.kept, self.graph = analysis, list(kept), graph
         self.lossy: list[str] = []
         self.inserted = Insertions(graph)
-        stored = (tensor.name for tensor in analysis.facts.model.proto.graph.initializer)
-        self.names = Names(graph.model.graph, stored)
+        self.names = Names(graph.model.graph)
 
     def visit(self, index: int, node: Node, spec: Spec) -> None:
         cut_letters = {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
+from onnx import ValueInfoProto, helper
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.silence import silenced
@@ -17,7 +17,6 @@ from onnxprune.means import Means
 from onnxprune.measure.divergence import opened
 from onnxprune.measure.kinds import described
 from onnxprune.measure.outputs import CLASSES, INTEGERS, Outputs
-from onnxprune.model.read import Model
 from onnxprune.model.runtime import Arrays, Session, session
 
 Measure = Callable[[Arrays, Arrays, np.ndarray | None, np.ndarray | None, Outputs], np.ndarray]
@@ -112,18 +111,21 @@ def _switchable(
 
     ``inner``: values inside the model that are outputs there.
     """
-    contents, proto = [], ModelProto()
+    contents, model = [], analysis.facts.model
+    silent = model
     for unit in range(int(analysis.widths[group])):
         kept = [np.ones(width, bool) for width in analysis.widths]
         kept[group][unit] = False
-        proto = silenced(analysis, kept)[0]
-        contents.append({t.name: numpy_helper.to_array(t) for t in proto.graph.initializer})
-    switches = list(proto.graph.initializer)
-    for tensor in switches:
-        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-        proto.graph.initializer.remove(tensor)
+        silent = silenced(analysis, kept)[0]
+        contents.append({name: silent.weights[name].read() for name in silent.weights if name not in model.weights})
+    proto = silent.draft()
+    switches = [header for header in proto.graph.initializer if header.name not in model.weights]
+    for header in switches:
+        proto.graph.input.append(helper.make_tensor_value_info(header.name, header.data_type, list(header.dims)))
+    names = [header.name for header in switches]
+    for header in switches:
+        proto.graph.initializer.remove(header)
     declared = {value.name for value in proto.graph.output}
     proto.graph.output.extend(ValueInfoProto(name=name) for name in inner if name not in declared)
-    model = analysis.facts.model
-    silent = session(Model(proto, "", model.path), threads=means.threads, lender=model.proto)
-    return silent, [{name: content[name] for name in (t.name for t in switches)} for content in contents]
+    opened = session(silent.derived(proto), threads=means.threads)
+    return opened, [{name: content[name] for name in names} for content in contents]

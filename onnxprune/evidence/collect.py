@@ -28,7 +28,7 @@ def collect(
     """
     wanted = tuple(kind for kind in dict.fromkeys(kinds) if kind in REQUESTS)
     if dataset is None:
-        specs = input_specs(analysis.facts.model.proto)
+        specs = input_specs(analysis.facts.model.structure)
         dataset = random_dataset(specs, RANDOM_SAMPLES, means.seed, dict(analysis.facts.sizes))
     found = gather(analysis.facts, dataset, requested(analysis, wanted), means, cache=cache)
     return dict.fromkeys(wanted, found)

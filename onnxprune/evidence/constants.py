@@ -6,7 +6,6 @@ import numpy as np
 from onnx import ModelProto, ValueInfoProto, numpy_helper
 
 from onnxprune.model.facts import Facts
-from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
 
 
@@ -22,11 +21,12 @@ def constant_value(facts: Facts, name: str) -> np.ndarray:
         elif value and (node := facts.graph.producer[value]) not in nodes:
             nodes.append(node)
             wanted.extend(node.inputs)
-    proto = ModelProto(ir_version=facts.model.proto.ir_version, opset_import=facts.model.proto.opset_import)
+    source = facts.model.structure
+    proto = ModelProto(ir_version=source.ir_version, opset_import=source.opset_import)
     proto.graph.name = "constants"
     proto.graph.node.extend(node.proto for node in facts.graph.nodes if node in nodes)
     proto.graph.initializer.extend(
         numpy_helper.from_array(np.ascontiguousarray(facts.content(leaf)), leaf) for leaf in dict.fromkeys(leaves)
     )
     proto.graph.output.append(ValueInfoProto(name=name))
-    return np.asarray(session(Model(proto, "", None)).run({})[name])
+    return np.asarray(session(proto).run({})[name])

@@ -14,14 +14,14 @@ from onnxprune.evidence.needs import Need
 from onnxprune.evidence.stats import Moments
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Names
-from onnxprune.model.read import FLOATS, skeleton_without_data
+from onnxprune.model.read import FLOATS
 
 REDUCE_AXES_AS_INPUT = {"ReduceMean": 18, "ReduceSum": 13}
 
 
 @dataclass
 class Probe:
-    """``proto``: the model without its initializers; ``whole``: values handed out as they are.
+    """``proto``: a structure of the model; ``whole``: values handed out as they are.
 
     ``reduced``: need -> names of the element count, the mean and the sum of squares.
     """
@@ -49,9 +49,9 @@ def build_probe(facts: Facts, needs: Sequence[Need], masked: bool) -> Probe:
     ]
     shared = {name for n in needs if n not in reducible for name in n.values} & inner
     reducible = [n for n in reducible if n.value not in shared and "" in facts.graph.versions]
-    proto = skeleton_without_data(facts.model.proto)
+    proto = facts.model.draft()
     probe = Probe(proto, tuple(sorted(shared)))
-    names = Names(facts.model.proto.graph)
+    names = Names(proto.graph)
     for number, need in enumerate(reducible):
         probe.reduced[need] = _reduce(proto, need, facts, names, f"evidence_{number}")
     _add_outputs(proto, probe.outputs)

@@ -19,7 +19,7 @@ from onnxprune.evidence.store import Cache, Evidence
 from onnxprune.evidence.unusable import refusal
 from onnxprune.means import Means
 from onnxprune.model.facts import Facts
-from onnxprune.model.read import Model, identity
+from onnxprune.model.read import Identity
 from onnxprune.model.runtime import Session, runtime_version, session
 
 BUDGET = 128 << 20  # bytes of observed values held at a time
@@ -43,7 +43,7 @@ def gather(
     wanted = merged([needs])
     if means.mask is not None and means.mask not in facts.graph.inputs:
         raise UsageError(f"the mask {means.mask!r} is no input of the model; inputs: {', '.join(facts.graph.inputs)}")
-    model = identity(facts.model)
+    model = facts.model.identity
     if cache is None:
         return _stream(model, facts, dataset, wanted, means, positions)
     origin = _origin(model, dataset, means, positions)
@@ -58,7 +58,7 @@ def gather(
     return Evidence(first.model, first.samples, first.synthetic, found, first.warnings)
 
 
-def _origin(model: str, dataset: Dataset, means: Means, positions: int) -> dict[str, Any]:
+def _origin(model: Identity, dataset: Dataset, means: Means, positions: int) -> dict[str, Any]:
     """Everything but the need that decides a statistic; ``model``: the identity of what is run, which may not be the file's."""
     choice = {"positions": positions, "seed": means.seed, "mask": means.mask, "batch": means.batch}
     data = {"data": dataset.digest(), "synthetic": dataset.synthetic}
@@ -72,7 +72,7 @@ def gather_leaves(
 
     See ``onnxprune.data.observe``: ``leaves`` says how many there are. ``joined`` puts all of them together.
     """
-    stream = _Stream.of(identity(facts.model), facts, dataset, merged([needs]), means, POSITIONS)
+    stream = _Stream.of(facts.model.identity, facts, dataset, merged([needs]), means, POSITIONS)
     parts = observe_leaves(stream.look, dataset, [stream], stream.means, numbers)
     return {place: found.all[0].evidence for place, found in parts.known.items()}
 
@@ -86,7 +86,7 @@ def joined(parts: Iterable[Mapping[TreePlace, Evidence]]) -> Evidence:
 
 
 def _stream(
-    model: str, facts: Facts, dataset: Dataset, needs: Sequence[Need], means: Means, positions: int
+    model: Identity, facts: Facts, dataset: Dataset, needs: Sequence[Need], means: Means, positions: int
 ) -> Evidence:
     if not needs:
         return _nothing(model, dataset, needs)
@@ -94,7 +94,7 @@ def _stream(
     return observe(stream.look, dataset, [stream], stream.means)[0].evidence
 
 
-def _nothing(model: str, dataset: Dataset, needs: Sequence[Need]) -> Evidence:
+def _nothing(model: Identity, dataset: Dataset, needs: Sequence[Need]) -> Evidence:
     statistics = {need: STATISTICS[need.kind]() for need in needs}
     return Evidence(model, 0, dataset.synthetic, statistics, (SYNTHETIC,) if dataset.synthetic else ())
 
@@ -112,12 +112,11 @@ class _Stream:
 
     @classmethod
     def of(
-        cls, model: str, facts: Facts, dataset: Dataset, needs: Sequence[Need], means: Means, positions: int
+        cls, model: Identity, facts: Facts, dataset: Dataset, needs: Sequence[Need], means: Means, positions: int
     ) -> _Stream:
         """Open the probe for the needs; without a batch size the means get the one that fits."""
         probe = build_probe(facts, needs, means.mask is not None)
-        own = Model(probe.proto, "", facts.model.path)
-        opened = session(own, threads=means.threads, lender=facts.model.proto)
+        opened = session(facts.model.derived(probe.proto), threads=means.threads)
         sized = replace(means, batch=means.batch or _batch(opened, probe, dataset))
         return cls(facts, probe, opened, sized, positions, _nothing(model, dataset, needs))
 

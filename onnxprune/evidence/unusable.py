@@ -13,7 +13,7 @@ from onnxprune.evidence.probe import observable
 from onnxprune.evidence.rows import by_sample, usable
 from onnxprune.means import Means
 from onnxprune.model.facts import Facts
-from onnxprune.model.read import FLOATS, Model, skeleton_without_data
+from onnxprune.model.read import FLOATS
 from onnxprune.model.runtime import Arrays, session
 
 LISTED = 8  # rows that a message names
@@ -84,12 +84,11 @@ def observed_values(
     facts: Facts, names: Iterable[str], inputs: Arrays, means: Means = Means()
 ) -> dict[str, np.ndarray]:
     """Return values of the model for one feed; raises ModelError where it cannot be run."""
-    proto = skeleton_without_data(facts.model.proto)
+    proto = facts.model.draft()
     declared = {value.name for value in proto.graph.output}
     inner = [name for name in names if name not in inputs]
     proto.graph.output.extend(ValueInfoProto(name=name) for name in inner if name not in declared)
-    own = Model(proto, "", facts.model.path)
-    found = session(own, threads=means.threads, lender=facts.model.proto).run(inputs, inner)
+    found = session(facts.model.derived(proto), threads=means.threads).run(inputs, inner)
     return {**{name: inputs[name] for name in names if name in inputs}, **found}
 
 

@@ -20,6 +20,7 @@ from onnxprune.grad.prepare import NARROW, prepare_backward
 from onnxprune.grad.view import VJPS, ForwardNode, Gradients
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph, Names, Node
+from onnxprune.model.model import fill_header
 from onnxprune.model.read import Model, load
 from onnxprune.registry import near_names
 
@@ -78,7 +79,7 @@ def build(source: Model, loss: Loss, asked: Derivative) -> tuple[ModelProto, Emi
     wrt, outputs, order, shapes = asked.wrt, asked.outputs, asked.order, asked.input_shapes
     fed = wrt if asked.parameters_as_inputs else ()
     prepared = rewritten(prepare_backward(source, fed, asked.dtype, shapes), wrt, set(VJPS), shapes)
-    graph = Graph(prepared.proto)
+    graph = Graph(prepared.structure)
     emit = Emitter(gather_facts(prepared, graph, shapes))
     _check_values([*wrt, *outputs], emit)
     try:
@@ -89,10 +90,10 @@ def build(source: Model, loss: Loss, asked: Derivative) -> tuple[ModelProto, Emi
     results = {loss_name(order): result}
     results |= {gradient_name(name, order): value for name, value in found.items()}
     taken = {name for name in results if name in emit.first} | set(emit.aliases)
-    lasting = sorted(taken & {*outputs, *(value.name for value in prepared.proto.graph.input)})
+    lasting = sorted(taken & {*outputs, *(value.name for value in prepared.structure.graph.input)})
     if lasting:
         raise UsageError(f"the model has a value {lasting[0]!r} already; for second derivatives use order=2")
-    return _assemble(prepared.proto, emit, results, outputs, taken), emit
+    return _assemble(prepared, emit, results, outputs, taken), emit
 
 
 def _check_values(names: Iterable[str], emit: Emitter) -> None:
@@ -186,12 +187,13 @@ def _fitted(emit: Emitter, node: Node, gradient: Value, value: Value) -> Value:
 
 
 def _assemble(
-    proto: ModelProto, emit: Emitter, results: Mapping[str, Value], kept: Sequence[str], taken: Collection[str]
+    model: Model, emit: Emitter, results: Mapping[str, Value], kept: Sequence[str], taken: Collection[str]
 ) -> ModelProto:
     """Join forward and emitted nodes, drop those no output needs, and name the outputs.
 
     Values of the model whose names are ``taken`` for results and inputs get other names.
     """
+    proto = model.structure
     forward = [_with_extra_output(node, emit.extra_outputs) for node in proto.graph.node]
     sources = {value.name for value in results.values()} | set(kept)
     nodes = _ends_last(_needed([*forward, *(node.proto for node in emit.nodes)], sources))
@@ -215,6 +217,7 @@ def _assemble(
         name = others.get(tensor.name, tensor.name)
         if name in used:
             result.graph.initializer.append(tensor)
+            fill_header(result.graph.initializer[-1], model.weights[tensor.name])
             result.graph.initializer[-1].name = name
     result.graph.initializer.extend(t for name, t in emit.tensors.items() if name in used)
     result.graph.output.extend(_declared(name, value) for name, value in results.items())

@@ -89,7 +89,7 @@ def check_grads(
 
 def float_outputs(model: Model, input_shapes: Mapping[str, Sequence[int]] | None = None) -> list[str]:
     """Return the float outputs of a model."""
-    graph = Graph(model.proto)
+    graph = Graph(model.structure)
     facts = gather_facts(model, graph, input_shapes)
     return [name for name in graph.outputs if facts.dtype(name) in FLOATS]
 
@@ -99,7 +99,7 @@ def default_targets(model: Model) -> list[str]:
 
     16-bit inputs are left out: the steps would drown in their rounding.
     """
-    graph = model.proto.graph
+    graph = model.structure.graph
     stored = {tensor.name for tensor in graph.initializer}
     scales = {name for node in graph.node if node.op_type in ("Resize", "Upsample") for name in node.input[1:]}
     inputs = [v.name for v in graph.input if v.type.tensor_type.elem_type in FLOATING and v.name not in stored]
@@ -136,7 +136,7 @@ class _Problem:
 
 def _free_order(source: Model) -> int:
     """Return the lowest order of differentiation that the model is not itself the result of."""
-    taken = {name for node in source.proto.graph.node for name in node.output}
+    taken = {name for node in source.structure.graph.node for name in node.output}
     return next(n for n in itertools.count(1) if loss_name(n) not in taken)
 
 
@@ -150,7 +150,7 @@ def _problem(
     for name in names:
         if name not in declared:
             raise UsageError(f"{name!r} is neither an input nor a stored parameter; check_grads varies only those")
-    stored = Graph(source.proto).tensors
+    stored = Graph(source.structure).tensors
     random = np.random.default_rng([means.seed, 2])
     point = {}
     for name, kind in declared.items():

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx
 import onnx.inliner
-from onnx import ModelProto, NodeProto, helper
+from onnx import NodeProto, helper
 
 from onnxprune.errors import ModelError
 from onnxprune.grad.emitter import Emitter, Unsupported, Value
@@ -19,7 +19,7 @@ from onnxprune.grad.recurrent import UNROLLED
 from onnxprune.grad.view import ForwardNode
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph, Node
-from onnxprune.model.read import Model, skeleton
+from onnxprune.model.model import Model, slim
 
 
 def rewritten(
@@ -29,24 +29,23 @@ def rewritten(
 
     Raises ModelError where a recurrent layer or If cannot be rewritten; other operators are left to the walk to name.
     """
-    missing = _without_rule(Graph(model.proto), wrt, rules)
+    missing = _without_rule(Graph(model.structure), wrt, rules)
     functions = sorted({node.op for node in missing if _is_function(node)})
     if functions:
-        return rewritten(
-            Model(_inlined(model.proto, functions), model.sha256, None, model.size), wrt, rules, input_shapes
-        )
+        return rewritten(_inlined(model, functions), wrt, rules, input_shapes)
     replaced = {node.outputs for node in missing if node.op in UNROLLED or node.op == "If"}
     if not replaced:
         return model
-    graph = Graph(model.proto)
+    graph = Graph(model.structure)
     emit = Emitter(gather_facts(model, graph, input_shapes))
     nodes: list[NodeProto] = []
     for node in graph.top:
         nodes.extend(_replacement(emit, node, model.name) if node.outputs in replaced else [node.proto])
-    del model.proto.graph.node[:]
-    model.proto.graph.node.extend(nodes)
-    model.proto.graph.initializer.extend(emit.tensors.values())
-    return rewritten(model, wrt, rules, input_shapes)
+    result = model.draft()
+    del result.graph.node[:]
+    result.graph.node.extend(nodes)
+    result.graph.initializer.extend(emit.tensors.values())
+    return rewritten(model.derived(result), wrt, rules, input_shapes)
 
 
 def _without_rule(graph: Graph, wrt: Collection[str], rules: Collection[str]) -> list[Node]:
@@ -67,16 +66,16 @@ def _is_function(node: Node) -> bool:
     return schema.has_function or schema.has_context_dependent_function
 
 
-def _inlined(proto: ModelProto, functions: Sequence[str]) -> ModelProto:
+def _inlined(model: Model, functions: Sequence[str]) -> Model:
     """Replace calls of operators by ONNX's own definitions; stored tensors are typed inputs meanwhile."""
-    slim = onnx.shape_inference.infer_shapes(skeleton(proto, keep_bytes=0))
-    result = onnx.inliner.inline_selected_functions(slim, [("", op) for op in functions], inline_schema_functions=True)
-    stored = {tensor.name for tensor in proto.graph.initializer}
+    light = onnx.shape_inference.infer_shapes(slim(model, keep_bytes=0))
+    result = onnx.inliner.inline_selected_functions(light, [("", op) for op in functions], inline_schema_functions=True)
+    stored = {header.name for header in model.structure.graph.initializer}
     inputs = [value for value in result.graph.input if value.name not in stored]
     del result.graph.input[:], result.graph.value_info[:]
     result.graph.input.extend(inputs)
-    result.graph.initializer.extend(proto.graph.initializer)
-    return result
+    result.graph.initializer.extend(model.structure.graph.initializer)
+    return model.derived(result)
 
 
 def _replacement(emit: Emitter, node: Node, where: str) -> list[NodeProto]:

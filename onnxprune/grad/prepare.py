@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx.version_converter
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.model.graph import DEFAULT_DOMAINS, Names
-from onnxprune.model.read import Model, skeleton
+from onnxprune.model.model import Model, embedded, slim
+from onnxprune.model.tensors import skeleton_without_data
 
 FLOOR = 18
 """Models of an older opset are converted to this one: reductions take their axes as inputs, ScatterElements can add."""
@@ -32,8 +33,7 @@ def prepare_backward(
     16-bit inputs keep their type and are cast on entry; with DOUBLE the inputs are double. Inputs named in
     ``input_shapes`` get that shape for good. Raises ModelError where the opset cannot be raised.
     """
-    proto = onnx.inliner.inline_local_functions(_with_data(model)) if model.proto.functions else _with_data(model)
-    proto = _raised(proto, model.name)
+    proto = embedded(_raised(_inlined(model) if model.structure.functions else model))
     del proto.graph.value_info[:]
     _drop_initializer_inputs(proto.graph)
     narrow = NARROW | {TensorProto.FLOAT} if dtype == TensorProto.DOUBLE else NARROW
@@ -45,40 +45,37 @@ def prepare_backward(
         if input_shapes and value.name in input_shapes:
             kind = value.type.tensor_type.elem_type
             value.CopyFrom(helper.make_tensor_value_info(value.name, kind, list(input_shapes[value.name])))
-    return Model(proto, model.sha256, None, model.size)
+    return Model.of(proto, source_sha256=model.source_sha256, size=model.size)
 
 
-def _with_data(model: Model) -> ModelProto:
-    """Return a copy that holds its external data itself."""
-    proto = ModelProto()
-    proto.CopyFrom(model.proto)
-    for tensor in proto.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            tensor.CopyFrom(numpy_helper.from_array(np.asarray(model.array(tensor)), tensor.name))
-    return proto
+def _inlined(model: Model) -> Model:
+    """Inline the model's own functions; stored tensors stay aside meanwhile."""
+    result = onnx.inliner.inline_local_functions(skeleton_without_data(model.structure))
+    result.graph.initializer.extend(model.structure.graph.initializer)
+    return model.derived(result)
 
 
-def _raised(proto: ModelProto, where: str) -> ModelProto:
+def _raised(model: Model) -> Model:
     """Convert to the opset floor; large tensors stay aside meanwhile."""
-    version = next((o.version for o in proto.opset_import if o.domain in DEFAULT_DOMAINS), FLOOR)
+    version = next((o.version for o in model.structure.opset_import if o.domain in DEFAULT_DOMAINS), FLOOR)
     if version >= FLOOR:
-        return proto
-    slim = skeleton(proto, keep_bytes=4096)
-    held = {tensor.name for tensor in slim.graph.initializer}
+        return model
+    light = slim(model, keep_bytes=4096)
+    held = {tensor.name for tensor in light.graph.initializer}
     try:
-        raised = onnx.version_converter.convert_version(slim, FLOOR)
+        raised = onnx.version_converter.convert_version(light, FLOOR)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"{where}: gradients need opset {FLOOR}, and raising opset {version} failed: {reason}"
+            f"{model.name}: gradients need opset {FLOOR}, and raising opset {version} failed: {reason}"
         ) from error
-    aside = [tensor for tensor in proto.graph.initializer if tensor.name not in held]
+    aside = [header for header in model.structure.graph.initializer if header.name not in held]
     inputs = [value for value in raised.graph.input if value.name not in {tensor.name for tensor in aside}]
     raised.graph.initializer.extend(aside)
     del raised.graph.input[:]
     raised.graph.input.extend(inputs)
-    raised.ir_version = max(proto.ir_version, 8)
-    return raised
+    raised.ir_version = max(model.structure.ir_version, 8)
+    return model.derived(raised)
 
 
 def _drop_initializer_inputs(graph: GraphProto) -> None:

@@ -62,7 +62,7 @@ def as_matrix(weight: np.ndarray) -> np.ndarray:
 
 def weights_of(model: Model) -> dict[str, np.ndarray]:
     """Return the stored weights of all convolutions and products, by name in the order of the nodes."""
-    graph = Graph(model.proto)
+    graph = Graph(model.structure)
     names = dict.fromkeys(node.input(1) for node in graph.nodes if node.op in READERS)
     tensors = {name: graph.tensors[name] for name in names if name in graph.tensors}
     arrays = {name: model.array(tensor) for name, tensor in tensors.items()}

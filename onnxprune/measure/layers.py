@@ -73,7 +73,7 @@ def compare_layers(before: Model, after: Model, dataset: Dataset, means: Means =
 
     Raises ModelError when a model cannot be run with its inner tensors as outputs.
     """
-    found = [LayerDrift(name, op) for name, op in common_tensors(before.proto, after.proto)]
+    found = [LayerDrift(name, op) for name, op in common_tensors(before.structure, after.structure)]
     means = replace(means, batch=min(means.batch or ROWS, ROWS))
     for start in range(0, len(found), TOGETHER):
         part = found[start : start + TOGETHER]
@@ -103,10 +103,9 @@ def common_tensors(before: ModelProto, after: ModelProto) -> Iterator[tuple[str,
 
 def revealing(model: Model, names: Sequence[str], means: Means = Means()) -> Session:
     """Load a model with inner tensors among its outputs."""
-    declared = {value.name for value in model.proto.graph.output}
+    declared = {value.name for value in model.structure.graph.output}
     if declared.issuperset(names):
         return session(model, threads=means.threads)
-    probe = ModelProto()
-    probe.CopyFrom(model.proto)
+    probe = model.draft()
     probe.graph.output.extend(ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in declared)
-    return session(Model(probe, "", model.path), threads=means.threads)
+    return session(model.derived(probe), threads=means.threads)

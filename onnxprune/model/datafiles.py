@@ -22,7 +22,7 @@ from onnx import ModelProto, TensorProto
 from onnxprune.model.files import shortened_name
 from onnxprune.model.locks import alone
 from onnxprune.model.read import PROTOBUF_LIMIT
-from onnxprune.model.tensors import CHUNK, model_tensors
+from onnxprune.model.tensors import model_tensors
 
 DIGITS = 12
 SUFFIX = ".data"
@@ -161,14 +161,3 @@ def _may_be_model(entry: os.DirEntry[str], least: int) -> bool:
     with open(entry.path, "rb") as stream:
         head = stream.read(8)
     return not head.startswith(OTHERS) and (size < LARGE_MODEL or head[:1] == IR_VERSION or head[4:] == ORT_FORMAT)
-
-
-def copy_checked(source: Path, offset: int, length: int) -> Iterator[bytes]:
-    """Yield a stretch of a file in chunks; raises OSError where it has become shorter."""
-    with source.open("rb") as stream:
-        stream.seek(offset)
-        for place in range(0, length, CHUNK):
-            block = stream.read(min(CHUNK, length - place))
-            if len(block) != min(CHUNK, length - place):
-                raise OSError(f"{source} became shorter while it was read")
-            yield block

@@ -6,17 +6,16 @@ import hashlib
 import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
 
 from onnxprune.errors import ModelError, OnnxPruneError, PlanError
 from onnxprune.model.files import kind_of, require_regular, status
+from onnxprune.model.model import Identity, Model, SourceDigest, slim
 from onnxprune.model.tensors import (
     CHUNK,
     FLOATS,
@@ -24,32 +23,23 @@ from onnxprune.model.tensors import (
     Folder,
     Home,
     all_tensors,
-    copy_tensor_header,
     embed,
     external_region,
     model_tensors,
     short_reason,
-    skeleton,
-    skeleton_without_data,
     stored_size,
-    tensor_array,
 )
 
 __all__ = [
     "FLOATS",
     "NATIVE_FLOATS",
+    "Identity",
     "Model",
-    "all_tensors",
+    "SourceDigest",
     "check_structure",
-    "copy_tensor_header",
-    "external_region",
-    "identity",
     "impossible_size",
     "load",
     "read_text",
-    "skeleton",
-    "skeleton_without_data",
-    "tensor_array",
 ]
 
 TEXT_LIMIT = 1 << 28
@@ -59,42 +49,16 @@ LARGEST_AXIS = 1 << 28
 LARGEST_VALUE = 1 << 36
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model as read: ``proto`` holds all but external tensor data, which is mapped from ``folder`` on demand.
-
-    ``copies``: constant that the analysis copied for one of its readers -> the constant in the file; ``sparse``: the
-    tensors that the file stores sparsely.
-    """
-
-    proto: ModelProto
-    sha256: str
-    path: Path | None = None
-    size: int = 0
-    warnings: tuple[str, ...] = field(default=())
-    data: frozenset[Path] = frozenset()
-    copies: Mapping[str, str] = field(default_factory=dict)
-    sparse: tuple[str, ...] = ()
-
-    @property
-    def folder(self) -> Home | None:
-        return Home(self.path.parent, self.path.resolve().parent) if self.path else None
-
-    @property
-    def name(self) -> str:
-        return str(self.path) if self.path else "the model given as ModelProto"
-
-    def array(self, tensor: TensorProto) -> np.ndarray:
-        """Return the tensor's content, memory-mapped where the data is external; read-only."""
-        return tensor_array(tensor, self.folder)
-
-
 def load(source: str | os.PathLike | ModelProto) -> Model:
     """Read and check a model; raise ModelError that says what is wrong with the file."""
     if isinstance(source, ModelProto):
         data = source.SerializeToString(deterministic=True)
-        model = Model(source, hashlib.sha256(data).hexdigest(), size=len(data))
-        _check_external(source, None, "the model given as ModelProto")
+        digest, size = SourceDigest(hashlib.sha256(data).hexdigest()), len(data)
+        del data
+        where = "the model given as ModelProto"
+        _check_external(source, None, where)
+        _check_stored(source, where)
+        model = Model.of(source, source_sha256=digest, size=size)
     else:
         model = _load_file(Path(source))
     _check_structure(model)
@@ -107,11 +71,14 @@ def _load_file(path: Path, attempts: int = 3) -> Model:
     try:
         data = _read_file(path)
         proto = _parse(data, path)
-        folder = Model(proto, "", path).folder
+        folder = Home(path.parent, path.resolve().parent)
         externals = _check_external(proto, folder, str(path))
         _embed_inner(proto, folder)
+        _check_stored(proto, str(path))
         size = len(data) + sum(file.stat().st_size for file in externals)
-        return Model(proto, _digest(data, externals), path, size, data=frozenset(externals))
+        digest = _digest(data, externals)
+        del data
+        return Model.of(proto, path, source_sha256=digest, size=size, data=frozenset(externals))
     except (ModelError, OSError) as error:
         after = status(path, ModelError)
         if attempts > 1 and before and after and not os.path.samestat(before, after):
@@ -150,14 +117,14 @@ def _parse(data: bytes, path: Path) -> ModelProto:
     return proto
 
 
-def _digest(data: bytes, externals: set[Path]) -> str:
+def _digest(data: bytes, externals: set[Path]) -> SourceDigest:
     """SHA-256 of the model file followed by its external data files in the order of their names."""
     digest = hashlib.sha256(data)
     for file in sorted(externals):
         with open(file, "rb") as stream:
             while block := stream.read(CHUNK):
                 digest.update(block)
-    return digest.hexdigest()
+    return SourceDigest(digest.hexdigest())
 
 
 def _check_external(proto: ModelProto, folder: Folder | None, where: str) -> set[Path]:
@@ -174,27 +141,6 @@ def _check_external(proto: ModelProto, folder: Folder | None, where: str) -> set
     return files
 
 
-def identity(model: Model) -> str:
-    """Return the SHA-256 of what is run: the graph as it is now, and the content of its tensors.
-
-    ``Model.sha256`` is that of the file it came from, whatever has been folded, reordered or written back since.
-    """
-    digest = hashlib.sha256(skeleton_without_data(model.proto).SerializeToString(deterministic=True))
-    for tensor in model.proto.graph.initializer:
-        header = TensorProto()
-        copy_tensor_header(tensor, header)
-        digest.update(header.SerializeToString(deterministic=True))
-        if tensor.data_location != TensorProto.EXTERNAL:
-            digest.update(tensor.raw_data)
-            continue
-        file, offset, length = external_region(tensor, model.folder)
-        with file.open("rb") as stream:
-            stream.seek(offset)
-            for place in range(0, length, CHUNK):
-                digest.update(stream.read(min(CHUNK, length - place)))
-    return digest.hexdigest()
-
-
 def _embed_inner(proto: ModelProto, folder: Folder | None) -> None:
     """Take in the external data of all but the initializers: of nodes' attributes, bodies, functions, sparse tensors."""
     own = len(proto.graph.initializer)
@@ -205,7 +151,7 @@ def _embed_inner(proto: ModelProto, folder: Folder | None) -> None:
 
 def _check_size(tensor: TensorProto, length: int, where: str) -> None:
     """Raise ModelError for a tensor with fewer bytes of external data than its sizes take."""
-    _check_stored(tensor, where)
+    _check_tensor(tensor, where)
     name = f"{where}: tensor {tensor.name!r}"
     needed = stored_size(tensor, 0)
     if length < needed:
@@ -214,12 +160,12 @@ def _check_size(tensor: TensorProto, length: int, where: str) -> None:
 
 def _check_structure(model: Model) -> None:
     newest = onnx.defs.onnx_opset_version()
-    for opset in model.proto.opset_import:
+    for opset in model.structure.opset_import:
         if opset.domain in ("", "ai.onnx") and not 1 <= opset.version <= newest:
             raise ModelError(f"{model.name}: opset {opset.version} is unknown; this onnx package knows 1 to {newest}")
-    for value in model.proto.graph.input:
+    for value in model.structure.graph.input:
         _check_input(value, model.name)
-    check_structure(model.proto, model.name, full=False)
+    check_structure(model, model.name, full=False)
 
 
 def _check_input(value: onnx.ValueInfoProto, where: str) -> None:
@@ -250,14 +196,12 @@ def impossible_size(sizes: Sequence[int]) -> str:
     return ""
 
 
-def check_structure(proto: ModelProto, where: str, full: bool) -> None:
+def check_structure(model: Model, where: str, full: bool) -> None:
     """Run the ONNX checker (``full``: with strict shape inference) on the model's structure; raise ModelError.
 
     Large initializers take part as typed inputs, so that the check costs the same whatever the weights weigh.
     """
-    for tensor in all_tensors(proto.graph):
-        _check_stored(tensor, where)
-    structure = skeleton(proto)
+    structure = slim(model)
     _name_runtime_domain(structure)
     unsaid = [value for value in structure.graph.output if _lacks_shape(value)]
     try:
@@ -272,7 +216,13 @@ def check_structure(proto: ModelProto, where: str, full: bool) -> None:
         raise ModelError(f"{where}: refused by the ONNX checker: {short_reason(error)}") from error
 
 
-def _check_stored(tensor: TensorProto, where: str) -> None:
+def _check_stored(proto: ModelProto, where: str) -> None:
+    """Raise ModelError for a tensor that is not what it says."""
+    for tensor in all_tensors(proto.graph):
+        _check_tensor(tensor, where)
+
+
+def _check_tensor(tensor: TensorProto, where: str) -> None:
     """Raise ModelError for a tensor of an unknown element type, of negative sizes, or whose bytes are not those of its sizes."""
     name = f"{where}: tensor {tensor.name!r}"
     if tensor.data_type and tensor.data_type not in TensorProto.DataType.values():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,8 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.model.read import Model
-from onnxprune.model.tensors import Folder, embed, skeleton_without_data, tensor_array
+from onnxprune.model.model import Model, embed_header
+from onnxprune.model.weights import Tensor
 from onnxprune.registry import near_names
 
 CPU = ("CPUExecutionProvider",)
@@ -66,11 +65,9 @@ def session(
     threads: int = 1,
     optimise: bool = True,
     providers: Sequence[str] | None = None,
-    lender: onnx.ModelProto | None = None,
 ) -> Session:
     """Load a model for inference on ``threads`` threads, with all or none of ONNX Runtime's graph optimisations.
 
-    ``lender``: a model whose initializers belong to this one too, so that they need not be held twice.
     Raises ModelError when ONNX Runtime refuses the model, UsageError for a provider that is not available here.
     """
     import onnxruntime as ort
@@ -90,56 +87,49 @@ def session(
     chosen = _available(providers or CPU, ort.get_available_providers())
     name = os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
     try:
-        content, weights = _loadable(model, options, lender)
+        content, weights = _loadable(model, options)
         return Session(ort.InferenceSession(content, options, providers=chosen), name, weights)
     except Exception as error:
         raise ModelError(f"{name} cannot be loaded by ONNX Runtime: {_reason(error)}") from error
 
 
-def _loadable(model: ModelLike, options: Any, lender: onnx.ModelProto | None) -> tuple[str | bytes, list[Any]]:
+def _loadable(model: ModelLike, options: Any) -> tuple[str | bytes, list[Any]]:
     """Return what InferenceSession takes, and the weights that have to live as long as the session."""
     if isinstance(model, onnx.ModelProto | Model):
-        return _in_memory(model, options, lender)
+        return _in_memory(model if isinstance(model, Model) else Model.of(model), options)
     return (model if isinstance(model, bytes) else os.fspath(model)), []
 
 
-def _in_memory(
-    model: onnx.ModelProto | Model, options: Any, lender: onnx.ModelProto | None = None
-) -> tuple[bytes, list[Any]]:
-    """Hand large weights to ONNX Runtime as arrays beside a slim model: no second copy, no 2 GB limit of a message.
+def _in_memory(model: Model, options: Any) -> tuple[bytes, list[Any]]:
+    """Lend large weights to ONNX Runtime beside the structure: no second copy, no 2 GB limit of a message.
 
     ONNX Runtime opens no file itself: it would look for data in the current folder, and know nothing of the model's.
     """
-    proto, folder = (model.proto, model.folder) if isinstance(model, Model) else (model, None)
-    slim = skeleton_without_data(proto)
-    names, values = [], []
-    for tensor in itertools.chain(proto.graph.initializer, lender.graph.initializer if lender else ()):
-        external = tensor.data_location == _T.EXTERNAL
-        target = slim.graph.initializer.add()
-        if tensor.data_type not in MAPPED | NAMED or not (external or len(tensor.raw_data) >= LARGE):
-            target.CopyFrom(tensor)
-            if external:
-                embed(target, folder)
-            continue
-        target.name, target.data_type, target.data_location = tensor.name, tensor.data_type, _T.EXTERNAL
-        target.dims.extend(tensor.dims)
-        target.external_data.add(key="location", value="in_memory")
-        names.append(tensor.name)
-        values.append(_lent(tensor, folder))
-    if names:
-        options.add_external_initializers(names, values)
-    return slim.SerializeToString(), values
+    structure = model.draft()
+    lent = {}
+    for header in structure.graph.initializer:
+        tensor = model.weights[header.name]
+        large = tensor.external or (tensor.raw and tensor.nbytes >= LARGE)
+        if large and tensor.dtype in MAPPED | NAMED:
+            del header.external_data[:]
+            header.external_data.add(key="location", value="in_memory")
+            lent[header.name] = _lent(tensor)
+        else:
+            embed_header(header, tensor)
+    if lent:
+        options.add_external_initializers(list(lent), list(lent.values()))
+    return structure.SerializeToString(), list(lent.values())
 
 
-def _lent(tensor: onnx.TensorProto, folder: Folder | None) -> Any:
+def _lent(tensor: Tensor) -> Any:
     """Return a tensor's content as a value of ONNX Runtime that shares its memory."""
     import onnxruntime as ort
 
-    array = np.ascontiguousarray(tensor_array(tensor, folder))
-    if tensor.data_type in MAPPED:
+    array = np.ascontiguousarray(tensor.read()).reshape(tensor.shape)  # ascontiguousarray makes a vector of a scalar
+    if tensor.dtype in MAPPED:
         return ort.OrtValue.ortvalue_from_numpy(array)
     plain = array.view(np.dtype(f"u{array.dtype.itemsize}"))
-    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(plain, tensor.data_type)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(plain, tensor.dtype)
 
 
 def _available(providers: Sequence[str], available: list[str]) -> list[str]:
@@ -167,12 +157,11 @@ def observe_shapes(
     model: Model, feeds: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> dict[str, tuple[int, tuple[int, ...]]]:
     """Run a model once and return (element type, shape) of the named inner tensors; {} where it cannot be run."""
-    declared = {value.name for value in model.proto.graph.output}
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model.proto)
+    declared = {value.name for value in model.structure.graph.output}
+    probe = model.draft()
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
     try:
-        found = session(Model(probe, "", model.path), optimise=False).run(feeds, names)
+        found = session(model.derived(probe), optimise=False).run(feeds, names)
     except ModelError:
         return {}
     arrays = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}

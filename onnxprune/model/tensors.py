@@ -142,25 +142,15 @@ def embed(tensor: TensorProto, folder: Folder | None) -> None:
     tensor.ClearField("data_location")
 
 
-def skeleton(proto: ModelProto, keep_bytes: int = 1024) -> ModelProto:
-    """Return a copy without the content of large or external initializers, which become typed graph inputs."""
-    result = ModelProto()
-    for descriptor, value in proto.ListFields():
-        if descriptor.name != "graph":
-            copy_field(result, descriptor.name, value)
-    result.ir_version = max(proto.ir_version, 4)
-    declared = {value.name for value in proto.graph.input}
-    for descriptor, value in proto.graph.ListFields():
-        if descriptor.name != "initializer":
-            copy_field(result.graph, descriptor.name, value)
-    for tensor in proto.graph.initializer:
-        if tensor.data_location != TensorProto.EXTERNAL and tensor.ByteSize() <= keep_bytes:
-            result.graph.initializer.add().CopyFrom(tensor)
-        elif tensor.name not in declared:
-            result.graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            )
-    return result
+def copy_checked(source: Path, offset: int, length: int) -> Iterator[bytes]:
+    """Yield a stretch of a file in chunks; raises OSError where it has become shorter."""
+    with source.open("rb") as stream:
+        stream.seek(offset)
+        for place in range(0, length, CHUNK):
+            block = stream.read(min(CHUNK, length - place))
+            if len(block) != min(CHUNK, length - place):
+                raise OSError(f"{source} became shorter while it was read")
+            yield block
 
 
 def skeleton_without_data(proto: ModelProto) -> ModelProto:
@@ -173,12 +163,6 @@ def skeleton_without_data(proto: ModelProto) -> ModelProto:
         if descriptor.name != "initializer":
             copy_field(result.graph, descriptor.name, value)
     return result
-
-
-def copy_tensor_header(source: TensorProto, target: TensorProto) -> None:
-    for descriptor, value in source.ListFields():
-        if descriptor.name not in ("raw_data", "external_data", "data_location"):
-            copy_field(target, descriptor.name, value)
 
 
 def copy_field(target: Message, name: str, value: Any) -> None:

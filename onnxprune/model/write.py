@@ -12,7 +12,7 @@ from typing import NamedTuple
 from onnx import ModelProto, TensorProto
 
 from onnxprune.errors import OutputError, UsageError
-from onnxprune.model.datafiles import content_digest, copy_checked, data_name, former_data, remove_data
+from onnxprune.model.datafiles import content_digest, data_name, former_data, remove_data
 from onnxprune.model.files import (
     Pending,
     atomic_file,
@@ -27,15 +27,13 @@ from onnxprune.model.files import (
     sync_folder,
 )
 from onnxprune.model.locks import held
+from onnxprune.model.model import Model, fill_header
 from onnxprune.model.read import PROTOBUF_LIMIT
-from onnxprune.model.tensors import (
-    CHUNK,
-    Folder,
-    copy_tensor_header,
-    external_region,
-    model_tensors,
-    skeleton_without_data,
-)
+from onnxprune.model.tensors import CHUNK
+from onnxprune.model.weights import Tensor
+from onnxprune.model.wire import Wire
+
+SMALL = 1024  # bytes: smaller tensors stay inside the model
 
 
 def output_path(model: Path, requested: str | os.PathLike | None, force: bool) -> Path:
@@ -77,43 +75,32 @@ def check_folder(path: Path, remedy: str = "choose another place") -> None:
 
 
 def save(
-    proto: ModelProto,
-    path: str | os.PathLike,
-    *,
-    force: bool = False,
-    external: bool | None = None,
-    folder: Folder | None = None,
+    source: ModelProto | Model, path: str | os.PathLike, *, force: bool = False, external: bool | None = None
 ) -> str:
-    """Write a model atomically and return its SHA-256, the one that ``load`` finds.
+    """Write a model atomically, its weights block by block, and return its SHA-256, the one that ``load`` finds.
 
-    Tensors go to ``<name>.<digest>.data`` when ``external``; by default where some are external already, in files of
-    ``folder``, or where the model is above 2 GB. The model file is renamed last: at any moment ``path`` is the old model or the
-    new one, each with its data. Data that only the old one had goes then. Raises UsageError if ``path`` exists without
-    ``force``, OutputError on failure.
+    Tensors go to ``<name>.<digest>.data`` when ``external``; by default where some are external already, or where the model is
+    above 2 GB. The model file is renamed last: at any moment ``path`` is the old model or the new one, each with its data. Data
+    that only the old one had goes then. Raises UsageError if ``path`` exists without ``force``, OutputError on failure.
     """
     path = Path(path)
     check_writable(path, force)
+    model = source if isinstance(source, Model) else Model.of(source)
     if external is None:
-        external = needs_external(proto)
+        external = needs_external(model)
     write = _write_external if external else _write_single
     try:
         clear_leftovers(path)
         former = former_data(path)
-        needed = _sources(proto, folder)
+        needed = {file for tensor in model.weights.values() for file in tensor.files}
         _refuse_source(path, needed)
         remove_data(path, needed=needed)  # what a killed process left, before room is needed
         try:
-            return write(proto, path, folder)
+            return write(model, path)
         finally:
             remove_data(path, former, needed)
     except OSError as error:
         raise cannot_write(path, error) from error
-
-
-def _sources(proto: ModelProto, folder: Folder | None) -> set[Path]:
-    """Return the files that a model's tensors lie in."""
-    external = (tensor for tensor in model_tensors(proto) if tensor.data_location == TensorProto.EXTERNAL)
-    return {external_region(tensor, folder)[0] for tensor in external}
 
 
 def _refuse_source(path: Path, sources: set[Path]) -> None:
@@ -122,62 +109,57 @@ def _refuse_source(path: Path, sources: set[Path]) -> None:
         raise UsageError(f"output {path} holds weights of the model that is written; choose another name")
 
 
-def _write_single(proto: ModelProto, path: Path, _: Folder | None) -> str:
+def _write_single(model: Model, path: Path) -> str:
     """Write a model of one file; returns its SHA-256."""
-    data = proto.SerializeToString(deterministic=True)
-    require_space(path, len(data))
-    with Pending(path) as model:
-        model.stream.write(data)
-        model.publish()
+    wire, digest = Wire(model), hashlib.sha256()
+    require_space(path, wire.size)
+    with Pending(path) as pending:
+        for block in wire.blocks():
+            digest.update(block)
+            pending.stream.write(block)
+        pending.publish()
     sync_folder(path.parent)
-    return hashlib.sha256(data).hexdigest()
+    return digest.hexdigest()
 
 
-def needs_external(proto: ModelProto) -> bool:
+def needs_external(model: Model) -> bool:
     """Whether a model has external tensors already, or is too large for one protobuf message."""
-    tensors = list(model_tensors(proto))
-    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors):
-        return True
-    return sum(len(tensor.raw_data) for tensor in tensors) > PROTOBUF_LIMIT or proto.ByteSize() > PROTOBUF_LIMIT
+    return any(tensor.external for tensor in model.weights.values()) or Wire(model).size > PROTOBUF_LIMIT
 
 
-def stored_bytes(proto: ModelProto, path: Path, folder: Folder | None = None) -> int:
+def stored_bytes(model: Model, path: Path) -> int:
     """Return the size of the files that ``save`` would write."""
-    if not needs_external(proto):
-        return proto.ByteSize()
-    slim, regions = _externalised(proto, folder)
+    if not needs_external(model):
+        return Wire(model).size
+    slim, regions = _externalised(model)
     _point(slim, regions, data_name(path, "0" * 64))
     return slim.ByteSize() + _end(regions)
 
 
 def _end(regions: list[_Region]) -> int:
-    return regions[-1].start + regions[-1].length if regions else 0
+    return regions[-1].start + regions[-1].tensor.nbytes if regions else 0
 
 
 class _Region(NamedTuple):
     """Where a tensor's bytes go in the external file; ``target``: what refers to them in the model that is written."""
 
-    tensor: TensorProto
+    tensor: Tensor
     target: TensorProto
     start: int
-    length: int
 
 
-def _externalised(proto: ModelProto, folder: Folder | None) -> tuple[ModelProto, list[_Region]]:
+def _externalised(model: Model) -> tuple[ModelProto, list[_Region]]:
     """Return the model without large initializers' data, and where the bytes go: aligned to 4 KiB, in order."""
-    slim = skeleton_without_data(proto)
+    slim = model.draft()
     regions: list[_Region] = []
-    end = 0
-    for source in proto.graph.initializer:
-        target = slim.graph.initializer.add()
-        is_external = source.data_location == TensorProto.EXTERNAL
-        if not is_external and len(source.raw_data) < 1024:
-            target.CopyFrom(source)
-            continue
-        length = external_region(source, folder)[2] if is_external else len(source.raw_data)
-        regions.append(_Region(source, target, end + -end % 4096, length))
-        end = regions[-1].start + length
-        copy_tensor_header(source, target)
+    for target in slim.graph.initializer:
+        tensor = model.weights[target.name]
+        if tensor.external or (tensor.raw and tensor.nbytes >= SMALL):
+            end = _end(regions)
+            del target.external_data[:]
+            regions.append(_Region(tensor, target, end + -end % 4096))
+        else:
+            fill_header(target, tensor)
     return slim, regions
 
 
@@ -185,29 +167,29 @@ def _point(slim: ModelProto, regions: list[_Region], name: str) -> None:
     """Let the tensors of a model refer to the data file ``name``."""
     for region in regions:
         region.target.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", name), ("offset", region.start), ("length", region.length)):
+        for key, value in (("location", name), ("offset", region.start), ("length", region.tensor.nbytes)):
             region.target.external_data.add(key=key, value=str(value))
 
 
-def _write_external(proto: ModelProto, path: Path, folder: Folder | None) -> str:
+def _write_external(model: Model, path: Path) -> str:
     """Write the data, whose name its content decides, then the model that refers to it; returns the SHA-256 of both."""
-    slim, regions = _externalised(proto, folder)
+    slim, regions = _externalised(model)
     require_space(path, slim.ByteSize() + _end(regions))
-    with Pending(path) as data, Pending(path) as model:
-        for block in _blocks(regions, folder):
+    with Pending(path) as data, Pending(path) as head:
+        for block in _blocks(regions):
             data.stream.write(block)
         found = content_digest(data.stream)
         place = path.with_name(data_name(path, found))
         _point(slim, regions, place.name)
         content = slim.SerializeToString(deterministic=True)
-        model.stream.write(content)
-        model.sync()
+        head.stream.write(content)
+        head.sync()
         digest = _digest_of_both(content, data)
         with held(place) as there:
             if same := there and _has_content(place, found):
-                model.publish()
+                head.publish()
         if not same:
-            _publish_both(data, place, model, path)
+            _publish_both(data, place, head, path)
     sync_folder(path.parent)
     return digest
 
@@ -239,16 +221,12 @@ def _has_content(place: Path, digest: str) -> bool:
         return content_digest(stream) == digest
 
 
-def _blocks(regions: list[_Region], folder: Folder | None) -> Iterator[bytes]:
+def _blocks(regions: list[_Region]) -> Iterator[bytes]:
     end = 0
-    for tensor, _, start, length in regions:
+    for tensor, _, start in regions:
         yield b"\0" * (start - end)
-        end = start + length
-        if tensor.data_location != TensorProto.EXTERNAL:
-            yield tensor.raw_data
-            continue
-        file, offset, _ = external_region(tensor, folder)
-        yield from copy_checked(file, offset, length)
+        end = start + tensor.nbytes
+        yield from tensor.blocks()
 
 
 def write_text(text: str, path: str | os.PathLike) -> None:

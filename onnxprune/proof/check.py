@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from onnx import ModelProto
-
 from onnxprune.coupling.cut import Kept
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.silence import silenced
+from onnxprune.model.model import Model
 from onnxprune.proof.inputs import Feeds
 from onnxprune.proof.prover import Prover
 from onnxprune.proof.verdict import OutputProof, SurgeryCheck
@@ -28,7 +27,7 @@ T = TypeVar("T")
 def check_cut(
     analysis: Analysis,
     kept: Kept,
-    small: ModelProto,
+    small: Model,
     *,
     seed: int = 0,
     threads: int = 1,

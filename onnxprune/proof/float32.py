@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, numpy_helper
 
-from onnxprune.model.read import Home, all_tensors, tensor_array
+from onnxprune.model.model import Model
+from onnxprune.model.tensors import all_tensors
 
 TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "stash_type")
 
@@ -19,14 +20,18 @@ def has_bfloat16(proto: ModelProto) -> bool:
     return TensorProto.BFLOAT16 in declared or TensorProto.BFLOAT16 in stored
 
 
-def in_float32(proto: ModelProto, folder: Home | None) -> ModelProto:
+def in_float32(model: Model) -> Model:
     """Return the model with every bfloat16 tensor, value and cast in float32; every bfloat16 number is one of float32 too."""
-    result = ModelProto()
-    result.CopyFrom(proto)
+    wide = {
+        name: tensor.read().astype(np.float32)
+        for name, tensor in model.weights.items()
+        if tensor.dtype == TensorProto.BFLOAT16
+    }
+    wider = model.replaced(wide)
+    result = wider.structure
     for tensor in all_tensors(result.graph):
         if tensor.data_type == TensorProto.BFLOAT16:
-            array = tensor_array(tensor, folder).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+            tensor.CopyFrom(numpy_helper.from_array(model.array(tensor).astype(np.float32), tensor.name))
     for graph in _graphs(result.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
             if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
@@ -35,7 +40,7 @@ def in_float32(proto: ModelProto, folder: Home | None) -> ModelProto:
             for attribute in node.attribute:
                 if attribute.name in TYPE_ATTRIBUTES and attribute.i == TensorProto.BFLOAT16:
                     attribute.i = TensorProto.FLOAT
-    return result
+    return wider
 
 
 def _graphs(graph: GraphProto) -> Iterable[GraphProto]:

@@ -14,12 +14,12 @@ from onnx import ModelProto
 
 from onnxprune.errors import ModelError
 from onnxprune.model.facts import Facts
-from onnxprune.model.read import Model, skeleton_without_data
+from onnxprune.model.model import Model
 from onnxprune.model.runtime import Session, release_memory, session
 from onnxprune.proof.float32 import has_bfloat16, in_float32
 from onnxprune.proof.inputs import Feeds, has_switches, other_sizes, random_feeds, severed_values
 from onnxprune.proof.positions import Difference, difference, step_difference
-from onnxprune.proof.rounding import shaken, shaken_weights, with_inputs, without
+from onnxprune.proof.rounding import shaken, shaken_weights, with_inputs
 from onnxprune.proof.stand_ins import compressed, stand_ins
 from onnxprune.proof.verdict import Observations, SurgeryCheck
 from onnxprune.proof.witnesses import LIVE_BYTES, Witnesses, drawable, steps
@@ -41,19 +41,17 @@ class Prover:
         self.stand_ins = stand_ins(facts)
         self.rows = () if self.stand_ins.fixed_sizes else tuple(rows)
         self.owners = [name for node in facts.graph.top if node.bodies for name in node.outputs if name]
-        self._plain = has_bfloat16(facts.model.proto)
+        self._plain = has_bfloat16(facts.model.structure)
         self._runs: dict[str, list[tuple[Feeds, dict[str, Any]]]] = {}
         self._refusal = ""
 
-    def compare(
-        self, reference: ModelProto, small: ModelProto, witnesses: Witnesses | None, *, complete: bool = False
-    ) -> SurgeryCheck:
+    def compare(self, reference: Model, small: Model, witnesses: Witnesses | None) -> SurgeryCheck:
         """Compare until everything is seen or something differs, at last on every kind of input.
 
-        The original lends its initializers to the reference (``complete``: it has its own). ``witnesses``: inner values that
-        must agree too; None: outputs alone, which then need not move. Raises ModelError where the original cannot be run.
+        ``witnesses``: inner values that must agree too; None: outputs alone, which then need not move. Raises ModelError where
+        the original cannot be run.
         """
-        trial = _Trial(self, reference, small, witnesses, complete)
+        trial = _Trial(self, reference, small, witnesses)
         first = [*ALWAYS, *(SWITCHED if has_switches(self.facts) else ())]
         further = [kind for kind in FURTHER if kind not in first]
         looks: tuple[Callable[[], None], ...] = (
@@ -105,19 +103,16 @@ class Prover:
 
     @property
     def _original(self) -> Session:
-        proto = self.facts.model.proto
-        slim = self.stand_ins.original(_with_outputs(skeleton_without_data(proto), self.owners), self.seed)
+        model = self.facts.model
+        whole = self.stand_ins.original(_with_outputs(model.draft(), self.owners), self.seed)
         try:
-            return self.open(slim, proto)
+            return self.open(model.derived(whole))
         except ModelError as error:
             raise ModelError(f"the original model is refused: {error}") from error
 
-    def open(self, proto: ModelProto, lender: ModelProto) -> Session:
-        """Open a model as it stands, without optimisation, with the initializers of ``lender`` beside its own."""
-        path = self.facts.model.path
-        if self._plain:
-            proto, lender = (in_float32(one, self.facts.model.folder) for one in (proto, lender))
-        return session(Model(proto, "", path), threads=self.threads, optimise=False, lender=lender)
+    def open(self, model: Model) -> Session:
+        """Open a model as it stands, without optimisation."""
+        return session(in_float32(model) if self._plain else model, threads=self.threads, optimise=False)
 
     def _feeds(self, kind: str) -> list[Feeds]:
         facts, seed = self.facts, self.seed
@@ -159,11 +154,8 @@ def suppress_not_run(model: str) -> Iterator[None]:
 class _Trial:
     """One result and its reference, run on the same inputs; ``seen``: what was found."""
 
-    def __init__(
-        self, prover: Prover, reference: ModelProto, small: ModelProto, witnesses: Witnesses | None, complete: bool
-    ):
-        self.prover, self.complete = prover, complete
-        self.reference, self.small = reference, small
+    def __init__(self, prover: Prover, reference: Model, small: Model, witnesses: Witnesses | None):
+        self.prover, self.reference, self.small = prover, reference, small
         self.witnesses = witnesses or Witnesses(prover.facts, {}, ())
         self.seen = Observations(prover.stand_ins, self.witnesses, witnesses is None)
 
@@ -198,21 +190,21 @@ class _Trial:
         stand_ins, masks, severed = self.prover.stand_ins, self.witnesses.masks, severed or {}
         names = [n for n in self.witnesses.values if not self._is_output(n)]
         names += [*self._owned, *self._deciding]
-        own = skeleton_without_data(self.reference) if self.complete else self.reference
-        lender = self.reference if self.complete else self.prover.facts.model.proto
-        reference = stand_ins.severed(stand_ins.given(_with_outputs(own, names)), severed)
-        slim = stand_ins.given(_with_outputs(skeleton_without_data(self.small), names))
-        small = stand_ins.severed(slim, {name: compressed(value, masks(name)) for name, value in severed.items()})
-        wanted = list(self._values(reference, feeds, lender))
+        reference = stand_ins.severed(self._given_out(self.reference, names), severed)
+        small = stand_ins.severed(
+            self._given_out(self.small, names),
+            {name: compressed(value, masks(name)) for name, value in severed.items()},
+        )
+        wanted = list(self._values("reference", reference, feeds))
         given = [{name: compressed(value, masks(name)) for name, value in feed.items()} for feed in feeds]
         apart = [
             {name: self._apart(name, a[name], b[name]) for name in self._counting(a)}
-            for a, b in zip(wanted, self._values(small, given, self.small), strict=True)
+            for a, b in zip(wanted, self._values("result", small, given), strict=True)
         ]
         for number, found in enumerate(apart):
             if any(self._doubtful(found)):
-                apart[number] = found | self._in_step(reference, small, lender, feeds[number], wanted[number])
-        noise = self._noises(reference, lender, feeds, wanted, [self._doubtful(found) for found in apart])
+                apart[number] = found | self._in_step(reference, small, feeds[number], wanted[number])
+        noise = self._noises(reference, feeds, wanted, [self._doubtful(found) for found in apart])
         fed = {name for name, node in self.witnesses.values.items() if not severed.keys().isdisjoint(node.inputs)}
         for number, found in enumerate(apart):
             for name, one in found.items():
@@ -224,9 +216,7 @@ class _Trial:
     def _doubtful(self, found: Mapping[str, Difference]) -> list[str]:
         return [name for name, one in found.items() if one.error > self.seen.base]
 
-    def _in_step(
-        self, reference: ModelProto, small: ModelProto, lender: ModelProto, feed: Feeds, wanted: Mapping[str, Any]
-    ) -> dict[str, Difference]:
+    def _in_step(self, reference: Model, small: Model, feed: Feeds, wanted: Mapping[str, Any]) -> dict[str, Difference]:
         """Compare once more with the reference's own results of quantisers and the like in both models; {} where there are none.
 
         What lies near a step falls on either side by rounding alone, and moves all that follows; each part between two steps
@@ -235,12 +225,13 @@ class _Trial:
         stand_ins, masks, names = self.prover.stand_ins, self.witnesses.masks, steps(self.prover.facts)
         if not names or self.seen.shapes:
             return {}
-        opened = self.prover.open(_with_outputs(reference, names), lender)
+        opened = self.prover.open(reference.derived(_with_outputs(reference.structure, names)))
         taken = opened.run(feed, [name for name in names if name in opened.outputs])
         del opened
         replayed = stand_ins.severed(small, {name: compressed(value, masks(name)) for name, value in taken.items()})
         given = {name: compressed(value, masks(name)) for name, value in feed.items()}
-        have = next(self._values(_with_outputs(replayed, names), [given], self.small))
+        replayed = replayed.derived(_with_outputs(replayed.structure, names))
+        have = next(self._values("result", replayed, [given]))
         others = [name for name in taken if name in have and name not in self.witnesses.values]
         if any(step_difference(taken[name], have[name]).error for name in others):
             return {}  # more than rounding: the result goes other ways
@@ -259,11 +250,15 @@ class _Trial:
     def _given(self, feed: Feeds, before: Mapping[str, Any]) -> Feeds:
         return {**feed, **{name: before[name] for name in self.prover.stand_ins.recorded}}
 
-    def _values(self, proto: ModelProto, feeds: Sequence[Feeds], lender: ModelProto) -> Iterator[dict[str, Any]]:
-        """Yield outputs whole and witnesses in part, for each feed."""
+    def _given_out(self, model: Model, names: Sequence[str]) -> Model:
+        """Return a model that takes all stand-ins as inputs, with further outputs."""
+        return model.derived(self.prover.stand_ins.given(_with_outputs(model.structure, names)))
+
+    def _values(self, which: str, model: Model, feeds: Sequence[Feeds]) -> Iterator[dict[str, Any]]:
+        """Yield outputs whole and witnesses in part, for each feed; ``which``: whose fault it is where it cannot be run."""
         inner = {name for name in self.witnesses.values if not self._is_output(name)}
         try:
-            opened = self.prover.open(proto, lender)
+            opened = self.prover.open(model)
             plain, given_out = [name for name in opened.outputs if name not in inner], set(opened.outputs)
             for feed in feeds:
                 values: dict[str, Any] = {}
@@ -275,7 +270,7 @@ class _Trial:
                         del given
                 yield values
         except ModelError as error:
-            raise _NotRun("result" if lender is self.small else "reference", error) from error
+            raise _NotRun(which, error) from error
         del opened
         release_memory()
 
@@ -290,8 +285,7 @@ class _Trial:
 
     def _noises(
         self,
-        reference: ModelProto,
-        lender: ModelProto,
+        reference: Model,
         feeds: Sequence[Feeds],
         wanted: Sequence[Mapping[str, Any]],
         doubtful: Sequence[Sequence[str]],
@@ -299,11 +293,11 @@ class _Trial:
         """Return for each feed how far rounding alone moves its doubtful values, as a share of their positions' scales."""
         noises: list[dict[str, float]] = [dict.fromkeys(names, 0.0) for names in doubtful]
         asked = [(i, self.prover.seed + turn) for i, names in enumerate(doubtful) if names for turn in range(SHAKES)]
-        for weights in (shaken_weights(self.prover.facts, lender), {}) if asked else ():
-            opened, rest = with_inputs(reference, weights), without(lender, weights)
+        for weights in (shaken_weights(self.prover.facts, reference), {}) if asked else ():
+            opened = with_inputs(reference, weights)
             turns = [{**shaken(feeds[i], seed), **shaken(weights, seed)} for i, seed in asked]
             with suppress_not_run("reference"):  # the runtime may want some weights stored: then inputs alone are moved
-                for (i, _), moved in zip(asked, self._values(opened, turns, rest), strict=True):
+                for (i, _), moved in zip(asked, self._values("reference", opened, turns), strict=True):
                     for name, most in noises[i].items():
                         apart = self._apart(name, wanted[i][name], self._kept(name, moved[name]))
                         noises[i][name] = max(most, apart.error)

@@ -6,14 +6,14 @@ by more than rounding of its own size; how much more, this tells.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
-from onnx import ModelProto, helper
+from onnx import helper
 
 from onnxprune.model.facts import Facts
-from onnxprune.model.read import NATIVE_FLOATS, skeleton_without_data
+from onnxprune.model.model import Model
+from onnxprune.model.tensors import NATIVE_FLOATS
 
 AMPLITUDE = {np.dtype(np.float16): 2.0**-10, np.dtype(np.float32): 2.0**-20, np.dtype(np.float64): 2.0**-49}
 SIZES = (1 << 16, 1 << 24)  # elements: larger tensors stay as they are, unless no smaller one can be moved
@@ -25,39 +25,34 @@ READERS = {
 """Operators that take a float tensor as a weight or as the step of a grid, and not as a size or a bound."""
 
 
-def shaken_weights(facts: Facts, lender: ModelProto) -> dict[str, np.ndarray]:
-    """Return the small tensors of ``lender`` that are weights of the model, which rounding may move; else larger ones."""
+def shaken_weights(facts: Facts, reference: Model) -> dict[str, np.ndarray]:
+    """Return the small tensors of ``reference`` that are weights of the model, which rounding may move; else larger ones."""
     weights = [
-        tensor
-        for tensor in lender.graph.initializer
-        if tensor.data_type in NATIVE_FLOATS
-        and (readers := [node.op for node, _ in facts.graph.consumers.get(tensor.name, ())])
+        name
+        for name, tensor in reference.weights.items()
+        if tensor.dtype in NATIVE_FLOATS
+        and (readers := [node.op for node, _ in facts.graph.consumers.get(name, ())])
         and all(op in READERS for op in readers)
     ]
     for most in SIZES:
-        found = [tensor for tensor in weights if math.prod(tensor.dims) <= most]
+        found = [name for name in weights if reference.weights[name].count <= most]
         if found:
-            return {tensor.name: facts.model.array(tensor) for tensor in found}
+            return {name: reference.weights[name].read() for name in found}
     return {}
 
 
-def with_inputs(proto: ModelProto, weights: Mapping[str, np.ndarray]) -> ModelProto:
-    """Return a model that takes weights as inputs instead of having them lent."""
-    result = ModelProto()
-    result.CopyFrom(proto)
+def with_inputs(model: Model, weights: Mapping[str, np.ndarray]) -> Model:
+    """Return a model that takes weights as inputs instead of having them."""
+    result = model.draft()
     known = {value.name for value in result.graph.input}
     for name, array in weights.items():
         if name not in known:
             element = helper.np_dtype_to_tensor_dtype(array.dtype)
             result.graph.input.append(helper.make_tensor_value_info(name, element, array.shape))
-    return result
-
-
-def without(lender: ModelProto, names: Collection[str]) -> ModelProto:
-    """Return a lender of all other tensors."""
-    result = skeleton_without_data(lender)
-    result.graph.initializer.extend(tensor for tensor in lender.graph.initializer if tensor.name not in names)
-    return result
+    rest = [header for header in result.graph.initializer if header.name not in weights]
+    del result.graph.initializer[:]
+    result.graph.initializer.extend(rest)
+    return model.derived(result)
 
 
 def shaken(values: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:

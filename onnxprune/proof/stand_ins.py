@@ -15,6 +15,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, h
 
 from onnxprune.model.facts import RANDOM_OPS, UNKNOWN, Facts
 from onnxprune.model.graph import Graph, Node
+from onnxprune.model.model import Model
 
 KNOWN_DOMAINS = {"", "com.microsoft", "ai.onnx.ml", "com.ms.internal.nhwc", "com.microsoft.nchwc"}
 Masks = Callable[[str], Mapping[int, np.ndarray]]  # a value's name -> axis -> bool[size]: the positions that stay
@@ -102,16 +103,15 @@ class StandIns:
                 found[name] = rng.standard_normal(made.shape).astype(helper.tensor_dtype_to_np_dtype(made.dtype or 1))
         return found
 
-    def severed(self, proto: ModelProto, values: Mapping[str, np.ndarray]) -> ModelProto:
+    def severed(self, model: Model, values: Mapping[str, np.ndarray]) -> Model:
         """Return a model whose nodes read stored tensors in place of the named values, though it computes them still."""
         if not values:
-            return proto
-        result = ModelProto()
-        result.CopyFrom(proto)
+            return model
+        result = model.draft()
         stored = {name: f"onnxprune:severed:{number}" for number, name in enumerate(values)}
         _replace_reads(result.graph, stored, outputs=False)
         result.graph.initializer.extend(numpy_helper.from_array(values[name], place) for name, place in stored.items())
-        return result
+        return model.derived(result)
 
     def _without(self, proto: ModelProto, nodes: tuple[Node, ...]) -> ModelProto:
         if not nodes and not self.inner:

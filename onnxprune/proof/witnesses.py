@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from onnx import ModelProto, TensorProto
+from onnx import TensorProto
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.spec import Spec
 from onnxprune.model.facts import UNKNOWN, Facts
 from onnxprune.model.graph import Graph, Node
+from onnxprune.model.model import Model
 from onnxprune.proof.stand_ins import Masks, everything
 
 DECIDING = {"If": 1, "Loop": 2}  # first inputs of control flow that say what of it is run
@@ -113,10 +114,10 @@ def of_cut(analysis: Analysis, kept: Sequence[np.ndarray]) -> Witnesses:
     return _witnesses(analysis.facts, nodes, masks)
 
 
-def of_change(facts: Facts, small: ModelProto) -> Witnesses:
+def of_change(facts: Facts, small: Model) -> Witnesses:
     """Return what the nodes give that ``small`` has in another form than the original, under the same name."""
     before = {node.outputs: node.proto.SerializeToString(deterministic=True) for node in facts.graph.top}
-    after = {node.outputs: node.proto.SerializeToString(deterministic=True) for node in Graph(small).top}
+    after = {node.outputs: node.proto.SerializeToString(deterministic=True) for node in Graph(small.structure).top}
     changed = [
         node for node in facts.graph.top if after.get(node.outputs, before[node.outputs]) != before[node.outputs]
     ]

@@ -23,11 +23,12 @@ from onnxprune.means import Means
 from onnxprune.measure.kinds import as_wholes
 from onnxprune.model.facts import Facts, gather_facts
 from onnxprune.model.graph import Graph
-from onnxprune.model.read import FLOATS, Model
+from onnxprune.model.model import Model, overwritten
 from onnxprune.model.runtime import session
+from onnxprune.model.tensors import FLOATS
 from onnxprune.recover.lessons import Arrays, Part, WholeModel, mean_loss
 from onnxprune.recover.objective import Objective, objective
-from onnxprune.recover.parameters import stored_weights, trainable, with_parameters, write_parameters
+from onnxprune.recover.parameters import as_stored, stored_weights, trainable, with_parameters
 from onnxprune.recover.recipe import Recipe
 from onnxprune.recover.train import Training, TrainingState
 from onnxprune.repair.lockstep import Lockstep
@@ -91,7 +92,7 @@ def extracted(facts: Facts, segment: Segment, samples: Sequence[Arrays]) -> Mode
 
     ``samples``: its inputs on all batches; sizes that differ between them stay free.
     """
-    flow, source = Flow(facts.graph), facts.model.proto
+    flow, source = Flow(facts.graph), facts.model.structure
     chosen = set(range(segment.start, segment.stop))
     todo = [name for place in chosen for name in flow.reads[place]]
     while todo:
@@ -113,7 +114,7 @@ def extracted(facts: Facts, segment: Segment, samples: Sequence[Arrays]) -> Mode
         result.graph.input.append(helper.make_tensor_value_info(name, dtype, sizes))
     for name in segment.outputs:
         result.graph.output.append(helper.make_tensor_value_info(name, facts.dtype(name), None))
-    return Model(result, "", facts.model.path)
+    return facts.model.derived(result)
 
 
 def _size(found: Sequence[int]) -> int | str:
@@ -239,7 +240,7 @@ class BlockTraining:
         self.lessons, self.positions, self.masks = lessons, positions, masks or {}
         found = trainable(pruned)
         self.parameters = {n: a * self.masks[n] if n in self.masks else a.copy() for n, a in found.items()}
-        self.pruned = replace(pruned, proto=with_parameters(pruned.proto, self.parameters)) if masks else pruned
+        self.pruned = with_parameters(pruned, self.parameters) if masks else pruned
         self.best = {name: array.copy() for name, array in self.parameters.items()}
         self.at = TrainingState()
         self.left_out: list[str] = []
@@ -263,16 +264,22 @@ class BlockTraining:
         if not self.at.evaluations:
             self.at.before = self.at.best = self.lessons.score(self.pruned)
         self._began = time.perf_counter() - self.at.seconds
-        working = replace(self.pruned, proto=with_parameters(self.pruned.proto, self.parameters))
-        facts, dense = (gather_facts(model, Graph(model.proto)) for model in (working, self.original))
+        working = with_parameters(self.pruned, self.parameters)
+        facts, dense = (gather_facts(model, Graph(model.structure)) for model in (working, self.original))
         parts = segments(facts, lambda name: self._comparable(name, facts, dense))
         work = np.array([elements(facts, part) for part in parts], np.float64)
         shares = work / work[::-1].cumsum()[::-1]
         fit, judge = (Walk(self.original, working, data, self.lessons) for data in (self.lessons.fit, self.judge))
         for number in range(int(self.at.evaluations), len(parts)):
-            self._train(facts, parts[number], fit, judge, f"block {number + 1} of {len(parts)}", shares[number])
+            trained = self._train(
+                facts, parts[number], fit, judge, f"block {number + 1} of {len(parts)}", shares[number]
+            )
+            weights = overwritten(facts.graph, facts.model.weights, as_stored(facts.graph, trained))
+            facts = replace(facts, model=replace(facts.model, weights=weights))
+            for walk in (fit, judge):
+                walk.pruned.use(weights)
             self.at.evaluations = number + 1
-            self._look(working)
+            self._look(facts.model)
             self.at.seconds = time.perf_counter() - self._began
             yield
         if self.left_out and not self.at.steps:
@@ -294,10 +301,11 @@ class BlockTraining:
         kept = self.positions(name)
         return tuple(len(kept.get(axis, range(size))) for axis, size in enumerate(shape)) == facts.shape(name)
 
-    def _train(self, facts: Facts, segment: Segment, fit: Walk, judge: Walk, name: str, share: float) -> None:
+    def _train(self, facts: Facts, segment: Segment, fit: Walk, judge: Walk, name: str, share: float) -> Arrays:
+        """Return the parameters of a block as they are trained; none where it has none, or no gradient."""
         own = own_parameters(facts, segment)
         if not own:
-            return
+            return {}
         pairs, held = fit.pairs(segment, self.positions), judge.pairs(segment, self.positions)
         block = extracted(facts, segment, [*pairs.inputs, *held.inputs])
         lessons = BlockLessons(pairs, held, self.lessons, segment.stop == len(facts.graph.top))
@@ -312,14 +320,14 @@ class BlockTraining:
             )
         except ModelError as error:
             self.left_out.append(f"{name} was not trained: {error}")
-            return
+            return {}
         for _ in training.run():
             pass
         for parameter, array in training.best.items():
             self.parameters[parameter][...] = array
-        write_parameters(facts.graph, training.best)
         self.at.steps += training.at.steps
         self.at.went_back += training.at.went_back
+        return training.best
 
     def _means(self, name: str) -> Means:
         """Return the means with a progress that names the block."""
@@ -339,4 +347,4 @@ class BlockTraining:
         """The best model found after any block, None where none is better."""
         if not self.at.best < self.at.before:
             return None
-        return replace(self.pruned, proto=with_parameters(self.pruned.proto, self.best))
+        return with_parameters(self.pruned, self.best)

@@ -150,7 +150,7 @@ def _held_at_once(model: Model, dataset: Dataset, batch: int) -> int:
     if not dataset.schema.samples:
         return batch
     first = next(dataset.batches(1))
-    facts = gather_facts(model, Graph(model.proto), {name: np.shape(array) for name, array in first.items()})
+    facts = gather_facts(model, Graph(model.structure), {name: np.shape(array) for name, array in first.items()})
     made = [facts.shape(name) or () for node in facts.graph.top for name in node.outputs if name not in facts.constants]
     row = 4 * sum(int(np.prod(shape, dtype=np.int64)) for shape in made)
     parts = -(-batch // max(ACTIVATIONS // max(row, 1), 1))

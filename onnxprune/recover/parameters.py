@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import TensorProto, helper
 
 from onnxprune.errors import ModelError
 from onnxprune.model.graph import Graph, Node
@@ -47,7 +47,7 @@ def trainable(model: Model) -> dict[str, np.ndarray]:
 
     What the model gives out as it is stored stays.
     """
-    graph = Graph(model.proto)
+    graph = Graph(model.structure)
     found: dict[str, np.ndarray] = {}
     for node in graph.top:
         for name in stored_weights(node, graph):
@@ -87,17 +87,12 @@ def _is_vector(tensor: TensorProto) -> bool:
     return sum(size > 1 for size in tensor.dims) == 1
 
 
-def with_parameters(proto: ModelProto, values: Mapping[str, np.ndarray]) -> ModelProto:
-    """Return a copy of the model that holds these values, in the types it had."""
-    result = ModelProto()
-    result.CopyFrom(proto)
-    write_parameters(Graph(result), values)
-    return result
+def with_parameters(model: Model, values: Mapping[str, np.ndarray]) -> Model:
+    """Return the model with these values, in the types it had."""
+    return model.replaced(as_stored(Graph(model.structure), values))
 
 
-def write_parameters(graph: Graph, values: Mapping[str, np.ndarray]) -> None:
-    """Replace the content of stored tensors, in the types they have."""
-    for name, array in values.items():
-        old = graph.tensors[name]
-        dtype = numpy_helper.to_array(TensorProto(data_type=old.data_type, dims=[0])).dtype
-        old.CopyFrom(numpy_helper.from_array(array.astype(dtype), old.name))
+def as_stored(graph: Graph, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return copies of values in the types in which a graph stores them."""
+    types = {name: helper.tensor_dtype_to_np_dtype(graph.tensors[name].data_type) for name in values}
+    return {name: array.astype(types[name]) for name, array in values.items()}

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnx import ModelProto
-
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import held_out
 from onnxprune.means import Means
@@ -41,7 +39,7 @@ class Recovered:
     ``left_out``: what was not trained, with the reason.
     """
 
-    model: ModelProto
+    model: Model
     steps: int
     seconds: float
     before: float
@@ -65,7 +63,7 @@ def taught(
 
 
 def recover(
-    pruned: ModelProto,
+    pruned: Model,
     teaching: Teaching,
     recipe: Recipe,
     means: Means = Means(),
@@ -81,13 +79,12 @@ def recover(
     there. Raises ModelError where no gradient can be taken, DataError where the loss does not fit the data.
     """
     rest, judge, original = teaching.dataset, teaching.judge, teaching.original
-    model = Model(pruned, "", original.path)
     lessons = WholeModel(teaching, recipe, means)
     training: Training | BlockTraining
     if recipe.by_blocks:
-        training = BlockTraining(model, lessons, positions, masks)
+        training = BlockTraining(pruned, lessons, positions, masks)
     else:
-        training = Training(model, trainable(model), lessons, recipe, means, masks)
+        training = Training(pruned, trainable(pruned), lessons, recipe, means, masks)
     digest = _digest(original, pruned, (rest, judge), recipe) if checkpoint else ""
     if checkpoint and checkpoint.exists():
         training.restore(file.read_checkpoint(checkpoint, digest, training.arrays))
@@ -102,20 +99,20 @@ def split_judge(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     return held_out(dataset, HELD_OUT, MOST_HELD_OUT, seed)
 
 
-def _digest(original: Model, pruned: ModelProto, data: Sequence[Dataset], recipe: Recipe) -> str:
-    parts = (original.sha256, hashlib.sha256(pruned.SerializeToString(deterministic=True)).hexdigest())
+def _digest(original: Model, pruned: Model, data: Sequence[Dataset], recipe: Recipe) -> str:
+    parts = (original.identity, pruned.identity)
     return hashlib.sha256(repr((*parts, *(part.digest() for part in data), recipe)).encode()).hexdigest()
 
 
 def _best(training: Training | BlockTraining, lessons: WholeModel) -> Recovered:
     """Return the best of: the model as it was, the best weights, these with statistics taken anew."""
     start, at = time.perf_counter(), training.at
-    found = {"original": (at.before, training.pruned.proto)}
+    found = {"original": (at.before, training.pruned)}
     if (trained := training.trained) is not None:
-        found["trained"] = (at.best, trained.proto)
+        found["trained"] = (at.best, trained)
         fresh = with_statistics(trained, lessons.fit.batches(lessons.recipe.batch), lessons.means)
-        if fresh is not trained.proto:
-            found["trained+statistics"] = (lessons.score(replace(trained, proto=fresh)), fresh)
+        if fresh is not trained:
+            found["trained+statistics"] = (lessons.score(fresh), fresh)
     kept = min(found, key=lambda name: found[name][0])
     seconds = round(at.seconds + time.perf_counter() - start, 3)
     after, model = found[kept]

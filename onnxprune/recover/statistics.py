@@ -5,35 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from onnx import ModelProto, numpy_helper
 
 from onnxprune.data.observe import Sums, summed_up
 from onnxprune.means import Means
-from onnxprune.model.read import Model
+from onnxprune.model.graph import Graph
+from onnxprune.model.model import Model, overwritten
 from onnxprune.repair.lockstep import Lockstep
 
 
-def with_statistics(model: Model, batches: Iterable[Mapping[str, np.ndarray]], means: Means = Means()) -> ModelProto:
+def with_statistics(model: Model, batches: Iterable[Mapping[str, np.ndarray]], means: Means = Means()) -> Model:
     """Return the model with the mean and variance that each BatchNormalization sees once those before it are set.
 
     The same object where there is none. Source: Ioffe and Szegedy 2015, Algorithm 2, step 10.
     """
-    result = ModelProto()
-    result.CopyFrom(model.proto)
-    stored = {tensor.name: tensor for tensor in result.graph.initializer}
-    nodes = [n for n in result.graph.node if n.op_type == "BatchNormalization" and {*n.input[3:5]} <= {*stored}]
+    working = model.derived(model.draft())
+    graph = Graph(working.structure)
+    nodes = [n for n in graph.top if n.op == "BatchNormalization" and working.weights.keys() >= {*n.inputs[3:5]}]
     if not nodes:
-        return model.proto
-    walk = Lockstep(Model(result, "", model.path), batches, means)
+        return model
+    walk = Lockstep(working, batches, means)
     for node in nodes:
-        walk.advance([node.input[0]])
-        (sums,) = summed_up(((len(value), _sums(value)) for value in walk.values(node.input[0])), [Sums()])
+        walk.advance([node.inputs[0]])
+        (sums,) = summed_up(((len(value), _sums(value)) for value in walk.values(node.inputs[0])), [Sums()])
         moments = sums.totals
         mean = moments[1] / moments[0]
-        for name, array in zip(node.input[3:5], (mean, moments[2] / moments[0] - mean**2), strict=True):
-            old = numpy_helper.to_array(stored[name])
-            stored[name].CopyFrom(numpy_helper.from_array(array.reshape(old.shape).astype(old.dtype), name))
-    return result
+        for name, array in zip(node.inputs[3:5], (mean, moments[2] / moments[0] - mean**2), strict=True):
+            old = working.weights[name].read()
+            fresh = array.reshape(old.shape).astype(old.dtype)
+            walk.use(overwritten(graph, walk.model.weights, {name: fresh}))
+    return walk.model
 
 
 def _sums(value: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ class Training:
     ):
         self.lessons, self.recipe, self.means, self.masks = lessons, recipe, means, masks or {}
         self.parameters = {n: a * self.masks[n] if n in self.masks else a.copy() for n, a in parameters.items()}
-        self.pruned = replace(pruned, proto=with_parameters(pruned.proto, self.parameters)) if masks else pruned
+        self.pruned = with_parameters(pruned, self.parameters) if masks else pruned
         self.best = {name: array.copy() for name, array in self.parameters.items()}
         self.optimiser = OPTIMISERS[recipe.optimiser](self.parameters, recipe.weight_decay)
         graph = backward(
@@ -143,7 +143,7 @@ class Training:
         return self.lessons.score(self._with(self.parameters))
 
     def _with(self, parameters: Arrays) -> Model:
-        return replace(self.pruned, proto=with_parameters(self.pruned.proto, parameters))
+        return with_parameters(self.pruned, parameters)
 
     def _message(self) -> str:
         left = self.at.seconds * (1 / self.share - 1)

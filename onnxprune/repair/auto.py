@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from onnx import ModelProto
 
 from onnxprune.coupling.channels import row_importance
 from onnxprune.coupling.cut import Kept
@@ -35,7 +34,7 @@ class Repaired:
     the fit before.
     """
 
-    model: ModelProto
+    model: Model
     method: str
     divergences: dict[str, float]
     warnings: tuple[str, ...] = ()
@@ -52,14 +51,14 @@ class Method:
     """
 
     name: str = "auto"
-    fitted: tuple[ModelProto, float] | None = None
+    fitted: tuple[Model, float] | None = None
     subspaces: Mapping[str, Subspace] = field(default_factory=dict)
 
 
 def repair(
     analysis: Analysis,
     kept: Kept,
-    small: ModelProto,
+    small: Model,
     dataset: Dataset,
     method: Method = Method(),
     means: Means = Means(),
@@ -78,8 +77,7 @@ def repair(
     known = {} if method.fitted is None else {"least-squares": method.fitted[1]}
     names = () if known else SOLVERS
     trials = {name: trial.by(name, fit.take(FITTED_ON[name], means.seed), 1) for name in names} | {"none": small}
-    path = analysis.facts.model.path
-    found = known | {name: reference.divergence(Model(made, "", path)) for name, made in trials.items()}
+    found = known | {name: reference.divergence(made) for name, made in trials.items()}
     best = min(found, key=lambda name: found[name])
     model = small if best == "none" else trial.by(best, dataset)
     refitted = judge is not fit and best not in known and best != "none"
@@ -93,13 +91,13 @@ class _Trial:
 
     analysis: Analysis
     kept: Kept
-    small: ModelProto
+    small: Model
     method: Method
     means: Means
     importance: Mapping[str, np.ndarray]
     warned: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def by(self, name: str, data: Dataset, turns: int = TURNS) -> ModelProto:
+    def by(self, name: str, data: Dataset, turns: int = TURNS) -> Model:
         """Return the model repaired by the solver ``name``."""
         if self.method.fitted is not None and name == "least-squares":
             return self.method.fitted[0]

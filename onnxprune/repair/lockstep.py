@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto
 from onnxprune.means import Means
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
+from onnxprune.model.weights import Weights
 
 MEMORY_LIMIT = 1 << 28  # bytes of kept values per model before they go to a file
 
@@ -25,18 +27,21 @@ class Lockstep:
     """The state of a model that has run up to some values on all batches; tensors no node has read yet may still change."""
 
     def __init__(self, model: Model, batches: Iterable[Mapping[str, np.ndarray]], means: Means = Means()):
-        self.proto, self.path = model.proto, model.path
-        self.means = means
-        self._graph = self.proto.graph
-        self._tensors = {tensor.name: tensor for tensor in self._graph.initializer}
-        self._pending: list[NodeProto] = list(self._graph.node)
-        self._producer = {name: node for node in self._graph.node for name in node.output if name}
+        self.model, self.means = model, means
+        graph = model.structure.graph
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self._pending: list[NodeProto] = list(graph.node)
+        self._producer = {name: node for node in graph.node for name in node.output if name}
         self._store: dict[str, _Kept] = {}
         self._bytes = 0
         for batch in batches:
             for name, array in batch.items():
                 self._bytes += self._store.setdefault(name, _Kept()).append(array, self._bytes)
         self.count = len(next(iter(self._store.values())))
+
+    def use(self, weights: Weights) -> None:
+        """Go on with other weights."""
+        self.model = replace(self.model, weights=weights)
 
     def values(self, name: str) -> Iterator[np.ndarray]:
         """Yield a computed value batch by batch."""
@@ -71,8 +76,9 @@ class Lockstep:
     def _run(self, nodes: Sequence[NodeProto], live: set[str]) -> None:
         made = {name for node in nodes for name in node.output if name}
         read = {name for node in nodes for name in _reads(node)}
-        piece = ModelProto(ir_version=max(self.proto.ir_version, 4), opset_import=self.proto.opset_import)
-        piece.functions.extend(self.proto.functions)
+        whole = self.model.structure
+        piece = ModelProto(ir_version=max(whole.ir_version, 4), opset_import=whole.opset_import)
+        piece.functions.extend(whole.functions)
         piece.graph.name = "piece"
         piece.graph.node.extend(nodes)
         piece.graph.initializer.extend(self._tensors[name] for name in sorted(read & set(self._tensors)))
@@ -82,7 +88,7 @@ class Lockstep:
         piece.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
         if not outputs:
             return
-        opened = session(Model(piece, "", self.path), threads=self.means.threads)
+        opened = session(self.model.derived(piece), threads=self.means.threads)
         kept = {name: _Kept() for name in outputs}
         for number in range(self.count):
             found = opened.run({name: self._store[name][number] for name in inputs})

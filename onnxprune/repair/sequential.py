@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
-from onnx import AttributeProto, ModelProto, numpy_helper
+from onnx import AttributeProto
 
 from onnxprune.coupling.cut import Kept
 from onnxprune.coupling.groups import Analysis
@@ -26,8 +26,9 @@ from onnxprune.evidence.rows import LARGEST, POSITIONS, Sampler, usable
 from onnxprune.evidence.unusable import refusal
 from onnxprune.means import Means
 from onnxprune.model.graph import Graph, Node
-from onnxprune.model.read import NATIVE_FLOATS, Model, tensor_array
+from onnxprune.model.model import Model, overwritten
 from onnxprune.model.runtime import Arrays
+from onnxprune.model.tensors import NATIVE_FLOATS
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.moments import SOLVERS, CrossMoments, Solver, Subspace, squared_error
@@ -111,20 +112,18 @@ class Sequential:
     unmatched: dict[str, int] = field(default_factory=dict)
     unrepaired: list[str] = field(default_factory=list)
 
-    def run(self, small: ModelProto) -> ModelProto:
+    def run(self, small: Model) -> Model:
         """Return the repaired model; ``steps`` and ``chosen`` (group -> bool[width]) tell what was done."""
-        result = ModelProto()
-        result.CopyFrom(small)
-        graph = Graph(result)
-        folder, path = self.analysis.facts.model.folder, self.analysis.facts.model.path
+        working = small.derived(small.draft())
+        graph = Graph(working.structure)
         stored = {name: tensor for name, tensor in graph.tensors.items() if _is_stored(graph, name)}
-        self._stored = Stored(graph, {name: tensor_array(tensor, folder) for name, tensor in stored.items()})
+        self._stored = Stored(graph, {name: working.array(tensor) for name, tensor in stored.items()})
         self._solve = SOLVERS[self.method]
         self._sizes = [_samples(batch) for batch in self.batches]
         self._numbers = _row_numbers(self.batches, self._sizes)
         self._masks = [batch[self.means.mask] != 0 if self.means.mask else None for batch in self.batches]
         self._dense = Lockstep(self.analysis.facts.model, self.batches, self.means)
-        self._pruned = Lockstep(Model(result, "", path), self.batches, self.means)
+        self._pruned = Lockstep(working, self.batches, self.means)
         sites = self._sites(graph)
         done = set(graph.inputs)
         waiting = iter(graph.top)
@@ -136,7 +135,7 @@ class Sequential:
             self.means.progress(f"{self.method}: node {number + 1} of {len(sites)}")
             self._refit(linear, self._target(linear, done))
             done.update(linear.node.outputs)
-        return result
+        return self._pruned.model
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -354,9 +353,8 @@ class Sequential:
             self._replace(linear.bias, moved.reshape(old.shape).astype(old.dtype))
 
     def _replace(self, name: str, array: np.ndarray) -> None:
-        tensor = self._stored.graph.tensors[name]
         self._stored.arrays[name] = array
-        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        self._pruned.use(overwritten(self._stored.graph, self._pruned.model.weights, {name: array}))
 
 
 def _is_stored(graph: Graph, name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import ModelProto, numpy_helper
 
 from onnxprune.coupling.cut import Kept
 from onnxprune.coupling.groups import Analysis
@@ -14,18 +13,16 @@ from onnxprune.model.read import NATIVE_FLOATS, Model
 NONE = 1e-7  # of the largest singular value: a direction that the weight does not have
 
 
-def isometric(analysis: Analysis, kept: Kept, small: ModelProto) -> ModelProto:
+def isometric(analysis: Analysis, kept: Kept, small: Model) -> Model:
     """Return ``small`` with the singular values that the surviving outputs of each cut layer had while all inputs were there.
 
     Lee et al. 2020, "A Signal Propagation Perspective for Pruning Neural Networks at Initialization", pull what survives
     towards an isometry, all of whose singular values are one. A trained layer is none, so its own values take their place.
     """
-    result = ModelProto()
-    result.CopyFrom(small)
-    tensors = Graph(result).tensors
+    tensors, arrays = Graph(small.structure).tensors, {}
     before = weights_of(analysis.facts.model)
     reads = {(m.parameter, m.axis) for group in analysis.groups for m in group.members if m.role == "reads"}
-    for name, cut in weights_of(Model(result, "", analysis.facts.model.path)).items():
+    for name, cut in weights_of(small).items():
         left = analysis.kept_positions(kept, name)
         if tensors[name].data_type not in NATIVE_FLOATS or not any((name, axis) in reads for axis in left):
             continue
@@ -33,8 +30,8 @@ def isometric(analysis: Analysis, kept: Kept, small: ModelProto) -> ModelProto:
         for axis, positions in left.items():
             whole = whole if (name, axis) in reads else np.take(whole, positions, axis)
         fresh = with_values(cut, np.linalg.svd(as_matrix(whole), compute_uv=False))
-        tensors[name].CopyFrom(numpy_helper.from_array(fresh, tensors[name].name))
-    return result
+        arrays[name] = fresh
+    return small.replaced(arrays)
 
 
 def with_values(weight: np.ndarray, values: np.ndarray) -> np.ndarray:

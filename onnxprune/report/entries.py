@@ -37,12 +37,12 @@ def header(command: str, settings: Mapping[str, Any] | None = None) -> Report:
 
 
 def model_entry(model: Model) -> Report:
-    opsets = {opset.domain: opset.version for opset in model.proto.opset_import}
+    opsets = {opset.domain: opset.version for opset in model.structure.opset_import}
     return {
         "path": str(model.path) if model.path else None,
-        "sha256": model.sha256,
+        "sha256": model.source_sha256,
         "opset": opsets.get("", opsets.get("ai.onnx")),
-        "ir_version": model.proto.ir_version,
+        "ir_version": model.structure.ir_version,
     }
 
 

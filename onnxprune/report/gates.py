@@ -48,7 +48,7 @@ def measure_drift(
 
     ``outputs``: where their samples and channels are; values inside are compared in place of some, where both have them.
     """
-    made = [{name for node in model.proto.graph.node for name in node.output} for model in (before, after)]
+    made = [{name for node in model.structure.graph.node for name in node.output} for model in (before, after)]
     inner = [name for name in (outputs.inner if outputs else ()) if all(name in there for there in made)]
     first, second = (revealing(model, inner, settings.means) for model in (before, after))
     task = None if metric is None else script_metric(metric)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
 
 from onnxprune.allocate import matcher
 from onnxprune.allocate.account import batch_size
@@ -28,11 +27,12 @@ from onnxprune.coupling.links import Barrier
 from onnxprune.data import Dataset
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.measure.outputs import Outputs
+from onnxprune.model.model import Model
 from onnxprune.proof.check import SurgeryCheck
 from onnxprune.report.entries import Report
 from onnxprune.runs.pipeline import Result, Run
 from onnxprune.runs.proving import Refuted, first_rows, proven
-from onnxprune.runs.stages import per_run, sign
+from onnxprune.runs.stages import per_run, signed
 from onnxprune.settings import Settings
 
 
@@ -139,7 +139,7 @@ class BranchRun(Run):
             return self.branches.chosen(self.settings)
 
     def replay(self, plan: Plan, analysis: Analysis) -> Sequence[Block]:  # type: ignore[override]
-        check_digest(plan, analysis.facts.model.sha256, force=self.force)
+        check_digest(plan, analysis.facts.model.source_sha256, force=self.force)
         named = {block.name: block for block in self.branches.blocks}
         for name in plan.blocks:
             if name not in named:
@@ -157,14 +157,14 @@ class BranchRun(Run):
         removed = [block for block in kept if block not in self.branches.barred]
         small, check = self.remove_exactly(removed)
         small = self._recovered(small)
-        plan = Plan(analysis.facts.model.sha256, (), {}, settings, tuple(block.name for block in removed))
-        sign(small, plan)
+        plan = Plan(analysis.facts.model.source_sha256, (), {}, settings, tuple(block.name for block in removed))
+        small = signed(small, plan)
         before, after = self.branches.totals(), self.branches.totals(removed)
         facts = self.summary(before, after, prunable_shares(self.branches), small, check, settings)
         facts["blocks"] = self.branches.entries(removed)
         return self.conclude(analysis, small, plan, facts)
 
-    def remove_exactly(self, removed: Sequence[Block]) -> tuple[ModelProto, SurgeryCheck]:
+    def remove_exactly(self, removed: Sequence[Block]) -> tuple[Model, SurgeryCheck]:
         """Remove branches and prove it exact; raises Refuted."""
         facts, flow = self.branches.analysis.facts, self.branches.costs.flow
         options: dict[str, Any] = {"seed": self.settings.seed, "threads": self.settings.threads}

@@ -36,7 +36,7 @@ from onnxprune.proof.check import SurgeryCheck
 from onnxprune.report.entries import Report
 from onnxprune.runs.pipeline import Data, Result, Run
 from onnxprune.runs.proving import Refuted, first_rows, proven
-from onnxprune.runs.stages import per_run, sign
+from onnxprune.runs.stages import per_run, signed
 from onnxprune.settings import AUTO, Settings
 
 EXCLUDED = "left alone by --include or --exclude"
@@ -162,7 +162,7 @@ class EigenRun(Run):
 
     def replay(self, plan: Plan, analysis: Analysis) -> Sequence[Cut]:  # type: ignore[override]
         """Return as many directions as the plan says, of the bases that the calibration data gives; raises PlanError."""
-        check_digest(plan, analysis.facts.model.sha256, force=self.force)
+        check_digest(plan, analysis.facts.model.source_sha256, force=self.force)
         bases = {basis.layer.name: basis for basis in self._bases()}
         for name, counts in plan.directions.items():
             basis = bases.get(name)
@@ -185,7 +185,7 @@ class EigenRun(Run):
         options["rows"] = first_rows(self.data.measured)
         made = proven(
             cuts,
-            lambda some: with_factors(facts, projected(facts, some), some),
+            lambda some: with_factors(projected(facts, some), some),
             lambda some, small: check_factors(facts, some, small, **options),
             self.settings,
             self.stages,
@@ -200,10 +200,12 @@ class EigenRun(Run):
         self.subspaces = subspaces(cuts)
         repaired = self._repaired(analysis, everything, projected(facts, cuts))
         with self.stages("cut"):
-            small = with_factors(facts, repaired, cuts)
+            small = with_factors(repaired, cuts)
         small = self._recovered(small)
-        plan = Plan(facts.model.sha256, (), {}, settings, directions={c.layer.name: (c.inputs, c.rank) for c in cuts})
-        sign(small, plan)
+        plan = Plan(
+            facts.model.source_sha256, (), {}, settings, directions={c.layer.name: (c.inputs, c.rank) for c in cuts}
+        )
+        small = signed(small, plan)
         before, after = self.directions.totals(), self.directions.totals(cuts)
         found = self.summary(before, after, self.directions.prunable(), small, check, settings)
         found["directions"] = self.directions.entries(cuts)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
 
 from onnxprune.allocate import legal_widths
 from onnxprune.changes.lossless import REASONS, Redundant, folded, redundant_units
@@ -21,7 +20,7 @@ from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.errors import PlanError, SurgeryError
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
-from onnxprune.model.read import Model, skeleton_without_data
+from onnxprune.model.read import Model
 from onnxprune.proof.check import Prover
 from onnxprune.runs.pipeline import Result, Run
 from onnxprune.settings import Settings
@@ -56,7 +55,7 @@ def shrink(analysis: Analysis, settings: Settings) -> Shrunk:
 
 
 def _again(model: Model, settings: Settings) -> Analysis:
-    facts = gather_facts(model, Graph(model.proto), dict(settings.input_shape))
+    facts = gather_facts(model, Graph(model.structure), dict(settings.input_shape))
     return analyse(facts, settings.allowed, settings.prefer)
 
 
@@ -99,12 +98,11 @@ class LosslessRun(Run):
             self.warnings.append("nothing in this model is unread, constant or a duplicate: the result is the original")
         return super().finish(found.analysis, kept, settings)
 
-    def conclude(self, analysis: Analysis, small: ModelProto, plan: Plan, found: Any) -> Result:
+    def conclude(self, analysis: Analysis, small: Model, plan: Plan, found: Any) -> Result:
         """Refuse a result that is not equal to the original up to float rounding, on random inputs; raises SurgeryError."""
         with self.stages("check"):
             facts, seed = self._shrunk_from.facts, self.settings.seed
-            reference = skeleton_without_data(facts.model.proto)
-            check = Prover(facts, seed=seed, threads=self.settings.threads).compare(reference, small, None)
+            check = Prover(facts, seed=seed, threads=self.settings.threads).compare(facts.model, small, None)
         self.extra["lossless"]["max_relative_error"] = check.error
         if not check.agrees:
             raise SurgeryError(

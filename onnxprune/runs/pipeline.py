@@ -28,7 +28,6 @@ from onnxprune.measure.outputs import Outputs
 from onnxprune.model.memory import peak_rss_bytes
 from onnxprune.model.read import Model
 from onnxprune.model.surgeon import to_surgeon
-from onnxprune.model.tensors import Folder
 from onnxprune.model.write import save, stored_bytes
 from onnxprune.proof.check import Prover, SurgeryCheck, check_cut
 from onnxprune.recover import Positions, recover, split_judge, taught
@@ -47,7 +46,7 @@ from onnxprune.runs.stages import (
     gather_evidence,
     outputs_of,
     per_run,
-    sign,
+    signed,
 )
 from onnxprune.search import Goal, Reconstruction, SearchResult, search_units
 from onnxprune.settings import AUTO, Settings
@@ -91,8 +90,12 @@ class Result:
 
     report: Report
     plan: Plan
-    model: ModelProto
-    folder: Folder | None = field(default=None, repr=False)
+    pruned: Model
+
+    @cached_property
+    def model(self) -> ModelProto:
+        """The pruned model as one message, put together when it is first asked for; external data stays where it is."""
+        return self.pruned.proto
 
     @cached_property
     def graph(self) -> gs.Graph:
@@ -101,7 +104,7 @@ class Result:
         Metadata, documentation of nodes and tensors and quantisation annotations are in ``model`` only. Raises ModelError
         where a graph cannot hold an attribute.
         """
-        return to_surgeon(self.model, self.folder)
+        return to_surgeon(self.model, self.pruned.folder)
 
     @property
     def passed(self) -> bool:
@@ -167,7 +170,7 @@ class Run:
             finally:
                 self.settings = settings
             with self.stages("timing"):
-                small = Model(cut(analysis, kept), "", self.model.path)
+                small = cut(analysis, kept)
                 ratio = measure_latency(self.model, small, analysis.facts, settings).ratio_p10 or 1.0
             tried.append((ratio, budget, kept))
             if LATENCY_SLACK * aim <= ratio <= aim:
@@ -236,11 +239,11 @@ class Run:
         """Return a proposal of the search after a short recovery, which is what it is judged by."""
         recipe = replace(self.settings.training, steps=self.settings.search_recover, seconds=0.0)
         found = recover(
-            model.proto, taught(self.model, dataset, recipe.seed, outputs=self.outputs), recipe, self.settings.means
+            model, taught(self.model, dataset, recipe.seed, outputs=self.outputs), recipe, self.settings.means
         )
-        return Model(found.model, "", model.path)
+        return found.model
 
-    def _repaired(self, analysis: Analysis, kept: Kept, small: ModelProto) -> ModelProto:
+    def _repaired(self, analysis: Analysis, kept: Kept, small: Model) -> Model:
         calibration = self.data.calibration
         if self.settings.repair == "isometry":
             return self._isometric(analysis, kept, small)
@@ -266,12 +269,11 @@ class Run:
         refitted = found.refitted if searched is None else searched.refitted
         return {"held_out": found.held_out, "refitted": refitted}
 
-    def _isometric(self, analysis: Analysis, kept: Kept, small: ModelProto) -> ModelProto:
+    def _isometric(self, analysis: Analysis, kept: Kept, small: Model) -> Model:
         """Repair without data; report the singular values in the original, the cut and the repaired model."""
         with self.stages("repair"):
             repaired = isometric(analysis, kept, small)
-            before, path = analysis.facts.model, self.model.path
-            found = [isometry(before, Model(proto, "", path)) for proto in (small, repaired)]
+            found = [isometry(analysis.facts.model, model) for model in (small, repaired)]
         self.extra["repair"] = {"method": "isometry", "divergence": {}}
         self.extra["isometry"] = [
             {"weight": cut.weight, "original": asdict(cut.before)}
@@ -280,7 +282,7 @@ class Run:
         ]
         return repaired
 
-    def _recovered(self, small: ModelProto, positions: Positions = lambda value: {}) -> ModelProto:
+    def _recovered(self, small: Model, positions: Positions = lambda value: {}) -> Model:
         """Train as the recipe says; ``positions``: what is left of each axis of a value of the model."""
         recipe, calibration = self.settings.recipe, self.data.calibration
         if recipe is None:
@@ -322,13 +324,13 @@ class Run:
             raise refuted.nothing_left("group")
         return rest
 
-    def carry_out(self, analysis: Analysis, kept: Kept) -> tuple[ModelProto, SurgeryCheck]:
+    def carry_out(self, analysis: Analysis, kept: Kept) -> tuple[Model, SurgeryCheck]:
         """Cut, prove the cut exact, repair and recover; raises Refuted with the groups that cannot be cut exactly."""
         small, check = self.cut_exactly(analysis, kept)
         repaired = self._repaired(analysis, kept, small)
         return self._recovered(repaired, partial(analysis.kept_positions, kept)), check
 
-    def cut_exactly(self, analysis: Analysis, kept: Kept) -> tuple[ModelProto, SurgeryCheck]:
+    def cut_exactly(self, analysis: Analysis, kept: Kept) -> tuple[Model, SurgeryCheck]:
         """Cut and prove the cut exact; raises Refuted."""
         settings = self.settings
         prover = Prover(
@@ -352,9 +354,9 @@ class Run:
     def finish(self, analysis: Analysis, kept: Kept, settings: Mapping[str, Any]) -> Result:
         """Carry out a decision: cut, check, repair, measure, judge, and write the file when all gates pass."""
         small, check = self.carry_out(analysis, kept)
-        restore(small, analysis.facts.model)
+        small = restore(small, analysis.facts.model)
         plan = make_plan(analysis, kept, settings)
-        sign(small, plan)
+        small = signed(small, plan)
         return self.conclude(analysis, small, plan, self._facts(analysis, kept, check, small, settings))
 
     def replay(self, plan: Plan, analysis: Analysis) -> list[np.ndarray]:
@@ -362,9 +364,9 @@ class Run:
         kept = kept_units(plan, analysis, force=self.force)
         return [np.ones_like(mask) if g in analysis.barred else mask for g, mask in enumerate(kept)]
 
-    def conclude(self, analysis: Analysis, small: ModelProto, plan: Plan, found: Report) -> Result:
+    def conclude(self, analysis: Analysis, small: Model, plan: Plan, found: Report) -> Result:
         """Check the format of a signed model, measure and judge it; write the file when all gates pass."""
-        restore(small, analysis.facts.model)
+        small = restore(small, analysis.facts.model)
         with self.stages("check"):
             self.warnings += check_format(small, self.model)
         facts = found | self.extra
@@ -375,10 +377,10 @@ class Run:
         facts["exit_code"] = int(failed)
         facts["output"] = None if failed or self.output is None else self._save(small, self.output)
         facts |= {"warnings": self.warnings, "seconds": self.stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
-        return Result(facts, plan, small, self.model.folder)
+        return Result(facts, plan, small)
 
     def _facts(
-        self, analysis: Analysis, kept: Kept, check: SurgeryCheck, small: ModelProto, settings: Mapping[str, Any]
+        self, analysis: Analysis, kept: Kept, check: SurgeryCheck, small: Model, settings: Mapping[str, Any]
     ) -> Report:
         costs, widths = Costs(analysis), np.array([int(mask.sum()) for mask in kept], np.int64)
         reasons = {g: barrier.reason for g, barrier in analysis.barred.items()}
@@ -406,14 +408,14 @@ class Run:
         before: Mapping[str, int],
         after: Mapping[str, int],
         prunable: Mapping[str, float],
-        small: ModelProto,
+        small: Model,
         check: SurgeryCheck,
         settings: Mapping[str, Any],
     ) -> Report:
         """Return what every run reports: totals ``before`` and ``after``, the prunable shares, and the proof."""
         place = self.output or self.model.path or Path("model.onnx")
         before = {**before, "bytes": self.model.size}
-        after = {**after, "bytes": stored_bytes(small, place, self.model.folder)}
+        after = {**after, "bytes": stored_bytes(small, place)}
         if self._aims and self.settings.aim.kind in ("macs", "params", "size"):
             self._say(require_met(self.settings.aim, before, after, self.settings.options.round_to))
         self._say("" if check.exact else f"the cut is not proven: {check.unproven}")
@@ -428,12 +430,11 @@ class Run:
             "surgery": entries.surgery_entry(check),
         }
 
-    def _measurements(self, analysis: Analysis, small: ModelProto) -> Report:
-        pruned = Model(small, "", self.model.path)
+    def _measurements(self, analysis: Analysis, small: Model) -> Report:
         measured: Report = {"drift": None, "task": None, "latency": None}
         if self.data.measured is not None:
             with self.stages("drift"):
-                found = measure_drift(self.model, pruned, self.data.measured, self.settings, outputs=self.outputs)
+                found = measure_drift(self.model, small, self.data.measured, self.settings, outputs=self.outputs)
             measured |= found.to_json()
             measured["drift"]["rows"] = "calibration" if self.data.evaluation is None else "evaluation"
             self.warnings += found.warnings
@@ -441,7 +442,7 @@ class Run:
         if self.settings.latency:
             try:
                 with self.stages("latency"):
-                    timed = measure_latency(self.model, pruned, analysis.facts, self.settings)
+                    timed = measure_latency(self.model, small, analysis.facts, self.settings)
                 measured["latency"] = timed.to_json()
             except ModelError as error:
                 self.warnings.append(f"latency was not measured: {error}")
@@ -456,9 +457,9 @@ class Run:
                 raise Inconclusive(f"{reason}; nothing was written. Run again on a quieter machine")
             self.warnings.append(f"{reason}; the gate was judged all the same (--strict refuses that)")
 
-    def _save(self, small: ModelProto, path: Path) -> Report:
+    def _save(self, small: Model, path: Path) -> Report:
         with self.stages("save"):
-            digest = save(small, path, force=self.force, folder=self.model.folder)
+            digest = save(small, path, force=self.force)
         return {"path": str(path), "sha256": digest}
 
 
@@ -472,13 +473,13 @@ def _next_budget(aim: float, tried: list[tuple[float, float, list[np.ndarray]]])
     return budget * (1 + LATENCY_SLACK) / 2 * aim / ratio
 
 
-def totals(costs: Costs, analysis: Analysis, widths: np.ndarray, model: ModelProto | None = None) -> dict[str, int]:
+def totals(costs: Costs, analysis: Analysis, widths: np.ndarray, model: Model | None = None) -> dict[str, int]:
     """Return parameters, MACs of one sample, bytes and channels with ``widths`` units left in each group.
 
     Copies made for the analysis count where ``model`` holds them.
     """
     found = costs.totals(widths)
-    held = {tensor.name for tensor in model.graph.initializer} if model else set()
+    held = model.weights.keys() if model else set()
     absent = [v for v in analysis.parameters if v.name in analysis.facts.model.copies and v.name not in held]
     return found | {
         "macs": found["macs"] // batch_size(analysis.facts),

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
-from onnx import ModelProto
 
 from onnxprune.coupling.links import Barrier
 from onnxprune.errors import ModelError, SurgeryError, TargetError, UnprovenError
+from onnxprune.model.model import Model
 from onnxprune.proof.check import SurgeryCheck, bisect
 from onnxprune.runs.stages import Stages
 from onnxprune.settings import Settings
@@ -23,7 +23,7 @@ P = TypeVar("P")
 class Attempt(NamedTuple):
     """What carrying out a decision gives, and what the proof says of it."""
 
-    model: ModelProto | None
+    model: Model | None
     check: SurgeryCheck
 
 
@@ -43,7 +43,7 @@ class Refuted(Exception, Generic[P]):
 
 
 def proven(
-    parts: Sequence[P], make: Callable[[Sequence[P]], ModelProto], check: Callable[[Sequence[P], ModelProto], SurgeryCheck],
+    parts: Sequence[P], make: Callable[[Sequence[P]], Model], check: Callable[[Sequence[P], Model], SurgeryCheck],
     settings: Settings, stages: Stages,
 ) -> Attempt:  # fmt: skip
     """Carry out a decision of several parts and prove it; return the model and the proof.

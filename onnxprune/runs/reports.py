@@ -96,7 +96,7 @@ def compare_models(
             facts["layers"] = compare_layers(before, after, dataset, settings.means)
     if settings.latency:
         with stages("latency"):
-            measured_facts = gather_facts(before, Graph(before.proto), dict(settings.input_shape))
+            measured_facts = gather_facts(before, Graph(before.structure), dict(settings.input_shape))
             facts["latency"] = measure_latency(before, after, measured_facts, settings).to_json()
     facts["gates"] = judge(settings, facts)
     facts["exit_code"] = int(not all(gate["passed"] for gate in facts["gates"]))
@@ -106,7 +106,7 @@ def compare_models(
 
 def _outputs_alone(model: Model, dataset: Dataset, settings: Settings) -> Outputs:
     """Return how the outputs of a model are compared that need not be analysed as a whole."""
-    facts = gather_facts(model, Graph(model.proto), dict(settings.input_shape))
+    facts = gather_facts(model, Graph(model.structure), dict(settings.input_shape))
     return weighed(observed(model, dataset, layouts(build_links(facts)), settings.means), settings.output_weight)
 
 
@@ -123,7 +123,7 @@ def time_models(
     memory: bool = False,
 ) -> Report:
     """Return the report of ``bench``; exit code 1 for a missed gate, 5 for an inconclusive measurement when ``strict``."""
-    facts = gather_facts(model, Graph(model.proto), dict(settings.input_shape))
+    facts = gather_facts(model, Graph(model.structure), dict(settings.input_shape))
     feeds = single_feeds(facts, settings.seed)
     limits: dict[str, Any] = {"means": settings.means, "providers": providers, "max_seconds": seconds}
     with stages("latency"):
@@ -152,8 +152,8 @@ def time_models(
 
 def memory_entry(model: Model, feeds: Mapping[str, np.ndarray], settings: Settings, resident: bool) -> Report:
     """Return bytes of weights, of activations alive at once for one sample and, if asked for, of a fresh process."""
-    free = {name for name, _, _ in free_dimensions(Graph(model.proto))}
-    facts = gather_facts(model, Graph(model.proto), {n: a.shape for n, a in feeds.items() if n in free})
+    free = {name for name, _, _ in free_dimensions(Graph(model.structure))}
+    facts = gather_facts(model, Graph(model.structure), {n: a.shape for n, a in feeds.items() if n in free})
     rss = peak_rss(model, feeds, settings.threads) if resident else None
     return {
         "weight_bytes": weight_bytes(facts),

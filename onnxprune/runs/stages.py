@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
 
 from onnxprune.allocate import SELECTIONS, Target, allocate
 from onnxprune.allocate.account import batch_size
@@ -74,7 +73,7 @@ def analyse_model(model: Model, settings: Settings) -> Analysis:
     except (OnnxPruneError, MemoryError):
         raise
     except Exception:
-        read.check_structure(model.proto, model.name, full=True)
+        read.check_structure(model, model.name, full=True)
         try:
             session(model, optimise=False)
         except ModelError as error:
@@ -90,7 +89,7 @@ def _analysed(model: Model, settings: Settings) -> Analysis:
 
 
 def _facts_of(model: Model, settings: Settings) -> Facts:
-    return gather_facts(model, Graph(model.proto), dict(settings.input_shape))
+    return gather_facts(model, Graph(model.structure), dict(settings.input_shape))
 
 
 def outputs_of(analysis: Analysis, settings: Settings, dataset: Dataset) -> Outputs:
@@ -138,28 +137,30 @@ def per_run(target: Target, analysis: Analysis) -> Target:
     return replace(target, value=target.value * batch_size(analysis.facts)) if absolute_macs else target
 
 
-def check_format(small: ModelProto, original: Model) -> tuple[str, ...]:
+def check_format(small: Model, original: Model) -> tuple[str, ...]:
     """Run the strict checker on the result; raises SurgeryError unless the original fails it too (then: a warning)."""
     try:
         read.check_structure(small, "the pruned model", full=True)
     except ModelError as error:
         try:
-            read.check_structure(original.proto, original.name, full=True)
+            read.check_structure(original, original.name, full=True)
         except ModelError as older:
             return (f"the strict checker refuses the original already: {older}",)
         raise SurgeryError(f"{error}; nothing was written") from error
     return ()
 
 
-def sign(proto: ModelProto, plan: Plan) -> None:
-    """Record the tool, the plan and the original in the model's metadata; nothing that differs from run to run."""
+def signed(model: Model, plan: Plan) -> Model:
+    """Return the model with the tool, the plan and the original in its metadata; nothing that differs from run to run."""
     entries = {
         "onnxprune.version": __version__,
         "onnxprune.plan_digest": hashlib.sha256(plan.to_json().encode()).hexdigest(),
         "onnxprune.source_sha256": plan.model_sha256,
     }
-    for entry in proto.metadata_props:
+    structure = model.draft()
+    for entry in structure.metadata_props:
         if entry.key in entries:
             entry.value = entries.pop(entry.key)
     for key, value in entries.items():
-        proto.metadata_props.add(key=key, value=value)
+        structure.metadata_props.add(key=key, value=value)
+    return model.derived(structure)

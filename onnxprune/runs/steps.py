@@ -7,12 +7,10 @@ a limit per group what the whole run means by it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from onnx import ModelProto, numpy_helper
 
 from onnxprune.allocate import Costs, keep_best
 from onnxprune.allocate.target import KINDS
@@ -21,7 +19,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.criteria import score
 from onnxprune.errors import SurgeryError, UsageError
 from onnxprune.model.graph import Graph
-from onnxprune.model.read import FLOATS, Model, skeleton_without_data, tensor_array
+from onnxprune.model.read import FLOATS, Model
 from onnxprune.proof.check import SurgeryCheck
 from onnxprune.recover import parse_length
 from onnxprune.report.entries import Report
@@ -39,7 +37,7 @@ class Step(Run):
 
     rewound: Analysis | None = None
 
-    def _repaired(self, analysis: Analysis, kept: Kept, small: ModelProto) -> ModelProto:
+    def _repaired(self, analysis: Analysis, kept: Kept, small: Model) -> Model:
         if self.rewound is not None:
             return cut(self.rewound, kept)
         return super()._repaired(analysis, kept, small)
@@ -72,12 +70,12 @@ class SteppedRun(Run):
             alive, trained = kept, small
             now = analyse_model(written_back(now, kept, small, silent=not self.settings.may_return), settings)
             now = now.without(analysis.barred)
-        self.reconstruction = Reconstruction(Model(trained, "", self.model.path), alive, alive)
+        self.reconstruction = Reconstruction(trained, alive, alive)
         self.extra |= {name: found for name, found in step.extra.items() if name in ("repair", "recover", "search")}
         self.extra["schedule"] = {"name": self.settings.steps.name, "steps": log} | self._likeness(analysis, alive)
         return alive
 
-    def carry_out(self, analysis: Analysis, kept: Kept) -> tuple[ModelProto, SurgeryCheck]:
+    def carry_out(self, analysis: Analysis, kept: Kept) -> tuple[Model, SurgeryCheck]:
         """Cut the original, and give the result the weights that the steps have led to."""
         found = self.reconstruction
         small, check = self.cut_exactly(analysis, kept)
@@ -135,35 +133,31 @@ def still_alive(analysis: Analysis, kept: Kept, alive: Kept, settings: Settings)
     return found
 
 
-def written_back(analysis: Analysis, kept: Kept, small: ModelProto, *, silent: bool) -> Model:
+def written_back(analysis: Analysis, kept: Kept, small: Model, *, silent: bool) -> Model:
     """Return the model of ``analysis`` with the weights of ``small`` where units stay; ``silent``: zero where they are gone."""
-    result = skeleton_without_data(analysis.facts.model.proto)
-    result.graph.initializer.extend(analysis.facts.model.proto.graph.initializer)
-    folder = analysis.facts.model.folder
-    gone = [~mask for mask in kept]
-    sources, targets = Graph(small).tensors, Graph(result).tensors
+    model, gone = analysis.facts.model, [~mask for mask in kept]
+    sources, arrays = Graph(small.structure).tensors, {}
     silenced = {
         (member.parameter, member.axis, group.index): gone[group.index][member.units] & (member.units >= 0)
         for group in analysis.groups
         for member in group.members
         if silent and member.role in SILENCED and gone[group.index].any()
     }
-    for name, tensor in targets.items():
+    for name, tensor in analysis.facts.graph.tensors.items():
         if tensor.data_type not in FLOATS or name not in sources:
             continue
-        array = tensor_array(tensor, folder).copy()
+        array = model.array(tensor).copy()
         masks = [analysis.keep_mask(kept, name, axis) for axis in range(array.ndim)]
         places = [
             np.arange(size) if mask is None else np.flatnonzero(mask)
             for mask, size in zip(masks, array.shape, strict=True)
         ]
-        array[np.ix_(*places)] = tensor_array(sources[name], folder)
+        array[np.ix_(*places)] = small.array(sources[name])
         for (parameter, axis, _), positions in silenced.items():
             if parameter == name:
                 array[(slice(None),) * axis + (positions,)] = 0
-        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    digest = hashlib.sha256(result.SerializeToString(deterministic=True)).hexdigest()
-    return Model(result, digest, analysis.facts.model.path)
+        arrays[name] = array
+    return replace(model.replaced(arrays), copies={}, sparse=())
 
 
 def overlap(first: Kept, second: Kept) -> dict[str, float]:

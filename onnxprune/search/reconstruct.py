@@ -7,14 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, numpy_helper
 
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.criteria.curvature import Order
 from onnxprune.means import Means
 from onnxprune.model.graph import Graph
-from onnxprune.model.read import FLOATS, Model, tensor_array
+from onnxprune.model.read import FLOATS, Model
 from onnxprune.model.runtime import Arrays
 from onnxprune.repair.sequential import Choice, Effort, Sequential
 
@@ -32,21 +31,19 @@ class Reconstruction:
     divergence: float = np.inf
     warnings: tuple[str, ...] = ()
 
-    def carried(self, analysis: Analysis, small: ModelProto) -> ModelProto:
+    def carried(self, analysis: Analysis, small: Model) -> Model:
         """Return ``small``, the original without the units outside ``kept``, with the reconstruction's weights."""
-        result = ModelProto()
-        result.CopyFrom(small)
-        source = Graph(self.model.proto).tensors
-        for name, tensor in Graph(result).tensors.items():
+        source, arrays = Graph(self.model.structure).tensors, {}
+        for name, tensor in Graph(small.structure).tensors.items():
             if tensor.data_type not in FLOATS or name not in analysis.facts.first:  # made by the cut itself
                 continue
-            array = tensor_array(source[name], self.model.folder)
+            array = self.model.array(source[name])
             for axis in range(array.ndim):
                 before, after = (analysis.keep_mask(kept, name, axis) for kept in (self.cut, self.kept))
                 if after is not None:
                     array = np.compress(after if before is None else after[before], array, axis)
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-        return result
+            arrays[name] = array
+        return small.replaced(arrays)
 
 
 def reconstruct(
@@ -70,11 +67,11 @@ def reconstruct(
         if group.index not in chosen:
             kept[group.index][order.order[: group.width - int(width)]] = False
     whole = all(mask.all() for mask in kept)
-    small = analysis.facts.model.proto if whole else cut(analysis, kept)
+    small = analysis.facts.model if whole else cut(analysis, kept)
     walk = Sequential(
         analysis, kept, batches, choices, effort=effort, means=means.quiet, importance=importance or {},
     )  # fmt: skip
-    model = Model(walk.run(small), "", analysis.facts.model.path)
+    model = walk.run(small)
     kept_now = [walk.chosen.get(g, flags) for g, flags in enumerate(kept)]
     return Reconstruction(model, kept_now, kept, warnings=walk.warnings)
 

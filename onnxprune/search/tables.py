@@ -76,7 +76,7 @@ def error_tables(
     Sequential(
         analysis, everything, batches, effort=Effort(POSITIONS // 2), means=means.quiet,
         everything=True, frozen=True, observe=collector.observe,
-    ).run(analysis.facts.model.proto)  # fmt: skip
+    ).run(analysis.facts.model)  # fmt: skip
     energies, shared = collector.energies, _shared_out(collector.energies, importance or {})
     readings = {g: [_reading(p, energies[w], shared[w]) for w, p in there] for g, there in collector.found.items()}
     return Tables(analysis, readings, fallback)

@@ -71,7 +71,7 @@ def test_costs_are_those_of_the_model_that_is_cut(seed: int) -> None:
     kept = [keep_best(rng.random(g.width), int(rng.integers(1, g.width + 1))) for g in analysis.groups]
     widths = np.array(counts(kept))
     totals = Costs(analysis).totals(widths)
-    small = cut(analysis, kept)
+    small = cut(analysis, kept).proto
     assert totals["parameters"] == sum(numpy_helper.to_array(t).size for t in small.graph.initializer)
     assert totals["weight_bytes"] == 4 * totals["parameters"]
     assert totals["macs"] == sum(volume.at(widths) for volume in analysis.macs)

@@ -135,13 +135,14 @@ def test_branches_are_found_without_knowing_any_block(name: str) -> None:
 @pytest.mark.parametrize(("name", "branch"), [(name, b) for name, (*_, found) in NETS.items() for b in found.split()])
 def test_removing_a_branch_is_silencing_it(name: str, branch: str) -> None:
     model, analysis, flow, blocks = made(name)
-    small = without_blocks(analysis.facts, flow, [blocks[branch]])
-    read.check_structure(small, "the smaller model", full=True)
+    cut_model = without_blocks(analysis.facts, flow, [blocks[branch]])
+    small = cut_model.proto
+    read.check_structure(cut_model, "the smaller model", full=True)
     inputs = feeds(model, free=3)
     for level in LEVELS:
         for want, have in zip(run(muted(model, [branch]), inputs), run(small, inputs, level), strict=True):
             np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-5)
-    assert check_blocks(analysis.facts, flow, [blocks[branch]], small).exact
+    assert check_blocks(analysis.facts, flow, [blocks[branch]], cut_model).exact
     assert f"{branch}_w" not in stored(small)
     assert [v.name for v in (*small.graph.input, *small.graph.output)] == [
         v.name for v in (*model.graph.input, *model.graph.output)
@@ -153,7 +154,7 @@ def test_removing_all_that_can_go_is_silencing_them(name: str) -> None:
     model, analysis, flow, blocks = made(name)
     costs = BlockCosts(analysis, flow)
     chosen = prunable_blocks(tuple(blocks.values()), costs)
-    small = without_blocks(analysis.facts, flow, chosen)
+    small = without_blocks(analysis.facts, flow, chosen).proto
     inputs = feeds(model)
     for want, have in zip(run(muted(model, [b.name for b in chosen]), inputs), run(small, inputs), strict=True):
         np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-5)
@@ -164,13 +165,13 @@ def test_removing_all_that_can_go_is_silencing_them(name: str) -> None:
 
 def test_the_check_tells_a_removal_that_is_wrong() -> None:
     _, analysis, flow, blocks = made("shared")
-    small = without_blocks(analysis.facts, flow, [blocks["b"]])
-    assert not check_blocks(analysis.facts, flow, [blocks["c"]], small).exact
+    cut_model = without_blocks(analysis.facts, flow, [blocks["b"]])
+    assert not check_blocks(analysis.facts, flow, [blocks["c"]], cut_model).exact
 
 
 def test_a_sum_that_is_an_output_becomes_an_identity() -> None:
     _, analysis, flow, blocks = made("nested")
-    small = without_blocks(analysis.facts, flow, [blocks["o"]])
+    small = without_blocks(analysis.facts, flow, [blocks["o"]]).proto
     assert [(node.op_type, node.input[0], node.output[0]) for node in small.graph.node] == [("Identity", "x", "y")]
     assert not stored(small)
 
@@ -183,7 +184,7 @@ def test_what_is_said_about_removed_values_goes_and_the_rest_stays() -> None:
     model.metadata_props.add(key="who", value="me")
     analysis = analysed(model)
     flow = Flow(analysis.facts.graph)
-    small = without_blocks(analysis.facts, flow, find_blocks(analysis, flow))
+    small = without_blocks(analysis.facts, flow, find_blocks(analysis, flow)).proto
     assert not small.graph.value_info
     last = onnx.NodeProto()
     last.CopyFrom(model.graph.node[-1])

@@ -132,12 +132,13 @@ def test_total_damage_is_the_loss_of_all_outputs() -> None:
 def test_all_directions_are_the_layer(name: str, form: str) -> None:
     model, analysis, layer = made(name)
     cuts = [full_cut(basis_of(layer, model), form)]
-    small = with_factors(analysis.facts, projected(analysis.facts, cuts), cuts)
+    small = with_factors(projected(analysis.facts, cuts), cuts)
     read.check_structure(small, "the factors", full=True)
     inputs = feeds(model, free=9)
     for level in LEVELS:
-        agree(run(small, inputs, level), run(model, inputs))
+        agree(run(small.proto, inputs, level), run(model, inputs))
     assert check_factors(analysis.facts, cuts, small).exact
+    small = small.structure
     assert small.opset_import == model.opset_import
     assert len(small.graph.node) == len(model.graph.node) + FORMS[form].before + FORMS[form].after
     names = Counter([*(n.name for n in small.graph.node if n.name), *(o for n in small.graph.node for o in n.output)])
@@ -151,7 +152,7 @@ def test_removed_directions_are_silenced_ones(name: str, form: str) -> None:
     model, analysis, layer = made(name)
     basis = basis_of(layer, model)
     cut = Cut(basis, form, 2 if FORMS[form].before else layer.inputs, 1 if FORMS[form].after else layer.outputs)
-    small = with_factors(analysis.facts, projected(analysis.facts, [cut]), [cut])
+    small = with_factors(projected(analysis.facts, [cut]), [cut])
     first, second = basis.inputs[:, : cut.inputs], basis.outputs[:, : cut.rank]
     turned = not layer.linear.window and "turned" not in name
     sides = (first @ first.T, second @ second.T) if turned else (second @ second.T, first @ first.T)
@@ -162,7 +163,7 @@ def test_removed_directions_are_silenced_ones(name: str, form: str) -> None:
     old = numpy_helper.to_array(tensor)
     fresh = np.einsum("ax,by,xy...->ab...", *sides, old.astype(np.float64)).astype(old.dtype)
     tensor.CopyFrom(numpy_helper.from_array(fresh, tensor.name))
-    agree(run(small, feeds(model, free=9)), run(silent, feeds(model, free=9)))
+    agree(run(small.proto, feeds(model, free=9)), run(silent, feeds(model, free=9)))
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -176,7 +177,7 @@ def test_the_bias_is_added_last_and_the_window_stays_with_the_kernel() -> None:
     analysis = analysed(model)
     (layer,) = find_layers(analysis).found
     cut = Cut(basis_of(layer, model), "both", 2, 3)
-    first, middle, last = with_factors(analysis.facts, projected(analysis.facts, [cut]), [cut]).graph.node
+    first, middle, last = with_factors(projected(analysis.facts, [cut]), [cut]).structure.graph.node
     assert [node.name for node in (first, middle, last)] == ["conv/in", "conv", "conv/out"]
     assert not first.attribute and not last.attribute
     assert middle.attribute == model.graph.node[0].attribute
@@ -190,8 +191,8 @@ def test_stored_tensors_declared_as_inputs_are_still_so() -> None:
     analysis = analysed(model)
     (layer,) = find_layers(analysis).found
     cuts = [Cut(basis_of(layer, model), "both", 2, 3)]
-    small = with_factors(analysis.facts, projected(analysis.facts, cuts), cuts)
-    onnx.checker.check_model(small, full_check=True)
+    small = with_factors(projected(analysis.facts, cuts), cuts)
+    onnx.checker.check_model(small.proto, full_check=True)
     assert check_factors(analysis.facts, cuts, small).exact
 
 
@@ -204,7 +205,7 @@ def test_names_that_are_taken_are_not_taken_again() -> None:
     analysis = analysed(model)
     (layer,) = find_layers(analysis).found
     cuts = [Cut(basis_of(layer, model), "in", 2, 8)]
-    small = with_factors(analysis.facts, projected(analysis.facts, cuts), cuts)
+    small = with_factors(projected(analysis.facts, cuts), cuts)
     read.check_structure(small, "the factors", full=True)
     assert check_factors(analysis.facts, cuts, small).exact
 
@@ -232,7 +233,7 @@ def test_costs_are_those_of_the_written_model() -> None:
     whole = {kind: int(value) for kind, value in Costs(analysis).totals(analysis.widths).items()}
     for form in FORMS:
         cut = Cut(basis_of(layer, model), form, 2 if FORMS[form].before else 6, 3 if FORMS[form].after else 8)
-        again = analysed(with_factors(analysis.facts, projected(analysis.facts, [cut]), [cut]))
+        again = analysed(with_factors(projected(analysis.facts, [cut]), [cut]).proto)
         expected = Costs(again).totals(again.widths)
         found = totals(whole, [cut.entry])
         assert (found["macs"], found["parameters"]) == (expected["macs"], expected["parameters"])
@@ -288,8 +289,8 @@ def test_inputs_in_a_subspace_cost_nothing() -> None:
     lost = bases[0].lost()
     assert lost[8, 2] <= 1e-6 * lost[0, 0]
     cut = cut_to(bases[0], 2, 8)
-    small = with_factors(analysis.facts, projected(analysis.facts, [cut]), [cut])
-    agree(run(small, {"x": data}), run(model, {"x": data}))
+    small = with_factors(projected(analysis.facts, [cut]), [cut])
+    agree(run(small.proto, {"x": data}), run(model, {"x": data}))
 
 
 def test_a_layer_whose_factors_are_wrong_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,12 +301,9 @@ def test_a_layer_whose_factors_are_wrong_stays(monkeypatch: pytest.MonkeyPatch) 
     data = np.random.default_rng(0).standard_normal((40, 6, 9, 9)).astype(np.float32)
     original = directions.with_factors
 
-    def broken(facts, proto, chosen):
-        result = original(facts, proto, chosen)
-        for tensor in result.graph.initializer:
-            if tensor.name.startswith("v/"):
-                tensor.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(tensor), tensor.name))
-        return result
+    def broken(model, chosen):
+        result = original(model, chosen)
+        return result.replaced({n: 2 * tensor.read() for n, tensor in result.weights.items() if n.startswith("v/")})
 
     monkeypatch.setattr(directions, "with_factors", broken)
     options = {"granularity": ("eigen",), "calibration": data, "latency": False, "repair": "none"}

@@ -47,7 +47,7 @@ def test_channels_of_every_group_go_or_whole_groups(
     assert [group.width for group in analysis.groups] == units
     kept = [np.arange(group.width) >= (group.width + 1) // 2 for group in analysis.groups]
     small = cut(analysis, kept)
-    assert convolution(small) == after
+    assert convolution(small.proto) == after
     assert check_cut(analysis, kept, small).exact
 
 
@@ -73,7 +73,7 @@ def test_whole_groups_by_choice() -> None:
 
 def plain_facts(model: ModelProto) -> Facts:
     loaded = load(model)
-    return gather_facts(loaded, Graph(loaded.proto))
+    return gather_facts(loaded, Graph(loaded.structure))
 
 
 def outputs(model: ModelProto) -> np.ndarray:

@@ -19,13 +19,13 @@ from onnxprune.coupling.groups import Analysis, Group, analyse
 from onnxprune.coupling.prepare import prepare
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
-from onnxprune.model.read import check_structure, load, tensor_array
+from onnxprune.model.read import check_structure, load
 from onnxprune.proof.check import check_cut
 
 
 def analysed(model: onnx.ModelProto | Path, allow: tuple[str, ...] = ()) -> Analysis:
     plain = prepare(load(model))
-    return analyse(gather_facts(plain, Graph(plain.proto)), frozenset({"neighbours", *allow}))
+    return analyse(gather_facts(plain, Graph(plain.structure)), frozenset({"neighbours", *allow}))
 
 
 def size(group: Group) -> str:
@@ -63,5 +63,5 @@ def test_weights_beside_the_file(tmp_path: Path) -> None:
     plan = random_plan(outside, np.random.default_rng(0))
     small = [cut(analysis, plan) for analysis in (inside, outside)]
     assert check_cut(outside, plan, small[1]).exact
-    arrays = [{t.name: tensor_array(t, tmp_path) for t in proto.graph.initializer} for proto in small]
+    arrays = [{name: tensor.read() for name, tensor in model.weights.items()} for model in small]
     assert all(np.array_equal(arrays[0][name], arrays[1][name]) for name in arrays[0])

@@ -32,7 +32,7 @@ MLP = "h = MatMul(x, a)\nr = Relu(h)\ny = MatMul(r, w)"
 
 def _analysis(model) -> Analysis:
     loaded = load(model)
-    return analyse(gather_facts(loaded, Graph(loaded.proto)))
+    return analyse(gather_facts(loaded, Graph(loaded.structure)))
 
 
 def _mlp(first: list[list[float]], second: list[list[float]]) -> Analysis:

@@ -18,7 +18,7 @@ from onnxprune.evidence.gradients.gather import batch_for
 from onnxprune.means import Means
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
-from onnxprune.model.read import Model, load
+from onnxprune.model.read import load
 from onnxprune.model.runtime import session
 
 GRADIENT = ["taylor", "taylor-activation", "snip", "grasp", "fisher", "group-fisher", "obd"]
@@ -30,7 +30,7 @@ LINEAR = "a = @{}\nw = @{}\nh = MatMul(x, a)\ny = MatMul(h, w)"
 
 def analysis_of(model) -> Analysis:
     loaded = load(model)
-    return analyse(gather_facts(loaded, Graph(loaded.proto)))
+    return analyse(gather_facts(loaded, Graph(loaded.structure)))
 
 
 def dataset_of(analysis: Analysis, data: np.ndarray, labels: np.ndarray | None = None) -> Dataset:
@@ -135,7 +135,8 @@ def test_gates_are_the_derivative_of_silencing(convnet):
 
 def _slope(analysis: Analysis, kept: list[np.ndarray], data: np.ndarray, labels: np.ndarray) -> float:
     """Central difference of the loss over how much of the silenced unit its consumers read."""
-    proto = silenced(analysis, kept)[0]
+    silent = silenced(analysis, kept)[0]
+    proto = silent.draft()
     nodes = []
     for node in proto.graph.node:
         if node.op_type == "Where":
@@ -145,7 +146,7 @@ def _slope(analysis: Analysis, kept: list[np.ndarray], data: np.ndarray, labels:
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     proto.graph.input.append(helper.make_tensor_value_info("keep", TensorProto.FLOAT, []))
-    opened = session(Model(proto, "", None), lender=analysis.facts.model.proto)
+    opened = session(silent.derived(proto))
 
     def loss(keep: float) -> float:
         logits = opened.run({"x": data, "keep": np.array(keep, np.float32)})["y"].astype(np.float64)

@@ -47,7 +47,7 @@ y = Mul(z, e)
 
 def _facts(model) -> Facts:
     loaded = load(model)
-    return gather_facts(loaded, Graph(loaded.proto))
+    return gather_facts(loaded, Graph(loaded.structure))
 
 
 def _convnet() -> tuple[Facts, np.ndarray]:
@@ -426,12 +426,12 @@ def test_cache_knows_what_is_run_from_the_file_it_came_from(tmp_path: Path):
         w1 = %12x3x1x1; p = Conv(x, w1); w2 = %18x4x3x3; q = Conv<group=3,pads=[1,1,1,1]>(p, w2); s = Relu(q)
         w3 = %5x18x1x1; y = Conv(s, w3)"""
     loaded = load(network(body, "float[batch,3,4,4] x", "float[batch,5,4,4] y"))
-    plain = gather_facts(loaded, Graph(loaded.proto))
+    plain = gather_facts(loaded, Graph(loaded.structure))
     other = paired(plain)
     assert other.sha256 == loaded.sha256
     data = random_dataset(input_specs(loaded.proto), samples=8)
     need, cache = Need("moments", "s", 1), Cache(tmp_path)
-    facts = [plain, gather_facts(other, Graph(other.proto)), plain]
+    facts = [plain, gather_facts(other, Graph(other.structure)), plain]
     found = [gather(one, data, [need], cache=cache)[need].mean for one in facts]
     fresh = gather(facts[1], data, [need])[need].mean
     assert np.array_equal(found[0], found[2])

@@ -50,7 +50,7 @@ def test_what_cannot_be_compared_is_infinitely_far(bad):
 
 @pytest.mark.parametrize("limit", [0, 100, 1 << 20])
 def test_a_reference_gives_the_same_with_and_without_memory(limit):
-    original, pruned = (Model(network("y = Conv(x, %2x3x1x1)", seed=seed), "", None) for seed in (0, 1))
+    original, pruned = (Model.of(network("y = Conv(x, %2x3x1x1)", seed=seed)) for seed in (0, 1))
     batches = [feeds(original.proto, seed) for seed in range(3)]
     reference = Reference(original, batches, limit=limit)
     found = [reference.divergence(pruned) for _ in range(2)]

@@ -22,7 +22,7 @@ CNN, TEST = MODELS / "digits_cnn.onnx", MODELS / "digits_test.npz"
 def scaled(factor: float) -> Model:
     """x -> a = x + 1 -> b = factor * a -> y = b - 1."""
     text = f"one = @1.\nfactor = @{factor}\na = Add(x, one)\nb = Mul(a, factor)\ny = Sub(b, one)"
-    return Model(network(text, inputs="float[N,4] x"), "")
+    return Model.of(network(text, inputs="float[N,4] x"))
 
 
 def test_by_hand() -> None:
@@ -65,7 +65,7 @@ def test_what_is_not_finite_is_infinitely_far_and_equal_to_itself() -> None:
 
 def test_names_in_one_model_only_are_left_out() -> None:
     renamed = scaled(1.0)
-    renamed.proto.graph.node[0].output[0] = renamed.proto.graph.node[1].input[0] = "other"
+    renamed.structure.graph.node[0].output[0] = renamed.structure.graph.node[1].input[0] = "other"
     assert [name for name, _ in common_tensors(scaled(1.0).proto, renamed.proto)] == ["b", "y"]
 
 

@@ -123,7 +123,7 @@ def pictures(count: int, seed: int) -> np.ndarray:
 
 def looked_at(model: ModelProto, rows: object) -> tuple[Outputs, read.Model, Dataset]:
     loaded = read.load(model)
-    links = build_links(gather_facts(loaded, Graph(loaded.proto)))
+    links = build_links(gather_facts(loaded, Graph(loaded.structure)))
     dataset = open_dataset(rows, input_specs(model))
     return observed(loaded, dataset, layouts(links)), loaded, dataset
 
@@ -423,7 +423,7 @@ def test_layers_that_make_outputs_weigh_by_these() -> None:
     body = "h = Relu(x); a = MatMul(h, w); b, c = Split<axis=2>(a, @[2,3]); s = Sigmoid(c); y = Concat<axis=2>(b, s)\nw = %6x5"
     model = network(body, "float[n,5,6] x", "float[n,5,5] y")
     found, loaded, _ = looked_at(model, 3 * X3)
-    analysis = analyse(gather_facts(loaded, Graph(loaded.proto)))
+    analysis = analyse(gather_facts(loaded, Graph(loaded.structure)))
     (importance,) = row_importance(analysis.solution.links, found).values()
     assert importance == pytest.approx([1 / 4, 1 / 4, 1 / 6, 1 / 6, 1 / 6])
     variance = np.array([400.0, 100.0, 1.0, 2.0, 4.0])

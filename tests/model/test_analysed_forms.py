@@ -135,8 +135,7 @@ def test_sparse_tensors_are_cut_and_stay_sparse_where_that_is_less(
     stored = {t.values.name: list(t.dims) for t in found.model.graph.sparse_initializer}
     assert stored == ({"w": [4, 8]} if not constant and share < 0.3 else {})
     whole = prepare(onnxprune.load(model))
-    restore(whole.proto, whole)
-    same(run(model, feeds(model)), run(whole.proto, feeds(model)))
+    same(run(model, feeds(model)), run(restore(whole, whole).proto, feeds(model)))
 
 
 def growing(axis: int) -> ModelProto:

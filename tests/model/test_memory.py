@@ -23,8 +23,8 @@ CNN = Path(__file__).parents[2] / "models" / "digits_cnn.onnx"
 
 
 def facts(body: str, inputs: str = "float[2,8] x", outputs: str = "float[] y") -> Facts:
-    model = Model(network(body, inputs=inputs, outputs=outputs), "")
-    return gather_facts(model, Graph(model.proto))
+    model = Model.of(network(body, inputs=inputs, outputs=outputs))
+    return gather_facts(model, Graph(model.structure))
 
 
 def test_by_hand() -> None:
@@ -56,14 +56,14 @@ def test_weights_are_those_of_the_file() -> None:
     stored = sum(numpy_helper.to_array(tensor).nbytes for tensor in model.proto.graph.initializer)
     constants = [node for node in model.proto.graph.node if node.op_type == "Constant"]
     extra = sum(numpy_helper.to_array(attribute.t).nbytes for node in constants for attribute in node.attribute)
-    assert weight_bytes(gather_facts(model, Graph(model.proto))) == stored + extra
+    assert weight_bytes(gather_facts(model, Graph(model.structure))) == stored + extra
 
 
 def test_a_fresh_process_holds_more_with_a_model_than_without() -> None:
     found = peak_rss(load(CNN), _feeds())
     assert 0 < found["idle"] < found["peak"]
     with pytest.raises(ModelError, match="in a file"):
-        peak_rss(Model(load(CNN).proto, ""), {})
+        peak_rss(Model.of(load(CNN).proto), {})
 
 
 def _feeds() -> dict[str, np.ndarray]:

@@ -212,7 +212,7 @@ def test_data_of_the_input_stays(tmp_path: Path) -> None:
     source = stored(tmp_path / "original.onnx", "model.onnx.data")
     loaded = read.load(source)
     for _ in range(2):
-        save(loaded.proto, tmp_path / "model.onnx", folder=loaded.folder, force=True)
+        save(loaded, tmp_path / "model.onnx", force=True)
     assert read.load(source).sha256 == loaded.sha256
 
 
@@ -508,9 +508,9 @@ def test_bytes_of_the_files_are_foretold(tmp_path: Path) -> None:
     path = tmp_path / "small.onnx"
     save(proto, path)
     loaded = read.load(stored(tmp_path / "a.onnx", "a.bin"))
-    save(loaded.proto, tmp_path / "b.onnx", folder=loaded.folder)
+    save(loaded, tmp_path / "b.onnx")
     total = sum(p.stat().st_size for p in tmp_path.glob("b.onnx*"))
-    assert write.stored_bytes(loaded.proto, tmp_path / "b.onnx", loaded.folder) == total
+    assert write.stored_bytes(loaded, tmp_path / "b.onnx") == total
 
 
 # --- a whole process ------------------------------------------------------------------------------------------------

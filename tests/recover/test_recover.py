@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from onnxprune.means import Means, silent
 from onnxprune.model import read
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
+from onnxprune.model.model import Model
 from onnxprune.model.runtime import session
 from onnxprune.recover import Recipe, Recovered, Teaching, parse_length, recover, taught
 from onnxprune.recover.augment import augmenter, flip, shift
@@ -60,17 +62,20 @@ def data(model: ModelProto, rows: int = 64, labels: np.ndarray | None = None, se
 def damaged(model: ModelProto, amount: float = 0.3) -> ModelProto:
     """Return the model with every trainable weight moved at random."""
     random = np.random.default_rng(7)
-    arrays = trainable(read.load(model))
-    return with_parameters(
-        model, {n: a + amount * random.standard_normal(a.shape).astype(a.dtype) for n, a in arrays.items()}
-    )
+    loaded = read.load(model)
+    arrays = trainable(loaded)
+    moved = {n: a + amount * random.standard_normal(a.shape).astype(a.dtype) for n, a in arrays.items()}
+    return with_parameters(loaded, moved).proto
 
 
 def run(original: ModelProto, pruned: ModelProto, dataset: Dataset | None = None, **settings) -> Recovered:
     extra = {name: settings.pop(name) for name in ("masks", "checkpoint") if name in settings}
     means = Means(progress=settings.pop("progress", silent))
     recipe = Recipe(**({"batch": 16, "learning_rate": 1e-2} | settings))
-    return recover(pruned, taught(read.load(original), dataset or data(original), recipe.seed), recipe, means, **extra)
+    found = recover(
+        Model.of(pruned), taught(read.load(original), dataset or data(original), recipe.seed), recipe, means, **extra
+    )
+    return replace(found, model=found.model.proto)
 
 
 # --- by hand --------------------------------------------------------------------------------------------------------
@@ -152,7 +157,7 @@ def test_never_worse() -> None:
     found = run(original, pruned, steps=20, learning_rate=30.0)
     assert found.after <= found.before
     assert found.went_back > 0
-    assert found.kept != "original" or found.model is pruned
+    assert found.kept != "original" or found.model == pruned
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
@@ -283,13 +288,15 @@ def test_running_statistics_and_settings_are_not_trained() -> None:
 def test_statistics_are_those_of_the_data() -> None:
     model = images()
     batches = list(data(model).batches(16))
-    fresh = {t.name: numpy_helper.to_array(t) for t in with_statistics(read.load(model), batches).graph.initializer}
+    fresh = {
+        t.name: numpy_helper.to_array(t) for t in with_statistics(read.load(model), batches).proto.graph.initializer
+    }
     model.graph.output.append(onnx.ValueInfoProto(name="p"))
     p = np.concatenate([session(model).run(batch)["p"] for batch in batches]).astype(np.float64)
     np.testing.assert_allclose(fresh["m"], p.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(fresh["v"], p.var((0, 2, 3)), rtol=1e-5)
     plain = read.load(flat())
-    assert with_statistics(plain, batches) is plain.proto
+    assert with_statistics(plain, batches) is plain
 
 
 @pytest.mark.parametrize("memory", [1 << 20, 300])
@@ -458,7 +465,7 @@ def residual(body: str = RESIDUAL) -> ModelProto:
 
 def blocks_of(model: ModelProto, comparable=lambda name: True) -> list[tuple[str, ...]]:
     loaded = read.load(model)
-    facts = gather_facts(loaded, Graph(loaded.proto))
+    facts = gather_facts(loaded, Graph(loaded.structure))
     return [part.outputs for part in segments(facts, comparable)]
 
 
@@ -474,7 +481,7 @@ def test_blocks_end_where_one_value_carries_everything() -> None:
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_transformer"])
 def test_blocks_one_after_the_other_are_the_model(name: str) -> None:
     model = read.load(MODELS / f"{name}.onnx")
-    facts = gather_facts(model, Graph(model.proto))
+    facts = gather_facts(model, Graph(model.structure))
     values = dict(data(model.proto, 4).batches(4).__next__())
     expected = session(model).run(values)
     for part in segments(facts, lambda value: True):
@@ -487,7 +494,7 @@ def test_blocks_one_after_the_other_are_the_model(name: str) -> None:
 def test_a_parameter_that_two_blocks_read_belongs_to_none() -> None:
     body = "w = %6x6; v = %6x3; k = Identity(w); p = MatMul(x, k); h = Relu(p); q = MatMul(h, w); r = Relu(q); y = MatMul(r, v)"
     model = read.load(network(body, "float[n,6] x", "float[n,3] y"))
-    facts = gather_facts(model, Graph(model.proto))
+    facts = gather_facts(model, Graph(model.structure))
     parts = segments(facts, lambda name: True)
     assert [part.outputs for part in parts] == [("h",), ("r",), ("y",)]
     assert [own_parameters(facts, part) for part in parts] == [[], [], ["v"]]
@@ -497,7 +504,7 @@ def test_one_step_of_a_block_is_a_step_towards_the_originals_value() -> None:
     """The first block of the perceptron alone: its target is the original's hidden layer, whatever comes after."""
     original = flat()
     broken = damaged(original)
-    later = with_parameters(broken, {"w2": np.zeros((8, 3), np.float32)})
+    later = with_parameters(read.load(broken), {"w2": np.zeros((8, 3), np.float32)}).proto
     settings = {"steps": 1, "loss": "blocks", "optimiser": "sgd", "warm_up": 0.0}
     teaching = Teaching(read.load(original), data(original), data(original, seed=1))
     lessons = WholeModel(teaching, Recipe(batch=16, **settings))

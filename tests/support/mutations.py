@@ -85,7 +85,7 @@ class Bench:
     """A cut model and its proof, to be damaged."""
 
     def __init__(self, analysis: Analysis, kept: Sequence[np.ndarray]):
-        self.analysis, self.small = analysis, cut(analysis, kept)
+        self.analysis, self.small = analysis, cut(analysis, kept).proto
         self.prover = Prover(analysis.facts)
         self.reference, *_ = silenced(analysis, kept)
         self.witnesses = of_cut(analysis, kept)
@@ -94,7 +94,7 @@ class Bench:
         self.honest = self._outputs(self.small)
 
     def accepts(self, model: ModelProto) -> bool:
-        return self.prover.compare(self.reference, model, self.witnesses).exact
+        return self.prover.compare(self.reference, self._opened(model), self.witnesses).exact
 
     def harm(self, model: ModelProto) -> float:
         """Return by how much any output changes on inputs that the proof has not seen; infinite where it cannot be run."""
@@ -104,9 +104,12 @@ class Bench:
         pairs = zip(self.honest, found, strict=True)
         return max((difference(a[name], b[name]).error for a, b in pairs for name in a), default=0.0)
 
+    def _opened(self, model: ModelProto) -> Model:
+        return Model.of(model, self.analysis.facts.model.path)
+
     def _outputs(self, model: ModelProto) -> list[dict] | None:
         try:
-            opened = session(Model(model, "", self.analysis.facts.model.path), optimise=False)
+            opened = session(self._opened(model), optimise=False)
             return [opened.run(feed) for feed in self.feeds]
         except ModelError:
             return None

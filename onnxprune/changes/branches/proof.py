@@ -12,7 +12,7 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxprune.coupling.blocks import Block, Flow
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Graph, Names
-from onnxprune.model.read import skeleton_without_data
+from onnxprune.model.model import Model
 from onnxprune.model.surgeon import Splicer
 from onnxprune.proof.check import Prover, SurgeryCheck
 from onnxprune.proof.inputs import Feeds
@@ -20,7 +20,7 @@ from onnxprune.proof.witnesses import of_change
 
 
 class Switched(NamedTuple):
-    """A model without its initializers, and the scalars that its branches are multiplied by: name and element type."""
+    """A structure of the model, and the scalars that its branches are multiplied by: name and element type."""
 
     proto: ModelProto
     switches: tuple[tuple[str, int], ...]
@@ -28,9 +28,9 @@ class Switched(NamedTuple):
 
 def switched(facts: Facts, flow: Flow, blocks: Sequence[Block]) -> Switched:
     """Put a factor in front of each branch's operand; the factors have still to be given, as inputs or stored."""
-    proto = skeleton_without_data(facts.model.proto)
+    proto = facts.model.draft()
     graph = Graph(proto)
-    splicer, switches = Splicer(graph, Names(facts.model.proto.graph)), []
+    splicer, switches = Splicer(graph, Names(proto.graph)), []
     for number, block in enumerate(blocks):
         node, switch = graph.top[flow.maker[block.sum.outputs[0]]], splicer.names.fresh(f"branch_{number}")
         scaled = gs.Variable(f"branch_{number}_scaled")
@@ -46,7 +46,7 @@ def check_blocks(
     facts: Facts,
     flow: Flow,
     removed: Sequence[Block],
-    small: ModelProto,
+    small: Model,
     *,
     seed: int = 0,
     threads: int = 1,
@@ -57,4 +57,5 @@ def check_blocks(
     for name, dtype in switches:
         zero = np.zeros((), helper.tensor_dtype_to_np_dtype(dtype))
         reference.graph.initializer.append(numpy_helper.from_array(zero, name))
-    return Prover(facts, seed=seed, threads=threads, rows=rows).compare(reference, small, of_change(facts, small))
+    prover = Prover(facts, seed=seed, threads=threads, rows=rows)
+    return prover.compare(facts.model.derived(reference), small, of_change(facts, small))

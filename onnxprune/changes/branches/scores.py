@@ -18,7 +18,7 @@ from onnxprune.measure.kinds import described
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Names
-from onnxprune.model.read import FLOATS, Model
+from onnxprune.model.read import FLOATS
 from onnxprune.model.runtime import session
 
 
@@ -71,7 +71,7 @@ class Silencing:
         proto, switches = switched(facts, flow, blocks)
         for name, dtype in switches:
             proto.graph.input.append(helper.make_tensor_value_info(name, dtype, []))
-        names = Names(proto.graph, (tensor.name for tensor in facts.model.proto.graph.initializer))
+        names = Names(proto.graph)
         self._energies = [
             (_energy(proto, names, block.branch), _energy(proto, names, block.sum.outputs[0])) for block in blocks
         ]
@@ -82,7 +82,7 @@ class Silencing:
         proto.graph.output.extend(
             ValueInfoProto(name=name) for name in self._outputs if name not in facts.graph.outputs
         )
-        self._session = session(Model(proto, "", facts.model.path), threads=means.threads, lender=facts.model.proto)
+        self._session = session(facts.model.derived(proto), threads=means.threads)
 
     def effects(self) -> Effects:
         """Return what silencing each branch alone does: one run of the model per branch and batch."""

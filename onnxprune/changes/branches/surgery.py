@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from onnxprune.coupling.blocks import Block, Flow
 from onnxprune.model.facts import Facts
-from onnxprune.model.read import skeleton_without_data
+from onnxprune.model.model import Model
 
 
-def without_blocks(facts: Facts, flow: Flow, removed: Sequence[Block]) -> ModelProto:
+def without_blocks(facts: Facts, flow: Flow, removed: Sequence[Block]) -> Model:
     """Return the model without the branches ``removed``; a sum that is an output or read in a body becomes Identity."""
-    result = skeleton_without_data(facts.model.proto)
+    result = facts.model.draft()
     needed = flow.needed(removed)
     trunks = {block.sum.outputs[0]: block.trunk for block in removed}
     captured = (names for node, names in zip(flow.top, flow.reads, strict=True) if node.bodies)
@@ -30,8 +30,8 @@ def without_blocks(facts: Facts, flow: Flow, removed: Sequence[Block]) -> ModelP
             trunk = _trunk(trunks[sum_name], trunks, held)
             fresh.append(helper.make_node("Identity", [trunk], [sum_name], name=proto.name))
     _replace(result.graph.node, fresh)
-    _drop_unused(result.graph, facts.model.proto.graph, flow, needed)
-    return result
+    _drop_unused(result.graph, flow, needed)
+    return facts.model.derived(result)
 
 
 def _trunk(name: str, trunks: Mapping[str, str], held: set[str]) -> str:
@@ -52,17 +52,18 @@ def _replace(field: Any, items: Sequence[Any]) -> None:
     field.extend(items)
 
 
-def _drop_unused(graph: GraphProto, original: GraphProto, flow: Flow, needed: set[str]) -> None:
-    """Take over the stored tensors that are still read (or never were); forget what is said about values that went."""
+def _drop_unused(graph: GraphProto, flow: Flow, needed: set[str]) -> None:
+    """Leave the stored tensors that are still read (or never were); forget what is said about values that went."""
     gone = {name for name in flow.users if name not in needed}
-    graph.initializer.extend(tensor for tensor in original.initializer if tensor.name not in gone)
+    stored = {tensor.name for tensor in _named(graph)}
+    held = [tensor for tensor in graph.initializer if tensor.name not in gone]
     sparse = [tensor for tensor in graph.sparse_initializer if tensor.values.name not in gone]
-    stored = {tensor.name for tensor in _named(original)}
     inputs = [value for value in graph.input if value.name not in gone & stored]
     made = {name for node in graph.node for name in node.output} | {value.name for value in graph.input}
     infos = [value for value in graph.value_info if value.name in made or value.name not in flow.maker]
     notes = [note for note in graph.quantization_annotation if note.tensor_name not in flow.maker.keys() - made | gone]
     for field, items in (
+        (graph.initializer, held),
         (graph.sparse_initializer, sparse),
         (graph.input, inputs),
         (graph.value_info, infos),

@@ -18,7 +18,7 @@ from onnxprune.coupling.groups import Analysis, Group
 from onnxprune.criteria.tensors import unit_positions
 from onnxprune.errors import ModelError
 from onnxprune.model.facts import Facts
-from onnxprune.model.read import NATIVE_FLOATS, Model, skeleton_without_data
+from onnxprune.model.read import NATIVE_FLOATS
 from onnxprune.model.runtime import session
 from onnxprune.proof.inputs import random_feeds
 
@@ -52,7 +52,7 @@ def redundant_units(
     analysis: Analysis, room: Sequence[int], gone: Sequence[np.ndarray], *, seed: int = 0, threads: int = 1
 ) -> Found:
     """Find the units that go without loss, at most ``room[g]`` of group g and none that are ``gone`` (bool[width]) already."""
-    there = readings(analysis, stored_tensors(analysis.facts.graph))
+    there = readings(analysis, stored_tensors(analysis.facts.model, analysis.facts.graph))
     groups = [g for g in analysis.groups if room[g.index] > 0 and there[g.index] and _is_exact(g, analysis.facts)]
     candidates = [_Candidates(analysis, group, there[group.index]) for group in groups]
     observed = _observe(analysis.facts, [c for c in candidates if c.hopeful], seed, threads)
@@ -195,10 +195,10 @@ def _observe(facts: Facts, candidates: Sequence[_Candidates], seed: int, threads
     names = sorted({value for value, _ in wanted})
     if not names:
         return {}
-    probe = skeleton_without_data(facts.model.proto)
+    probe = facts.model.draft()
     declared = {value.name for value in probe.graph.output} | set(facts.graph.inputs)
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
-    opened = session(Model(probe, "", facts.model.path), threads=threads, optimise=False, lender=facts.model.proto)
+    opened = session(facts.model.derived(probe), threads=threads, optimise=False)
     feeds = [random_feeds(facts, seed + run) for run in range(RUNS)]
     try:
         found = [feed | opened.run(feed, [name for name in names if name not in feed]) for feed in feeds]

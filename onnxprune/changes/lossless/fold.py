@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-from onnx import ModelProto, numpy_helper
 
 from onnxprune.changes.lossless.find import Found, Redundant
 from onnxprune.changes.lossless.readings import Reading, stored_tensors
 from onnxprune.coupling.groups import Analysis
 from onnxprune.criteria.tensors import unit_positions
-from onnxprune.model.graph import Graph
 from onnxprune.model.read import Model
 from onnxprune.repair.linear import Linear
 from onnxprune.repair.targets import Stored
@@ -22,20 +18,15 @@ def folded(analysis: Analysis, found: Found) -> Model:
 
     What reads and what writes the units is zero then, so that what only they read is seen to be unread.
     """
-    proto = ModelProto()
-    proto.CopyFrom(analysis.facts.model.proto)
-    graph = Graph(proto)
-    stored = stored_tensors(graph)
+    model = analysis.facts.model
+    stored = stored_tensors(model, analysis.facts.graph)
     before = dict(stored.arrays)
     for unit in found.units:
         for reading in found.readings[unit.group]:
             if reading.linear is not None and unit.reason in ("constant", "duplicate"):
                 _take_over(analysis, found, unit, reading, reading.linear, stored)
         _silence_writers(analysis, unit, stored)
-    for name, array in stored.arrays.items():
-        if array is not before[name]:
-            graph.tensors[name].CopyFrom(numpy_helper.from_array(array, graph.tensors[name].name))
-    return replace(analysis.facts.model, proto=proto)
+    return model.replaced({name: array for name, array in stored.arrays.items() if array is not before[name]})
 
 
 def _silence_writers(analysis: Analysis, unit: Redundant, stored: Stored) -> None:

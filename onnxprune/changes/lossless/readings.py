@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import numpy_helper
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.spec import Operand, Spec
 from onnxprune.evidence.probe import observable
 from onnxprune.evidence.sites import unit_of
 from onnxprune.model.graph import Graph, Node
-from onnxprune.model.read import NATIVE_FLOATS
+from onnxprune.model.read import NATIVE_FLOATS, Model
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.targets import Stored
 
@@ -42,10 +41,10 @@ class Reading:
         return window is not None and any(map(any, window.pads))
 
 
-def stored_tensors(graph: Graph) -> Stored:
-    """Return the float tensors of a graph by name."""
+def stored_tensors(model: Model, graph: Graph) -> Stored:
+    """Return the float tensors of a model, whose graph this is, by name."""
     tensors = {name: tensor for name, tensor in graph.tensors.items() if tensor.data_type in NATIVE_FLOATS}
-    return Stored(graph, {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()})
+    return Stored(graph, {name: model.array(tensor) for name, tensor in tensors.items()})
 
 
 def readings(analysis: Analysis, stored: Stored) -> list[list[Reading]]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnx import ModelProto
-
 from onnxprune.changes.ranks.choose import Cut
 from onnxprune.changes.ranks.surgery import projected
 from onnxprune.model.facts import Facts
+from onnxprune.model.model import Model
 from onnxprune.proof.check import Prover, SurgeryCheck
 from onnxprune.proof.inputs import Feeds
 from onnxprune.proof.witnesses import of_change
@@ -17,7 +16,7 @@ from onnxprune.proof.witnesses import of_change
 def check_factors(
     facts: Facts,
     cuts: Sequence[Cut],
-    small: ModelProto,
+    small: Model,
     *,
     seed: int = 0,
     threads: int = 1,
@@ -25,4 +24,4 @@ def check_factors(
 ) -> SurgeryCheck:
     """Compare ``small`` with the original whose removed directions are silenced, on drawn inputs and ``rows``."""
     prover = Prover(facts, seed=seed, threads=threads, rows=rows)
-    return prover.compare(projected(facts, cuts), small, of_change(facts, small), complete=True)
+    return prover.compare(projected(facts, cuts), small, of_change(facts, small))

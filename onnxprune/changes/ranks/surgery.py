@@ -13,7 +13,7 @@ from onnxprune.changes.ranks.costs import FORMS
 from onnxprune.changes.ranks.layers import Layer
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Graph, Names, Node
-from onnxprune.model.read import tensor_array
+from onnxprune.model.model import Model
 from onnxprune.model.surgeon import Splicer
 from onnxprune.repair.moments import Subspace
 
@@ -28,16 +28,14 @@ def projection(cut: Cut, weight: np.ndarray) -> np.ndarray:
     return np.einsum("oit,iq,jq->ojt", kept, first, first, optimize=True)
 
 
-def projected(facts: Facts, cuts: Sequence[Cut]) -> ModelProto:
+def projected(facts: Facts, cuts: Sequence[Cut]) -> Model:
     """Return the model with the same nodes, the weights of the layers in ``cuts`` being their projections."""
-    result = ModelProto()
-    result.CopyFrom(facts.model.proto)
-    tensors = Graph(result).tensors
+    arrays = {}
     for cut in cuts:
         layer, old = cut.layer, facts.content(cut.layer.name)
         fresh = projection(cut, layer.matrix(old)).reshape(1, layer.outputs, -1)
-        tensors[layer.name].CopyFrom(numpy_helper.from_array(layer.linear.stored(fresh, old), tensors[layer.name].name))
-    return result
+        arrays[layer.name] = layer.linear.stored(fresh, old)
+    return facts.model.replaced(arrays)
 
 
 def subspaces(cuts: Sequence[Cut]) -> dict[str, Subspace]:
@@ -60,13 +58,12 @@ def factorised(cut: Cut, weight: np.ndarray) -> Factors:
     return (cut.reading.T if form.before else None), inner.reshape(-1, *core.shape[1:]), left
 
 
-def with_factors(facts: Facts, proto: ModelProto, cuts: Sequence[Cut]) -> ModelProto:
-    """Return ``proto``, the model with projected and perhaps repaired weights, with every cut layer written as factors.
+def with_factors(model: Model, cuts: Sequence[Cut]) -> Model:
+    """Return ``model``, the model with projected and perhaps repaired weights, with every cut layer written as factors.
 
     The last factor makes the layer's output and takes its bias; strides, padding and dilations stay with the kernel.
     """
-    result = ModelProto()
-    result.CopyFrom(proto)
+    result = model.draft()
     graph = Graph(result)
     splicer = Splicer(graph, Names(result.graph))
     by_output = {cut.layer.node.outputs[0]: cut for cut in cuts}
@@ -74,12 +71,12 @@ def with_factors(facts: Facts, proto: ModelProto, cuts: Sequence[Cut]) -> ModelP
         cut = by_output.get(next(iter(node.outputs), ""))
         if cut is not None:
             tensor = graph.tensors[cut.layer.name]
-            old = tensor_array(tensor, facts.model.folder)
+            old = model.array(tensor)
             write = _convolutions if cut.layer.linear.window else _products
             weight = write(cut.layer, node, factorised(cut, cut.layer.matrix(old)), old, splicer)
             _store(result, tensor, weight.astype(old.dtype))
     splicer.carry_out()
-    return result
+    return model.derived(result)
 
 
 def _convolutions(layer: Layer, node: Node, factors: Factors, old: np.ndarray, splicer: Splicer) -> np.ndarray:

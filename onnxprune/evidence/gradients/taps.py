@@ -7,7 +7,7 @@ consumer with a weight, sum(h * dL/dh) per input channel is sum(W * dL/dW) over 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, helper
 
@@ -41,8 +41,7 @@ class Tapped:
 def tapped(analysis: Analysis) -> Tapped:
     """Return the model with a tap at every site on a float value that a node of the main graph reads."""
     facts = analysis.facts
-    proto = ModelProto()
-    proto.CopyFrom(facts.model.proto)
+    proto = facts.model.draft()
     place = {node: index for index, node in enumerate(facts.graph.top)}
     names: dict[tuple[Node | None, str], str] = {}
     free = Names(proto.graph)
@@ -55,7 +54,7 @@ def tapped(analysis: Analysis) -> Tapped:
                 names[key] = site.value if site.node is None else free.fresh(f"{site.value}:tap")
         taps.append(tuple(Tap(s, names[s.node, s.value], *_output(analysis, s)) for s in usable))
     _insert(proto, {(place[node], value): tap for (node, value), tap in names.items() if node is not None})
-    return Tapped(replace(facts.model, proto=proto), tuple(taps))
+    return Tapped(facts.model.derived(proto), tuple(taps))
 
 
 def _can_be_tapped(site: Site, place: dict[Node, int]) -> bool:
