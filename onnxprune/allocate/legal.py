@@ -10,9 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-import numpy as np
-
-from onnxprune.coupling.groups import Analysis, Group
+from onnxprune.coupling.groups import Analysis, Group, groups_on
 from onnxprune.errors import TargetError, UsageError
 from onnxprune.model.facts import free_dimensions
 from onnxprune.model.graph import Node
@@ -168,8 +166,7 @@ def _groups_on(analysis: Analysis, value: str) -> set[int]:
     links = analysis.solution.links
     found: set[int] = set()
     for axis in range(len(analysis.facts.shape(value) or ())):
-        units = analysis.unit[links.axis(value, axis)]
-        found.update((np.unique(np.searchsorted(analysis.starts, units[units >= 0], "right")) - 1).tolist())
+        found.update(groups_on(analysis.unit[links.axis(value, axis)], analysis.starts))
     return found
 
 

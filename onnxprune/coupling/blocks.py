@@ -6,7 +6,7 @@ No kind of block is matched: a branch is whatever works for one operand of one s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -44,13 +44,13 @@ class Flow:
 
     def __init__(self, graph: Graph):
         self.top, self.inputs = graph.top, frozenset(graph.inputs)
-        self.reads = [frozenset(_reads(node)) for node in graph.top]
+        self.reads = [frozenset(node.reads()) for node in graph.top]
         self.maker = {name: i for i, node in enumerate(graph.top) for name in node.outputs if name}
         self.users: dict[str, set[int]] = defaultdict(set)
         for index, names in enumerate(self.reads):
             for name in names:
                 self.users[name].add(index)
-        self.place = {id(inner): i for i, node in enumerate(graph.top) for inner in _inside(node)}
+        self.place = {id(inner): i for i, node in enumerate(graph.top) for inner in node.inside()}
         self.ends: tuple[str, ...] = graph.outputs
         needed = self.needed()
         idle = (node for node in graph.top if needed.isdisjoint(node.outputs))  # the file's own business: they stay
@@ -88,21 +88,6 @@ class Flow:
                 seen.add(source)
                 heappush(heap, -source)
         return sorted(inside)
-
-
-def _inside(node: Node) -> Iterator[Node]:
-    """Yield a node and those of its bodies, theirs included."""
-    yield node
-    for body in node.bodies:
-        for inner in body.nodes:
-            yield from _inside(inner)
-
-
-def _reads(node: Node) -> Iterator[str]:
-    for inner in _inside(node):
-        yield from (name for name in inner.inputs if name)
-        for body in inner.bodies:
-            yield from body.outputs
 
 
 def find_blocks(analysis: Analysis, flow: Flow) -> tuple[Block, ...]:

@@ -247,7 +247,7 @@ def _members(
     members: dict[int, list[Member]] = defaultdict(list)
     for parameter, axis, labels in axes:
         units = number[labels]
-        for group in np.unique(np.searchsorted(starts, units[units >= 0], "right") - 1).tolist():
+        for group in groups_on(units, starts):
             inside = (units >= starts[group]) & (units < starts[group + 1])
             local = np.where(inside, units - starts[group], -1)
             first_use = {"carries": solution.links.facts.graph.consumers[parameter][0][0]}
@@ -303,7 +303,7 @@ def _lossy_nodes(solution: Solution, unit: np.ndarray, starts: np.ndarray) -> di
     for index, (node, spec) in enumerate(solution.links.specs):
         for letter in spec.lossy:
             units = unit[solution.links.letter(index, letter)]
-            for group in np.unique(np.searchsorted(starts, units[units >= 0], "right") - 1).tolist():
+            for group in groups_on(units, starts):
                 if node not in lossy[group]:
                     lossy[group].append(node)
     return lossy
@@ -327,6 +327,11 @@ def _names(members: list[list[Member]]) -> list[str]:
         names.append(f"{name}#{seen[name]}" if total[name] > 1 else name)
         seen[name] += 1
     return names
+
+
+def groups_on(units: np.ndarray, starts: np.ndarray) -> list[int]:
+    """Return the groups that positions belong to, ascending; see ``linear_width``."""
+    return np.unique(np.searchsorted(starts, units[units >= 0], "right") - 1).tolist()
 
 
 def linear_width(units: np.ndarray, starts: np.ndarray) -> tuple[int, dict[int, int]]:

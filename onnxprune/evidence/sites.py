@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.spec import Operand, Spec
+from onnxprune.coupling.readers import UnitReader, once, unit_of, unit_readers
 from onnxprune.evidence.needs import Need, Window, convolution_window
 from onnxprune.evidence.probe import observable
 from onnxprune.model.graph import Node
@@ -55,24 +54,14 @@ class Site:
         return Need("gram", self.value, self.axis, self.groups, self.window)
 
 
-_KNOWN: WeakKeyDictionary[Analysis, tuple[tuple[Site, ...], ...]] = WeakKeyDictionary()
-
-
+@once
 def sites(analysis: Analysis) -> tuple[tuple[Site, ...], ...]:
     """Return the sites of each group in the order of the nodes; where nothing consumes it, its last carrier."""
-    if analysis not in _KNOWN:
-        _KNOWN[analysis] = _find_sites(analysis)
-    return _KNOWN[analysis]
-
-
-def _find_sites(analysis: Analysis) -> tuple[tuple[Site, ...], ...]:
     seen = observable(analysis.facts)
     found: list[dict[tuple, Site]] = [{} for _ in analysis.groups]
-    for index, (node, spec) in enumerate(analysis.solution.links.specs):
-        for letter in sorted(spec.sinks() | set(spec.lossy)):
-            for group in _groups_of(analysis, index, letter):
-                for site in _sites_of(analysis, node, spec, letter, group, seen):
-                    found[group].setdefault((site.value, site.axis, site.weight, site.window), site)
+    for there, of_group in zip(found, unit_readers(analysis), strict=True):
+        for site in (site for reader in of_group for site in _sites_of(analysis, reader, seen)):
+            there.setdefault((site.value, site.axis, site.weight, site.window), site)
     for group in (g for g, there in enumerate(found) if not there):
         found[group] = {(site.value, site.axis): site for site in _last_carrier(analysis, group, seen)}
     return tuple(tuple(_informed(list(there.values()))) for there in found)
@@ -83,27 +72,15 @@ def _informed(found: list[Site]) -> list[Site]:
     return [site for site in found if site.weight] or found
 
 
-def _groups_of(analysis: Analysis, index: int, letter: str) -> list[int]:
-    if (index, letter) not in analysis.solution.links.letters:
-        return []
-    units = analysis.unit[analysis.solution.links.letter(index, letter)]
-    return np.unique(np.searchsorted(analysis.starts, units[units >= 0], "right") - 1).tolist()
-
-
-def _sites_of(analysis: Analysis, node: Node, spec: Spec, letter: str, group: int, seen: set[str]) -> Iterator[Site]:
-    """Yield a site per data operand that carries the letter, with the stored operand that reads it, if there is one."""
-    mentions = [*zip(node.inputs, spec.inputs, strict=False), *spec.extra]
-    placed = [(name, axis) for name, operand in mentions if name for axis in _axes(operand, letter)]
-    stored = [(name, axis) for name, axis in placed if name in analysis.facts.constants]
-    for name, axis in placed:
-        if name in seen and name not in analysis.facts.constants:
-            weight, weight_axis = stored[0] if stored else ("", 0)
+def _sites_of(analysis: Analysis, reader: UnitReader, seen: set[str]) -> Iterator[Site]:
+    """Yield a site per data operand that carries the units, with the stored operand that reads it, if there is one."""
+    node, constants = reader.node, analysis.facts.constants
+    weight, weight_axis = next((place for place in reader.places if place[0] in constants), ("", 0))
+    for name, axis in reader.places:
+        if name in seen and name not in constants:
             groups, window = _geometry(analysis, node, name, weight)
-            yield Site(node, name, axis, unit_of(analysis, name, axis, group), weight, weight_axis, groups, window)
-
-
-def _axes(operand: Operand, letter: str) -> list[int]:
-    return [axis for axis, term in enumerate(operand or ()) if letter in term.letters]
+            units = unit_of(analysis, name, axis, reader.group)
+            yield Site(node, name, axis, units, weight, weight_axis, groups, window)
 
 
 def _geometry(analysis: Analysis, node: Node, value: str, weight: str) -> tuple[int, Window | None]:
@@ -118,13 +95,6 @@ def _geometry(analysis: Analysis, node: Node, value: str, weight: str) -> tuple[
     if window.is_point or shape[1] // groups * window.taps > UNFOLD_LIMIT:
         return groups, None
     return groups, window
-
-
-def unit_of(analysis: Analysis, value: str, axis: int, group: int) -> np.ndarray:
-    """Return int64[axis size]: the group's unit of each position of a value's axis, -1 where none."""
-    units = analysis.unit[analysis.solution.links.axis(value, axis)]
-    start, stop = analysis.starts[group], analysis.starts[group + 1]
-    return np.where((units >= start) & (units < stop), units - start, -1)
 
 
 def _last_carrier(analysis: Analysis, group: int, seen: set[str]) -> Iterator[Site]:

@@ -19,7 +19,7 @@ from onnxprune.grad.losses import Loss, total
 from onnxprune.grad.prepare import NARROW, prepare_backward
 from onnxprune.grad.view import VJPS, ForwardNode, Gradients
 from onnxprune.model.facts import gather_facts
-from onnxprune.model.graph import Graph, Names, Node
+from onnxprune.model.graph import Graph, Names, Node, names_read
 from onnxprune.model.model import fill_header
 from onnxprune.model.read import Model, load
 from onnxprune.registry import near_names
@@ -117,7 +117,7 @@ def reverse(emit: Emitter, nodes: Sequence[Node], loss: Value, wrt: Collection[s
     pending = {loss.name: emit.filled_like(loss, 1.0)}
     for node in reversed(nodes):
         incoming = [pending.get(name) for name in node.outputs]
-        if all(g is None for g in incoming) or not on_the_way.intersection(_operands(node)):
+        if all(g is None for g in incoming) or not on_the_way.intersection(node.reads()):
             continue
         for name in set(node.outputs) - set(wrt):
             pending.pop(name, None)
@@ -134,15 +134,9 @@ def _reachable(emit: Emitter, nodes: Sequence[Node], wrt: Collection[str]) -> se
     found = set(wrt)
     for node in nodes:
         stopped = any(entry.key == STOP for entry in node.proto.metadata_props)
-        if not stopped and found.intersection(_operands(node)):
+        if not stopped and found.intersection(node.reads()):
             found.update(n for n in node.outputs if n and emit.value(n).dtype in DIFFERENTIABLE)
     return found
-
-
-def _operands(node: Node) -> set[str]:
-    """Return the values a node uses, those its bodies capture included."""
-    inner = (name for body in node.bodies for part in body.nodes for name in _operands(part))
-    return {name for name in (*node.inputs, *inner) if name}
 
 
 def _apply(emit: Emitter, node: Node, incoming: list[Value | None]) -> Gradients:
@@ -206,7 +200,7 @@ def _assemble(
     nodes += [
         helper.make_node("Identity", [others.get(value.name, value.name)], [name], name=name) for name, value in ordered
     ]
-    used = {name for node in nodes for name in _used(node)} | set(kept)
+    used = {name for node in nodes for name in names_read(node)} | set(kept)
     result = ModelProto()
     result.ir_version = max(proto.ir_version, 10)
     result.opset_import.extend(proto.opset_import)
@@ -232,7 +226,7 @@ def _ends_last(nodes: Sequence[NodeProto]) -> list[NodeProto]:
     loss now, so each is computed while its activations are at hand, which are then freed (ResNet-20, batch 64: 224
     instead of 411 MiB).
     """
-    used = set().union(*(_used(node) for node in nodes))
+    used = set().union(*(names_read(node) for node in nodes))
     ends = [node for node in nodes if not used.intersection(node.output)]
     inner = [node for node in nodes if used.intersection(node.output)]
     return [*inner, *reversed(ends)]
@@ -268,18 +262,9 @@ def _needed(nodes: Sequence[NodeProto], wanted: set[str]) -> list[NodeProto]:
     kept = []
     for node in reversed(nodes):
         if wanted.intersection(node.output):
-            wanted |= _used(node)
+            wanted |= names_read(node)
             kept.append(node)
     return kept[::-1]
-
-
-def _used(node: NodeProto) -> set[str]:
-    """Return the names a node and its bodies read."""
-    names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for body in [attribute.g, *attribute.graphs]:
-            names |= {name for inner in body.node for name in _used(inner)} | {value.name for value in body.output}
-    return names
 
 
 def _declared(name: str, value: Value) -> ValueInfoProto:

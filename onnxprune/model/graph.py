@@ -60,6 +60,18 @@ class Node:
         """Return the name of an input, or an empty string where it is absent."""
         return self.inputs[index] if index < len(self.inputs) else ""
 
+    def inside(self) -> Iterator[Node]:
+        """Yield the node itself and all nodes of its bodies."""
+        yield self
+        for body in self.bodies:
+            for node in body.nodes:
+                yield from node.inside()
+
+    def reads(self) -> set[str]:
+        """Return the values that the node uses, and those that its bodies use or give."""
+        inputs = {name for node in self.inside() for name in node.inputs if name}
+        return inputs.union(*(body.outputs for node in self.inside() for body in node.bodies))
+
 
 @dataclass(eq=False)
 class Graph:
@@ -125,6 +137,18 @@ class Graph:
             self.tensors[node.outputs[0]] = _constant_tensor(proto)
         self.nodes.append(node)
         return node
+
+
+def names_read(proto: NodeProto) -> set[str]:
+    """Return the names that a node reads from outside, those that its bodies capture included."""
+    names = {name for name in proto.input if name}
+    for _, body in _body_attributes(proto):
+        own = {v.name for v in body.input} | {t.name for t in body.initializer}
+        for inner in body.node:
+            names |= names_read(inner) - own
+            own.update(inner.output)
+        names |= {v.name for v in body.output} - own
+    return names
 
 
 def _body_attributes(proto: NodeProto) -> Iterator[tuple[str, GraphProto]]:

@@ -8,7 +8,7 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from onnx import TensorProto, helper
 
 from onnxprune.errors import ModelError
 from onnxprune.model.facts import Facts
-from onnxprune.model.graph import Node
 from onnxprune.model.read import Model
 
 PACKED: dict[int, int] = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.FLOAT4E2M1: 4}
@@ -47,13 +46,13 @@ def peak_activation_bytes(facts: Facts) -> int | None:
     sizes = _sizes(facts)
     if sizes is None:
         return None
-    last = {name: index for index, node in enumerate(graph.top) for name in _reads(node)}
+    last = {name: index for index, node in enumerate(graph.top) for name in node.reads()}
     alive = peak = sum(sizes.get(name, 0) for name in graph.inputs)
     kept = {*graph.inputs, *graph.outputs}
     for index, node in enumerate(graph.top):
         alive += sum(sizes.get(name, 0) for name in node.outputs)
         peak = max(peak, alive)
-        ended = {name for name in (*_reads(node), *node.outputs) if last.get(name, index) == index and name not in kept}
+        ended = {name for name in (*node.reads(), *node.outputs) if last.get(name, index) == index and name not in kept}
         alive -= sum(sizes.get(name, 0) for name in ended)
     return peak
 
@@ -69,15 +68,6 @@ def _sizes(facts: Facts) -> dict[str, int] | None:
             return None
         found[name] = tensor_bytes(facts.dtype(name), shape)
     return found
-
-
-def _reads(node: Node) -> Iterator[str]:
-    """Yield what a node reads, bodies included."""
-    yield from (name for name in node.inputs if name)
-    for body in node.bodies:
-        yield from body.outputs
-        for inner in body.nodes:
-            yield from _reads(inner)
 
 
 def peak_rss(model: Model, feeds: Mapping[str, np.ndarray], threads: int = 1) -> dict[str, int]:

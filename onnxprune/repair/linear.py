@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxprune.evidence.needs import Need, Window, convolution_window
 from onnxprune.evidence.rows import Sampler, sampled_rows
+from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
 from onnxprune.repair.targets import Stored, batch_norm
 
@@ -87,11 +88,15 @@ class Linear:
         return beta * bias.astype(np.float64).reshape(self.groups, -1)
 
 
-def as_linear(node: Node, stored: Stored, rank: int, space: tuple[int, ...]) -> Linear | None:
-    """Return how a node multiplies by a weight that is its own; None where it does not.
+def as_linear(node: Node, stored: Stored, facts: Facts) -> Linear | None:
+    """Return how a node multiplies by a weight that is its own; None where it does not, or a shape is not known.
 
-    ``rank``: of the output; ``space``: the input's spatial shape.
+    ``facts``: the shapes of its values while nothing was cut.
     """
+    before, after = facts.shape(node.input(0)), facts.shape(node.outputs[0])
+    if not before or not after:
+        return None
+    rank, space = len(after), before[2:]
     weight = stored.arrays.get(node.input(1))
     alone = weight is not None and stored.belongs_to_one(node.input(1))
     if weight is None or not alone or node.input(0) in stored.arrays or len(node.inputs) > 3:

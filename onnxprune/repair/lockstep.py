@@ -16,6 +16,7 @@ import onnx
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
 from onnxprune.means import Means
+from onnxprune.model.graph import names_read
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
 from onnxprune.model.weights import Weights
@@ -54,7 +55,7 @@ class Lockstep:
         if nodes:
             chosen = {id(node) for node in nodes}
             self._pending = [node for node in self._pending if id(node) not in chosen]
-        live = {name for node in self._pending for name in _reads(node)} | set(names) | set(keep)
+        live = {name for node in self._pending for name in names_read(node)} | set(names) | set(keep)
         if nodes:
             self._run(nodes, live)
         for name in [name for name in self._store if name not in live]:
@@ -70,12 +71,12 @@ class Lockstep:
             if node is None or name in self._store or id(node) in needed or id(node) not in pending:
                 continue
             needed.add(id(node))
-            stack.extend(_reads(node))
+            stack.extend(names_read(node))
         return [node for node in self._pending if id(node) in needed]
 
     def _run(self, nodes: Sequence[NodeProto], live: set[str]) -> None:
         made = {name for node in nodes for name in node.output if name}
-        read = {name for node in nodes for name in _reads(node)}
+        read = {name for node in nodes for name in names_read(node)}
         whole = self.model.structure
         piece = ModelProto(ir_version=max(whole.ir_version, 4), opset_import=whole.opset_import)
         piece.functions.extend(whole.functions)
@@ -144,16 +145,3 @@ def _declared(name: str, values: Sequence[Any]) -> ValueInfoProto:
         return onnx.helper.make_tensor_value_info(name, dtype, [n[0] if len(set(n)) == 1 else None for n in sizes])
     dtype = onnx.helper.np_dtype_to_tensor_dtype(sample[0].dtype if sample else np.dtype(np.float32))
     return onnx.helper.make_tensor_sequence_value_info(name, dtype, None)
-
-
-def _reads(node: NodeProto) -> list[str]:
-    """Names a node reads, those captured by its bodies included."""
-    names = [name for name in node.input if name]
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            own = {v.name for v in attribute.g.input} | {t.name for t in attribute.g.initializer}
-            for inner in attribute.g.node:
-                names.extend(name for name in _reads(inner) if name not in own)
-                own.update(inner.output)
-            names.extend(v.name for v in attribute.g.output if v.name not in own)
-    return names

@@ -159,7 +159,7 @@ class Sequential:
         found = []
         for node in graph.top:
             if self._is_cut(node.outputs) or any(name in touched for name in node.inputs) or node.input(1) in own:
-                linear = self._linear(node)
+                linear = as_linear(node, self._stored, self.analysis.facts)
                 if linear is not None and (node.inputs[0] in touched or linear.weight in own):
                     found.append(linear)
                 elif linear is None and not self.frozen and self._is_foreign(graph, node, touched):
@@ -191,12 +191,6 @@ class Sequential:
     def _kept_positions(self, value: str, axis: int) -> np.ndarray | None:
         mask = self.analysis.keep_mask(self.kept, value, axis)
         return None if mask is None else np.flatnonzero(mask)
-
-    def _linear(self, node: Node) -> Linear | None:
-        facts = self.analysis.facts
-        before = facts.shape(node.inputs[0]) if len(node.inputs) > 1 else None
-        after = facts.shape(node.outputs[0])
-        return as_linear(node, self._stored, len(after), before[2:]) if before and after else None
 
     def _target(self, linear: Linear, done: set[str]) -> FitTarget:
         if self.method != "least-squares":

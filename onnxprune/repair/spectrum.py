@@ -6,6 +6,7 @@ import numpy as np
 
 from onnxprune.coupling.cut import Kept
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.readers import reading_weights
 from onnxprune.measure.isometry import as_matrix, weights_of
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import NATIVE_FLOATS, Model
@@ -21,7 +22,7 @@ def isometric(analysis: Analysis, kept: Kept, small: Model) -> Model:
     """
     tensors, arrays = Graph(small.structure).tensors, {}
     before = weights_of(analysis.facts.model)
-    reads = {(m.parameter, m.axis) for group in analysis.groups for m in group.members if m.role == "reads"}
+    reads = {(m.parameter, m.axis) for there in reading_weights(analysis).values() for _, m in there}
     for name, cut in weights_of(small).items():
         left = analysis.kept_positions(kept, name)
         if tensors[name].data_type not in NATIVE_FLOATS or not any((name, axis) in reads for axis in left):

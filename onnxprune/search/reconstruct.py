@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.readers import reading_weights
 from onnxprune.criteria.curvature import Order
 from onnxprune.means import Means
 from onnxprune.model.graph import Graph
@@ -78,14 +78,11 @@ def reconstruct(
 
 def single_readers(analysis: Analysis, widths: np.ndarray, orders: Sequence[Order]) -> dict[str, Choice]:
     """Return weight -> choice for groups that lose units and that one stored weight alone reads."""
-    shared: dict[str, int] = defaultdict(int)
-    for group in analysis.groups:
-        for member in group.members:
-            shared[member.parameter] += member.role == "reads"
+    weights = reading_weights(analysis)
     found = {}
     for group in analysis.groups:
         readers = [member for member in group.members if member.role == "reads"]
-        if len(readers) == 1 and shared[readers[0].parameter] == 1 and widths[group.index] < group.width:
+        if len(readers) == 1 and len(weights[readers[0].parameter]) == 1 and widths[group.index] < group.width:
             complete = (readers[0].units >= 0).all() and readers[0].node.op in ("Conv", "Gemm", "MatMul")
             alone = int(readers[0].node.attribute("group", 1)) == 1
             if complete and alone and set(readers[0].node.inputs[1:2]) == {readers[0].parameter}:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxprune.coupling.groups import Analysis, Member
+from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.readers import reading_weights
 from onnxprune.criteria.curvature import Order, Problem, joint_order
 from onnxprune.evidence.rows import POSITIONS
 from onnxprune.means import Means
@@ -92,22 +93,16 @@ class _Collector:
     energies: dict[str, float] = field(default_factory=dict)
     used: int = 0
 
-    def __post_init__(self) -> None:
-        self.readers: dict[str, list[tuple[int, Member]]] = defaultdict(list)
-        for group in self.analysis.groups:
-            for member in group.members:
-                if member.role == "reads":
-                    self.readers[member.parameter].append((group.index, member))
-
     def observe(self, linear: Linear, fit: Fit, moments: CrossMoments) -> None:
-        if linear.weight not in self.readers or linear.groups > 1:
+        readers = reading_weights(self.analysis).get(linear.weight, ())
+        if not readers or linear.groups > 1:
             return
         covariance = moments.covariance[0]
         variance = moments.variance[0] * fit.scale**2
         loud = fit.scale * on_own_scales(variance, self.importance.get(linear.weight))
         matrix = linear.matrix(self.analysis.facts.content(linear.weight))[0] * loud[:, None]
         self.energies[linear.weight] = float(variance.sum())
-        for group, member in self.readers[linear.weight]:
+        for group, member in readers:
             taps = covariance.shape[0] // len(member.units)
             self.used += covariance.nbytes
             compact = self.used > UNFOLDED_BYTES and taps > 1

@@ -22,6 +22,8 @@ from onnxprune.data.repeated import Batches, Remembered, held_out
 from onnxprune.evidence.rows import Sampler
 from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
+from onnxprune.model import read
+from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
@@ -131,9 +133,8 @@ LINEAR = {
 def _first_linear(model: ModelProto) -> tuple:
     graph = Graph(model)
     stored = Stored(graph, {n: numpy_helper.to_array(t) for n, t in graph.tensors.items()})
-    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-    rank = len(shape)
-    return as_linear(graph.top[0], stored, rank, tuple(shape[2:])), stored
+    loaded = read.load(model)
+    return as_linear(graph.top[0], stored, gather_facts(loaded, graph)), stored
 
 
 @pytest.mark.parametrize("case", LINEAR)

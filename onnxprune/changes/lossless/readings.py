@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.spec import Operand, Spec
+from onnxprune.coupling.readers import UnitReader, unit_of, unit_readers
 from onnxprune.evidence.probe import observable
-from onnxprune.evidence.sites import unit_of
 from onnxprune.model.graph import Graph, Node
 from onnxprune.model.read import NATIVE_FLOATS, Model
 from onnxprune.repair.linear import Linear, as_linear
@@ -49,37 +47,18 @@ def stored_tensors(model: Model, graph: Graph) -> Stored:
 
 def readings(analysis: Analysis, stored: Stored) -> list[list[Reading]]:
     """Return all readings of each group."""
-    links = analysis.solution.links
-    found: list[list[Reading]] = [[] for _ in analysis.groups]
     seen = observable(analysis.facts)
-    for index, (node, spec) in enumerate(links.specs):
-        for letter in sorted(spec.sinks()):
-            units = analysis.unit[links.letter(index, letter)]
-            for group in np.unique(np.searchsorted(analysis.starts, units[units >= 0], "right") - 1).tolist():
-                found[group].append(_reading(analysis, stored, node, spec, letter, group, seen))
-    return found
+    return [
+        [_reading(analysis, stored, reader, seen) for reader in there if reader.consumes]
+        for there in unit_readers(analysis)
+    ]
 
 
-def _reading(
-    analysis: Analysis, stored: Stored, node: Node, spec: Spec, letter: str, group: int, seen: set[str]
-) -> Reading:
-    facts = analysis.facts
-    mentions = [*zip(node.inputs, spec.inputs, strict=False), *spec.extra]
-    placed = [(name, axis) for name, operand in mentions if name for axis in _axes(operand, letter)]
-    none = ("", 0)
-    data = next((place for place in placed if place[0] not in facts.constants and place[0] in seen), none)
-    weight = next((place for place in placed if facts.is_parameter(place[0])), none)
-    units = [unit_of(analysis, *place, group) if place[0] else np.empty(0, np.int64) for place in (data, weight)]
-    linear = (
-        _linear(facts.shape(node.outputs[0]), facts.shape(data[0]), node, stored) if data[0] and weight[0] else None
-    )
+def _reading(analysis: Analysis, stored: Stored, reader: UnitReader, seen: set[str]) -> Reading:
+    facts, node, none = analysis.facts, reader.node, ("", 0)
+    data = next((place for place in reader.places if place[0] not in facts.constants and place[0] in seen), none)
+    weight = next((place for place in reader.places if facts.is_parameter(place[0])), none)
+    units = [unit_of(analysis, *p, reader.group) if p[0] else np.empty(0, np.int64) for p in (data, weight)]
+    linear = as_linear(node, stored, facts) if data[0] and weight[0] else None
     alone = linear is not None and linear.source == data[0] and linear.weight == weight[0]
     return Reading(node, *data, units[0], *weight, units[1], linear if alone else None)
-
-
-def _linear(output: tuple | None, source: tuple | None, node: Node, stored: Stored) -> Linear | None:
-    return None if output is None or source is None else as_linear(node, stored, len(output), source[2:])
-
-
-def _axes(operand: Operand, letter: str) -> Iterator[int]:
-    return (axis for axis, term in enumerate(operand or ()) if letter in term.letters)

@@ -94,7 +94,7 @@ def _layer(facts: Facts, stored: Stored, node: Node) -> Layer | str:
     if node.attribute("group", 1) != 1:
         return "a grouped convolution, which has no full matrix"
     before, after = facts.shape(node.inputs[0]), facts.shape(node.outputs[0])
-    linear = as_linear(node, stored, len(after), before[2:]) if before and after else None
+    linear = as_linear(node, stored, facts)
     if linear is None or before is None or after is None:
         return "too wide, or its operands are not a value and a matrix"
     axes = (1, 1) if linear.window else (len(before) - 1, len(after) - 1)
