@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.coupling.groups import Analysis, Group
 from onnxprune.criteria.spec import CRITERIA, ROLES, Context
-from onnxprune.criteria.tensors import Weights
+from onnxprune.criteria.tensors import WeightReader
 from onnxprune.errors import DataError
 from onnxprune.means import Means
 from onnxprune.registry import Registry
@@ -89,7 +89,7 @@ def score(
     missing = [kind for kind in scorer.needs if kind not in (evidence or {})]
     if missing:
         raise DataError(f"criterion {criterion.name!r} needs {', '.join(missing)}; give calibration data with --calib")
-    context = Context(analysis, Weights(analysis), criterion.roles, means.seed, evidence or {})
+    context = Context(analysis, WeightReader(analysis), criterion.roles, means.seed, evidence or {})
     with np.errstate(all="ignore"):
         values = [_combined(group, scorer.score(group, context), criterion, context) for group in analysis.groups]
     return Scores(values, tuple(f"{message}: {_listed(names)}" for message, names in context.notes.items()))
@@ -99,7 +99,7 @@ def score_group(
     analysis: Analysis, criterion: Criterion, group: Group, gone: Sequence[np.ndarray], means: Means = Means()
 ) -> np.ndarray:
     """Score the units of one group by weights alone; what meets units that are ``gone`` (bool[width] per group) is zero."""
-    context = Context(analysis, Weights(analysis, gone), criterion.roles, means.seed)
+    context = Context(analysis, WeightReader(analysis, gone), criterion.roles, means.seed)
     with np.errstate(all="ignore"):
         return _combined(group, CRITERIA[criterion.name].score(group, context), criterion, context)
 

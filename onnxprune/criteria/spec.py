@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.coupling.groups import Analysis, Group, Member
-from onnxprune.criteria.tensors import Weights
+from onnxprune.criteria.tensors import WeightReader
 from onnxprune.registry import Registry
 
 ROLES = {"writes": ("writes",), "reads": ("reads",), "both": ("writes", "reads")}
@@ -20,7 +20,7 @@ class Context:
     """What a criterion may look at: weights, evidence by kind, the seed; ``notes``: warning -> names of groups."""
 
     analysis: Analysis
-    weights: Weights
+    weights: WeightReader
     roles: str = "both"
     seed: int = 0
     evidence: Mapping[str, Any] = field(default_factory=dict)

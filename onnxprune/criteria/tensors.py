@@ -47,7 +47,7 @@ NORMS = {
 }
 
 
-class Weights:
+class WeightReader:
     """The weights behind an analysis; a tensor is read once per kind of norm, for all its axes that groups lie on.
 
     ``gone``: bool[width] per group: units whose weights count as zero.

@@ -7,7 +7,7 @@ import numpy as np
 from onnxprune.coupling.groups import Group, Member
 from onnxprune.coupling.spec import RULES
 from onnxprune.criteria.spec import Context, criterion
-from onnxprune.criteria.tensors import Weights, unit_positions
+from onnxprune.criteria.tensors import WeightReader, unit_positions
 
 ROWS = 1 << 22  # distances held at a time
 
@@ -62,7 +62,7 @@ def fpgm(group: Group, context: Context) -> np.ndarray:
     return np.array([_distances(group, member, context.weights) for member in context.members(group)])
 
 
-def _distances(group: Group, member: Member, weights: Weights) -> np.ndarray:
+def _distances(group: Group, member: Member, weights: WeightReader) -> np.ndarray:
     """Return float64[width]: summed distances from each unit's weights to the others', inf where not finite."""
     where = unit_positions(group, member.units)
     finite = np.isfinite(weights.norms(member.parameter, member.axis, member.units, group.width, 1))

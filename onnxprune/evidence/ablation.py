@@ -15,7 +15,7 @@ from onnxprune.data.observe import Batch, Sums, observe
 from onnxprune.errors import DataError
 from onnxprune.means import Means
 from onnxprune.measure.divergence import opened
-from onnxprune.measure.kinds import described
+from onnxprune.measure.kinds import outputs_like
 from onnxprune.measure.outputs import CLASSES, INTEGERS, Outputs
 from onnxprune.model.runtime import Arrays, Session, session
 
@@ -71,7 +71,7 @@ def ablate(
     if not wanted or not analysis.groups:
         return {kind: [] for kind in wanted}
     original = opened(analysis.facts.model, outputs, means)
-    how = outputs or described([original.run(next(dataset.batches(means.batch)))])
+    how = outputs or outputs_like([original.run(next(dataset.batches(means.batch)))])
     found = []
     for group in analysis.groups:
         silent, switches = _switchable(analysis, group.index, means, how.inner)

@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.data.observe import summed_up
 from onnxprune.data.repeated import Remembered
 from onnxprune.means import Means
-from onnxprune.measure.kinds import described
+from onnxprune.measure.kinds import outputs_like
 from onnxprune.measure.layers import revealing
 from onnxprune.measure.outputs import Errors, Outputs
 from onnxprune.model.read import Model
@@ -45,7 +45,7 @@ class Reference:
         self._expected = Remembered(
             lambda start: (original.run(batch) for batch in islice(batches, start, None)), _bytes, limit
         )
-        self.outputs = outputs or described(islice(self._expected, 1))
+        self.outputs = outputs or outputs_like(islice(self._expected, 1))
 
     def divergence(self, pruned: Model) -> float:
         """Return how far a model is from the original on these batches; see ``mean_divergence``."""
@@ -67,7 +67,7 @@ def mean_divergence(original: Iterable[Results], pruned: Iterable[Results], outp
     batches = iter(original)
     if outputs is None:
         first = next(batches, {})
-        outputs, batches = described([first]), chain([first], batches)
+        outputs, batches = outputs_like([first]), chain([first], batches)
     return outputs.distance(summed(outputs, batches, ((None, batch) for batch in pruned)))
 
 

@@ -78,7 +78,7 @@ def observed(
     """
     sources = [source for layout in layouts.values() for source in layout.sources]
     run = revealing(model, sources, means).run
-    return described(_first(run, dataset, samples), samples_axes(run, dataset), layouts, dataset.schema.padding_mask)
+    return outputs_like(_first(run, dataset, samples), samples_axes(run, dataset), layouts, dataset.schema.padding_mask)
 
 
 def _first(run: Forward, dataset: Dataset, samples: int) -> Iterator[Mapping[str, Any]]:
@@ -141,7 +141,7 @@ def _place(one: Sequence[int], two: Sequence[int], sizes: tuple[int, int]) -> Pl
     return Place(axis, folded, bool(moved))
 
 
-def described(
+def outputs_like(
     batches: Iterable[Mapping[str, Any]],
     places: Mapping[str, Place] | None = None,
     layouts: Mapping[str, Layout] | None = None,

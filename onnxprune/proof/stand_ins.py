@@ -16,13 +16,14 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, h
 from onnxprune.model.facts import RANDOM_OPS, UNKNOWN, Facts
 from onnxprune.model.graph import Graph, Node
 from onnxprune.model.model import Model
+from onnxprune.model.weights import Masks
 
 KNOWN_DOMAINS = {"", "com.microsoft", "ai.onnx.ml", "com.ms.internal.nhwc", "com.microsoft.nchwc"}
-Masks = Callable[[str], Mapping[int, np.ndarray]]  # a value's name -> axis -> bool[size]: the positions that stay
+MasksOf = Callable[[str], Masks]  # of a value, by its name
 Values = dict[str, np.ndarray]
 
 
-def everything(_: str) -> Mapping[int, np.ndarray]:
+def everything(_: str) -> Masks:
     """All positions of every value stay."""
     return {}
 
@@ -88,7 +89,7 @@ class StandIns:
         """Return a model that takes all stand-ins as inputs."""
         return self._without(proto, (*self.foreign, *self.random))
 
-    def drawn(self, seed: int, masks: Masks = everything) -> Values:
+    def drawn(self, seed: int, masks: MasksOf = everything) -> Values:
         """Return what foreign nodes and draws inside bodies give, without the positions that go."""
         rng = np.random.default_rng([seed, 1])
         found = {}

@@ -19,7 +19,7 @@ from onnxprune.coupling.spec import Spec
 from onnxprune.model.facts import UNKNOWN, Facts
 from onnxprune.model.graph import Graph, Node
 from onnxprune.model.model import Model
-from onnxprune.proof.stand_ins import Masks, everything
+from onnxprune.proof.stand_ins import MasksOf, everything
 
 DECIDING = {"If": 1, "Loop": 2}  # first inputs of control flow that say what of it is run
 WAYS = {"If": {True, False}, "Loop": {True}}  # ways that have to be gone for all of it to be seen
@@ -42,7 +42,7 @@ class Witnesses:
     values: Mapping[str, Node]
     hidden: tuple[Node, ...]
     veiled: frozenset[Node] = frozenset()
-    masks: Masks = everything
+    masks: MasksOf = everything
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -124,7 +124,7 @@ def of_change(facts: Facts, small: Model) -> Witnesses:
     return _witnesses(facts, changed, everything)
 
 
-def _witnesses(facts: Facts, nodes: Iterable[Node], masks: Masks) -> Witnesses:
+def _witnesses(facts: Facts, nodes: Iterable[Node], masks: MasksOf) -> Witnesses:
     owners: dict[Node, tuple[Node, ...]] = {}  # node inside a body -> the nodes it is inside of, the outermost first
     for node in facts.graph.top:
         _note_owners(node, (), owners)
@@ -160,7 +160,7 @@ def _inside(node: Node) -> Iterator[Node]:
             yield from _inside(inner)
 
 
-def _is_compared(facts: Facts, name: str, masks: Masks) -> bool:
+def _is_compared(facts: Facts, name: str, masks: MasksOf) -> bool:
     """Whether a value is a tensor of numbers or flags computed on data; sizes and stored tensors are what the cut changes.
 
     What is known without data may be computed from sizes, unless it has an axis that is cut (states that begin as zeros).

@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from onnxprune.errors import DataError
 from onnxprune.grad import Loss, losses
 from onnxprune.grad.emitter import Emitter, Value
-from onnxprune.measure.kinds import described
+from onnxprune.measure.kinds import outputs_like
 from onnxprune.measure.outputs import CLASSES, INTEGERS, PROBABILITIES, VALUES, Output, Outputs
 from onnxprune.model.runtime import Results
 from onnxprune.registry import Registry
@@ -126,7 +126,7 @@ def objective(
     ``how``: the outputs are compared (None: as this batch tells). ``by_sample``: samples are put together anew, so that outputs
     that no axis of follows them take no part.
     """
-    known = how or described([outputs])
+    known = how or outputs_like([outputs])
     floats = {o.name: o for o in known.judged if o.kind != INTEGERS and o.name in outputs}
     natural = {name: o for name, o in floats.items() if not by_sample or o.samples_axis is not None}
     if not natural:

@@ -23,7 +23,7 @@ from onnxprune.data import Dataset, input_specs, open_dataset
 from onnxprune.errors import DataError, UsageError
 from onnxprune.grad import backward
 from onnxprune.measure.divergence import Reference, mean_divergence
-from onnxprune.measure.kinds import described, observed
+from onnxprune.measure.kinds import observed, outputs_like
 from onnxprune.measure.outputs import INTEGERS, PROBABILITIES, SCORES, VALUES, VARYING, Outputs, spans
 from onnxprune.measure.weights import weighed
 from onnxprune.model import read
@@ -256,7 +256,7 @@ def test_one_tensor_or_two_are_equally_far() -> None:
 def test_a_channel_that_never_varies_decides_nothing() -> None:
     """Rounding of a constant 640 beside a channel that moves by 1: 1e-4 of noise weighs less than a tenth of a deviation."""
     value = np.stack([np.full(200, 640.0), RNG.standard_normal(200)], axis=1).reshape(200, 1, 2).astype(np.float32)
-    (found,) = described([{"y": value}]).of.values()
+    (found,) = outputs_like([{"y": value}]).of.values()
     output = replace(found, channel_axis=2, weight=np.full(2, 0.5), scale=np.array([0.0, 1.0]))
     model = network("y = MatMul(x, w)\nw = @[[1., 0.], [0., 1.]]", "float[n,1,2] x", "float[n,1,2] y")
     output = looked_at(model, value)[0].of["y"]
@@ -266,7 +266,7 @@ def test_a_channel_that_never_varies_decides_nothing() -> None:
 
 def test_what_the_original_does_not_say_is_left_out_and_what_breaks_is_infinite() -> None:
     a = np.array([[[1.0, np.nan], [2.0, 3.0]]])
-    outputs = described([{"y": a}])
+    outputs = outputs_like([{"y": a}])
     assert mean_divergence([{"y": a}], [{"y": np.nan_to_num(a)}], outputs) == 0
     assert mean_divergence([{"y": a}], [{"y": np.where(a == 2, np.inf, a)}], outputs) == np.inf
 
@@ -274,10 +274,10 @@ def test_what_the_original_does_not_say_is_left_out_and_what_breaks_is_infinite(
 def test_sizes_that_change_from_batch_to_batch_are_no_channels() -> None:
     """Rows of two lengths: what was taken for channels is one channel, then and later."""
     batches = [{"y": RNG.standard_normal((4, steps))} for steps in (5, 7)]
-    found = described(batches)
+    found = outputs_like(batches)
     assert found.of["y"].channel_axis is None
     assert mean_divergence(batches, batches, found) == 0
-    guessed = described(batches[:1])
+    guessed = outputs_like(batches[:1])
     moved = [{"y": batch["y"] + 1.0} for batch in batches]
     assert 0 < mean_divergence(batches, moved, guessed) < np.inf
 

@@ -14,7 +14,7 @@ from onnxprune.data import Dataset
 from onnxprune.data.observe import Batch, Sums, observe
 from onnxprune.errors import DataError
 from onnxprune.means import Means
-from onnxprune.measure.kinds import described
+from onnxprune.measure.kinds import outputs_like
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Names
@@ -111,7 +111,7 @@ class Silencing:
     def _distance(
         self, expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]
     ) -> float:
-        how = self._how or described([expected])
+        how = self._how or outputs_like([expected])
         return how.distance(how.errors(expected, found, inputs))
 
     def _factors(self, silent: Collection[int]) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ import numpy as np
 from onnxprune.errors import DataError
 from onnxprune.grad import Loss, losses
 from onnxprune.grad.emitter import Emitter, Value
-from onnxprune.measure.kinds import described
+from onnxprune.measure.kinds import outputs_like
 from onnxprune.measure.outputs import CLASSES, INTEGERS, PROBABILITIES, Output, Outputs
 from onnxprune.model.runtime import Arrays
 
@@ -62,7 +62,7 @@ def choose_loss(
 
     ``how``: the outputs are compared (None: as these tell, all on one scale). Raises DataError where no output is a float.
     """
-    known = (how or described([outputs])).judged
+    known = (how or outputs_like([outputs])).judged
     floats = tuple(o for o in known if o.kind != INTEGERS and o.importance)
     if not floats:
         raise DataError("gradients are those of a loss of float outputs, and the model has none")
