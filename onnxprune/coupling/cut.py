@@ -228,8 +228,12 @@ class _Walk:
         base = f"{node.proto.input[position] if node.input(position) else node.label}{what}_pruned"
         key = (id(node.owner), base, content.dtype.str, content.shape, content.tobytes())
         if key not in self.copies:
-            self.copies[key] = self.names.fresh(base)
-            node.owner.initializer.append(numpy_helper.from_array(content, self.copies[key]))
+            tensor = numpy_helper.from_array(content, self.names.fresh(base))
+            self.copies[key] = tensor.name
+            if self.small.model.ir_version < 4:  # declared as an input, which a body's cannot be
+                self.splicer.store(tensor)
+            else:
+                node.owner.initializer.append(tensor)
         return self.copies[key]
 
     def _drop_unread(self) -> None:

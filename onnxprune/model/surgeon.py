@@ -74,7 +74,7 @@ class Splicer:
         with _quiet():
             own = added.copy()
             for constant in [tensor for tensor in own.tensors().values() if isinstance(tensor, gs.Constant)]:
-                self._store(_stored(constant))
+                self.store(_stored(constant))
                 constant.to_variable()  # so that the exporter does not write it once more
                 constant.dtype = constant.shape = None
             return list(gs.export_onnx(own, do_type_check=False, opset_imports=[]).graph.node)
@@ -99,7 +99,8 @@ class Splicer:
             if not domain and not onnx.defs.has(node.op, version, domain):
                 raise ValueError(f"the model is of opset {version}, which has no {node.op}")
 
-    def _store(self, tensor: TensorProto) -> None:
+    def store(self, tensor: TensorProto) -> None:
+        """Add a stored tensor, whose name is fresh, to the main graph."""
         self.graph.model.graph.initializer.append(tensor)
         if self._declares:
             declared = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))

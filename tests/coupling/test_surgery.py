@@ -353,3 +353,20 @@ def test_a_weight_read_at_rest_is_part_of_the_cut() -> None:
     small = halved(model)
     assert shapes(small)["w"] == [3, 3]
     same(run(small, feeds(model)), run(small, feeds(model)))
+
+
+def test_constants_that_a_cut_adds_are_inputs_where_they_have_to_be() -> None:
+    """Two nodes share a shape of which each needs another now, and IR 3 has no stored tensor that is no input."""
+    text = """
+w = %8x3x1x1; a = Conv(x, w); s = @[2, 8, 16]; b = Reshape(a, s)
+v = %8x3x1x1; c = Conv(x, v); d = Reshape(c, s); e = MatMul(%4x8, b); f = MatMul(%5x8, d); y = Concat<axis=1>(e, f)
+"""
+    model = network(text, opset=8, ir_version=3)
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    analysis = analysed(model)
+    kept = [np.arange(8) < count for count in (6, 4)]
+    small = assert_sound(analysis, kept)
+    onnx.checker.check_model(small, full_check=True)
+    added = {value.name for value in small.graph.input} - {value.name for value in model.graph.input}
+    assert added == names(small) - names(model) == {"s_pruned", "s_pruned_2"}
