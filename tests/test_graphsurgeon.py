@@ -19,6 +19,7 @@ import onnxprune
 from onnxprune import api
 from onnxprune.errors import ModelError
 from onnxprune.model.runtime import session
+from onnxprune.model.surgeon import to_surgeon
 
 MODELS = Path(__file__).parents[1] / "models"
 CNN = MODELS / "digits_cnn.onnx"
@@ -158,7 +159,7 @@ def test_element_types_are_taken_and_given(kind: type, lazy: bool, capfd: pytest
     for _ in range(2):
         loaded = onnxprune.load(graph)
         assert loaded.proto.graph.initializer[0] == tensor
-        graph = onnxprune.Result({}, None, loaded.proto).graph
+        graph = to_surgeon(loaded.proto)
     assert capfd.readouterr() == ("", "")
 
 
@@ -223,10 +224,10 @@ def test_what_a_graph_would_leave_out_is_refused() -> None:
     kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(1, None))
     model.graph.node.append(helper.make_node("Optional", [], ["o"], name="none", type=kind))
     with pytest.raises(ModelError, match=r"Optional 'none': gs\.Graph holds no 'type', which is TYPE_PROTO"):
-        _ = onnxprune.Result({}, None, model).graph
+        to_surgeon(model)
     model.graph.node[-1].CopyFrom(helper.make_node("Blob", [], ["o"], domain="own", content=b"\xff"))
     with pytest.raises(ModelError, match="no attribute that is no text"):
-        _ = onnxprune.Result({}, None, model).graph
+        to_surgeon(model)
 
 
 def test_it_reads_no_pickles() -> None:

@@ -83,10 +83,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gives: the report (the structure of ``--json``), the plan, and the pruned model.
-
-    ``folder``: where external data lies that the model shares with the original.
-    """
+    """What a run gives: the report (the structure of ``--json``), the plan, and the pruned model."""
 
     report: Report
     plan: Plan
