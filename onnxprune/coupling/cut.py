@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.kept import KeptUnits
 from onnxprune.coupling.spec import RULES, Edits, KeptPositions, Spec, View
 from onnxprune.errors import SurgeryError
 from onnxprune.model.facts import UNKNOWN, Fact, evaluate_node
@@ -32,40 +33,35 @@ Kept = Sequence[np.ndarray]  # per group, bool[width]: the units that stay
 Pair = list[np.ndarray | None]  # an operand's content under the two assignments of the free sizes
 
 
-def cut(analysis: Analysis, kept: Kept) -> Model:
+def cut(analysis: Analysis, kept: Sequence[np.ndarray]) -> Model:
     """Return the model without the units that are not in ``kept`` (bool[width] per group); its weights are views."""
-    result = _sliced(analysis, kept)
+    left = KeptUnits.of(analysis, kept)
+    result = _sliced(left)
     small = Graph(result.structure)
-    _slice_inner_tensors(analysis, kept, small)
-    _Walk(analysis, kept, result, small).run()
-    _declare_shapes(analysis, kept, small)
+    _slice_inner_tensors(left, small)
+    _Walk(analysis, left, result, small).run()
+    _declare_shapes(left, small)
     return result.derived(result.structure)
 
 
 # --- stored tensors -------------------------------------------------------------------------------------------------
 
 
-def _masks(analysis: Analysis, kept: Kept, name: str, tensor: TensorProto) -> dict[int, np.ndarray]:
-    """Return axis -> bool[size] for the axes of a tensor that lose positions."""
-    found = {axis: analysis.keep_mask(kept, name, axis) for axis in range(len(tensor.dims))}
-    return {axis: mask for axis, mask in found.items() if mask is not None}
-
-
-def _sliced(analysis: Analysis, kept: Kept) -> Model:
+def _sliced(kept: KeptUnits) -> Model:
     """Return the model with views of its weights, whatever becomes of its nodes."""
-    model, structure = analysis.facts.model, analysis.facts.model.draft()
+    model, structure = kept.analysis.facts.model, kept.analysis.facts.model.draft()
     headers = structure.graph.initializer
-    weights = model.weights.sliced({header.name: _masks(analysis, kept, header.name, header) for header in headers})
+    weights = model.weights.sliced({header.name: kept.masks(header.name) for header in headers})
     for header in headers:
         header.dims[:] = weights[header.name].shape
     return replace(model, structure=structure, weights=weights)
 
 
-def _slice_inner_tensors(analysis: Analysis, kept: Kept, small: Graph) -> None:
+def _slice_inner_tensors(kept: KeptUnits, small: Graph) -> None:
     """Slice what Constant nodes and bodies hold."""
     top = {tensor.name for tensor in small.model.graph.initializer}
     for name, tensor in small.tensors.items():
-        masks = {} if name in top else _masks(analysis, kept, name, tensor)
+        masks = {} if name in top else kept.masks(name)
         if not masks:
             continue
         smaller = stored_tensor(tensor).sliced(masks)
@@ -87,7 +83,7 @@ class _Walk:
     """Walks the nodes of the smaller graph beside those of the original, following small tensors by value."""
 
     analysis: Analysis
-    kept: Kept
+    kept: KeptUnits
     sliced: Model
     small: Graph
 
@@ -130,28 +126,17 @@ class _Walk:
         self.splicer.carry_out()
         self._drop_unread()
 
-    def _mask(self, value: str, axis: int) -> np.ndarray | None:
-        return self.analysis.keep_mask(self.kept, value, axis)
-
     def _edits(self, index: int, original: Node, spec: Spec, second: bool) -> Edits:
         entry = RULES.get(original.op)
-        if entry is None or entry.rewrite is None or not self._touched(index, original, spec):
+        if entry is None or entry.rewrite is None or not self.kept.reaches(index):
             return Edits()
         letters = {}
         for letter, size in spec.sizes.items():
-            mask = self.analysis.letter_mask(self.kept, index, letter)
+            mask = self.kept.letter(index, letter)
             letters[letter] = size if mask is None else int(mask.sum())
         return entry.rewrite(
-            View(original, self.analysis.facts, second), KeptPositions(self._mask, letters.__getitem__)
+            View(original, self.analysis.facts, second), KeptPositions(self.kept.mask, letters.__getitem__)
         )
-
-    def _touched(self, index: int, original: Node, spec: Spec) -> bool:
-        """Whether a cut reaches the node: one of its letters, or an axis of its operands (positions that a Pad adds)."""
-        if any(self.analysis.letter_mask(self.kept, index, letter) is not None for letter in spec.sizes):
-            return True
-        values = {name for name in (*original.inputs, *original.outputs) if name}
-        axes = ((name, axis) for name in values for axis in range(len(self.analysis.facts.shape(name) or ())))
-        return any(self._mask(name, axis) is not None for name, axis in axes)
 
     def _followed(self, node: Node) -> bool:
         """Whether a node's results are all followed by value: then they are put right where they are used."""
@@ -192,7 +177,7 @@ class _Walk:
         name = original.input(position)
         array = old.get(name, UNKNOWN).array if name else None
         for axis in range(array.ndim if array is not None else 0):
-            mask = self._mask(name, axis)
+            mask = self.kept.mask(name, axis)
             if mask is not None and array is not None:
                 array = np.compress(mask, array, axis)
         return array
@@ -301,7 +286,7 @@ class _Walk:
     def _shrunk(self, name: str, fact: Fact) -> Fact:
         if fact.shape is None:
             return Fact(fact.dtype, None)
-        return Fact(fact.dtype, KeptPositions(self._mask, lambda _: 0).shape(name, fact.shape))
+        return Fact(fact.dtype, KeptPositions(self.kept.mask, lambda _: 0).shape(name, fact.shape))
 
 
 def _is_whole(node: Node, operands: Pair) -> bool:
@@ -362,13 +347,13 @@ def _set_attribute(proto: NodeProto, name: str, value: Any) -> None:
 # --- declared shapes ------------------------------------------------------------------------------------------------
 
 
-def _declare_shapes(analysis: Analysis, kept: Kept, small: Graph) -> None:
+def _declare_shapes(kept: KeptUnits, small: Graph) -> None:
     """Correct the sizes that the file declares for values and for initializers listed as inputs."""
 
     def correct(graph: GraphProto, names: dict[str, str]) -> None:
         for value in [*graph.input, *graph.value_info, *graph.output]:
             for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-                mask = analysis.keep_mask(kept, names.get(value.name, value.name), axis)
+                mask = kept.mask(names.get(value.name, value.name), axis)
                 if mask is not None and dim.HasField("dim_value"):
                     dim.dim_value = dim.dim_value * int(mask.sum()) // len(mask)
                 elif mask is not None:

@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 from onnx import helper, numpy_helper
 
-from onnxprune.coupling.cut import Kept
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.spec import Operand, Spec
+from onnxprune.coupling.kept import KeptUnits
+from onnxprune.coupling.readers import axes_with
+from onnxprune.coupling.spec import Spec
 from onnxprune.model.facts import Shape
 from onnxprune.model.graph import Graph, Insertions, Names, Node
 from onnxprune.model.model import Model
 
 
-def silenced(analysis: Analysis, kept: Kept) -> tuple[Model, tuple[str, ...]]:
+def silenced(analysis: Analysis, kept: Sequence[np.ndarray]) -> tuple[Model, tuple[str, ...]]:
     """Return (the original with removed units silenced where they are consumed, lossy nodes that were sliced)."""
     proto = analysis.facts.model.draft()
-    builder = _Silencer(analysis, kept, Graph(proto))
+    builder = _Silencer(analysis, KeptUnits.of(analysis, kept), Graph(proto))
     for index, (node, (_, spec)) in enumerate(
         zip(list(builder.graph.nodes), analysis.solution.links.specs, strict=True)
     ):
@@ -34,16 +35,14 @@ def silenced(analysis: Analysis, kept: Kept) -> tuple[Model, tuple[str, ...]]:
 
 
 class _Silencer:
-    def __init__(self, analysis: Analysis, kept: Kept, graph: Graph):
-        self.analysis, self.kept, self.graph = analysis, list(kept), graph
+    def __init__(self, analysis: Analysis, kept: KeptUnits, graph: Graph):
+        self.analysis, self.kept, self.graph = analysis, kept, graph
         self.lossy: list[str] = []
         self.inserted = Insertions(graph)
         self.names = Names(graph.model.graph)
 
     def visit(self, index: int, node: Node, spec: Spec) -> None:
-        cut_letters = {
-            letter for letter in spec.sizes if self.analysis.letter_mask(self.kept, index, letter) is not None
-        }
+        cut_letters = {letter for letter in spec.sizes if self.kept.letter(index, letter) is not None}
         sliced = {letter for letter in spec.lossy if letter in cut_letters}
         if sliced:
             self.lossy.append(node.label)
@@ -62,7 +61,7 @@ class _Silencer:
             if letter in term.letters and (not spec.silent or i in spec.silent)
         )
         for _, position, axis in holders if spec.silent else holders[:1]:
-            mask = self.analysis.keep_mask(self.kept, node.input(position), axis)
+            mask = self.kept.mask(node.input(position), axis)
             if mask is not None:
                 zero = spec.silent.get(position)
                 silence = node.proto.input[zero] if zero is not None and node.input(zero) else ""
@@ -72,24 +71,17 @@ class _Silencer:
 
     def _slice_node(self, node: Node, spec: Spec, letters: set[str]) -> None:
         for position, operand in enumerate(spec.inputs):
-            for axis in self._axes(operand, letters):
-                mask = self.analysis.keep_mask(self.kept, node.input(position), axis)
+            for axis in axes_with(operand, *letters):
+                mask = self.kept.mask(node.input(position), axis)
                 if mask is not None:
                     kept = self._tensor(np.flatnonzero(mask))
                     node.proto.input[position] = self._insert(
                         node, "Gather", [node.proto.input[position], kept], axis=axis
                     )
         for position, operand in enumerate(spec.outputs):
-            axes = [
-                a
-                for a in self._axes(operand, letters)
-                if self.analysis.keep_mask(self.kept, node.outputs[position], a) is not None
-            ]
+            axes = [a for a in axes_with(operand, *letters) if self.kept.mask(node.outputs[position], a) is not None]
             if axes:
                 self._restore(node, position, axes)
-
-    def _axes(self, operand: Operand, letters: set[str]) -> list[int]:
-        return [axis for axis, term in enumerate(operand or ()) if letters & set(term.letters)]
 
     def _restore(self, node: Node, position: int, axes: list[int]) -> None:
         """Put zeros back where positions were taken out, under the output's own name."""
@@ -98,7 +90,7 @@ class _Silencer:
         source = node.proto.output[position]
         current = node.proto.output[position] = self.names.fresh(f"{source}_sliced")
         for number, axis in enumerate(axes):
-            mask = self.analysis.keep_mask(self.kept, value, axis)
+            mask = self.kept.mask(value, axis)
             assert mask is not None
             rank = self._tensor(np.where(mask, np.cumsum(mask) - 1, 0))
             spread = self.names.fresh(f"{source}_spread")

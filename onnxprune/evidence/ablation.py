@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ValueInfoProto, helper
 
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.kept import KeptUnits
 from onnxprune.coupling.silence import silenced
 from onnxprune.data import Dataset
 from onnxprune.data.observe import Batch, Sums, observe
@@ -114,8 +115,7 @@ def _switchable(
     contents, model = [], analysis.facts.model
     silent = model
     for unit in range(int(analysis.widths[group])):
-        kept = [np.ones(width, bool) for width in analysis.widths]
-        kept[group][unit] = False
+        kept = KeptUnits.whole(analysis).without(group, [unit])
         silent = silenced(analysis, kept)[0]
         contents.append({name: silent.weights[name].read() for name in silent.weights if name not in model.weights})
     proto = silent.draft()

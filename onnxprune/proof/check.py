@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from onnxprune.coupling.cut import Kept
+import numpy as np
+
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.kept import KeptUnits
 from onnxprune.coupling.silence import silenced
 from onnxprune.model.model import Model
 from onnxprune.proof.inputs import Feeds
@@ -26,7 +28,7 @@ T = TypeVar("T")
 
 def check_cut(
     analysis: Analysis,
-    kept: Kept,
+    kept: Sequence[np.ndarray],
     small: Model,
     *,
     seed: int = 0,
@@ -35,6 +37,7 @@ def check_cut(
     prover: Prover | None = None,
 ) -> SurgeryCheck:
     """Compare ``small`` with the silenced original on drawn inputs, and on ``rows`` of real data where there are any."""
+    kept = KeptUnits.of(analysis, kept)
     reference, lossy = silenced(analysis, kept)
     prover = prover or Prover(analysis.facts, seed=seed, threads=threads, rows=rows)
     return replace(prover.compare(reference, small, of_cut(analysis, kept)), lossy_nodes=lossy)

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.spec import Spec
+from onnxprune.coupling.kept import KeptUnits
 from onnxprune.model.facts import UNKNOWN, Facts
 from onnxprune.model.graph import Graph, Node
 from onnxprune.model.model import Model
@@ -92,26 +92,9 @@ class Witnesses:
 
 def of_cut(analysis: Analysis, kept: Sequence[np.ndarray]) -> Witnesses:
     """Return what the nodes give that a cut reaches: one of their letters loses positions, or an axis of an operand."""
-    flags = list(kept)
-
-    def reached(index: int, node: Node, spec: Spec) -> bool:
-        if any(analysis.letter_mask(flags, index, letter) is not None for letter in spec.sizes):
-            return True
-        names = {name for name in (*node.inputs, *node.outputs) if name}
-        axes = ((name, axis) for name in names for axis in range(len(analysis.facts.shape(name) or ())))
-        return any(analysis.keep_mask(flags, name, axis) is not None for name, axis in axes)
-
-    nodes = [n for index, (n, spec) in enumerate(analysis.solution.links.specs) if reached(index, n, spec)]
-    known: dict[str, Mapping[int, np.ndarray]] = {}
-
-    def masks(name: str) -> Mapping[int, np.ndarray]:
-        if name not in known:
-            axes = range(len(analysis.facts.shape(name) or ()))
-            found = {axis: analysis.keep_mask(flags, name, axis) for axis in axes}
-            known[name] = {axis: mask for axis, mask in found.items() if mask is not None}
-        return known[name]
-
-    return _witnesses(analysis.facts, nodes, masks)
+    left = KeptUnits.of(analysis, kept)
+    nodes = [node for index, (node, _) in enumerate(analysis.solution.links.specs) if left.reaches(index)]
+    return _witnesses(analysis.facts, nodes, left.masks)
 
 
 def of_change(facts: Facts, small: Model) -> Witnesses:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnxprune.coupling.channels import row_importance
-from onnxprune.coupling.cut import Kept
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.kept import KeptUnits
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out
 from onnxprune.means import Means
@@ -57,7 +57,7 @@ class Method:
 
 def repair(
     analysis: Analysis,
-    kept: Kept,
+    kept: Sequence[np.ndarray],
     small: Model,
     dataset: Dataset,
     method: Method = Method(),
@@ -69,7 +69,9 @@ def repair(
     ``outputs``: how the model's outputs are compared.
     """
     importance = {} if outputs is None else row_importance(analysis.solution.links, outputs)
-    trial = _Trial(analysis, kept, small, method, means.masked(dataset.schema.padding_mask), importance)
+    trial = _Trial(
+        analysis, KeptUnits.of(analysis, kept), small, method, means.masked(dataset.schema.padding_mask), importance
+    )
     if method.name != "auto":
         return Repaired(trial.by(method.name, dataset), method.name, {}, trial.warned.get(method.name, ()))
     fit, judge = held_out(dataset, HELD_OUT, MOST, means.seed)
@@ -90,7 +92,7 @@ class _Trial:
     """Solvers tried on one cut model; ``warned``: solver -> what it could not look at."""
 
     analysis: Analysis
-    kept: Kept
+    kept: KeptUnits
     small: Model
     method: Method
     means: Means

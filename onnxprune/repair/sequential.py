@@ -15,8 +15,8 @@ from itertools import islice
 import numpy as np
 from onnx import AttributeProto
 
-from onnxprune.coupling.cut import Kept
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.kept import KeptUnits
 from onnxprune.criteria.curvature import Order, Problem, joint_order
 from onnxprune.data import Feed
 from onnxprune.data.repeated import Remembered
@@ -96,7 +96,7 @@ class Sequential:
     """
 
     analysis: Analysis
-    kept: Kept
+    kept: Sequence[np.ndarray]
     batches: Iterable[Arrays]
     choices: Mapping[str, Choice] = field(default_factory=dict)
     subspaces: Mapping[str, Subspace] = field(default_factory=dict)
@@ -119,6 +119,7 @@ class Sequential:
         stored = {name: tensor for name, tensor in graph.tensors.items() if _is_stored(graph, name)}
         self._stored = Stored(graph, {name: working.array(tensor) for name, tensor in stored.items()})
         self._solve = SOLVERS[self.method]
+        self._left = KeptUnits.of(self.analysis, self.kept)
         self._sizes = [_samples(batch) for batch in self.batches]
         self._numbers = _row_numbers(self.batches, self._sizes)
         self._masks = [batch[self.means.mask] != 0 if self.means.mask else None for batch in self.batches]
@@ -184,13 +185,7 @@ class Sequential:
         return False
 
     def _is_cut(self, names: Sequence[str]) -> bool:
-        shape = self.analysis.facts.shape
-        axes = [(name, axis) for name in names if name for axis in range(len(shape(name) or ()))]
-        return any(self._kept_positions(name, axis) is not None for name, axis in axes)
-
-    def _kept_positions(self, value: str, axis: int) -> np.ndarray | None:
-        mask = self.analysis.keep_mask(self.kept, value, axis)
-        return None if mask is None else np.flatnonzero(mask)
+        return any(self._left.masks(name) for name in names if name)
 
     def _target(self, linear: Linear, done: set[str]) -> FitTarget:
         if self.method != "least-squares":
@@ -206,7 +201,7 @@ class Sequential:
         A batch in which the two models' values cannot be matched row by row (what is found there decides how many) is left out.
         """
         axis = linear.axis % len(self.analysis.facts.shape(target.value) or ())
-        kept = self._kept_positions(target.value, axis)
+        kept = self._left.mask(target.value, axis)
         others = self._pruned.values(target.other) if target.other else [None] * len(self._sizes)
         firsts = np.cumsum([0, *self._sizes[:-1]]).tolist()
         values = zip(self._pruned.values(linear.source), self._dense.values(target.value), others, strict=True)

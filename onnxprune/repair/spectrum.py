@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from onnxprune.coupling.cut import Kept
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.kept import KeptUnits
 from onnxprune.coupling.readers import reading_weights
 from onnxprune.measure.isometry import as_matrix, weights_of
 from onnxprune.model.graph import Graph
@@ -14,17 +16,18 @@ from onnxprune.model.read import NATIVE_FLOATS, Model
 NONE = 1e-7  # of the largest singular value: a direction that the weight does not have
 
 
-def isometric(analysis: Analysis, kept: Kept, small: Model) -> Model:
+def isometric(analysis: Analysis, kept: Sequence[np.ndarray], small: Model) -> Model:
     """Return ``small`` with the singular values that the surviving outputs of each cut layer had while all inputs were there.
 
     Lee et al. 2020, "A Signal Propagation Perspective for Pruning Neural Networks at Initialization", pull what survives
     towards an isometry, all of whose singular values are one. A trained layer is none, so its own values take their place.
     """
+    left_of = KeptUnits.of(analysis, kept)
     tensors, arrays = Graph(small.structure).tensors, {}
     before = weights_of(analysis.facts.model)
     reads = {(m.parameter, m.axis) for there in reading_weights(analysis).values() for _, m in there}
     for name, cut in weights_of(small).items():
-        left = analysis.kept_positions(kept, name)
+        left = left_of.positions(name)
         if tensors[name].data_type not in NATIVE_FLOATS or not any((name, axis) in reads for axis in left):
             continue
         whole = before[name]

@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.kept import KeptUnits
 from onnxprune.coupling.readers import reading_weights
 from onnxprune.criteria.curvature import Order
 from onnxprune.means import Means
@@ -33,13 +34,14 @@ class Reconstruction:
 
     def carried(self, analysis: Analysis, small: Model) -> Model:
         """Return ``small``, the original without the units outside ``kept``, with the reconstruction's weights."""
+        cut_away, kept = (KeptUnits.of(analysis, masks) for masks in (self.cut, self.kept))
         source, arrays = Graph(self.model.structure).tensors, {}
         for name, tensor in Graph(small.structure).tensors.items():
             if tensor.data_type not in FLOATS or name not in analysis.facts.first:  # made by the cut itself
                 continue
             array = self.model.array(source[name])
             for axis in range(array.ndim):
-                before, after = (analysis.keep_mask(kept, name, axis) for kept in (self.cut, self.kept))
+                before, after = (left.mask(name, axis) for left in (cut_away, kept))
                 if after is not None:
                     array = np.compress(after if before is None else after[before], array, axis)
             arrays[name] = array
@@ -62,18 +64,18 @@ def reconstruct(
     """
     choices = single_readers(analysis, widths, orders)
     chosen = {choice.group for choice in choices.values()}
-    kept = [np.ones(group.width, bool) for group in analysis.groups]
+    flags = [np.ones(group.width, bool) for group in analysis.groups]
     for group, order, width in zip(analysis.groups, orders, widths, strict=True):
         if group.index not in chosen:
-            kept[group.index][order.order[: group.width - int(width)]] = False
-    whole = all(mask.all() for mask in kept)
-    small = analysis.facts.model if whole else cut(analysis, kept)
+            flags[group.index][order.order[: group.width - int(width)]] = False
+    kept = KeptUnits(analysis, flags)
+    small = analysis.facts.model if kept.is_whole else cut(analysis, kept)
     walk = Sequential(
         analysis, kept, batches, choices, effort=effort, means=means.quiet, importance=importance or {},
     )  # fmt: skip
     model = walk.run(small)
-    kept_now = [walk.chosen.get(g, flags) for g, flags in enumerate(kept)]
-    return Reconstruction(model, kept_now, kept, warnings=walk.warnings)
+    kept_now = [walk.chosen.get(g, mask.copy()) for g, mask in enumerate(kept)]
+    return Reconstruction(model, kept_now, list(kept), warnings=walk.warnings)
 
 
 def single_readers(analysis: Analysis, widths: np.ndarray, orders: Sequence[Order]) -> dict[str, Choice]:

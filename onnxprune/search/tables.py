@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.kept import KeptUnits
 from onnxprune.coupling.readers import reading_weights
 from onnxprune.criteria.curvature import Order, Problem, joint_order
 from onnxprune.evidence.rows import POSITIONS
@@ -73,9 +74,8 @@ def error_tables(
     ``importance``: see ``Sequential``; the nodes that it names share out their energy by it.
     """
     collector = _Collector(analysis, importance or {})
-    everything = [np.ones(group.width, bool) for group in analysis.groups]
     Sequential(
-        analysis, everything, batches, effort=Effort(POSITIONS // 2), means=means.quiet,
+        analysis, KeptUnits.whole(analysis), batches, effort=Effort(POSITIONS // 2), means=means.quiet,
         everything=True, frozen=True, observe=collector.observe,
     ).run(analysis.facts.model)  # fmt: skip
     energies, shared = collector.energies, _shared_out(collector.energies, importance or {})
