@@ -18,7 +18,7 @@ from onnxprune.model.files import shown
 CHUNK = 1 << 22
 NATIVE_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})  # element types numpy has too
 FLOATS = NATIVE_FLOATS | {TensorProto.BFLOAT16}
-PACKED = ("UNDEFINED", "INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2", "STRING")
+PACKED = ("UNDEFINED", "INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2", "FLOAT6E2M3", "FLOAT6E3M2", "STRING")
 
 
 class Home(NamedTuple):
