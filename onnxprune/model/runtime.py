@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,22 +104,53 @@ def _loadable(model: ModelLike, options: Any) -> tuple[str | bytes, list[Any]]:
 def _in_memory(model: Model, options: Any) -> tuple[bytes, list[Any]]:
     """Lend large weights to ONNX Runtime beside the structure: no second copy, no 2 GB limit of a message.
 
-    ONNX Runtime opens no file itself: it would look for data in the current folder, and know nothing of the model's.
+    ONNX Runtime copies what it only knows as external, and while a session begins also what is shared, unless the file is named
+    that it lies in. An optimiser might change what has a shared tensor's name: without optimisation alone weights are shared.
     """
-    structure = model.draft()
-    lent = {}
+    structure, lent, outside = model.draft(), {}, []
     for header in structure.graph.initializer:
         tensor = model.weights[header.name]
-        large = tensor.external or (tensor.raw and tensor.nbytes >= LARGE)
-        if large and tensor.dtype in MAPPED | NAMED:
-            del header.external_data[:]
-            header.external_data.add(key="location", value="in_memory")
-            lent[header.name] = _lent(tensor)
-        else:
+        if tensor.dtype not in MAPPED | NAMED or not (tensor.external or (tensor.raw and tensor.nbytes >= LARGE)):
             embed_header(header, tensor)
-    if lent:
-        options.add_external_initializers(list(lent), list(lent.values()))
+            continue
+        lent[header.name] = _lent(tensor)
+        if not _is_plain_run(options) or tensor.region is None:
+            _refer_to(header, "in_memory")
+            outside.append(header.name)
+    folder = _refer_to_files(structure, model, [name for name in lent if name not in outside])
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    if outside:
+        options.add_external_initializers(outside, [lent[name] for name in outside])
+    for name, value in lent.items() if _is_plain_run(options) else ():
+        options.add_initializer(name, value)
     return structure.SerializeToString(), list(lent.values())
+
+
+def _is_plain_run(options: Any) -> bool:
+    import onnxruntime as ort
+
+    return options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+
+def _refer_to_files(structure: onnx.ModelProto, model: Model, names: Collection[str]) -> Path | None:
+    """Let headers name the regions of files that their tensors are; return the folder of these files, None for none."""
+    chosen = [header for header in structure.graph.initializer if header.name in names]
+    regions = [region for header in chosen if (region := model.weights[header.name].region) is not None]
+    if not regions:
+        return None
+    folder = Path(os.path.commonpath([file.parent for file, _ in regions]))
+    for header, (file, offset) in zip(chosen, regions, strict=True):
+        _refer_to(header, file.relative_to(folder).as_posix(), offset, model.weights[header.name].nbytes)
+    return folder
+
+
+def _refer_to(header: onnx.TensorProto, location: str, offset: int = 0, length: int = 0) -> None:
+    del header.external_data[:]
+    header.external_data.add(key="location", value=location)
+    if length:
+        header.external_data.add(key="offset", value=str(offset))
+        header.external_data.add(key="length", value=str(length))
 
 
 def _lent(tensor: Tensor) -> Any:

@@ -84,6 +84,11 @@ class Tensor(ABC):
         """The data files that it lies in."""
         return frozenset()
 
+    @property
+    def region(self) -> tuple[Path, int] | None:
+        """The file and the place in it where the tensor lies as it is; None where it lies elsewhere, or has more bytes there."""
+        return None
+
     def fill(self, target: TensorProto) -> None:
         """Put the content into a message that says already what it is."""
         target.raw_data = b"".join(self.blocks())
@@ -180,6 +185,10 @@ class _Region(Tensor):
     @property
     def files(self) -> frozenset[Path]:
         return frozenset([self.file])
+
+    @property
+    def region(self) -> tuple[Path, int] | None:
+        return (self.file, self._offset) if self._length == packed_size(self.dtype, self.count) else None
 
     def read(self) -> np.ndarray:
         with _told(self._name):
