@@ -54,7 +54,7 @@ def unit_readers(analysis: Analysis) -> tuple[tuple[UnitReader, ...], ...]:
         for letter in sorted(sinks | set(spec.lossy)):
             if (index, letter) in links.letters:
                 units = analysis.unit[links.letter(index, letter)]
-                places = tuple((name, axis) for name, axis in carriers_of(node, spec, letter) if name)
+                places = tuple((name, axis) for _, name, axis in carriers_of(node, spec, letter) if name)
                 for group in groups_on(units, analysis.starts):
                     found[group].append(UnitReader(node, group, places, letter in sinks))
     return tuple(map(tuple, found))
@@ -71,10 +71,14 @@ def reading_weights(analysis: Analysis) -> dict[str, tuple[tuple[int, Member], .
     return found
 
 
-def carriers_of(node: Node, spec: Spec, letter: str) -> Iterator[tuple[str, int]]:
-    """Yield (value, axis) of everything that a node reads, or mentions of a body, whose axis carries a letter."""
-    for name, operand in (*zip(node.inputs, spec.inputs, strict=False), *spec.extra):
-        yield from ((name, axis) for axis in axes_with(operand, letter))
+def carriers_of(node: Node, spec: Spec, letter: str) -> Iterator[tuple[int | None, str, int]]:
+    """Yield (input, value, axis) of what carries a letter: of all that a node reads (input None: inside a body)."""
+    mentions = ((node.inputs.index(name) if name in node.inputs else None, name, own) for name, own in spec.extra)
+    for number, name, operand in (
+        *((i, *pair) for i, pair in enumerate(zip(node.inputs, spec.inputs, strict=False))),
+        *mentions,
+    ):
+        yield from ((number, name, axis) for axis in axes_with(operand, letter))
 
 
 def axes_with(operand: Operand, *letters: str) -> list[int]:

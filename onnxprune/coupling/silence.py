@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import KeptUnits
-from onnxprune.coupling.readers import axes_with
+from onnxprune.coupling.readers import axes_with, carriers_of
 from onnxprune.coupling.spec import Spec
 from onnxprune.model.facts import Shape
 from onnxprune.model.graph import Graph, Insertions, Names, Node
@@ -53,12 +53,10 @@ class _Silencer:
     def _silence(self, node: Node, spec: Spec, letter: str) -> None:
         """Silence the removed positions of a consumed letter on the inputs the signature names, else on one, at best a stored one."""
         facts = self.analysis.facts
-        mentions = [*enumerate(spec.inputs), *((node.inputs.index(n), o) for n, o in spec.extra if n in node.inputs)]
         holders = sorted(
-            (node.input(i) not in facts.constants, i, axis)
-            for i, operand in mentions
-            for axis, term in enumerate(operand or ())
-            if letter in term.letters and (not spec.silent or i in spec.silent)
+            (name not in facts.constants, i, axis)
+            for i, name, axis in carriers_of(node, spec, letter)
+            if i is not None and (not spec.silent or i in spec.silent)
         )
         for _, position, axis in holders if spec.silent else holders[:1]:
             mask = self.kept.mask(node.input(position), axis)

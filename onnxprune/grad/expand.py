@@ -51,8 +51,7 @@ def rewritten(
 def _without_rule(graph: Graph, wrt: Collection[str], rules: Collection[str]) -> list[Node]:
     reached, missing = set(wrt), []
     for node in graph.top:
-        captured = {name for body in node.bodies for inner in body.nodes for name in inner.inputs}
-        if reached.intersection(node.inputs) or reached.intersection(captured):
+        if reached.intersection(node.reads()):
             reached.update(node.outputs)
             if node.op not in rules:
                 missing.append(node)

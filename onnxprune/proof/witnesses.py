@@ -136,13 +136,6 @@ def _undecided(facts: Facts, node: Node) -> tuple[str, ...]:
     return tuple(name for name in deciding if name and facts.array(name) is None)
 
 
-def _inside(node: Node) -> Iterator[Node]:
-    for body in node.bodies:
-        for inner in body.nodes:
-            yield inner
-            yield from _inside(inner)
-
-
 def _is_compared(facts: Facts, name: str, masks: MasksOf) -> bool:
     """Whether a value is a tensor of numbers or flags computed on data; sizes and stored tensors are what the cut changes.
 
@@ -193,8 +186,7 @@ def reaches(graph: Graph, changed: Collection[Node], unseen: Collection[Node], m
     changed, unseen = set(changed), set(unseen)
     found: dict[str, Reach] = {}
     for node in graph.top:
-        names = {*node.inputs, *(name for inner in _inside(node) for name in inner.inputs)}
-        before = [found[name] for name in sorted(names) if name in found]
+        before = [found[name] for name in sorted(node.reads()) if name in found]
         nodes = dict.fromkeys(n for reach in before for n in reach.unseen)
         if node in unseen:
             nodes[node] = None
