@@ -149,12 +149,19 @@ WHAT = (
     click.option("--threshold", metavar="NAME", help="class-blind (default), class-uniform or class-distribution."),
     click.option(
         "--granularity",
-        metavar="NAME",
+        metavar="NAME[,NAME]",
         multiple=True,
         help="heads (default), width of heads, or whole groups. Beside it 'paired': the least channels of every "
         "convolution group go together, wherever they stand; 'stream': also cuts axes whose statistics that changes. "
-        "Alone 'block': whole residual branches go instead; alone 'eigen': directions of each layer's eigenbasis, which "
-        "makes it two or three thinner ones. Repeatable.",
+        "Or 'block': whole residual branches; 'eigen': directions of each layer's eigenbasis, which makes it two or three "
+        "thinner ones; 'lossless'. Several kinds, such as block,heads, share one target.",
+    ),
+    click.option(
+        "--share",
+        type=PATTERN_SHARE,
+        metavar="NAME=SHARE",
+        multiple=True,
+        help="How much of what is saved one of several kinds saves, e.g. block=20%. Default: as data judges (--calib).",
     ),
     click.option(
         "--lossless",

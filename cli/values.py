@@ -17,7 +17,7 @@ UNITS = {
 }  # fmt: skip
 
 
-class Value(click.ParamType):
+class OptionValue(click.ParamType):
     """An option value read by a plain function that raises ValueError with the form it expects.
 
     A number, from a file, is read as its text; a list, where ``listed``, as its items with commas between.
@@ -135,15 +135,15 @@ def shares(text: str) -> tuple[float, ...]:
     return tuple(share(part.strip()) for part in text.split(","))
 
 
-RATIO = Value("share", ratio)
-SHARE = Value("share", share)
-SIZE = Value("size", size)
-SECONDS = Value("seconds", seconds)
-NAMED_SHAPE = Value("name:shape", named_shape)
-NAMES = Value("list of names", names, listed=True)
-NUMBERS = Value("list of numbers", numbers, listed=True)
-PATTERN_SHARE = Value("pattern=share", pattern_share)
-OUTPUT_WEIGHT = Value("name[channels]=weight", output_weight)
-ALIGNMENT = Value("auto|n|target", alignment)
-SCRIPT = Value("script.py:function", str)
-SHARES = Value("list of shares", shares, listed=True)
+RATIO = OptionValue("share", ratio)
+SHARE = OptionValue("share", share)
+SIZE = OptionValue("size", size)
+SECONDS = OptionValue("seconds", seconds)
+NAMED_SHAPE = OptionValue("name:shape", named_shape)
+NAMES = OptionValue("list of names", names, listed=True)
+NUMBERS = OptionValue("list of numbers", numbers, listed=True)
+PATTERN_SHARE = OptionValue("pattern=share", pattern_share)
+OUTPUT_WEIGHT = OptionValue("name[channels]=weight", output_weight)
+ALIGNMENT = OptionValue("auto|n|target", alignment)
+SCRIPT = OptionValue("script.py:function", str)
+SHARES = OptionValue("list of shares", shares, listed=True)

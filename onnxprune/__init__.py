@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from onnxprune.changes.plan import Plan as Plan
     from onnxprune.coupling.groups import Analysis as Analysis
     from onnxprune.model.read import Model as Model
-    from onnxprune.runs.pipeline import Result as Result
+    from onnxprune.runs.run import Result as Result
     from onnxprune.settings import Settings as Settings
 
 _HOMES = {
     "Analysis": "onnxprune.coupling.groups",
     "Model": "onnxprune.model.read",
     "Plan": "onnxprune.changes.plan",
-    "Result": "onnxprune.runs.pipeline",
+    "Result": "onnxprune.runs.run",
     "Settings": "onnxprune.settings",
     "analyze": "onnxprune.api",
     "apply": "onnxprune.api",

@@ -13,11 +13,14 @@ from typing import Any, TypeAlias
 import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
+from onnxprune.changes.analysing import analyse_model
+from onnxprune.changes.context import Data
 from onnxprune.changes.plan import Plan, from_json
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset, input_specs, open_dataset
 from onnxprune.data.images import ImageOptions
 from onnxprune.errors import DataError, UsageError
+from onnxprune.means import Progress, silent
 from onnxprune.model import read
 from onnxprune.model.paths import refuse_data_files, settle_paths
 from onnxprune.model.read import Model
@@ -27,19 +30,14 @@ from onnxprune.model.write import save as write_model
 from onnxprune.report.baseline import TOLERANCE, Baseline
 from onnxprune.report.entries import Report, coverage, header, model_entry
 from onnxprune.report.gates import GATES, require_data, require_measurable
-from onnxprune.runs.branches import BranchRun, find_branches, prunable_shares
-from onnxprune.runs.directions import EigenRun, find_directions
-from onnxprune.runs.lossless import LosslessRun
-from onnxprune.runs.pipeline import Data, Result, Run
+from onnxprune.report.stages import Stages
 from onnxprune.runs.reports import compare_models, describe, describe_curves, time_models
-from onnxprune.runs.stages import Progress, Stages, analyse_model
-from onnxprune.runs.steps import SteppedRun
+from onnxprune.runs.run import Result, Run
 from onnxprune.runs.sweep import grid, judged, run_points
-from onnxprune.settings import ANALYSED, Settings, analysis_settings, make_settings
+from onnxprune.settings import ANALYSED, Settings, analysis_settings, make_settings, space_of
 
 Source: TypeAlias = str | os.PathLike[str] | ModelProto | gs.Graph | Model
 Earlier = str | os.PathLike[str] | Mapping[str, Any]
-_RUNS: dict[str, type[Run]] = {"removes_blocks": BranchRun, "removes_directions": EigenRun, "lossless": LosslessRun}
 BUDGETED = {"bytes": "size", "parameters": "params", "macs": "macs"}
 
 
@@ -65,19 +63,10 @@ def analyze(model: Source, **settings: Any) -> Analysis:
 
 def inspect(model: Source, *, progress: Progress | None = None, **settings: Any) -> Report:
     """Return what can be cut, what stays and why, as the report of ``inspect --json``."""
-    chosen = make_settings(settings)
-    stages = Stages(progress or (lambda stage: None))
+    stages = Stages(progress or silent)
     with stages("load"):
         loaded = load(model)
-    with stages("analyze"):
-        analysis = analyse_model(loaded, chosen)
-    found = describe(loaded, analysis, chosen, stages)
-    branches = find_branches(analysis, chosen)
-    found["blocks"] = branches.entries()
-    if chosen.removes_directions:
-        directions = find_directions(analysis, chosen)
-        found |= {"directions": directions.entries(), "prunable": directions.prunable()}
-    return found | ({"prunable": prunable_shares(branches)} if chosen.removes_blocks else {})
+    return describe(loaded, make_settings(settings), stages)
 
 
 def plan(model: Source | Analysis, *, calibration: Any = None, **settings: Any) -> Plan:
@@ -186,7 +175,7 @@ def validate(
     with ``data``. ``layers``: also compare every inner tensor that both models have.
     """
     chosen = make_settings({"latency": False} | settings)
-    stages = Stages(progress or (lambda stage: None))
+    stages = Stages(progress or silent)
     with stages("load"):
         models = load(before), load(after)
     dataset = _dataset(models[0], data, labels, images, chosen, chosen.samples)
@@ -244,7 +233,7 @@ def bench(
         raise UsageError(f"pairs {pairs}, seconds {seconds}: give at least one pair and some time, such as 100 and 10")
     if other is None and chosen.max_latency_ratio is not None:
         raise UsageError("the gate max_latency_ratio compares two models; give the other one too")
-    stages = Stages(progress or (lambda stage: None))
+    stages = Stages(progress or silent)
     with stages("load"):
         first = load(model)
         second = None if other is None else load(other)
@@ -263,7 +252,7 @@ def sensitivity(
 ) -> Report:
     """Return how far the outputs move when each group alone is narrowed and the model repaired, judged on held-out rows."""
     chosen = make_settings(settings)
-    stages = Stages(progress or (lambda stage: None))
+    stages = Stages(progress or silent)
     with stages("load"):
         loaded = load(model)
     dataset = _dataset(loaded, data, None, images, chosen, chosen.samples)
@@ -314,7 +303,7 @@ def sweep(
     points = grid(ratios, criteria, repairs)
     for point in points:
         make_settings(ungated | dict(point.settings))  # refuse what makes no sense before the first run
-    entries, warnings = run_points(points, shared, evaluate, place, progress or (lambda stage: None))
+    entries, warnings = run_points(points, shared, evaluate, place, progress or silent)
     about = {"model": model_entry(loaded), "warnings": warnings}
     return header("sweep", chosen.to_json()) | about | judged(entries, chosen.max_drop)
 
@@ -364,24 +353,21 @@ def _start(
     progress: Callable[[str], None] | None,
     rewind: Source | None = None,
 ) -> Run:
-    stages = Stages(progress or (lambda stage: None))
+    stages = Stages(progress or silent)
     with stages("load"):
         model = load(source)
     path, early = None, _earlier(settings, rewind)
     if output is not None:
         path = output_path(model.path or Path(), output, force)
         refuse_data_files(path, [model, early] if early else [model])
-    if rewind is not None or settings.steps.steps > 1:
-        return SteppedRun(command, model, settings, Data(), stages, path, force, rewind=early)
-    kind = next((run for chosen, run in _RUNS.items() if getattr(settings, chosen)), Run)
-    return kind(command, model, settings, Data(), stages, path, force)
+    return Run(command, model, settings, Data(), stages, path, force, rewind=early)
 
 
 def _earlier(settings: Settings, rewind: Source | None) -> Model | None:
     """Open the model to rewind to; raises UsageError where no weights are left to choose."""
     if rewind is None:
         return None
-    if any(getattr(settings, kind) for kind in _RUNS):
+    if not all(space_of(path).stepwise for path in settings.spaces):
         raise UsageError(
             "rewind goes with widths, not with granularity block, eigen or lossless; leave one of them out"
         )

@@ -7,6 +7,7 @@ import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from math import inf
 from typing import Any
 
@@ -37,38 +38,37 @@ AUTO = "auto"
 MOST_THREADS = 1024
 """More than any machine has cores; each costs memory and time from the first run on."""
 REPAIRS = (AUTO, "none", "least-squares", "batchnorm", "bias", "isometry")
-BESIDE_LOSSLESS: dict[str, tuple[Any, ...]] = {
-    "ratio": (None,),
-    "target": (None,),
-    "max_divergence": (None,),
-    "criterion": (AUTO,),
-    "repair": (AUTO, "none"),
-    "recover": (0, "0"),
-    "search": (0.0,),
-    "search_recover": (0,),
-}
-"""What the settings that decide on more may be."""
-BESIDE_DIRECTIONS: dict[str, tuple[Any, ...]] = {
-    "criterion": (AUTO, "eigendamage"),
-    "max_divergence": (None,),
-    "scope": (AUTO, "global", "layer"),
-    "repair": tuple(name for name in REPAIRS if name != "isometry"),
-    "search": (0.0,),
-    "lossless": (False,),
-    "layer_ratio": ((),),
-    "schedule": ("one-shot",),
-}
-"""What the settings for units may be where directions go."""
 
-# granularity -> (preferred factor of a product axis or None, kinds of lossy nodes that may be cut)
-GRANULARITIES: Registry[tuple[str | None, frozenset[str]]] = Registry("granularity")
-GRANULARITIES.add("heads", ("outer", frozenset()))
-GRANULARITIES.add("width", ("inner", frozenset()))
-GRANULARITIES.add("groups", ("groups", frozenset()))
-GRANULARITIES.add("paired", (None, frozenset()))  # channels of convolution groups by rank of saliency
-GRANULARITIES.add("stream", (None, frozenset({"statistics", "neighbours"})))
-GRANULARITIES.add("block", (None, frozenset()))  # whole residual branches instead of widths
-GRANULARITIES.add("eigen", (None, frozenset()))  # directions of the Kronecker-factored eigenbasis instead of units
+
+@dataclass(frozen=True)
+class Granularity:
+    """What a name of ``granularity`` stands for.
+
+    ``space``: module:class of what may change. Of units: ``prefers`` a factor of a product axis; ``lossy``: kinds of lossy
+    nodes that may be cut.
+    """
+
+    space: str = "onnxprune.changes.units.steps:SteppedUnits"
+    prefers: str | None = None
+    lossy: frozenset[str] = frozenset()
+
+
+GRANULARITIES: Registry[Granularity] = Registry("granularity")
+GRANULARITIES.add("heads", Granularity(prefers="outer"))
+GRANULARITIES.add("width", Granularity(prefers="inner"))
+GRANULARITIES.add("groups", Granularity(prefers="groups"))
+GRANULARITIES.add("paired", Granularity())  # channels of convolution groups by rank of saliency
+GRANULARITIES.add("stream", Granularity(lossy=frozenset({"statistics", "neighbours"})))
+GRANULARITIES.add("block", Granularity("onnxprune.changes.branches.space:Branches"))
+GRANULARITIES.add("eigen", Granularity("onnxprune.changes.ranks.space:Directions"))
+GRANULARITIES.add("lossless", Granularity("onnxprune.changes.lossless.space:Lossless"))
+UNITS = Granularity().space
+
+
+def space_of(path: str) -> Any:
+    """Return the class that a row of the table names."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Settings:
     ``round_to``: auto, a number or the name of a target; ``lossless``: remove only what carries nothing, with widths as
     ``round_to`` says where it is not auto.
     ``allow_lossy``: channels that a window over their neighbours reads may go too, though that changes what the window sees.
-    ``granularity``: heads, width or groups, beside it paired and stream; or block or eigen alone. ``input_shape``: input -> sizes for free dimensions.
+    ``granularity``: heads, width or groups, beside it paired and stream; block, eigen, lossless: other kinds of change. Several share
+    the target, one after the other: as much as ``share`` says of a kind (of what is saved), else as data judges. ``input_shape``: input -> sizes for free dimensions.
     ``output_weight``: (output or channels of it such as y[4:84], how much more it counts), for those who know better.
     ``allow_unproven``: a result is good enough that agrees wherever it was seen, though not everything was.
     The gates ``max_drop``, ``min_agreement``, ``min_cosine`` and ``max_latency_ratio`` are shares of 1, ``max_size`` is in bytes.
@@ -98,6 +99,7 @@ class Settings:
     scope: str = "auto"
     threshold: str = "class-blind"
     granularity: tuple[str, ...] = ("heads",)
+    share: tuple[tuple[str, float], ...] = ()
     lossless: bool = False
     allow_lossy: bool = False
     max_layer_ratio: float = 1.0
@@ -151,9 +153,7 @@ class Settings:
             raise UsageError(f"unknown repair {self.repair!r}{hint}")
         if len({"heads", "width", "groups"} & set(self.granularity)) > 1:
             raise UsageError("granularity is one of heads, width and groups; paired and stream can be added")
-        self._refuse_beside_blocks()
-        self._refuse_beside_directions()
-        self._refuse_beside_lossless()
+        self._refuse_what_no_kind_takes()
         self._refuse_beside_steps()
         self._refuse_beside_greedy()
         if self.pairs and self.recover_loss == "blocks":
@@ -173,44 +173,25 @@ class Settings:
         for read in ("aim", "options", "training", "scorer"):
             getattr(self, read)  # each refuses what it cannot read
 
-    def _refuse_beside_blocks(self) -> None:
-        """Removing branches changes no width and no weight: options that do are not for it."""
-        if not self.removes_blocks:
-            return
-        if set(self.granularity) != {"block"}:
-            raise UsageError("granularity block removes whole branches and nothing else; prune widths in a second run")
-        for name, only in (
-            ("criterion", (AUTO,)),
-            ("repair", (AUTO, "none")),
-            ("search", (0.0,)),
-            ("search_recover", (0,)),
-        ):
-            if getattr(self, name) not in only:
-                raise UsageError(f"{name} {getattr(self, name)} does not go with granularity block; leave it out")
-        if self.aim.kind == "latency":
-            raise UsageError("target latency does not go with granularity block; give macs, params or size")
-
-    def _refuse_beside_directions(self) -> None:
-        """Directions are found and ranked in one way: options for units are not for it."""
-        if not self.removes_directions:
-            return
-        if set(self.granularity) != {"eigen"}:
-            raise UsageError("granularity eigen removes directions and nothing else; prune widths in a second run")
-        for name, only in BESIDE_DIRECTIONS.items():
-            if getattr(self, name) not in only:
-                raise UsageError(f"{name} {getattr(self, name)} does not go with granularity eigen; leave it out")
-        if self.aim.kind == "latency":
-            raise UsageError("target latency does not go with granularity eigen; give macs, params or size")
-
-    def _refuse_beside_lossless(self) -> None:
-        """What carries nothing goes, and no more: options that decide on more are not for it."""
-        if not self.lossless:
-            return
-        for name, only in BESIDE_LOSSLESS.items():
-            if getattr(self, name) not in only:
-                raise UsageError(f"{name} {getattr(self, name)} does not go with lossless; leave it out")
-        if self.removes_blocks or self.removes_directions:
-            raise UsageError(f"lossless takes units out; leave granularity {self.granularity[0]} out")
+    def _refuse_what_no_kind_takes(self) -> None:
+        """Refuse what does not go with any kind of change of the run, each of which says what it takes."""
+        if self.lossless and any(GRANULARITIES[name].space != UNITS for name in self.granularity):
+            several = ",".join(("lossless", *self.granularity))
+            raise UsageError(
+                f"lossless takes units out; leave granularity {self.granularity[0]} out, or give --granularity {several}"
+            )
+        kinds = [space_of(path) for path in self.spaces]
+        called = "lossless" if self.lossless else f"granularity {', '.join(self.granularity)}"
+        for name in dict.fromkeys(name for kind in kinds for name in kind.takes):
+            if all(getattr(self, name) not in kind.takes.get(name, (getattr(self, name),)) for kind in kinds):
+                raise UsageError(f"{name} {getattr(self, name)} does not go with {called}; leave it out")
+        if self.mixes and (self.ratio is not None or self.max_divergence is not None):
+            wrong = "ratio" if self.ratio is not None else "max_divergence"
+            raise UsageError(f"{wrong} is of one kind of change; with {called} give a target, such as macs=50%")
+        for kind in kinds:
+            if kind.aims and self.aim.kind not in kind.aims:
+                able = ", ".join(known for known in kind.aims if known != "ratio")
+                raise UsageError(f"target {self.aim.kind} does not go with {called}; give {able}")
 
     def _refuse_beside_greedy(self) -> None:
         """Weights that count no more can be left out of a score of weights alone."""
@@ -226,15 +207,18 @@ class Settings:
             if self.may_return:
                 raise UsageError("may_return goes with a schedule of several steps, e.g. schedule linear:4")
             return
-        beside = {
-            "max_divergence": self.max_divergence is not None,
-            "target latency": self.aim.kind == "latency",
-            "lossless": self.lossless,
-            "granularity block": self.removes_blocks,
-        }
-        for name, given in beside.items():
+        for name, given in (
+            ("max_divergence", self.max_divergence is not None), ("target latency", self.aim.kind == "latency")
+        ):  # fmt: skip
             if given:
                 raise UsageError(f"{name} does not go with schedule {self.schedule}; leave one of them out")
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """The kinds of change of the run, module:class each, in order."""
+        if self.lossless:
+            return (GRANULARITIES["lossless"].space,)
+        return tuple(dict.fromkeys(GRANULARITIES[name].space for name in self.granularity))
 
     @property
     def steps(self) -> Schedule:
@@ -242,19 +226,16 @@ class Settings:
         return parse_schedule(self.schedule)
 
     @property
-    def removes_blocks(self) -> bool:
-        """Whether whole residual branches go instead of widths."""
-        return "block" in self.granularity
-
-    @property
-    def removes_directions(self) -> bool:
-        """Whether directions of each layer's eigenbasis go instead of units."""
-        return "eigen" in self.granularity
+    def mixes(self) -> bool:
+        """Whether several kinds of change share one target."""
+        return sum(bool(space_of(path).aims) for path in self.spaces) > 1
 
     @property
     def aim(self) -> Target:
         if self.target is not None:
             return parse_target(self.target)
+        if self.ratio is None and self.mixes:
+            return Target("macs", 1 - DEFAULT_RATIO)
         return parse_ratio(DEFAULT_RATIO if self.ratio is None else self.ratio)
 
     @property
@@ -305,7 +286,7 @@ class Settings:
     @property
     def prefer(self) -> str:
         """The factor of a product axis to cut where both free equally much: outer (heads), inner (width) or whole groups."""
-        return next(filter(None, (GRANULARITIES[name][0] for name in self.granularity)), "outer")
+        return next(filter(None, (GRANULARITIES[name].prefers for name in self.granularity)), "outer")
 
     @property
     def pairs(self) -> bool:
@@ -316,7 +297,7 @@ class Settings:
     def allowed(self) -> frozenset[str]:
         """Kinds of lossy nodes whose axes may be cut."""
         extra = frozenset({"neighbours"} if self.allow_lossy else ())
-        return extra.union(*(GRANULARITIES[name][1] for name in self.granularity))
+        return extra.union(*(GRANULARITIES[name].lossy for name in self.granularity))
 
     def to_json(self) -> dict[str, Any]:
         """Return every setting, ``ratio`` and ``round_to`` as they were resolved, with the seed."""
@@ -341,7 +322,11 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
             hint = near_names(name, known) or f"; known: {', '.join(known)}"
             raise UsageError(f"unknown setting {name!r}{hint}")
     kinds = {field.name: str(field.type) for field in dataclasses.fields(Settings)}
-    return Settings(**{name: _read(name, value, kinds[name]) for name, value in values.items()})
+    found = {name: _read(name, value, kinds[name]) for name, value in values.items()}
+    if "granularity" in found:  # block,heads is as good as two names
+        names = [name.strip() for text in found["granularity"] for name in text.split(",")]
+        found["granularity"] = tuple(dict.fromkeys(names))
+    return Settings(**found)
 
 
 def _read(name: str, value: Any, kind: str) -> Any:

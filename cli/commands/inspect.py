@@ -15,7 +15,7 @@ from onnxprune.cli.options import FILE, MESSAGES, OUTPUT, SHAPES, given, options
     "--granularity",
     metavar="NAME",
     multiple=True,
-    help="heads (default), width, groups, paired, stream, or block or eigen alone. Repeatable.",
+    help="heads (default), width, groups, paired, stream, block, eigen, lossless. Repeatable.",
 )
 @options(SHAPES)
 @click.option("--all", "everything", is_flag=True, help="Show every group and every axis.")

@@ -7,19 +7,24 @@ model computes: each stored tensor is permuted along every axis that holds these
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
+from onnxprune.changes.change import Change, Refuted, Space
+from onnxprune.changes.context import Context
 from onnxprune.coupling.carriers import Solution, resolve
 from onnxprune.coupling.links import FREE, build_links
 from onnxprune.coupling.spec import Operand, Spec, Term
+from onnxprune.errors import SurgeryError
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
-from onnxprune.proof.check import Prover, bisect
+from onnxprune.proof.check import SurgeryCheck
 
 ALONE = {("g", "c"): "gc", ("g", "o"): "go"}  # channels of a grouped convolution as letters of their own
 
@@ -32,27 +37,42 @@ class _Side:
     weight: str
 
 
-def paired(facts: Facts, allowed: frozenset[str] = frozenset()) -> Model:
-    """Return the model with the channels of every group in ascending order of saliency, wherever that is exact."""
-    solution = resolve(build_links(facts, allowed, _loosened))
-    sides = list(_sides(solution))
-    saliency = _saliency(facts, solution, sides)
-    orders = [np.argsort(saliency[side.components], axis=1, kind="stable") for side in sides]
+class Pairing(Space[int]):
+    """Brings the channels of every group into ascending order of saliency, wherever that changes nothing; prepares for ``Units``."""
 
-    def reordered(numbers: Sequence[int]) -> Model:
-        return _reordered(facts, solution, [(sides[n], orders[n]) for n in numbers])
+    kind, name, noun = "paired", "pairs", "convolution"
 
-    prover = Prover(facts)
+    def __init__(self, context: Context):
+        super().__init__(context)
+        self.solution = resolve(build_links(context.facts, context.settings.allowed, _loosened))
+        self.sides = list(_sides(self.solution))
+        saliency = _saliency(context.facts, self.solution, self.sides)
+        self.orders = [np.argsort(saliency[side.components], axis=1, kind="stable") for side in self.sides]
 
-    def wrong(numbers: Sequence[int]) -> bool:
+    def parts(self) -> Sequence[int]:
+        return range(len(self.sides))
+
+    def without(self, refuted: Refuted) -> Self:
+        rest = copy.copy(self)
+        rest.barred = {**self.barred, **refuted.parts}
+        return rest
+
+    def made(self, change: Change[int]) -> Model:
+        if not change.parts:
+            return self.context.facts.model
         try:
-            return not prover.compare(facts.model, reordered(numbers), None).exact
-        except ValueError:  # an axis does not hold the channels one by one
-            return True
+            chosen = [(self.sides[n], self.orders[n]) for n in change.parts]
+            return _reordered(self.context.facts, self.solution, chosen)
+        except ValueError as error:
+            raise SurgeryError(str(error)) from error
 
-    at_fault = bisect(range(len(sides)), wrong)
-    chosen = [number for number in range(len(sides)) if number not in at_fault]
-    return reordered(chosen) if chosen else facts.model
+    def checked(self, change: Change[int], small: Model) -> SurgeryCheck:
+        """Nothing may change: what was not seen to be equal stays in its order."""
+        check = self.context.prover.compare(self.context.facts.model, small, None)
+        return replace(check, problem=check.problem or check.unproven, unproven="")
+
+    def trained(self, change: Change[int]) -> bool:
+        return True
 
 
 def _loosened(node: Node, spec: Spec) -> Spec:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.coupling.groups import Group
-from onnxprune.criteria.spec import Context, criterion
+from onnxprune.criteria.spec import Scoring, criterion
 
 
 @criterion("kl", needs=("kl",), normaliser="none")
-def kl(group: Group, context: Context) -> np.ndarray:
+def kl(group: Group, context: Scoring) -> np.ndarray:
     """Mean KL(model || model with the unit silenced) of the outputs; of those that are no logits the relative error.
 
     Luo & Wu 2020, "Neural Network Pruning with Residual-Connections and Limited-Data".
@@ -18,7 +18,7 @@ def kl(group: Group, context: Context) -> np.ndarray:
 
 
 @criterion("loss", needs=("loss",), normaliser="none")
-def loss(group: Group, context: Context) -> np.ndarray:
+def loss(group: Group, context: Scoring) -> np.ndarray:
     """Absolute change of the mean cross-entropy with the labels once the unit is silenced, |L - L_u|.
 
     Molchanov et al. 2017, "Pruning CNNs for Resource Efficient Inference", eq. 2 (the oracle).

@@ -12,12 +12,12 @@ import numpy as np
 
 from onnxprune.coupling.groups import Group
 from onnxprune.criteria.consumers import Consumer, by_unit, consumers, mean_by_unit, unseen
-from onnxprune.criteria.spec import Context, criterion
+from onnxprune.criteria.spec import Scoring, criterion
 from onnxprune.evidence.sites import sites
 from onnxprune.evidence.stats import Moments
 
 
-def _statistics(group: Group, context: Context, kind: str, channel: Callable[..., np.ndarray]) -> np.ndarray:
+def _statistics(group: Group, context: Scoring, kind: str, channel: Callable[..., np.ndarray]) -> np.ndarray:
     """Return float64[sites, width]: a per-channel number, averaged over each unit's channels."""
     there = sites(context.analysis)[group.index]
     evidence = context.evidence[kind]
@@ -26,7 +26,7 @@ def _statistics(group: Group, context: Context, kind: str, channel: Callable[...
 
 
 @criterion("activation-mean", needs=("moments",))
-def activation_mean(group: Group, context: Context) -> np.ndarray:
+def activation_mean(group: Group, context: Scoring) -> np.ndarray:
     """Absolute mean of the activation, |E a|.
 
     Molchanov et al. 2017, "Pruning Convolutional Neural Networks for Resource Efficient Inference", section 2.2.
@@ -35,25 +35,25 @@ def activation_mean(group: Group, context: Context) -> np.ndarray:
 
 
 @criterion("activation-rms", needs=("moments",))
-def activation_rms(group: Group, context: Context) -> np.ndarray:
+def activation_rms(group: Group, context: Scoring) -> np.ndarray:
     """Root mean square of the activation, sqrt(E a^2)."""
     return _statistics(group, context, "moments", lambda moments: np.sqrt(moments.power))
 
 
 @criterion("activation-variance", needs=("moments",))
-def activation_variance(group: Group, context: Context) -> np.ndarray:
+def activation_variance(group: Group, context: Scoring) -> np.ndarray:
     """Variance of the activation, E (a - E a)^2: what folding the mean into a bias leaves."""
     return _statistics(group, context, "moments", lambda moments: moments.variance)
 
 
 @criterion("apoz", needs=("range",))
-def apoz(group: Group, context: Context) -> np.ndarray:
+def apoz(group: Group, context: Scoring) -> np.ndarray:
     """Share of activations that are not zero, 1 - APoZ (Hu et al. 2016, "Network Trimming", eq. 1)."""
     return _statistics(group, context, "range", lambda found: 1.0 - found.zero_share)
 
 
 @criterion("entropy", needs=("histogram",))
-def entropy(group: Group, context: Context) -> np.ndarray:
+def entropy(group: Group, context: Scoring) -> np.ndarray:
     """Entropy of each sample's mean activation in 100 bins, -sum p log p.
 
     Luo & Wu 2017, "An Entropy-based Pruning Method for CNN Compression".
@@ -62,7 +62,7 @@ def entropy(group: Group, context: Context) -> np.ndarray:
 
 
 @criterion("hrank", needs=("ranks",))
-def hrank(group: Group, context: Context) -> np.ndarray:
+def hrank(group: Group, context: Scoring) -> np.ndarray:
     """Mean rank of the feature maps; of vectors the share that is not zero.
 
     Lin et al. 2020, "HRank: Filter Pruning using High-Rank Feature Map".
@@ -70,7 +70,7 @@ def hrank(group: Group, context: Context) -> np.ndarray:
     return _statistics(group, context, "ranks", lambda found: found.mean)
 
 
-def _weighed(group: Group, context: Context, score: Callable[[Moments, Consumer], np.ndarray]) -> np.ndarray:
+def _weighed(group: Group, context: Scoring, score: Callable[[Moments, Consumer], np.ndarray]) -> np.ndarray:
     """Return float64[consumers, width]: ``score`` per channel, summed; rows share a scale where there are several."""
     evidence = context.evidence["moments"]
     found = consumers(group, context)
@@ -82,7 +82,7 @@ def _weighed(group: Group, context: Context, score: Callable[[Moments, Consumer]
 
 
 @criterion("wanda", needs=("moments",))
-def wanda(group: Group, context: Context) -> np.ndarray:
+def wanda(group: Group, context: Scoring) -> np.ndarray:
     """Weights times input norms, sum_i |W_ij| rms(x_j), summed over the unit (Sun et al. 2024, "Wanda", eq. 1).
 
     The norm over all tokens is the root mean square up to a factor common to the group.
@@ -91,7 +91,7 @@ def wanda(group: Group, context: Context) -> np.ndarray:
 
 
 @criterion("flap", needs=("moments",))
-def flap(group: Group, context: Context) -> np.ndarray:
+def flap(group: Group, context: Scoring) -> np.ndarray:
     """Fluctuation, Var(x_j) |W_:j|^2, summed over the unit: what a bias cannot replace.
 
     An et al. 2024, "Fluctuation-based Adaptive Structured Pruning for Large Language Models", eq. 5.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.coupling.groups import Analysis, Group
-from onnxprune.criteria.spec import CRITERIA, ROLES, Context
+from onnxprune.criteria.spec import CRITERIA, ROLES, Scoring
 from onnxprune.criteria.tensors import WeightReader
 from onnxprune.errors import DataError
 from onnxprune.means import Means
@@ -89,7 +89,7 @@ def score(
     missing = [kind for kind in scorer.needs if kind not in (evidence or {})]
     if missing:
         raise DataError(f"criterion {criterion.name!r} needs {', '.join(missing)}; give calibration data with --calib")
-    context = Context(analysis, WeightReader(analysis), criterion.roles, means.seed, evidence or {})
+    context = Scoring(analysis, WeightReader(analysis), criterion.roles, means.seed, evidence or {})
     with np.errstate(all="ignore"):
         values = [_combined(group, scorer.score(group, context), criterion, context) for group in analysis.groups]
     return Scores(values, tuple(f"{message}: {_listed(names)}" for message, names in context.notes.items()))
@@ -99,7 +99,7 @@ def score_group(
     analysis: Analysis, criterion: Criterion, group: Group, gone: Sequence[np.ndarray], means: Means = Means()
 ) -> np.ndarray:
     """Score the units of one group by weights alone; what meets units that are ``gone`` (bool[width] per group) is zero."""
-    context = Context(analysis, WeightReader(analysis, gone), criterion.roles, means.seed)
+    context = Scoring(analysis, WeightReader(analysis, gone), criterion.roles, means.seed)
     with np.errstate(all="ignore"):
         return _combined(group, CRITERIA[criterion.name].score(group, context), criterion, context)
 
@@ -110,7 +110,7 @@ def _listed(names: list[str], most: int = 3) -> str:
     return f"group{'s' if len(names) > 1 else ''} {', '.join(names[:most])}{more}"
 
 
-def _combined(group: Group, rows: np.ndarray, criterion: Criterion, context: Context) -> np.ndarray:
+def _combined(group: Group, rows: np.ndarray, criterion: Criterion, context: Scoring) -> np.ndarray:
     """Reduce and normalise one group's rows, float64[members, width]; units without a finite score get inf, so that they stay."""
     scores = REDUCTIONS[criterion.reduction](rows)
     finite = np.isfinite(scores)

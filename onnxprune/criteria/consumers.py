@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxprune.coupling.groups import Group
 from onnxprune.criteria.curvature import Problem
-from onnxprune.criteria.spec import Context
+from onnxprune.criteria.spec import Scoring
 from onnxprune.criteria.weight import l2
 from onnxprune.evidence.constants import constant_value
 from onnxprune.evidence.sites import GROUPED, Site, sites
@@ -54,17 +54,17 @@ class Consumer:
         return self.weight[group].swapaxes(1, 2).reshape(outputs * taps, channels)
 
 
-def unseen(group: Group, context: Context) -> np.ndarray:
+def unseen(group: Group, context: Scoring) -> np.ndarray:
     """Return float64[members, width] by l2, with a note, for groups that nothing observable carries."""
     context.note("no value that carries these groups can be observed; scored by l2 instead", group)
     return l2(group, context)
 
 
-def consumers(group: Group, context: Context) -> list[Consumer]:
+def consumers(group: Group, context: Scoring) -> list[Consumer]:
     return [_consumer(site, context) for site in sites(context.analysis)[group.index]]
 
 
-def _consumer(site: Site, context: Context) -> Consumer:
+def _consumer(site: Site, context: Scoring) -> Consumer:
     if site.node is None or not site.weight:
         return Consumer(site, None)
     width = len(site.units) // site.groups
@@ -79,7 +79,7 @@ def _consumer(site: Site, context: Context) -> Consumer:
     return Consumer(site, raw.reshape(site.groups, -1, width, taps))
 
 
-def _content(name: str, context: Context) -> np.ndarray:
+def _content(name: str, context: Scoring) -> np.ndarray:
     """Return a constant as float64, quantised weights by their scale and zero point."""
     if not context.analysis.facts.is_parameter(name):
         return constant_value(context.analysis.facts, name).astype(np.float64)
@@ -97,7 +97,7 @@ def mean_by_unit(values: np.ndarray, site: Site, width: int) -> np.ndarray:
     return by_unit(values, site, width) / np.maximum(by_unit(np.ones(len(values)), site, width), 1)
 
 
-def problems(group: Group, context: Context, evidence: Evidence, centred: bool = True) -> list[Problem]:
+def problems(group: Group, context: Scoring, evidence: Evidence, centred: bool = True) -> list[Problem]:
     """Return what the group's consumers read, each scaled so that its whole output has energy one.
 
     ``centred``: covariances (the bias is refitted), else raw second moments. A consumer too wide for second moments, or

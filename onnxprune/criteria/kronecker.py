@@ -13,13 +13,13 @@ from onnxprune.coupling.groups import Group
 from onnxprune.criteria.consumers import Consumer, consumers, problems_of, unseen
 from onnxprune.criteria.curvature import Problem, joint_order
 from onnxprune.criteria.reconstruction import contributions
-from onnxprune.criteria.spec import Context, criterion
+from onnxprune.criteria.spec import Scoring, criterion
 from onnxprune.evidence.gradients.statistics import Curvature
 
 NEEDS = ("gram", "fisher-outputs")
 
 
-def _problems(group: Group, context: Context, centred: bool) -> list[Problem]:
+def _problems(group: Group, context: Scoring, centred: bool) -> list[Problem]:
     """Return the consumers with G^(1/2) W for a weight, scaled by T / 2: squared errors are changes of the loss."""
     curvatures = context.evidence["fisher-outputs"][group.index]
     found = []
@@ -42,7 +42,7 @@ def _measured(consumer: Consumer, curvature: Curvature) -> Consumer:
 
 
 @criterion("kron-obd", needs=NEEDS, normaliser="none")
-def kron_obd(group: Group, context: Context) -> np.ndarray:
+def kron_obd(group: Group, context: Scoring) -> np.ndarray:
     """Change of the loss when a unit's columns go and nothing makes up for them, T tr(G W_u A_uu W_u^T) / 2.
 
     Kron-OBD of Wang et al. 2019, "EigenDamage: Structured Pruning in the Kronecker-Factored Eigenbasis", section 4, with
@@ -53,7 +53,7 @@ def kron_obd(group: Group, context: Context) -> np.ndarray:
 
 
 @criterion("kron-obs", needs=NEEDS, normaliser="none")
-def kron_obs(group: Group, context: Context) -> np.ndarray:
+def kron_obs(group: Group, context: Scoring) -> np.ndarray:
     """Change of the loss once a unit and all before it are gone and the rest is refitted, T tr(G W_u ([A^-1]_uu)^-1 W_u^T) / 2.
 
     Kron-OBS of Wang et al. 2019 (see kron-obd), one unit at a time as in ``obs``; A is the covariance, since the bias is
@@ -66,7 +66,7 @@ def kron_obs(group: Group, context: Context) -> np.ndarray:
 
 
 @criterion("eigendamage", needs=NEEDS, normaliser="none")
-def eigendamage(group: Group, context: Context) -> np.ndarray:
+def eigendamage(group: Group, context: Scoring) -> np.ndarray:
     """Damage of each direction of the inputs' eigenbasis, shared out to the units by their part in it (see --granularity eigen).
 
     Wang et al. 2019 (see kron-obd): with A = Q L Q^T direction j costs T L_j |G^(1/2) W q_j|^2 / 2; unit u gets the share

@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.coupling.groups import Group
 from onnxprune.criteria.consumers import problems, unseen
 from onnxprune.criteria.curvature import Problem, joint_order
-from onnxprune.criteria.spec import Context, criterion
+from onnxprune.criteria.spec import Scoring, criterion
 
 LASSO_STEPS = 20  # penalties, each 0.6 of the one before
 LASSO_FACTOR = 0.6
@@ -19,19 +19,19 @@ LASSO_TOLERANCE = 1e-4  # change of a coefficient, of which all are one without 
 LASSO_SWEEPS = 10
 
 
-def _needed(group: Group, context: Context, centred: bool) -> list[Problem]:
+def _needed(group: Group, context: Scoring, centred: bool) -> list[Problem]:
     return problems(group, context, context.evidence["gram"], centred)
 
 
 @criterion("reconstruction", needs=("gram",), normaliser="none")
-def reconstruction(group: Group, context: Context) -> np.ndarray:
+def reconstruction(group: Group, context: Scoring) -> np.ndarray:
     """Output energy a unit's fluctuation carries, tr(W_u S_uu W_u^T) / tr(W S W^T), S the covariance of the inputs."""
     found = _needed(group, context, centred=True)
     return contributions(found).diagonal()[None] if found else unseen(group, context)
 
 
 @criterion("obs", needs=("gram",), normaliser="none")
-def obs(group: Group, context: Context) -> np.ndarray:
+def obs(group: Group, context: Scoring) -> np.ndarray:
     """Output error once a unit and all that go before it are gone and the rest is refitted: layer-wise group OBS.
 
     Hassibi & Stork 1993, "Second Order Derivatives for Network Pruning: Optimal Brain Surgeon", eq. 5, for blocks of
@@ -44,7 +44,7 @@ def obs(group: Group, context: Context) -> np.ndarray:
 
 
 @criterion("thinet", needs=("gram",), normaliser="none")
-def thinet(group: Group, context: Context) -> np.ndarray:
+def thinet(group: Group, context: Scoring) -> np.ndarray:
     """Turn at which the greedy subset with the smallest summed output takes a unit in.
 
     Luo et al. 2017, "ThiNet: A Filter Level Pruning Method for Deep Neural Network Compression", eq. 6, over all
@@ -55,7 +55,7 @@ def thinet(group: Group, context: Context) -> np.ndarray:
 
 
 @criterion("lasso", needs=("gram",), normaliser="none")
-def lasso(group: Group, context: Context) -> np.ndarray:
+def lasso(group: Group, context: Scoring) -> np.ndarray:
     """Order in which a growing L1 penalty drops units from the output (He et al. 2017, "Channel Pruning", eq. 2).
 
     min_beta |sum_u (1 - beta_u) W_u h_u|^2 / 2 + lambda |beta|_1, by coordinate descent on the units' Gram matrix.

@@ -16,7 +16,7 @@ ROLES = {"writes": ("writes",), "reads": ("reads",), "both": ("writes", "reads")
 
 
 @dataclass(frozen=True)
-class Context:
+class Scoring:
     """What a criterion may look at: weights, evidence by kind, the seed; ``notes``: warning -> names of groups."""
 
     analysis: Analysis
@@ -45,7 +45,7 @@ def _once(members: Any) -> list[Member]:
     return list({(m.parameter, m.axis): m for m in reversed(list(members))}.values())[::-1]
 
 
-Function = Callable[[Group, Context], np.ndarray]  # float64[rows, width]: higher is more important
+Function = Callable[[Group, Scoring], np.ndarray]  # float64[rows, width]: higher is more important
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ import numpy as np
 
 from onnxprune.coupling.groups import Group, Member
 from onnxprune.coupling.spec import RULES
-from onnxprune.criteria.spec import Context, criterion
+from onnxprune.criteria.spec import Scoring, criterion
 from onnxprune.criteria.tensors import WeightReader, unit_positions
 
 ROWS = 1 << 22  # distances held at a time
 
 
-def _norms(group: Group, context: Context, order: float) -> np.ndarray:
+def _norms(group: Group, context: Scoring, order: float) -> np.ndarray:
     """Return float64[members, width]."""
     return np.array(
         [context.weights.norms(m.parameter, m.axis, m.units, group.width, order) for m in context.members(group)]
@@ -20,25 +20,25 @@ def _norms(group: Group, context: Context, order: float) -> np.ndarray:
 
 
 @criterion("l1")
-def l1(group: Group, context: Context) -> np.ndarray:
+def l1(group: Group, context: Scoring) -> np.ndarray:
     """Sum of absolute weights, sum_i |w_i| (Li et al. 2017, "Pruning Filters for Efficient ConvNets", section 3.1)."""
     return _norms(group, context, 1)
 
 
 @criterion("l2")
-def l2(group: Group, context: Context) -> np.ndarray:
+def l2(group: Group, context: Scoring) -> np.ndarray:
     """Euclidean norm of the weights, sqrt(sum_i w_i^2) (He et al. 2018, "Soft Filter Pruning", section 3.2, p = 2)."""
     return _norms(group, context, 2)
 
 
 @criterion("linf")
-def linf(group: Group, context: Context) -> np.ndarray:
+def linf(group: Group, context: Scoring) -> np.ndarray:
     """Largest absolute weight, max_i |w_i|: the p -> inf limit of l1 and l2."""
     return _norms(group, context, np.inf)
 
 
 @criterion("lamp", normaliser="none")
-def lamp(group: Group, context: Context) -> np.ndarray:
+def lamp(group: Group, context: Scoring) -> np.ndarray:
     """Energy over the energy of all units at least as strong, e_u / sum_{e_v >= e_u} e_v, comparable between groups.
 
     Lee et al. 2021, "Layer-adaptive Sparsity for the Magnitude-based Pruning", eq. 1, with a unit's energy
@@ -54,7 +54,7 @@ def lamp(group: Group, context: Context) -> np.ndarray:
 
 
 @criterion("fpgm")
-def fpgm(group: Group, context: Context) -> np.ndarray:
+def fpgm(group: Group, context: Scoring) -> np.ndarray:
     """Sum of distances to all other units, sum_v ||w_u - w_v||: small near the geometric median: redundant.
 
     He et al. 2019, "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration".
@@ -84,7 +84,7 @@ def _distances(group: Group, member: Member, weights: WeightReader) -> np.ndarra
 
 
 @criterion("bn-scale")
-def bn_scale(group: Group, context: Context) -> np.ndarray:
+def bn_scale(group: Group, context: Scoring) -> np.ndarray:
     """Absolute scale of the normalisation that follows, |gamma|; groups without one are scored by l2, with a warning.
 
     Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming", eq. 1.
@@ -103,6 +103,6 @@ def _is_normalisation_scale(member: Member) -> bool:
 
 
 @criterion("random", normaliser="none")
-def random(group: Group, context: Context) -> np.ndarray:
+def random(group: Group, context: Scoring) -> np.ndarray:
     """Uniform numbers in [0, 1) from the seed and the group's number: the baseline every criterion has to beat."""
     return np.random.default_rng([context.seed, group.index]).random((1, group.width))

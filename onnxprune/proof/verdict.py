@@ -65,6 +65,36 @@ class SurgeryCheck:
         return self.exact or bool(self.unproven)
 
 
+def all_of(checks: Sequence[SurgeryCheck]) -> SurgeryCheck:
+    """Return what the proofs of several steps, each on the model that the last one led to, say together."""
+    if len(checks) == 1:
+        return checks[0]
+    outputs: dict[str, OutputProof] = {}
+    for one in (output for check in checks for output in check.outputs):
+        old = outputs.get(one.name, one)
+        moved = None if one.moved is None or old.moved is None else max(one.moved, old.moved)
+        outputs[one.name] = OutputProof(
+            one.name, moved, max(one.error, old.error), max(one.tolerance, old.tolerance), one.proven and old.proven,
+            "; ".join(dict.fromkeys(filter(None, (old.reason, one.reason)))),
+        )  # fmt: skip
+
+    def named(key: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for check in checks for name in getattr(check, key)))
+
+    return SurgeryCheck(
+        all(check.exact for check in checks),
+        max(check.error for check in checks),
+        max(check.max_abs_error for check in checks),
+        max(check.tolerance for check in checks),
+        named("lossy_nodes"),
+        named("frozen_by_check"),
+        problem="; ".join(dict.fromkeys(check.problem for check in checks if check.problem)),
+        skipped=named("skipped"),
+        outputs=tuple(outputs.values()),
+        unproven="; ".join(dict.fromkeys(check.unproven for check in checks if check.unproven)),
+    )
+
+
 class Observations:
     """All comparisons of one result with its reference, by name of the value.
 

@@ -8,15 +8,14 @@ from math import isfinite
 from typing import Any
 
 from onnxprune.errors import DataError
+from onnxprune.report.entries import ReportView
 
 TOLERANCE = 0.02
 LATENCY_TOLERANCE = 0.10
 """The least tolerance of latency ratios, whatever is asked for: repeated measurements differ by that much."""
 
-Report = Mapping[str, Any]
 
-
-def _part(report: Report, key: str) -> Report:
+def _part(report: ReportView, key: str) -> ReportView:
     """Return a part of a report, empty where it has none; raises DataError for what is no report."""
     found = report.get(key) or {}
     if not isinstance(found, Mapping):
@@ -24,30 +23,30 @@ def _part(report: Report, key: str) -> Report:
     return found
 
 
-def _number(report: Report, key: str) -> float | None:
+def _number(report: ReportView, key: str) -> float | None:
     found = report.get(key)
     if found is not None and (isinstance(found, bool) or not isinstance(found, int | float) or not isfinite(found)):
         raise DataError(f"the baseline's {key} is {found!r}, not a number; write it again with --json")
     return found
 
 
-def _after(key: str) -> Callable[[Report], float | None]:
+def _after(key: str) -> Callable[[ReportView], float | None]:
     """What the result of a run has, or where nothing was changed, the model itself."""
     return lambda report: _number(_part(report, "after") or _part(report, "before"), key)
 
 
-def _of(part: str, key: str) -> Callable[[Report], float | None]:
+def _of(part: str, key: str) -> Callable[[ReportView], float | None]:
     return lambda report: _number(_part(report, part), key)
 
 
-def _drift(report: Report) -> float | None:
+def _drift(report: ReportView) -> float | None:
     """The largest relative error of any output."""
     outputs = _part(_part(report, "drift"), "outputs")
     errors = [_number(_part(outputs, name), "relative_l2") for name in outputs]
     return max((error for error in errors if error is not None), default=None)
 
 
-def _inside(report: Report) -> float | None:
+def _inside(report: ReportView) -> float | None:
     """The largest relative error of any group of channels, where outputs have several."""
     outputs = _part(_part(report, "drift"), "outputs")
     groups = [group for name in outputs for group in _part(outputs, name).get("groups") or ()]
@@ -56,7 +55,7 @@ def _inside(report: Report) -> float | None:
 
 
 # name -> (value, whether the tolerance is a share of the earlier value or absolute, least tolerance)
-COMPARED: dict[str, tuple[Callable[[Report], float | None], bool, float]] = {
+COMPARED: dict[str, tuple[Callable[[ReportView], float | None], bool, float]] = {
     "bytes": (_after("bytes"), True, 0.0),
     "parameters": (_after("parameters"), True, 0.0),
     "macs": (_after("macs"), True, 0.0),
@@ -71,17 +70,17 @@ COMPARED: dict[str, tuple[Callable[[Report], float | None], bool, float]] = {
 class Baseline:
     """An earlier report that a new one must not be worse than, and by how much it may be all the same."""
 
-    report: Report
+    report: ReportView
     tolerance: float = TOLERANCE
 
-    def judge(self, report: Report) -> list[dict[str, Any]]:
+    def judge(self, report: ReportView) -> list[dict[str, Any]]:
         """Return a gate for everything both reports have; raises DataError where they have nothing in common."""
         gates = list(self._gates(report))
         if not gates:
             raise DataError("the baseline and this report have nothing in common that could be compared")
         return gates
 
-    def _gates(self, report: Report) -> Iterator[dict[str, Any]]:
+    def _gates(self, report: ReportView) -> Iterator[dict[str, Any]]:
         for name, (read, relative, least) in COMPARED.items():
             now, then = read(report), read(self.report)
             if now is None or then is None:

@@ -23,6 +23,8 @@ from onnxprune.version import __version__
 SCHEMA_VERSION = 1
 
 Report = dict[str, Any]
+ReportView = Mapping[str, Any]
+"""A report that is only read."""
 
 
 def header(command: str, settings: Mapping[str, Any] | None = None) -> Report:
@@ -112,6 +114,16 @@ def coverage() -> Report:
         rows.append({"domain": domain, "op": op, "family": rule.family if rule else None})
     with_rule = sum(row["family"] is not None for row in rows)
     return {"operators": rows, "counts": {"total": len(rows), "with_rule": with_rule, "opset": opset}}
+
+
+def joined_entries(parts: Sequence[Report]) -> Report:
+    """Return the entries of several steps as one: what a later step says of the same name counts, what it lacks is gone."""
+    result: Report = {}
+    for key in dict.fromkeys(key for part in parts for key in part):
+        there = [part[key] for part in parts if key in part]
+        named = all("name" in row for rows in there for row in rows)
+        result[key] = list({row["name"]: row for rows in there for row in rows}.values()) if named else there[-1]
+    return result
 
 
 def surgery_entry(check: SurgeryCheck) -> Report:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from onnxprune.allocate import Costs, literal
+from onnxprune.changes.analysing import analyse_model, outputs_of
+from onnxprune.changes.context import FITTED, Context
+from onnxprune.changes.units.space import totals
 from onnxprune.coupling.channels import layouts
-from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.links import build_links
 from onnxprune.criteria import score
 from onnxprune.data import Dataset
@@ -28,24 +30,26 @@ from onnxprune.model.read import Model
 from onnxprune.report import entries
 from onnxprune.report.entries import Report
 from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_classes, single_feeds
-from onnxprune.runs.pipeline import FITTED, totals
-from onnxprune.runs.stages import Stages, analyse_model, outputs_of
+from onnxprune.report.stages import Stages
 from onnxprune.search.curves import HELD_OUT, JUDGE, curves, most_sensitive
-from onnxprune.settings import Settings
+from onnxprune.settings import GRANULARITIES, Settings, space_of
 
 
-def describe(model: Model, analysis: Analysis, settings: Settings, stages: Stages) -> Report:
-    """Return the report of ``inspect``: groups, frozen axes, and what can be pruned."""
-    costs = Costs(analysis)
-    return entries.header("inspect", settings.to_json()) | {
+def describe(model: Model, settings: Settings, stages: Stages) -> Report:
+    """Return the report of ``inspect``: what every kind of change of the settings finds, branches beside it, and what stays."""
+    with stages("analyze"):
+        analysis = analyse_model(model, settings)
+    context = Context(analysis, model, settings, stages=stages)
+    spaces = [space_of(path)(context) for path in settings.spaces]
+    found = entries.header("inspect", settings.to_json()) | {
         "model": entries.model_entry(model),
-        "before": totals(costs, analysis, analysis.widths) | {"bytes": model.size},
-        "prunable": costs.prunable(),
-        "groups": entries.group_entries(analysis),
-        "frozen": entries.frozen_entries(analysis),
-        "seconds": stages.seconds,
-        "peak_rss_bytes": peak_rss_bytes(),
+        "before": totals(Costs(analysis), analysis, analysis.widths) | {"bytes": model.size},
+        "prunable": spaces[0].prunable(),
     }
+    always = [space_of(GRANULARITIES[name].space)(context) for name in ("heads", "block")]
+    for space in {type(space): space for space in (*always, *spaces)}.values():
+        found |= space.entries()
+    return found | {"seconds": stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
 
 
 def describe_curves(model: Model, dataset: Dataset, settings: Settings, stages: Stages) -> Report:

@@ -12,9 +12,8 @@ from typing import Any
 
 from onnxprune.errors import OnnxPruneError, UsageError
 from onnxprune.model.write import write_text
+from onnxprune.report.entries import ReportView
 from onnxprune.version import __version__
-
-Report = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def grid(ratios: Sequence[float], criteria: Sequence[str], repairs: Sequence[str
 def run_points(
     points: Sequence[Point],
     shared: Mapping[str, Any],
-    evaluate: Callable[[Mapping[str, Any]], Report],
+    evaluate: Callable[[Mapping[str, Any]], ReportView],
     folder: Path | None,
     progress: Callable[[str], None],
 ) -> tuple[list[dict[str, Any]], list[str]]:
@@ -81,7 +80,7 @@ def _kept(path: Path, name: str) -> dict[str, Any] | None:
     return found if whole else None
 
 
-def _entry(point: Point, name: str, evaluate: Callable[[Mapping[str, Any]], Report]) -> dict[str, Any]:
+def _entry(point: Point, name: str, evaluate: Callable[[Mapping[str, Any]], ReportView]) -> dict[str, Any]:
     entry = {"id": name, "label": point.label, "settings": dict(point.settings), "error": None}
     try:
         report = evaluate(point.settings)
@@ -90,23 +89,23 @@ def _entry(point: Point, name: str, evaluate: Callable[[Mapping[str, Any]], Repo
     return entry | {key: read(report) for key, read in MEASURED.items()}
 
 
-def _macs_share(report: Report) -> float:
+def _macs_share(report: ReportView) -> float:
     before = report["before"]["macs"]
     return report["after"]["macs"] / before if before else 1.0
 
 
-def _task(key: str) -> Callable[[Report], Any]:
+def _task(key: str) -> Callable[[ReportView], Any]:
     return lambda report: (report.get("task") or {}).get(key)
 
 
-def _worst(report: Report) -> float | None:
+def _worst(report: ReportView) -> float | None:
     """The largest relative error of any output, or of a group of channels inside one."""
     outputs = ((report.get("drift") or {}).get("outputs") or {}).values()
     parts = [part for output in outputs for part in (output, *output.get("groups", ()))]
     return max((part["relative_l2"] for part in parts if part["relative_l2"] is not None), default=None)
 
 
-MEASURED: Mapping[str, Callable[[Report], Any]] = {
+MEASURED: Mapping[str, Callable[[ReportView], Any]] = {
     "macs": lambda report: report["after"]["macs"],
     "macs_share": _macs_share,
     "parameters": lambda report: report["after"]["parameters"],

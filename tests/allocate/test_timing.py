@@ -13,12 +13,12 @@ from support.networks import network
 import onnxprune
 from onnxprune.allocate import Costs, parse_target, timing
 from onnxprune.allocate.times import NodeTime, Times, Width
+from onnxprune.changes.units import choose
+from onnxprune.changes.units.choose import next_budget
 from onnxprune.errors import TargetError, UsageError
 from onnxprune.means import Means
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
-from onnxprune.runs import pipeline
-from onnxprune.runs.pipeline import _next_budget
 
 MODEL = Path(__file__).parents[2] / "models" / "digits_cnn.onnx"
 
@@ -70,10 +70,9 @@ def test_an_unreadable_cache_only_costs_time(tmp_path: Path) -> None:
 
 
 def test_budgets_are_corrected_by_what_is_measured() -> None:
-    none: list[np.ndarray] = []
-    assert _next_budget(0.6, [(0.8, 0.6, none)]) < 0.6  # too slow: ask for less
-    assert _next_budget(0.6, [(0.3, 0.6, none)]) > 0.6  # too fast: ask for more
-    assert _next_budget(0.6, [(0.3, 0.6, none), (0.9, 1.0, none)]) == pytest.approx(0.8)  # between the two
+    assert next_budget(0.6, [(0.8, 0.6)]) < 0.6  # too slow: ask for less
+    assert next_budget(0.6, [(0.3, 0.6)]) > 0.6  # too fast: ask for more
+    assert next_budget(0.6, [(0.3, 0.6), (0.9, 1.0)]) == pytest.approx(0.8)  # between the two
 
 
 def test_a_latency_target_is_a_share() -> None:
@@ -91,7 +90,7 @@ def by_size(before: Model, after: Model, *_: object) -> SimpleNamespace:
 
 def test_a_latency_target_is_met_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(pipeline, "measure_latency", by_size)
+    monkeypatch.setattr(choose, "measure_latency", by_size)
     with pytest.raises(TargetError, match="out of reach"):
         onnxprune.prune(MODEL, target="latency=0.001x", latency=False)
     result = onnxprune.prune(MODEL, target="latency=0.7x", latency=False)

@@ -19,17 +19,22 @@ from onnxprune.allocate import parse_ratio, parse_target
 from onnxprune.changes.branches import (
     BlockCosts,
     Silencing,
-    check_blocks,
     choose_blocks,
     prunable_blocks,
     weight_gains,
     without_blocks,
 )
+from onnxprune.changes.branches.space import Branches
+from onnxprune.changes.change import Change
+from onnxprune.changes.context import Context
+from onnxprune.changes.plan import Planned
 from onnxprune.coupling.blocks import Block, Flow, find_blocks
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import PlanError, TargetError, UsageError
 from onnxprune.model import read
-from onnxprune.runs import branches
+from onnxprune.model.model import Model
+from onnxprune.proof.check import SurgeryCheck
+from onnxprune.settings import Settings
 
 MODELS = Path(__file__).parents[2] / "models"
 CNN, TRANSFORMER = MODELS / "digits_cnn.onnx", MODELS / "digits_transformer.onnx"
@@ -123,6 +128,11 @@ def muted(model: ModelProto, names: list[str]) -> ModelProto:
     return result
 
 
+def checked(analysis: Analysis, block: Block, small: Model) -> SurgeryCheck:
+    space = Branches(Context(analysis, analysis.facts.model, Settings(granularity=("block",))))
+    return Change(space, (block,)).checked(small)
+
+
 def stored(model: ModelProto) -> set[str]:
     return {tensor.name for tensor in model.graph.initializer}
 
@@ -142,7 +152,7 @@ def test_removing_a_branch_is_silencing_it(name: str, branch: str) -> None:
     for level in LEVELS:
         for want, have in zip(run(muted(model, [branch]), inputs), run(small, inputs, level), strict=True):
             np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-5)
-    assert check_blocks(analysis.facts, flow, [blocks[branch]], cut_model).exact
+    assert checked(analysis, blocks[branch], cut_model).exact
     assert f"{branch}_w" not in stored(small)
     assert [v.name for v in (*small.graph.input, *small.graph.output)] == [
         v.name for v in (*model.graph.input, *model.graph.output)
@@ -166,7 +176,7 @@ def test_removing_all_that_can_go_is_silencing_them(name: str) -> None:
 def test_the_check_tells_a_removal_that_is_wrong() -> None:
     _, analysis, flow, blocks = made("shared")
     cut_model = without_blocks(analysis.facts, flow, [blocks["b"]])
-    assert not check_blocks(analysis.facts, flow, [blocks["c"]], cut_model).exact
+    assert not checked(analysis, blocks["c"], cut_model).exact
 
 
 def test_a_sum_that_is_an_output_becomes_an_identity() -> None:
@@ -311,14 +321,13 @@ def test_patterns_choose_among_the_branches() -> None:
 
 
 def test_a_branch_that_cannot_go_exactly_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = branches.check_blocks
+    real = Branches.checked
 
-    def blaming(facts, flow, removed, small, **options):
-        found = real(facts, flow, removed, small, **options)
-        return replace(found, exact=found.exact and all(block.name != "linear_12" for block in removed))
+    def blaming(space, change, small):
+        found = real(space, change, small)
+        return replace(found, exact=found.exact and all(block.name != "linear_12" for block in change.parts))
 
-    monkeypatch.setattr(branches, "check_blocks", blaming)
-    monkeypatch.setattr("onnxprune.changes.branches.proof.check_blocks", blaming)
+    monkeypatch.setattr(Branches, "checked", blaming)
     report = prune(TRANSFORMER, ratio=0.99).report
     assert report["surgery"]["frozen_by_check"] == ["linear_12"]
     status = {block["name"]: block["status"] for block in report["blocks"]}
@@ -329,8 +338,6 @@ def test_a_branch_that_cannot_go_exactly_stays(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(UsageError, match="second run"):
-        prune(CNN, granularity=("heads", "block"))
     for wrong in ({"criterion": "l1"}, {"repair": "bias"}, {"search": 1.0}, {"target": "latency=0.5x"}):
         with pytest.raises(UsageError, match="granularity block"):
             prune(CNN, **wrong)
@@ -340,7 +347,9 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(PlanError, match="SHA-256"):
         onnxprune.apply(plan, network(PROJECTION), latency=False)
     with pytest.raises(PlanError, match="does not have"):
-        onnxprune.apply(replace(plan, blocks=("gone",)), network(IDENTITY), latency=False)
+        onnxprune.apply(
+            replace(plan, steps=(Planned("block", {"blocks": ["gone"]}),)), network(IDENTITY), latency=False
+        )
 
 
 def test_weights_are_judged_by_their_gain() -> None:

@@ -7,7 +7,7 @@ import pytest
 from support.networks import network
 from support.oracles import analysed
 
-from onnxprune.changes.plan import Plan, from_json, kept_units, make_plan
+from onnxprune.changes.plan import Plan, Planned, from_json, kept_units, make_plan
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import PlanError
@@ -49,12 +49,12 @@ def test_the_file_is_read_back_and_has_the_same_bytes_every_time() -> None:
     text = plan().to_json()
     assert from_json(text) == plan()
     assert from_json(text).to_json() == text == plan().to_json()
-    reordered = Plan(
-        plan().model_sha256, plan().groups, dict(reversed(plan().kept.items())), {"seed": 0, "ratio": 0.25}
-    )
+    (step,) = plan().steps
+    record = {"groups": step.record["groups"], "kept": dict(reversed(step.record["kept"].items()))}
+    reordered = Plan(plan().model_sha256, {"seed": 0, "ratio": 0.25}, (Planned("units", record),))
     assert reordered.to_json() == text
     assert json.loads(text)["schema_version"] == 1
-    empty = Plan("0", (), {}, {})
+    empty = Plan("0", {}, (Planned("units", {"groups": [], "kept": {}}),))
     assert from_json(empty.to_json()) == empty
 
 

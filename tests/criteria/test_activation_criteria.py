@@ -11,7 +11,7 @@ from onnxprune.criteria import CRITERIA, parse_criterion, score
 from onnxprune.criteria.consumers import problems
 from onnxprune.criteria.curvature import Problem
 from onnxprune.criteria.reconstruction import contributions, dropped_order, lasso_solution, smallest_subsets
-from onnxprune.criteria.spec import Context
+from onnxprune.criteria.spec import Scoring
 from onnxprune.criteria.tensors import WeightReader
 from onnxprune.data import input_specs, open_dataset
 from onnxprune.errors import DataError
@@ -216,7 +216,7 @@ def test_lasso_meets_its_optimality_conditions():
 
 def _contributions(analysis: Analysis, group: Group, data: np.ndarray) -> np.ndarray:
     dataset = open_dataset(data, input_specs(analysis.facts.model.proto))
-    context = Context(analysis, WeightReader(analysis), evidence=collect(analysis, ["gram"], dataset))
+    context = Scoring(analysis, WeightReader(analysis), evidence=collect(analysis, ["gram"], dataset))
     return contributions(problems(group, context, context.evidence["gram"], centred=False))
 
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from support.networks import network
 
 import onnxprune
-from onnxprune.changes.pairing import paired
 from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.data import Dataset, input_specs, open_dataset, random_dataset
 from onnxprune.errors import DataError, UsageError
@@ -427,7 +426,7 @@ def test_cache_knows_what_is_run_from_the_file_it_came_from(tmp_path: Path):
         w3 = %5x18x1x1; y = Conv(s, w3)"""
     loaded = load(network(body, "float[batch,3,4,4] x", "float[batch,5,4,4] y"))
     plain = gather_facts(loaded, Graph(loaded.structure))
-    other = paired(plain)
+    other = onnxprune.analyze(loaded, granularity=("paired",)).facts.model
     assert other.sha256 == loaded.sha256
     data = random_dataset(input_specs(loaded.proto), samples=8)
     need, cache = Need("moments", "s", 1), Cache(tmp_path)

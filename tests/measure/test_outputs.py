@@ -459,7 +459,7 @@ def test_gates_look_at_groups_of_channels() -> None:
 
 @pytest.mark.parametrize("text", [JOINED, APART], ids=["joined", "apart"])
 def test_a_choice_of_classes_where_there_is_none_is_refused_first(text: tuple[str, str, str], monkeypatch) -> None:
-    monkeypatch.setattr("onnxprune.runs.pipeline.search_units", None)  # not to be reached
+    monkeypatch.setattr("onnxprune.changes.units.choose.search_units", None)  # not to be reached
     with pytest.raises(UsageError, match=r"min_agreement needs an output of class scores.*\(values\).*min_cosine"):
         onnxprune.prune(drawn(text), calibration=pictures(8, 0), min_agreement=0.9)
     with pytest.raises(UsageError, match="min_agreement needs"):

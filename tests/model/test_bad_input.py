@@ -269,7 +269,7 @@ def test_unexpected_errors_are_one_line(model: Path, monkeypatch: pytest.MonkeyP
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("something odd\nsecond line")
 
-    monkeypatch.setattr("onnxprune.runs.pipeline.analyse_model", broken)
+    monkeypatch.setattr("onnxprune.runs.run.analyse_model", broken)
     result = run(model)
     refused(result, UNREADABLE, "unexpected RuntimeError: something odd", "-v")
     assert "second line" not in result.stderr

@@ -15,11 +15,14 @@ from support.networks import network
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import onnxprune
+from onnxprune.changes import proven
+from onnxprune.changes.units import space
 from onnxprune.errors import Inconclusive, PlanError, SurgeryError, TargetError, UsageError
 from onnxprune.measure.latency import Latency, LatencyReport
 from onnxprune.model import read
 from onnxprune.proof.check import SurgeryCheck
-from onnxprune.runs import pipeline, proving, stages
+from onnxprune.report.stages import Stages
+from onnxprune.runs import run as running
 
 MODELS = Path(__file__).parents[2] / "models"
 CNN, TRANSFORMER, TEST = MODELS / "digits_cnn.onnx", MODELS / "digits_transformer.onnx", MODELS / "digits_test.npz"
@@ -120,7 +123,7 @@ def blaming(group: int, honest):
 
 
 def test_a_group_that_cannot_be_cut_exactly_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "check_cut", blaming(1, pipeline.check_cut))
+    monkeypatch.setattr(space, "check_cut", blaming(1, space.check_cut))
     report = prune(network(TWO_GROUPS)).report
     assert report["surgery"]["exact"]
     assert report["surgery"]["frozen_by_check"] == ["w2"]
@@ -132,7 +135,7 @@ def test_a_group_that_cannot_be_cut_exactly_is_frozen(monkeypatch: pytest.Monkey
 
 def test_what_the_check_froze_is_named_and_not_prunable(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prune(network(TWO_GROUPS)).report
-    monkeypatch.setattr(pipeline, "check_cut", blaming(1, pipeline.check_cut))
+    monkeypatch.setattr(space, "check_cut", blaming(1, space.check_cut))
     report = prune(network(TWO_GROUPS)).report
     frozen = [row for row in report["frozen"] if row["kind"] == "check"]
     assert {row["axis"] for row in frozen} == {f"{m['parameter']}[{m['axis']}]" for m in report["groups"][1]["members"]}
@@ -142,7 +145,7 @@ def test_what_the_check_froze_is_named_and_not_prunable(monkeypatch: pytest.Monk
 
 def test_what_the_check_froze_is_made_up_for_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups frozen after the choice lead to a new choice: the target is met, or refused (exit 4)."""
-    monkeypatch.setattr(pipeline, "check_cut", blaming(1, pipeline.check_cut))
+    monkeypatch.setattr(space, "check_cut", blaming(1, space.check_cut))
     model = network(TWO_GROUPS)
     report = prune(model, target="macs=75%", round_to=1).report
     assert report["after"]["macs"] <= 0.75 * report["before"]["macs"]
@@ -153,10 +156,10 @@ def test_what_the_check_froze_is_made_up_for_elsewhere(monkeypatch: pytest.Monke
 
 def test_nothing_is_written_when_no_cut_is_exact(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wrong = SurgeryCheck(False, 1.0, 1.0, 0.0, problem="made up")
-    monkeypatch.setattr(pipeline, "check_cut", lambda *_, **__: wrong)
+    monkeypatch.setattr(space, "check_cut", lambda *_, **__: wrong)
     with pytest.raises(TargetError, match=r"no group .*made up"):
         prune(network(TWO_GROUPS), output=tmp_path / "a.onnx")
-    monkeypatch.setattr(proving, "bisect", lambda *_: [])
+    monkeypatch.setattr(proven, "bisect", lambda *_: [])
     with pytest.raises(SurgeryError, match="made up"):
         prune(network(TWO_GROUPS), output=tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
@@ -184,7 +187,7 @@ def test_gates_that_pass(tmp_path: Path) -> None:
 
 def test_a_noisy_latency_fails_strictly(monkeypatch: pytest.MonkeyPatch) -> None:
     noisy = LatencyReport(Latency(1, 2, 9, 9, 1, 50), Latency(1, 2, 9, 9, 1, 50))
-    monkeypatch.setattr(pipeline, "measure_latency", lambda *_: noisy)
+    monkeypatch.setattr(running, "measure_latency", lambda *_: noisy)
     settings = {"latency": True, "max_latency_ratio": 1.5}
     assert any("inconclusive" in text for text in prune(network(TWO_GROUPS), **settings).report["warnings"])
     with pytest.raises(Inconclusive, match="busy"):
@@ -329,11 +332,11 @@ def blas_threads() -> list[int]:
 def test_runs_that_overlap_leave_blas_as_it_was() -> None:
     """The second begins while the first runs, and ends after it."""
     with threadpool_limits(2, "blas"):
-        first, second = stages.Stages()("one"), stages.Stages()("two")
+        first, second = Stages()("one"), Stages()("two")
         before = blas_threads()
         first.__enter__()
         second.__enter__()
-        with stages.Stages()("inside"):
+        with Stages()("inside"):
             assert set(blas_threads()) == {1}
         first.__exit__(None, None, None)
         assert set(blas_threads()) == {1}

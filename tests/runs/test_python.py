@@ -56,7 +56,7 @@ def test_a_plan_of_an_analysis_is_the_models() -> None:
 
 def test_a_plan_for_a_latency_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxprune.report.gates.LATENCY_SECONDS", 0.02)
-    monkeypatch.setattr("onnxprune.runs.pipeline.LATENCY_TURNS", 1)
+    monkeypatch.setattr("onnxprune.changes.units.choose.LATENCY_TURNS", 1)
     try:
         assert onnxprune.plan(dense(), target="latency=0.999x").groups
     except TargetError as error:  # so small a model may be timed as slower
@@ -124,7 +124,7 @@ def test_one_row_without_its_axis_is_said_to_be_taken_as_one(caplog: pytest.LogC
 
 
 def test_a_repair_looks_at_as_many_rows_as_it_can_hold_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.runs.pipeline.MOST_ROWS", 24)
+    monkeypatch.setattr("onnxprune.changes.repairing.MOST_ROWS", 24)
     for settings in ({"criterion": "l2"}, {"target": "macs=60%"}):
         report = onnxprune.prune(dense(), calibration=ROWS, latency=False, **settings).report
         text = "widths and repairs go by 24 random rows of the 40 of the calibration data"

@@ -15,12 +15,13 @@ from support.networks import network
 
 import onnxprune
 from onnxprune.allocate.schedule import parse_schedule
+from onnxprune.changes.context import Context
+from onnxprune.changes.units import space
+from onnxprune.changes.units.steps import overlap, parts_of, still_alive, written_back
 from onnxprune.cli import main
 from onnxprune.coupling.cut import cut
 from onnxprune.errors import UsageError
 from onnxprune.model.runtime import session
-from onnxprune.runs import pipeline
-from onnxprune.runs.steps import overlap, step_settings, still_alive, written_back
 from onnxprune.settings import make_settings
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -68,11 +69,13 @@ def test_schedules_that_are_none(text: str) -> None:
 def test_a_budget_is_shared_out_and_ends_at_itself() -> None:
     analysis = onnxprune.analyze(mlp())
     given = make_settings({"target": "params=50%", "schedule": "linear:4", "recover": 80})
-    steps = list(step_settings(given, analysis))
-    assert [step.aim.value for step in steps] == pytest.approx([0.875, 0.75, 0.625, 0.5])
-    assert [step.recover for step in steps] == [20] * 4
+    context = Context(analysis, analysis.facts.model, given)
+    steps = list(parts_of(context, analysis, given.aim))
+    assert [aim.value for aim, _ in steps] == pytest.approx([0.875, 0.75, 0.625, 0.5])
+    assert [own.recover for _, own in steps] == [20] * 4
     timed = make_settings({"ratio": 0.5, "schedule": "linear:4", "recover": "2m"})
-    assert [step.recipe.seconds for step in step_settings(timed, analysis)] == pytest.approx([30] * 4)
+    parts = parts_of(replace(context, settings=timed), analysis, timed.aim)
+    assert [own.recipe.seconds for _, own in parts] == pytest.approx([30] * 4)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +84,6 @@ def test_a_budget_is_shared_out_and_ends_at_itself() -> None:
         {"schedule": "cubic", "target": "latency=0.5x"},
         {"schedule": "cubic", "max_divergence": 0.1},
         {"schedule": "cubic", "lossless": True},
-        {"schedule": "cubic", "granularity": ("block",)},
         {"may_return": True},
         {"selection": "greedy"},
         {"selection": "greedy", "criterion": "wanda"},
@@ -263,7 +265,7 @@ def test_the_command_line_prunes_in_steps(tmp_path: Path) -> None:
 
 def test_groups_frozen_by_the_surgery_check_in_a_later_step_keep_their_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second step may not cut what the first did: the group stays whole, and all steps are taken anew without it."""
-    honest, calls = pipeline.check_cut, 0
+    honest, calls = space.check_cut, 0
 
     def blaming(analysis, kept, small, **options):
         nonlocal calls
@@ -271,7 +273,7 @@ def test_groups_frozen_by_the_surgery_check_in_a_later_step_keep_their_shapes(mo
         found = honest(analysis, kept, small, **options)
         return found if calls == 1 or kept[0].all() else replace(found, exact=False, problem="made up")
 
-    monkeypatch.setattr(pipeline, "check_cut", blaming)
+    monkeypatch.setattr(space, "check_cut", blaming)
     found = onnxprune.prune(mlp(), criterion="l2", ratio=0.5, round_to=1, schedule="linear:2", latency=False).report
     assert found["groups"][0]["width_after"] == found["groups"][0]["width_before"]
     assert found["groups"][1]["width_after"] == found["groups"][1]["width_before"] // 2

@@ -2,7 +2,6 @@
 
 from onnxprune.changes.branches.choose import choose_blocks, prunable_blocks
 from onnxprune.changes.branches.costs import BlockCosts
-from onnxprune.changes.branches.proof import check_blocks
 from onnxprune.changes.branches.scores import Effects, Silencing, weight_gains
 from onnxprune.changes.branches.surgery import without_blocks
 
@@ -10,7 +9,6 @@ __all__ = [
     "BlockCosts",
     "Effects",
     "Silencing",
-    "check_blocks",
     "choose_blocks",
     "prunable_blocks",
     "weight_gains",

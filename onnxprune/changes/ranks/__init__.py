@@ -2,9 +2,8 @@
 
 from onnxprune.changes.ranks.basis import Basis, eigenbases
 from onnxprune.changes.ranks.choose import Cut, choose_cuts, cut_to, full_cut
-from onnxprune.changes.ranks.costs import totals
+from onnxprune.changes.ranks.costs import factored_totals
 from onnxprune.changes.ranks.layers import Layer, Layers, find_layers
-from onnxprune.changes.ranks.proof import check_factors
 from onnxprune.changes.ranks.surgery import projected, subspaces, with_factors
 
 __all__ = [
@@ -12,14 +11,13 @@ __all__ = [
     "Cut",
     "Layer",
     "Layers",
-    "check_factors",
     "choose_cuts",
     "cut_to",
     "eigenbases",
+    "factored_totals",
     "find_layers",
     "full_cut",
     "projected",
     "subspaces",
-    "totals",
     "with_factors",
 ]

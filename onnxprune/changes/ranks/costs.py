@@ -49,7 +49,7 @@ def cost(layer: Layer, form: str, inputs: Count, rank: Count, kind: str) -> np.n
 KINDS = ("parameters", "macs", "bytes")
 
 
-def totals(whole: dict[str, int], written: Sequence[tuple[Layer, str, int, int]]) -> dict[str, int]:
+def factored_totals(whole: dict[str, int], written: Sequence[tuple[Layer, str, int, int]]) -> dict[str, int]:
     """Return the totals of a model of which some layers take (layer, form, input directions, rank)."""
     return {
         kind: whole[kind] + sum(int(cost(e, form, q, p, kind) - cost(e, "", q, p, kind)) for e, form, q, p in written)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib import rc_context
@@ -13,8 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from onnxprune.report.documents.tables import shortened
-
-Report = Mapping[str, Any]
+from onnxprune.report.entries import ReportView
 
 WIDTH = 3.9  # inches: drawn for a phone, so that text stays readable there
 BARS = 40  # rows of a bar chart, the costliest
@@ -40,7 +39,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def figures(report: Report, number: int = 0) -> list[tuple[str, str]]:
+def figures(report: ReportView, number: int = 0) -> list[tuple[str, str]]:
     """Return (title, SVG) of every figure that a report gives rise to; ``number``: of the report, to keep ids apart."""
     found = []
     with rc_context(STYLE):
@@ -81,13 +80,13 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_axisbelow(True)
 
 
-def _first(rows: Sequence[Report], rank: Callable[[Report], float]) -> list[Report]:
+def _first(rows: Sequence[ReportView], rank: Callable[[ReportView], float]) -> list[ReportView]:
     """Return the rows of the least rank, as many as a bar chart takes, in the order they had."""
     ranked = sorted(range(len(rows)), key=lambda index: rank(rows[index]))
     return [rows[index] for index in sorted(ranked[:BARS])]
 
 
-def channels(report: Report) -> Figure:
+def channels(report: ReportView) -> Figure:
     """Draw the width of every group, before and after where anything was decided, the costliest where there are too many."""
     groups = _first(report["groups"], lambda group: -group["macs"])
     rows = range(len(groups))
@@ -101,7 +100,7 @@ def channels(report: Report) -> Figure:
     return figure
 
 
-def divergence(report: Report) -> Figure | None:
+def divergence(report: ReportView) -> Figure | None:
     """Draw the SQNR of the compared tensors that differ most, in the order of execution; None where all are equal."""
     tensors = [t for t in report["layers"]["tensors"] if t["sqnr_db"] is not None]
     if not tensors:
@@ -114,7 +113,7 @@ def divergence(report: Report) -> Figure | None:
     return figure
 
 
-def tradeoff(report: Report) -> Figure | None:
+def tradeoff(report: ReportView) -> Figure | None:
     """Draw the task metric (without one, what is lost) of every point of a sweep against the MACs it leaves.
 
     The Pareto front is joined, the chosen point ringed, the original dotted where its metric is known.
@@ -146,7 +145,7 @@ def tradeoff(report: Report) -> Figure | None:
     return figure
 
 
-def sensitivity(report: Report) -> Figure:
+def sensitivity_curves(report: ReportView) -> Figure:
     """Draw what every group alone costs against the share of its units that stays, the most sensitive ones named."""
     curves = sorted(report["curves"], key=lambda curve: -curve["fitted"][-1])
     figure, axes = _axes()
@@ -165,9 +164,9 @@ def sensitivity(report: Report) -> Figure:
     return figure
 
 
-FIGURES: tuple[tuple[str, str, Callable[[Report], Figure | None]], ...] = (
+FIGURES: tuple[tuple[str, str, Callable[[ReportView], Figure | None]], ...] = (
     ("Quality against MACs left", "points", tradeoff),
-    ("Each group narrowed alone", "curves", sensitivity),
+    ("Each group narrowed alone", "curves", sensitivity_curves),
     ("Width of each group", "groups", channels),
     ("Divergence per tensor", "layers", divergence),
 )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from onnxprune.allocate import literal
-from onnxprune.report.entries import DRIFT, TOTALS, comparison, drift_rows, gate_rows, keeper, proof_rows
+from onnxprune.report.entries import DRIFT, TOTALS, ReportView, comparison, drift_rows, gate_rows, keeper, proof_rows
 from onnxprune.report.remedies import WINDOW
 from onnxprune.report.visible import visible
 
@@ -21,13 +21,12 @@ POINT = "criterion, repair, ratio"
 PASTE = "To paste: leaves alone what is not worth cutting"
 NUMBER = re.compile(r"[+-]?[\d.,]+([eE%].*| points)?$|-$|equal$|$")
 
-Report = Mapping[str, Any]
-Rows = Sequence[Sequence[str]]
+TableRows = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a head; ``folded``: details that a reader opens."""
+    """TableRows of text under a head; ``folded``: details that a reader opens."""
 
     title: str
     head: tuple[str, ...]
@@ -57,14 +56,14 @@ def shortened(text: str, longest: int = LONGEST_CELL) -> str:
     return plain if len(plain) <= longest else f"{plain[:half]}…{plain[-half:]}"
 
 
-def exclude_lines(report: Report) -> list[str]:
+def exclude_lines(report: ReportView) -> list[str]:
     """Return the options, quoted for a shell, that leave alone what could not be cut exactly, or is by far the most sensitive."""
     by_check = (report.get("surgery") or {}).get("frozen_by_check", ())
     patterns = [*map(literal, by_check), *report.get("exclude", ())]
     return [f"--exclude {shlex.quote(pattern)}" for pattern in patterns]
 
 
-def tables(report: Report) -> list[Table]:
+def tables(report: ReportView) -> list[Table]:
     """Return every table that a report of any command gives rise to, those without rows left out."""
     found = []
     for title, head, build, folded in TABLES:
@@ -75,13 +74,13 @@ def tables(report: Report) -> list[Table]:
     return found
 
 
-def parts(report: Report) -> list[tuple[str, Report]]:
+def parts(report: ReportView) -> list[tuple[str, ReportView]]:
     """Return (name, report) of every job; a report of one command is a single part without a name."""
     jobs = report.get("jobs")
     return [("", report)] if jobs is None else list(jobs.items())
 
 
-def _sizes(report: Report) -> Iterator[tuple[str, ...]]:
+def _sizes(report: ReportView) -> Iterator[tuple[str, ...]]:
     """Yield what a model as it is has, and how much of that depends on something that can be cut."""
     shares = report.get("prunable")
     if shares and "after" not in report:
@@ -90,21 +89,21 @@ def _sizes(report: Report) -> Iterator[tuple[str, ...]]:
             yield title, f"{report['before'][key]:,}", share
 
 
-def _gates(report: Report) -> Rows:
+def _gates(report: ReportView) -> TableRows:
     return gate_rows(report.get("gates") or ())
 
 
-def _drift(report: Report) -> Rows:
+def _drift(report: ReportView) -> TableRows:
     return drift_rows((report.get("drift") or {}).get("outputs") or {})
 
 
-def _layers(report: Report) -> Iterator[tuple[str, ...]]:
+def _layers(report: ReportView) -> Iterator[tuple[str, ...]]:
     for row in (report.get("layers") or {}).get("tensors", ()):
         sqnr = "equal" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
         yield row["name"], row["op"], sqnr
 
 
-def _latency(report: Report) -> Iterator[tuple[str, ...]]:
+def _latency(report: ReportView) -> Iterator[tuple[str, ...]]:
     latency = report.get("latency") or {}
     for name in ("before", "after"):
         if name in latency:
@@ -112,17 +111,17 @@ def _latency(report: Report) -> Iterator[tuple[str, ...]]:
             yield name, *(f"{found[key]:,.0f}" for key in ("min", "p10", "p50", "p90", "p99")), str(found["runs"])
 
 
-def _proof(report: Report) -> Rows:
+def _proof(report: ReportView) -> TableRows:
     return proof_rows(report.get("surgery") or {})
 
 
-def memory_rows(report: Report) -> Iterator[tuple[str, ...]]:
+def memory_rows(report: ReportView) -> Iterator[tuple[str, ...]]:
     for name, found in (report.get("memory") or {}).items():
         if found is not None:
             yield name, *(_count(found[key]) for key in ("weight_bytes", "peak_activation_bytes", "peak_rss_bytes"))
 
 
-def _label(point: Report) -> str:
+def _label(point: ReportView) -> str:
     """Return a point's label, with the repair that ``auto`` came to."""
     settings = point.get("settings") or {}
     if settings.get("repair") != "auto" or "repaired" not in point:
@@ -130,7 +129,7 @@ def _label(point: Report) -> str:
     return f"{settings['criterion']} auto ({point['repaired']}) {settings['ratio']}"
 
 
-def points(report: Report) -> Iterator[tuple[str, ...]]:
+def points(report: ReportView) -> Iterator[tuple[str, ...]]:
     for point in report.get("points", ()):
         if point["error"] is not None:
             yield point["label"], "-", "-", "-", point["error"]
@@ -141,31 +140,31 @@ def points(report: Report) -> Iterator[tuple[str, ...]]:
         yield _label(point), share, size, lost, mark
 
 
-def _curves(report: Report) -> Iterator[tuple[str, ...]]:
+def _curves(report: ReportView) -> Iterator[tuple[str, ...]]:
     for curve in report.get("curves", ()):
         points = zip(curve["widths"], curve["fitted"], strict=True)
         yield curve["group"], str(curve["width"]), ", ".join(f"{width}: {value:.3g}" for width, value in points)
 
 
-def _groups(report: Report) -> Iterator[tuple[str, ...]]:
+def _groups(report: ReportView) -> Iterator[tuple[str, ...]]:
     for group in report.get("groups", ()):
         widths = str(group["width_before"]), str(group["width_after"])
         yield group["name"], *widths, group["status"], f"{group['macs']:,}", f"{group['parameters']:,}"
 
 
-def _frozen(report: Report) -> Iterator[tuple[str, ...]]:
+def _frozen(report: ReportView) -> Iterator[tuple[str, ...]]:
     for row in report.get("frozen", ()):
         if row["reason"] == WINDOW:
             continue
         yield row["axis"], keeper(row), f"{row['macs']:,}", row["reason"], row["remedy"]
 
 
-def _excludes(report: Report) -> Iterator[tuple[str, ...]]:
+def _excludes(report: ReportView) -> Iterator[tuple[str, ...]]:
     for line in exclude_lines(report):
         yield (line,)
 
 
-def _warnings(report: Report) -> Iterator[tuple[str, ...]]:
+def _warnings(report: ReportView) -> Iterator[tuple[str, ...]]:
     for text in report.get("warnings", ()):
         yield (text,)
 
@@ -174,7 +173,7 @@ def _count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
 
 
-TABLES: tuple[tuple[str, tuple[str, ...], Callable[[Report], Any], bool], ...] = (
+TABLES: tuple[tuple[str, tuple[str, ...], Callable[[ReportView], Any], bool], ...] = (
     ("Before and after", ("", "before", "after", "change"), lambda r: comparison(dict(r)), False),
     ("Size", ("", "now", "prunable"), _sizes, False),
     ("Gates", ("gate", "limit", "value", "passed"), _gates, False),

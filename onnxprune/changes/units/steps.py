@@ -1,4 +1,4 @@
-"""Whole runs in steps: prune a little, repair, recover, and again (``--schedule``); or from earlier weights (``--rewind``).
+"""Units in steps: prune a little, repair, recover, and again (``--schedule``); or from earlier weights (``--rewind``).
 
 Between two steps the model keeps its shapes: trained weights go back into the original's tensors, and the weights of units
 that are gone are zero there, or stay as they were where units may come back. So every step means by a ratio, a budget or
@@ -8,110 +8,121 @@ a limit per group what the whole run means by it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
-from onnxprune.allocate import Costs, keep_best
+from onnxprune.allocate import Costs, Target, keep_best
 from onnxprune.allocate.target import KINDS
+from onnxprune.changes.analysing import analyse_model
+from onnxprune.changes.change import Change
+from onnxprune.changes.context import Context, Notes
+from onnxprune.changes.proven import carried_out
+from onnxprune.changes.units.choose import Chosen, by_scores
+from onnxprune.changes.units.space import Narrowing, Units, totals, widths_of
 from onnxprune.coupling.cut import Kept, cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.criteria import score
 from onnxprune.errors import SurgeryError, UsageError
 from onnxprune.model.graph import Graph
-from onnxprune.model.read import FLOATS, Model
-from onnxprune.proof.check import SurgeryCheck
+from onnxprune.model.model import Model
+from onnxprune.model.tensors import FLOATS
 from onnxprune.recover import parse_length
 from onnxprune.report.entries import Report
-from onnxprune.runs.pipeline import Run, totals
-from onnxprune.runs.stages import Stages, analyse_model, choose, per_run
 from onnxprune.search import Reconstruction
 from onnxprune.settings import Settings
 
 SILENCED = ("reads", "writes")  # roles of the weights that are zero while their unit is gone
 
 
-@dataclass
-class Step(Run):
-    """One step: like a run of its own, but its weights may come from ``rewound``, the same network as it was earlier."""
+class SteppedUnits(Units):
+    """Units that go in the steps of a schedule, where there is one; every step may start from the weights of a ``rewind``."""
 
-    rewound: Analysis | None = None
+    stepwise = True
 
-    def _repaired(self, analysis: Analysis, kept: Kept, small: Model) -> Model:
-        if self.rewound is not None:
-            return cut(self.rewound, kept)
-        return super()._repaired(analysis, kept, small)
-
-
-@dataclass
-class SteppedRun(Run):
-    """Goes to the target in the steps of a schedule; ``rewind``: the same network with the weights that every step starts from."""
-
-    rewind: Model | None = None
-    _rewound: Analysis | None = field(default=None, init=False)
-
-    def choose(self, analysis: Analysis) -> list[np.ndarray]:
-        """Take all steps; return what stays after the last, whose weights ``carry_out`` will carry over."""
-        if self.rewind is not None:
-            self._rewound = _same_network(analysis, analyse_model(self.rewind, self.settings), self.rewind)
+    def choose(self, aim: Target) -> Narrowing:
+        """Take all steps; return what stays after the last, and the weights that they have led to."""
+        context, settings, analysis = self.context, self.context.settings, self.analysis
+        if context.rewind is None and settings.steps.steps == 1:
+            return super().choose(aim)
+        rewound = None
+        if context.rewind is not None:
+            rewound = same_network(analysis, analyse_model(context.rewind, settings), context.rewind)
         now, alive = analysis, [np.ones(width, bool) for width in analysis.widths]
         log: list[Report] = []
-        for number, settings in enumerate(step_settings(self.settings, analysis), 1):
-            step = Step(self.command, self.model, settings, self.data, self._stages_of(number), rewound=self._rewound)
-            step.outputs = self.outputs
-            if self.checkpoint is not None:
-                step.checkpoint = self.checkpoint.with_name(f"{self.checkpoint.name}.{number}")
-            kept = step.choose(now)
-            if not self.settings.may_return:
-                kept = still_alive(now, kept, alive, settings)
-            small, _ = step.carry_out(now, kept)
-            log.append(_entry(analysis, kept, alive) | step.extra)
-            self.warnings += [text for text in step.warnings if text not in self.warnings]
-            alive, trained = kept, small
-            now = analyse_model(written_back(now, kept, small, silent=not self.settings.may_return), settings)
+        for number, (share, own) in enumerate(parts_of(context, analysis, aim), 1):
+            step = Rewound(_numbered(context, now, own, number), rewound)
+            chosen = step.choose(share)
+            if not settings.may_return:
+                chosen = step.narrowing(replace(chosen.chosen, kept=still_alive(now, chosen.kept, alive, own)))
+            kept, taken = chosen.kept, carried_out(chosen)
+            log.append(_entry(analysis, kept, alive) | step.context.notes.entries)
+            context.notes.warn(*step.context.notes.warnings)
+            alive = kept
+            now = analyse_model(written_back(now, kept, taken.model, silent=not settings.may_return), own)
             now = now.without(analysis.barred)
-        self.reconstruction = Reconstruction(trained, alive, alive)
-        self.extra |= {name: found for name, found in step.extra.items() if name in ("repair", "recover", "search")}
-        self.extra["schedule"] = {"name": self.settings.steps.name, "steps": log} | self._likeness(analysis, alive)
-        return alive
+        start = Reconstruction(taken.model, alive, alive)
+        told = step.context.notes.entries
+        context.notes.entries |= {key: told[key] for key in ("repair", "recover", "search") if key in told}
+        likeness = {} if rewound is None else self._likeness(rewound, alive, aim)
+        context.notes.entries["schedule"] = {"name": settings.steps.name, "steps": log} | likeness
+        return self.narrowing(Chosen(alive, start, final=True))
 
-    def carry_out(self, analysis: Analysis, kept: Kept) -> tuple[Model, SurgeryCheck]:
-        """Cut the original, and give the result the weights that the steps have led to."""
-        found = self.reconstruction
-        small, check = self.cut_exactly(analysis, kept)
-        if found is None or not all(map(np.array_equal, found.kept, kept)):
+    def repaired(self, change: Change[int], small: Model) -> Model:
+        """Give the cut of the original the weights that the steps have led to."""
+        assert isinstance(change, Narrowing)
+        if (
+            change.chosen.final
+            and change.chosen.start is not None
+            and not all(map(np.array_equal, change.chosen.start.kept, change.kept))
+        ):
             raise SurgeryError("the steps led to a cut that is not exact on the original; nothing was written")
-        return found.carried(analysis, small), check
+        return super().repaired(change, small)
 
-    def _stages_of(self, number: int) -> Stages:
-        progress, of = self.stages.progress, self.settings.steps.steps
-        return replace(self.stages, progress=lambda text: progress(f"step {number} of {of}: {text}"))
-
-    def _likeness(self, analysis: Analysis, kept: Kept) -> Report:
+    def _likeness(self, rewound: Analysis, kept: Kept, aim: Target) -> Report:
         """Compare with what the criterion would keep of the rewound weights alone."""
-        if self._rewound is None or self.settings.scorer.needs:
+        if self.context.settings.scorer.needs:
             return {}
-        own, _ = choose(self._rewound, replace(self.settings, schedule="one-shot"))
+        own, _ = by_scores(self.context, rewound, aim)
         return {"overlap_with_rewind": overlap(kept, own)}
 
 
-def step_settings(settings: Settings, analysis: Analysis) -> Iterator[Settings]:
-    """Yield the settings of every step: its share of the target, and an equal part of the recovery."""
-    schedule, aim = settings.steps, per_run(settings.aim, analysis)
-    costs = Costs(analysis)
+class Rewound(Units):
+    """One step: like a run of its own, but its weights may come from ``rewound``, the same network as it was earlier."""
+
+    def __init__(self, context: Context, rewound: Analysis | None):
+        super().__init__(context)
+        self.rewound = rewound
+
+    def repaired(self, change: Change[int], small: Model) -> Model:
+        assert isinstance(change, Narrowing)
+        return super().repaired(change, small) if self.rewound is None else cut(self.rewound, change.kept)
+
+
+def _numbered(context: Context, analysis: Analysis, settings: Settings, number: int) -> Context:
+    """Return the context of one step: notes, a checkpoint and a progress line of its own."""
+    tell, of = context.stages.progress, settings.steps.steps
+    stages = replace(context.stages, progress=lambda text: tell(f"step {number} of {of}: {text}"))
+    place = context.checkpoint and context.checkpoint.with_name(f"{context.checkpoint.name}.{number}")
+    return replace(context, analysis=analysis, settings=settings, stages=stages, notes=Notes(), checkpoint=place)
+
+
+def parts_of(context: Context, analysis: Analysis, aim: Target) -> Iterator[tuple[Target, Settings]]:
+    """Yield the aim of every step, and settings with an equal part of the recovery."""
+    settings = context.settings
+    own = replace(settings, recover=part_of_recovery(settings.recover, settings.steps.steps))
     if aim.kind == "ratio":
         final = aim.value
     else:
+        costs = Costs(analysis)
         whole = float(costs.total(KINDS[aim.kind], costs.widths))
-        final = 1 - aim.budget(whole) / whole
-    part = _part(settings.recover, schedule.steps)
-    for share in schedule.shares(final)[:-1]:
-        named = {"ratio": share} if aim.kind == "ratio" else {"target": f"{aim.kind}={1 - share:.9f}x"}
-        yield replace(settings, **named, recover=part)
-    yield replace(settings, recover=part)
+        final = 1 - context.per_run(aim).budget(whole) / whole
+    for share in settings.steps.shares(final)[:-1]:
+        yield (Target("ratio", share) if aim.kind == "ratio" else Target(aim.kind, round(1 - share, 9))), own
+    yield aim, own
 
 
-def _part(length: str | int, steps: int) -> str | int:
+def part_of_recovery(length: str | int, steps: int) -> str | int:
     if length in (0, "0"):
         return 0
     ((unit, number),) = parse_length(length).items()
@@ -175,7 +186,7 @@ def _jaccard(common: float, total: float) -> float:
 
 def _entry(analysis: Analysis, kept: Kept, before: Kept) -> Report:
     """What one step did: units that are left, that went, that came back, and how many parameters and MACs are left."""
-    widths = np.array([int(mask.sum()) for mask in kept], np.int64)
+    widths = widths_of(kept)
     found = totals(Costs(analysis), analysis, widths)
     pairs = list(zip(kept, before, strict=True))
     return {
@@ -186,7 +197,7 @@ def _entry(analysis: Analysis, kept: Kept, before: Kept) -> Report:
     }
 
 
-def _same_network(analysis: Analysis, other: Analysis, model: Model) -> Analysis:
+def same_network(analysis: Analysis, other: Analysis, model: Model) -> Analysis:
     """Return ``other`` if it has the groups and the tensors of ``analysis``; raises UsageError."""
     wanted, found = ({g.name: g.width for g in one.groups} for one in (analysis, other))
     for name, width in wanted.items():

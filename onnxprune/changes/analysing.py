@@ -1,0 +1,66 @@
+"""From a model to its groups, in the form that changes are decided on."""
+
+from __future__ import annotations
+
+from onnxprune.changes.change import Change
+from onnxprune.changes.context import Context
+from onnxprune.changes.pairing import Pairing
+from onnxprune.changes.proven import step_of
+from onnxprune.coupling.channels import layouts
+from onnxprune.coupling.groups import Analysis, analyse
+from onnxprune.coupling.prepare import prepare
+from onnxprune.coupling.sharing import unshared
+from onnxprune.data import Dataset
+from onnxprune.errors import ModelError, OnnxPruneError
+from onnxprune.measure.kinds import observed
+from onnxprune.measure.outputs import Outputs
+from onnxprune.measure.weights import weighed
+from onnxprune.model import read
+from onnxprune.model.facts import Facts, gather_facts
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import Model
+from onnxprune.model.runtime import session
+from onnxprune.settings import Settings
+
+
+def analyse_model(model: Model, settings: Settings) -> Analysis:
+    """Find the groups of a model and everything that stays, with reasons.
+
+    Raises ModelError where the analysis fails on a model that the strict checker or ONNX Runtime refuses as well.
+    """
+    try:
+        return _analysed(model, settings)
+    except (OnnxPruneError, MemoryError):
+        raise
+    except Exception:
+        read.check_structure(model, model.name, full=True)
+        try:
+            session(model, optimise=False)
+        except ModelError as error:
+            raise ModelError(f"{model.name}: {error}") from error
+        raise
+
+
+def _analysed(model: Model, settings: Settings) -> Analysis:
+    analysis = grouped(unshared(facts_of(prepare(model), settings), settings.allowed), settings)
+    if not settings.pairs:
+        return analysis
+    pairing = Pairing(Context(analysis, model, settings))
+    if not pairing.parts():
+        return analysis
+    reordered = step_of(pairing, lambda space: Change(space, space.open)).model
+    return grouped(facts_of(reordered, settings), settings)
+
+
+def facts_of(model: Model, settings: Settings) -> Facts:
+    return gather_facts(model, Graph(model.structure), dict(settings.input_shape))
+
+
+def grouped(facts: Facts, settings: Settings) -> Analysis:
+    return analyse(facts, settings.allowed, settings.prefer)
+
+
+def outputs_of(analysis: Analysis, settings: Settings, dataset: Dataset) -> Outputs:
+    """Return how the model's outputs are compared, from its graph and from data; raises UsageError for weights that fit none."""
+    found = observed(analysis.facts.model, dataset, layouts(analysis.solution.links), settings.means)
+    return weighed(found, settings.output_weight)

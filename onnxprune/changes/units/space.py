@@ -1,0 +1,145 @@
+"""Units as a kind of change: channels, heads and neurons go, groups become narrower."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from onnxprune.allocate import Costs, Target, legal_widths
+from onnxprune.allocate.account import batch_size
+from onnxprune.changes.aims import ratio_met
+from onnxprune.changes.change import Change, Refuted, Space, Totals
+from onnxprune.changes.context import Context
+from onnxprune.changes.plan import kept_of, units_record
+from onnxprune.changes.repairing import repaired
+from onnxprune.changes.units.choose import Chosen, choose
+from onnxprune.coupling.cut import cut
+from onnxprune.coupling.groups import Analysis
+from onnxprune.model.model import Model
+from onnxprune.proof.check import SurgeryCheck, check_cut
+from onnxprune.report import entries
+from onnxprune.report.entries import Report
+
+
+@dataclass(frozen=True)
+class Narrowing(Change[int]):
+    """Groups, by number, that lose the units outside their mask of ``chosen``, and what is known of the weights then."""
+
+    chosen: Chosen
+
+    @property
+    def kept(self) -> list[np.ndarray]:
+        """bool[width] per group."""
+        parts = set(self.parts)
+        return [mask if g in parts else np.ones_like(mask) for g, mask in enumerate(self.chosen.kept)]
+
+
+class Units(Space[int]):
+    """The groups of a model, by number."""
+
+    kind, name, noun = "units", "groups", "group"
+    aims: ClassVar[tuple[str, ...]] = ("ratio", "macs", "params", "size", "latency")
+
+    def __init__(self, context: Context):
+        super().__init__(context)
+        self.analysis = context.analysis
+
+    def parts(self) -> Sequence[int]:
+        return range(len(self.analysis.groups))
+
+    def label(self, part: Any) -> str:
+        return self.analysis.groups[part].name
+
+    def without(self, refuted: Refuted) -> Self:
+        rest = copy.copy(self)
+        rest.analysis = self.analysis.without(refuted.parts)
+        rest.barred = rest.analysis.barred
+        if len(rest.barred) == len(rest.analysis.groups):
+            raise refuted.nothing_left(self.noun)
+        return rest
+
+    def narrowing(self, chosen: Chosen) -> Narrowing:
+        return Narrowing(self, tuple(g for g, mask in enumerate(chosen.kept) if not mask.all()), chosen)
+
+    def choose(self, aim: Target) -> Narrowing:
+        return self.narrowing(choose(self.context, self.analysis, aim))
+
+    def read(self, record: Mapping[str, Any]) -> Narrowing:
+        kept = kept_of(record, self.analysis)
+        open_only = [np.ones_like(mask) if g in self.barred else mask for g, mask in enumerate(kept)]
+        return self.narrowing(Chosen(open_only))
+
+    def record(self, change: Change[int]) -> Mapping[str, Any]:
+        return units_record(self.analysis, _kept(change))
+
+    def made(self, change: Change[int]) -> Model:
+        return cut(self.analysis, _kept(change))
+
+    def checked(self, change: Change[int], small: Model) -> SurgeryCheck:
+        return check_cut(self.analysis, _kept(change), small, prover=self.context.prover)
+
+    def repaired(self, change: Change[int], small: Model) -> Model:
+        assert isinstance(change, Narrowing)
+        start, searched = change.chosen.start, change.chosen.searched
+        if change.chosen.final and start is not None:
+            return start.carried(self.analysis, small)
+        return repaired(self.context, self.analysis, _kept(change), small, start=start, searched=searched)
+
+    def trained(self, change: Change[int]) -> bool:
+        assert isinstance(change, Narrowing)
+        return change.chosen.final
+
+    def positions(self, change: Change[int], value: str) -> dict[int, np.ndarray]:
+        return self.analysis.kept_positions(_kept(change), value)
+
+    def totals(self, change: Change[int] | None = None, small: Model | None = None) -> Totals:
+        widths = self.analysis.widths if change is None else widths_of(_kept(change))
+        return totals(Costs(self.analysis), self.analysis, widths, small)
+
+    def prunable(self) -> dict[str, float]:
+        return Costs(self.analysis).prunable()
+
+    def reached(self, change: Change[int], aim: Target) -> str:
+        if aim.kind != "ratio":
+            return ""
+        options, before = self.context.settings.options, self.analysis.widths
+        movable = [g for g, legal in enumerate(legal_widths(self.analysis, options)) if len(legal) > 1]
+        after = widths_of(_kept(change))
+        gone = 1 - float(after[movable].sum()) / max(float(before[movable].sum()), 1.0)
+        return ratio_met(aim, gone, options.round_to)
+
+    def entries(self, change: Change[int] | None = None) -> Report:
+        reasons = {g: barrier.reason for g, barrier in self.barred.items()}
+        kept = None if change is None else _kept(change)
+        groups = entries.group_entries(self.analysis, kept, reasons)
+        return {"groups": groups, "frozen": entries.frozen_entries(self.analysis)}
+
+
+def _kept(change: Change[int]) -> list[np.ndarray]:
+    assert isinstance(change, Narrowing)
+    return change.kept
+
+
+def widths_of(kept: Sequence[np.ndarray]) -> np.ndarray:
+    """Return int64[groups]: how many units stay of each."""
+    return np.array([int(mask.sum()) for mask in kept], np.int64)
+
+
+def totals(costs: Costs, analysis: Analysis, widths: np.ndarray, model: Model | None = None) -> Totals:
+    """Return parameters, MACs of one sample, bytes and channels with ``widths`` units left in each group.
+
+    Copies made for the analysis count where ``model`` holds them.
+    """
+    found: Mapping[str, Any] = costs.totals(widths)
+    held = model.weights.keys() if model else set()
+    absent = [v for v in analysis.parameters if v.name in analysis.facts.model.copies and v.name not in held]
+    return {
+        **found,
+        "macs": found["macs"] // batch_size(analysis.facts),
+        "parameters": found["parameters"] - sum(volume.at(widths) for volume in absent),
+        "weight_bytes": found["weight_bytes"] - sum(int(volume.at(widths) * volume.itemsize) for volume in absent),
+    }

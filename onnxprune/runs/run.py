@@ -1,0 +1,218 @@
+"""Whole runs: load -> changes, each proven -> measure -> gates -> save."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnx_graphsurgeon as gs
+from onnx import ModelProto
+
+from onnxprune.allocate import Costs
+from onnxprune.changes.aims import require_met
+from onnxprune.changes.analysing import analyse_model, outputs_of
+from onnxprune.changes.change import Change
+from onnxprune.changes.context import Context, Data, Notes
+from onnxprune.changes.plan import Plan, Planned, check_digest
+from onnxprune.changes.proven import Step
+from onnxprune.changes.units.space import totals
+from onnxprune.coupling.groups import Analysis
+from onnxprune.errors import Inconclusive, ModelError, UsageError
+from onnxprune.model.memory import peak_rss_bytes
+from onnxprune.model.model import Model
+from onnxprune.model.surgeon import to_surgeon
+from onnxprune.model.write import save, stored_bytes
+from onnxprune.proof.verdict import all_of
+from onnxprune.report import entries
+from onnxprune.report.baseline import Baseline
+from onnxprune.report.entries import Report
+from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_classes
+from onnxprune.report.stages import Stages
+from onnxprune.runs.legs import by_plan, taken, to_target
+from onnxprune.runs.mix import shares_of
+from onnxprune.runs.signing import check_format, signed
+from onnxprune.settings import Settings
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives: the report (the structure of ``--json``), the plan, and the pruned model."""
+
+    report: Report
+    plan: Plan
+    pruned: Model
+
+    @property
+    def passed(self) -> bool:
+        """Whether all gates passed, so that the model was written if an output was asked for."""
+        return self.report["exit_code"] == 0
+
+    @cached_property
+    def model(self) -> ModelProto:
+        """The pruned model as one message, put together when it is first asked for; external data stays where it is."""
+        return self.pruned.proto
+
+    @cached_property
+    def graph(self) -> gs.Graph:
+        """The pruned model as a graph of onnx-graphsurgeon, which can be changed without changing ``model``.
+
+        Metadata, documentation of nodes and tensors and quantisation annotations are in ``model`` only. Raises ModelError
+        where a graph cannot hold an attribute.
+        """
+        return to_surgeon(self.model, self.pruned.folder)
+
+
+@dataclass
+class Run:
+    """One run over a loaded model; ``given``: its analysis, where that is known; ``rewind``: the model's earlier weights."""
+
+    command: str
+    model: Model
+    settings: Settings
+    data: Data
+    stages: Stages
+    output: Path | None = None
+    force: bool = False
+    checkpoint: Path | None = None
+    baseline: Baseline | None = None
+    rewind: Model | None = None
+    given: Analysis | None = None
+    notes: Notes = field(default_factory=Notes)
+
+    def prune(self) -> Result:
+        """Choose what goes and carry it out; raises TargetError where the target is out of reach."""
+        context = self._context()
+        whole = totals(Costs(context.analysis), context.analysis, context.analysis.widths)
+        steps = taken(context, to_target(self.settings, whole, shares_of(context, whole)))
+        return self._concluded(context, steps, self.settings.to_json())
+
+    def apply(self, plan: Plan) -> Result:
+        """Carry out a plan, but for the parts that the proof refuses on this model; raises PlanError."""
+        check_digest(plan, self.model.source_sha256, force=self.force)
+        context = self._context()
+        return self._concluded(context, taken(context, by_plan(plan, self.settings)), plan.settings)
+
+    def _context(self) -> Context:
+        """Analyse the model and, with data, look at how its outputs are to be compared."""
+        settings, measured = self.settings, self.data.measured
+        with self.stages("analyze"):
+            analysis = self.given or analyse_model(self.model, settings)
+        if settings.output_weight and measured is None:
+            raise UsageError("output weights count where outputs are compared; give data (--calib or --eval)")
+        context = Context(
+            analysis, self.model, settings, self.data, self.stages, self.notes,
+            checkpoint=self.checkpoint, rewind=self.rewind,
+        )  # fmt: skip
+        if measured is None:
+            return context
+        with self.stages("outputs"):
+            outputs = outputs_of(analysis, settings, self.data.calibration or measured)
+        require_classes(settings, outputs)
+        self.notes.warn(*outputs.left_out)
+        return replace(context, outputs=outputs)
+
+    def _concluded(self, context: Context, steps: Sequence[Step[Any]], settings: Mapping[str, Any]) -> Result:
+        """Check the format of a signed model, measure and judge it; write the file when all gates pass."""
+        plan = Plan(self.model.source_sha256, settings, tuple(_planned(step.change) for step in steps))
+        small = signed(steps[-1].model, plan)
+        found = self._found(steps, small, settings)
+        with self.stages("check"):
+            self.notes.warn(*check_format(small, self.model))
+        facts = found | self.notes.entries | self._measured(context, small)
+        facts["gates"] = judge(self.settings, facts) + (self.baseline.judge(facts) if self.baseline else [])
+        self._judge_noise(facts)
+        failed = not all(gate["passed"] for gate in facts["gates"])
+        facts["exit_code"] = int(failed)
+        facts["output"] = None if failed or self.output is None else self._save(small, self.output)
+        told = {"warnings": self.notes.warnings, "seconds": self.stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
+        return Result(facts | told, plan, small)
+
+    def _found(self, steps: Sequence[Step[Any]], small: Model, settings: Mapping[str, Any]) -> Report:
+        """Return what was decided, what it saves and how it was proven."""
+        place = self.output or self.model.path or Path("model.onnx")
+        first, last = steps[0].change, steps[-1].change
+        before = {**first.space.totals(), "bytes": self.model.size}
+        after = {**last.totals(small), "bytes": stored_bytes(small, place)}
+        self._judge_aim(steps, before, after)
+        check = all_of([step.check for step in steps])
+        self.notes.warn("" if check.exact else f"the cut is not proven: {check.unproven}")
+        rows = [step.change.space.entries(step.change) for step in steps]
+        return entries.header(self.command, settings) | {
+            "model": entries.model_entry(self.model),
+            "output": None,
+            "before": before,
+            "after": after,
+            "prunable": first.space.prunable(),
+            "groups": [],
+            "frozen": [],
+            "surgery": entries.surgery_entry(check),
+            "steps": [_row(step) for step in steps],
+        } | entries.joined_entries(rows)  # fmt: skip
+
+    def _judge_aim(self, steps: Sequence[Step[Any]], before: Mapping[str, int], after: Mapping[str, int]) -> None:
+        """Say what is far from what was asked for; a plan has a target already, and other limits say when to stop."""
+        for step in steps:
+            told = step.change.space.context.notes
+            self.notes.entries |= told.entries
+            self.notes.warn(*told.warnings)
+        settings, aims = self.settings, any(step.change.space.aims for step in steps)
+        if self.command != "prune" or settings.max_divergence is not None or not aims:
+            return
+        if settings.aim.kind == "ratio":
+            self.notes.warn(*(step.change.space.reached(step.change, settings.aim) for step in steps))
+        elif settings.aim.kind != "latency":
+            self.notes.warn(require_met(settings.aim, before, after, settings.options.round_to))
+
+    def _measured(self, context: Context, small: Model) -> Report:
+        settings = self.settings
+        measured: Report = {"drift": None, "task": None, "latency": None}
+        if self.data.measured is not None:
+            with self.stages("drift"):
+                found = measure_drift(self.model, small, self.data.measured, settings, outputs=context.outputs)
+            measured |= found.to_json()
+            measured["drift"]["rows"] = "calibration" if self.data.evaluation is None else "evaluation"
+            told = doubts(found, settings, self.data.calibration, self.data.evaluation)
+            self.notes.warn(*found.warnings, *told)
+        if settings.latency:
+            try:
+                with self.stages("latency"):
+                    timed = measure_latency(self.model, small, context.facts, settings)
+                measured["latency"] = timed.to_json()
+            except ModelError as error:
+                self.notes.warn(f"latency was not measured: {error}")
+        return measured
+
+    def _judge_noise(self, facts: Report) -> None:
+        latency = facts["latency"]
+        gated = self.settings.max_latency_ratio is not None and latency is not None
+        if gated and not latency["conclusive"]:
+            reason = f"the latency measurement is inconclusive ({'; '.join(latency['reasons'])})"
+            if self.settings.strict:
+                raise Inconclusive(f"{reason}; nothing was written. Run again on a quieter machine")
+            self.notes.warn(f"{reason}; the gate was judged all the same (--strict refuses that)")
+
+    def _save(self, small: Model, path: Path) -> Report:
+        with self.stages("save"):
+            digest = save(small, path, force=self.force)
+        return {"path": str(path), "sha256": digest}
+
+
+def _planned(change: Change[Any]) -> Planned:
+    return Planned(change.space.kind, change.record())
+
+
+def _row(step: Step[Any]) -> Report:
+    """Describe one step of the run."""
+    change, told = step.change, step.change.space.context.notes.entries
+    shown = {key: told[key] for key in ("repair", "recover") if key in told}
+    return {
+        "kind": change.space.kind,
+        "changed": len(change.parts),
+        "of": len(change.space.parts()),
+        "before": change.space.totals(),
+        "after": change.totals(step.model),
+        "exact": step.check.exact,
+    } | shown  # fmt: skip
