@@ -17,6 +17,7 @@ from onnxprune.errors import DataError
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.stats import STATISTICS, Statistic
 from onnxprune.model.files import atomic_file, clear_leftovers
+from onnxprune.model.model import Identity
 
 FORMAT = 1
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
@@ -31,7 +32,7 @@ class Evidence:
     ``warnings``: what the user should know before trusting it.
     """
 
-    model: str
+    model: Identity
     samples: int = 0
     synthetic: bool = False
     statistics: dict[Need, Statistic] = field(default_factory=dict)
@@ -88,7 +89,7 @@ class Evidence:
                 number, _, key = name.partition(".")
                 parts[int(number)][key] = array
             found = {n: STATISTICS[n.kind].of(part) for n, part in zip(needs, parts, strict=True)}
-            state = {key: header[key] for key in ("model", "samples", "synthetic")}
+            state = {"model": Identity(header["model"]), **{key: header[key] for key in ("samples", "synthetic")}}
             return cls(**state, statistics=found, warnings=tuple(header["warnings"]))
         except (*UNREADABLE, IndexError) as error:
             raise DataError(f"{path} does not hold statistics of this version ({type(error).__name__})") from error

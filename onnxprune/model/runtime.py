@@ -85,6 +85,9 @@ def session(
     if not optimise:
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
+        options.execution_order = (
+            ort.ExecutionOrder.PRIORITY_BASED
+        )  # as stored: what is made of weights alone not all at first
     chosen = _available(providers or CPU, ort.get_available_providers())
     name = os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
     try:
