@@ -12,7 +12,6 @@ import argparse
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +73,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
     settings = {"target": "macs=50%", "round_to": 1, "latency": False, "threads": options.threads}
     result = onnxprune.prune(original, calibration=fit, repair=options.repair, criterion=options.criterion, **settings)
     small, analysis = result.model, onnxprune.analyze(original)
-    positions = partial(analysis.kept_positions, kept_units(result.plan, analysis))
+    positions = kept_units(result.plan, analysis).positions
     recipe = Recipe(
         **parse_length(options.recover or case.length),
         augment=case.augment if options.augment is None else tuple(options.augment.split(",")),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.kept import Kept
 from onnxprune.errors import PlanError
 from onnxprune.model.model import SourceDigest
 
@@ -133,27 +134,26 @@ def _indices(mask: np.ndarray) -> Indices:
 def _tensors(analysis: Analysis, kept: Sequence[np.ndarray]) -> dict[str, dict[str, list[int]]]:
     """Return what stays of every stored tensor that changes its shape."""
     found: dict[str, dict[str, list[int]]] = {}
+    left = Kept.of(analysis, kept)
     for name in analysis.facts.graph.tensors:
-        for axis in range(len(analysis.facts.shape(name) or ())):
-            mask = analysis.keep_mask(kept, name, axis)
-            if mask is not None:
-                found.setdefault(name, {})[str(axis)] = list(_indices(mask))
+        if masks := left.masks(name):
+            found[name] = {str(axis): list(_indices(mask)) for axis, mask in masks.items()}
     return found
 
 
-def kept_units(plan: Plan, analysis: Analysis, *, force: bool = False) -> list[np.ndarray]:
-    """Return bool[width] per group of the model that a plan is for; see ``check_digest`` and ``kept_of``."""
+def kept_units(plan: Plan, analysis: Analysis, *, force: bool = False) -> Kept:
+    """Return the units that stay of the model that a plan is for; see ``check_digest`` and ``kept_of``."""
     check_digest(plan, analysis.facts.model.source_sha256, force=force)
     return kept_of(plan.steps[0].record, analysis)
 
 
-def kept_of(record: Record, analysis: Analysis) -> list[np.ndarray]:
-    """Return bool[width] per group of a model; groups the record does not name stay whole.
+def kept_of(record: Record, analysis: Analysis) -> Kept:
+    """Return the units that stay of a model; groups the record does not name stay whole.
 
     Raises PlanError where the model lacks a group, or where the groups do not lead to exactly the tensor shapes listed.
     """
     widths = {group.name: group for group in analysis.groups}
-    kept = [np.ones(group.width, bool) for group in analysis.groups]
+    masks = [np.ones(group.width, bool) for group in analysis.groups]
     for planned in record.get("groups", ()):
         group = widths.get(planned["name"])
         if group is None or group.width != planned["width"]:
@@ -161,7 +161,8 @@ def kept_of(record: Record, analysis: Analysis) -> list[np.ndarray]:
             raise PlanError(
                 f"the plan has a group {planned['name']!r} of {planned['width']} units, the model has {have}"
             )
-        kept[group.index] = np.isin(np.arange(group.width), planned["kept"])
+        masks[group.index] = np.isin(np.arange(group.width), planned["kept"])
+    kept = Kept(analysis, masks)
     listed, found = record.get("kept", {}), _tensors(analysis, kept)
     for name in sorted({*listed, *found}):
         if listed.get(name) != found.get(name):

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
-import numpy as np
-
 from onnxprune.changes.context import FITTED, Context
-from onnxprune.coupling.cut import Kept
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.kept import Kept
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError
 from onnxprune.measure.isometry import isometry
@@ -48,7 +46,7 @@ def repaired(
             raise DataError(f"--repair {settings.repair} looks at data; give calibration data (--calib)")
         return small
     rows = fitted_rows(context, calibration)
-    same = start is not None and all(map(np.array_equal, start.kept, kept))
+    same = start is not None and start.kept == kept
     with context.stages("repair"):
         fitted = (start.carried(analysis, small), start.divergence) if start is not None and same else None
         method = Method(settings.repair, fitted, limits or {})

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.kept import KeptUnits
+from onnxprune.coupling.kept import Kept
 from onnxprune.coupling.spec import RULES, Edits, KeptPositions, Spec, View
 from onnxprune.errors import SurgeryError
 from onnxprune.model.facts import UNKNOWN, Fact, evaluate_node
@@ -29,13 +29,12 @@ from onnxprune.model.weights import stored_tensor
 
 ROUNDING = frozenset({"Div", "Cast", "Floor", "Ceil", "Round"})  # operators whose results are rounded, of some types
 DENOMINATOR = 1 << 12  # largest of a ratio of widths
-Kept = Sequence[np.ndarray]  # per group, bool[width]: the units that stay
 Pair = list[np.ndarray | None]  # an operand's content under the two assignments of the free sizes
 
 
 def cut(analysis: Analysis, kept: Sequence[np.ndarray]) -> Model:
     """Return the model without the units that are not in ``kept`` (bool[width] per group); its weights are views."""
-    left = KeptUnits.of(analysis, kept)
+    left = Kept.of(analysis, kept)
     result = _sliced(left)
     small = Graph(result.structure)
     _slice_inner_tensors(left, small)
@@ -47,7 +46,7 @@ def cut(analysis: Analysis, kept: Sequence[np.ndarray]) -> Model:
 # --- stored tensors -------------------------------------------------------------------------------------------------
 
 
-def _sliced(kept: KeptUnits) -> Model:
+def _sliced(kept: Kept) -> Model:
     """Return the model with views of its weights, whatever becomes of its nodes."""
     model, structure = kept.analysis.facts.model, kept.analysis.facts.model.draft()
     headers = structure.graph.initializer
@@ -57,7 +56,7 @@ def _sliced(kept: KeptUnits) -> Model:
     return replace(model, structure=structure, weights=weights)
 
 
-def _slice_inner_tensors(kept: KeptUnits, small: Graph) -> None:
+def _slice_inner_tensors(kept: Kept, small: Graph) -> None:
     """Slice what Constant nodes and bodies hold."""
     top = {tensor.name for tensor in small.model.graph.initializer}
     for name, tensor in small.tensors.items():
@@ -83,7 +82,7 @@ class _Walk:
     """Walks the nodes of the smaller graph beside those of the original, following small tensors by value."""
 
     analysis: Analysis
-    kept: KeptUnits
+    kept: Kept
     sliced: Model
     small: Graph
 
@@ -347,7 +346,7 @@ def _set_attribute(proto: NodeProto, name: str, value: Any) -> None:
 # --- declared shapes ------------------------------------------------------------------------------------------------
 
 
-def _declare_shapes(kept: KeptUnits, small: Graph) -> None:
+def _declare_shapes(kept: Kept, small: Graph) -> None:
     """Correct the sizes that the file declares for values and for initializers listed as inputs."""
 
     def correct(graph: GraphProto, names: dict[str, str]) -> None:

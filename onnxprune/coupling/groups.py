@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -111,37 +111,6 @@ class Analysis:
             if index not in self.barred
         ]
         return replace(self, frozen=(*self.frozen, *fresh), barred={**self.barred, **barred})
-
-    def keep_mask(self, kept: Sequence[np.ndarray], value: str, axis: int) -> np.ndarray | None:
-        """Return bool[size] of the positions of a value's axis that stay, None where all do."""
-        if (value, axis) not in self.solution.links.axes:
-            return None
-        return self._mask(kept, self.solution.links.axis(value, axis))
-
-    def kept_positions(self, kept: Sequence[np.ndarray], value: str) -> dict[int, np.ndarray]:
-        """Return axis -> positions that stay, for every axis of a value that loses some."""
-        masks = {axis: self.keep_mask(kept, value, axis) for axis in range(len(self.facts.shape(value) or ()))}
-        return {axis: np.flatnonzero(mask) for axis, mask in masks.items() if mask is not None}
-
-    def letter_mask(self, kept: Sequence[np.ndarray], index: int, letter: str) -> np.ndarray | None:
-        """Return bool[size] of the positions of a signature's letter that stay, None where all do."""
-        return self._mask(kept, self.solution.links.letter(index, letter))
-
-    def _mask(self, kept: Sequence[np.ndarray], positions: np.ndarray) -> np.ndarray | None:
-        units = self.unit[positions]
-        highest = int(units.max(initial=-1))
-        if highest < 0:
-            return None
-        group = int(np.searchsorted(self.starts, highest, "right")) - 1
-        if units.min() >= self.starts[group]:  # all in one group
-            mask = kept[group][units - self.starts[group]]
-            return None if mask.all() else mask
-        mask = np.ones(len(units), bool)
-        owners = np.where(units < 0, -1, np.searchsorted(self.starts, units, "right") - 1)
-        for group in np.unique(owners[owners >= 0]).tolist():
-            own = owners == group
-            mask[own] = kept[group][units[own] - self.starts[group]]
-        return None if mask.all() else mask
 
 
 def analyse(facts: Facts, allowed: frozenset[str] = frozenset(), prefer: str = "outer") -> Analysis:

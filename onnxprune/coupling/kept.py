@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.coupling.groups import Analysis
 
 
-class KeptUnits(Sequence[np.ndarray]):
+class Kept(Sequence[np.ndarray]):
     """Which units of each group stay: a sequence of bool[width], one per group, not to be written to.
 
     What it says of values and nodes of ``analysis`` is worked out once.
@@ -26,14 +26,21 @@ class KeptUnits(Sequence[np.ndarray]):
         self._letters: dict[tuple[int, str], np.ndarray | None] = {}
 
     @classmethod
-    def whole(cls, analysis: Analysis) -> KeptUnits:
+    def whole(cls, analysis: Analysis) -> Kept:
         """Return the decision in which everything stays."""
         return cls(analysis, (np.ones(group.width, bool) for group in analysis.groups))
 
     @classmethod
-    def of(cls, analysis: Analysis, masks: Sequence[np.ndarray]) -> KeptUnits:
-        """Return the decision with these masks (bool[width] per group): the same object where it is one already."""
-        return masks if isinstance(masks, KeptUnits) and masks.analysis is analysis else cls(analysis, masks)
+    def of(cls, analysis: Analysis, masks: Sequence[np.ndarray]) -> Kept:
+        """Return the decision with these masks (bool[width] per group): the same object where it is one on these units already."""
+        return masks if isinstance(masks, Kept) and masks.analysis.unit is analysis.unit else cls(analysis, masks)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the same units stay, whatever the models are."""
+        return isinstance(other, Kept) and len(self) == len(other) and all(map(np.array_equal, self, other))
+
+    def __hash__(self) -> int:
+        return hash(tuple(mask.tobytes() for mask in self))
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -61,15 +68,15 @@ class KeptUnits(Sequence[np.ndarray]):
     def is_whole(self) -> bool:
         return not self.narrowed
 
-    def only(self, groups: Collection[int]) -> KeptUnits:
+    def only(self, groups: Collection[int]) -> Kept:
         """Return the decision in which no other groups lose units."""
-        return KeptUnits(self.analysis, [m if g in groups else np.ones_like(m) for g, m in enumerate(self)])
+        return Kept(self.analysis, [m if g in groups else np.ones_like(m) for g, m in enumerate(self)])
 
-    def without(self, group: int, units: Sequence[int] | np.ndarray) -> KeptUnits:
+    def without(self, group: int, units: Sequence[int] | np.ndarray) -> Kept:
         """Return the decision in which further units of a group go."""
         mask = self[group].copy()
         mask[units] = False
-        return KeptUnits(self.analysis, [mask if g == group else own for g, own in enumerate(self)])
+        return Kept(self.analysis, [mask if g == group else own for g, own in enumerate(self)])
 
     # --- what follows -----------------------------------------------------------------------------------------------
 

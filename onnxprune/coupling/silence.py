@@ -14,7 +14,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.kept import KeptUnits
+from onnxprune.coupling.kept import Kept
 from onnxprune.coupling.readers import axes_with, carriers_of
 from onnxprune.coupling.spec import Spec
 from onnxprune.model.facts import Shape
@@ -25,7 +25,7 @@ from onnxprune.model.model import Model
 def silenced(analysis: Analysis, kept: Sequence[np.ndarray]) -> tuple[Model, tuple[str, ...]]:
     """Return (the original with removed units silenced where they are consumed, lossy nodes that were sliced)."""
     proto = analysis.facts.model.draft()
-    builder = _Silencer(analysis, KeptUnits.of(analysis, kept), Graph(proto))
+    builder = _Silencer(analysis, Kept.of(analysis, kept), Graph(proto))
     for index, (node, (_, spec)) in enumerate(
         zip(list(builder.graph.nodes), analysis.solution.links.specs, strict=True)
     ):
@@ -35,7 +35,7 @@ def silenced(analysis: Analysis, kept: Sequence[np.ndarray]) -> tuple[Model, tup
 
 
 class _Silencer:
-    def __init__(self, analysis: Analysis, kept: KeptUnits, graph: Graph):
+    def __init__(self, analysis: Analysis, kept: Kept, graph: Graph):
         self.analysis, self.kept, self.graph = analysis, kept, graph
         self.lossy: list[str] = []
         self.inserted = Insertions(graph)

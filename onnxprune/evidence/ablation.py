@@ -9,7 +9,7 @@ import numpy as np
 from onnx import ValueInfoProto, helper
 
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.kept import KeptUnits
+from onnxprune.coupling.kept import Kept
 from onnxprune.coupling.silence import silenced
 from onnxprune.data import Dataset
 from onnxprune.data.observe import Batch, Sums, observe
@@ -115,7 +115,7 @@ def _switchable(
     contents, model = [], analysis.facts.model
     silent = model
     for unit in range(int(analysis.widths[group])):
-        kept = KeptUnits.whole(analysis).without(group, [unit])
+        kept = Kept.whole(analysis).without(group, [unit])
         silent = silenced(analysis, kept)[0]
         contents.append({name: silent.weights[name].read() for name in silent.weights if name not in model.weights})
     proto = silent.draft()

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.kept import KeptUnits
+from onnxprune.coupling.kept import Kept
 from onnxprune.coupling.silence import silenced
 from onnxprune.model.model import Model
 from onnxprune.proof.inputs import Feeds
@@ -37,7 +37,7 @@ def check_cut(
     prover: Prover | None = None,
 ) -> SurgeryCheck:
     """Compare ``small`` with the silenced original on drawn inputs, and on ``rows`` of real data where there are any."""
-    kept = KeptUnits.of(analysis, kept)
+    kept = Kept.of(analysis, kept)
     reference, lossy = silenced(analysis, kept)
     prover = prover or Prover(analysis.facts, seed=seed, threads=threads, rows=rows)
     return replace(prover.compare(reference, small, of_cut(analysis, kept)), lossy_nodes=lossy)

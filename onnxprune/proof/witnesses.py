@@ -15,7 +15,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.kept import KeptUnits
+from onnxprune.coupling.kept import Kept
 from onnxprune.model.facts import UNKNOWN, Facts
 from onnxprune.model.graph import Graph, Node
 from onnxprune.model.model import Model
@@ -92,7 +92,7 @@ class Witnesses:
 
 def of_cut(analysis: Analysis, kept: Sequence[np.ndarray]) -> Witnesses:
     """Return what the nodes give that a cut reaches: one of their letters loses positions, or an axis of an operand."""
-    left = KeptUnits.of(analysis, kept)
+    left = Kept.of(analysis, kept)
     nodes = [node for index, (node, _) in enumerate(analysis.solution.links.specs) if left.reaches(index)]
     return _witnesses(analysis.facts, nodes, left.masks)
 

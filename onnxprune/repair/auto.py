@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.coupling.channels import row_importance
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.kept import KeptUnits
+from onnxprune.coupling.kept import Kept
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out
 from onnxprune.means import Means
@@ -70,7 +70,7 @@ def repair(
     """
     importance = {} if outputs is None else row_importance(analysis.solution.links, outputs)
     trial = _Trial(
-        analysis, KeptUnits.of(analysis, kept), small, method, means.masked(dataset.schema.padding_mask), importance
+        analysis, Kept.of(analysis, kept), small, method, means.masked(dataset.schema.padding_mask), importance
     )
     if method.name != "auto":
         return Repaired(trial.by(method.name, dataset), method.name, {}, trial.warned.get(method.name, ()))
@@ -92,7 +92,7 @@ class _Trial:
     """Solvers tried on one cut model; ``warned``: solver -> what it could not look at."""
 
     analysis: Analysis
-    kept: KeptUnits
+    kept: Kept
     small: Model
     method: Method
     means: Means

@@ -16,7 +16,7 @@ import numpy as np
 from onnx import AttributeProto
 
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.kept import KeptUnits
+from onnxprune.coupling.kept import Kept
 from onnxprune.criteria.curvature import Order, Problem, joint_order
 from onnxprune.data import Feed
 from onnxprune.data.repeated import Remembered
@@ -119,7 +119,7 @@ class Sequential:
         stored = {name: tensor for name, tensor in graph.tensors.items() if _is_stored(graph, name)}
         self._stored = Stored(graph, {name: working.array(tensor) for name, tensor in stored.items()})
         self._solve = SOLVERS[self.method]
-        self._left = KeptUnits.of(self.analysis, self.kept)
+        self._left = Kept.of(self.analysis, self.kept)
         self._sizes = [_samples(batch) for batch in self.batches]
         self._numbers = _row_numbers(self.batches, self._sizes)
         self._masks = [batch[self.means.mask] != 0 if self.means.mask else None for batch in self.batches]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.kept import KeptUnits
+from onnxprune.coupling.kept import Kept
 from onnxprune.coupling.readers import reading_weights
 from onnxprune.measure.isometry import as_matrix, weights_of
 from onnxprune.model.graph import Graph
@@ -22,7 +22,7 @@ def isometric(analysis: Analysis, kept: Sequence[np.ndarray], small: Model) -> M
     Lee et al. 2020, "A Signal Propagation Perspective for Pruning Neural Networks at Initialization", pull what survives
     towards an isometry, all of whose singular values are one. A trained layer is none, so its own values take their place.
     """
-    left_of = KeptUnits.of(analysis, kept)
+    left_of = Kept.of(analysis, kept)
     tensors, arrays = Graph(small.structure).tensors, {}
     before = weights_of(analysis.facts.model)
     reads = {(m.parameter, m.axis) for there in reading_weights(analysis).values() for _, m in there}

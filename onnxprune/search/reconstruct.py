@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.kept import KeptUnits
+from onnxprune.coupling.kept import Kept
 from onnxprune.coupling.readers import reading_weights
 from onnxprune.criteria.curvature import Order
 from onnxprune.means import Means
@@ -27,14 +27,14 @@ class Reconstruction:
     """
 
     model: Model
-    kept: list[np.ndarray]
-    cut: list[np.ndarray]
+    kept: Kept
+    cut: Kept
     divergence: float = np.inf
     warnings: tuple[str, ...] = ()
 
     def carried(self, analysis: Analysis, small: Model) -> Model:
         """Return ``small``, the original without the units outside ``kept``, with the reconstruction's weights."""
-        cut_away, kept = (KeptUnits.of(analysis, masks) for masks in (self.cut, self.kept))
+        cut_away, kept = (Kept.of(analysis, masks) for masks in (self.cut, self.kept))
         source, arrays = Graph(self.model.structure).tensors, {}
         for name, tensor in Graph(small.structure).tensors.items():
             if tensor.data_type not in FLOATS or name not in analysis.facts.first:  # made by the cut itself
@@ -68,14 +68,14 @@ def reconstruct(
     for group, order, width in zip(analysis.groups, orders, widths, strict=True):
         if group.index not in chosen:
             flags[group.index][order.order[: group.width - int(width)]] = False
-    kept = KeptUnits(analysis, flags)
+    kept = Kept(analysis, flags)
     small = analysis.facts.model if kept.is_whole else cut(analysis, kept)
     walk = Sequential(
         analysis, kept, batches, choices, effort=effort, means=means.quiet, importance=importance or {},
     )  # fmt: skip
     model = walk.run(small)
-    kept_now = [walk.chosen.get(g, mask.copy()) for g, mask in enumerate(kept)]
-    return Reconstruction(model, kept_now, list(kept), warnings=walk.warnings)
+    kept_now = Kept(analysis, (walk.chosen.get(g, mask) for g, mask in enumerate(kept)))
+    return Reconstruction(model, kept_now, kept, warnings=walk.warnings)
 
 
 def single_readers(analysis: Analysis, widths: np.ndarray, orders: Sequence[Order]) -> dict[str, Choice]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.kept import KeptUnits
+from onnxprune.coupling.kept import Kept
 from onnxprune.coupling.readers import reading_weights
 from onnxprune.criteria.curvature import Order, Problem, joint_order
 from onnxprune.evidence.rows import POSITIONS
@@ -75,7 +75,7 @@ def error_tables(
     """
     collector = _Collector(analysis, importance or {})
     Sequential(
-        analysis, KeptUnits.whole(analysis), batches, effort=Effort(POSITIONS // 2), means=means.quiet,
+        analysis, Kept.whole(analysis), batches, effort=Effort(POSITIONS // 2), means=means.quiet,
         everything=True, frozen=True, observe=collector.observe,
     ).run(analysis.facts.model)  # fmt: skip
     energies, shared = collector.energies, _shared_out(collector.energies, importance or {})

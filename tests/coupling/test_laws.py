@@ -15,6 +15,7 @@ from support.rows import Row
 
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.kept import Kept
 
 ROWS = list(chain(*OPERATORS.values()))
 every_row = pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
@@ -67,7 +68,7 @@ def test_kept_weights_are_bit_equal_slices(row: Row) -> None:
     analysis, plan = drawn(row)
     small = weights(cut(analysis, plan).proto)
     for name, whole in weights(analysis.facts.model.proto).items():
-        masks = [analysis.keep_mask(plan, name, axis) for axis in range(whole.ndim)]
+        masks = [Kept.of(analysis, plan).mask(name, axis) for axis in range(whole.ndim)]
         if whole.dtype.kind in "ib" and all(mask is None for mask in masks):
             continue  # sizes, axes and bounds: what they must become is for the other oracles to say
         for axis, mask in enumerate(masks):
@@ -144,7 +145,7 @@ def axis_masks(analysis: Analysis, plan: Plan) -> dict[tuple[str, int], np.ndarr
     found = {}
     for name, array in weights(analysis.facts.model.proto).items():
         for axis, size in enumerate(array.shape):
-            mask = analysis.keep_mask(plan, name, axis)
+            mask = Kept.of(analysis, plan).mask(name, axis)
             found[name, axis] = np.ones(size, bool) if mask is None else mask
     return found
 

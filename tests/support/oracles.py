@@ -11,6 +11,7 @@ from onnx import ModelProto, numpy_helper
 
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis, Group, analyse
+from onnxprune.coupling.kept import Kept
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import check_structure, load
@@ -122,16 +123,15 @@ def _hold(original: ModelProto, small: ModelProto, below: int, tolerance: float)
 
 def early_values(analysis: Analysis, kept: Sequence[np.ndarray]) -> list[str]:
     """Names of cut values that no consumed axis lies upstream of: they must be plain slices of the original's."""
-    late: set[str] = set()
+    late, left = set[str](), Kept.of(analysis, kept)
     early = []
     for index, (node, spec) in enumerate(analysis.solution.links.specs):
-        touched = {letter for letter in spec.sizes if analysis.letter_mask(kept, index, letter) is not None}
+        touched = {letter for letter in spec.sizes if left.letter(index, letter) is not None}
         changes = touched & (spec.sinks() | set(spec.lossy))
         for name in filter(None, node.outputs):
-            shape = analysis.facts.shape(name) or ()
             if changes or late & set(node.inputs) or node.bodies or node not in analysis.facts.graph.top:
                 late.add(name)
-            elif any(analysis.keep_mask(kept, name, axis) is not None for axis in range(len(shape))):
+            elif left.masks(name):
                 early.append(name)
     return [name for name in early if name not in analysis.facts.graph.tensors]
 
@@ -140,14 +140,14 @@ def assert_early_values_are_slices(
     analysis: Analysis, kept: Sequence[np.ndarray], small: ModelProto, below: int = 2
 ) -> int:
     """Compare every early value of the smaller model with the slice of the original's; return how many there were."""
-    names = early_values(analysis, kept)
+    names, left = early_values(analysis, kept), Kept.of(analysis, kept)
     inputs = feeds(small, below=below)
     before = run(_exposed(analysis.facts.model.proto, names), inputs)
     after = run(_exposed(small, names), inputs)
     for name in names:
         want = before[name]
         for axis in range(want.ndim):
-            mask = analysis.keep_mask(kept, name, axis)
+            mask = left.mask(name, axis)
             if mask is not None:
                 whole = np.tile(mask, want.shape[axis] // len(mask)) if want.shape[axis] != len(mask) else mask
                 want = np.compress(whole, want, axis)
@@ -167,6 +167,7 @@ def _exposed(model: ModelProto, names: Sequence[str]) -> ModelProto:
 def silence_readers(analysis: Analysis, plan: Plan, model: ModelProto) -> bool:
     """Set to zero what reads the units that go; False where something else than a weight consumes them."""
     readers = {(m.parameter, m.axis) for group in analysis.groups for m in group.members if m.role == "reads"}
+    left = Kept.of(analysis, plan)
     for index, (node, spec) in enumerate(analysis.solution.links.specs):
         for letter in spec.sinks():
             stored = any(
@@ -175,12 +176,12 @@ def silence_readers(analysis: Analysis, plan: Plan, model: ModelProto) -> bool:
                 for axis, term in enumerate(operand or ())
                 if letter in term.letters
             )
-            if analysis.letter_mask(plan, index, letter) is not None and not stored:
+            if left.letter(index, letter) is not None and not stored:
                 return False
     for tensor in model.graph.initializer:
         array = numpy_helper.to_array(tensor).copy()
         for axis in range(array.ndim):
-            mask = analysis.keep_mask(plan, tensor.name, axis)
+            mask = left.mask(tensor.name, axis)
             if mask is not None and (tensor.name, axis) in readers:
                 array[(slice(None),) * axis + (~mask,)] = 0
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))

@@ -17,6 +17,7 @@ from onnxprune.changes.units.choose import Chosen
 from onnxprune.changes.units.space import Narrowing, Units
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis, analyse
+from onnxprune.coupling.kept import Kept
 from onnxprune.errors import PlanError
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
@@ -47,7 +48,7 @@ class Lossless(Units):
     shrunk: Shrunk | None = None
 
     def choose(self, aim: Target) -> Narrowing:
-        kept = [np.ones_like(m) if g in self.barred else m for g, m in enumerate(self._shrink().kept)]
+        kept = self._open_only(Kept(self.analysis, self._shrink().kept))
         return self._taken(self.narrowing(Chosen(kept)))
 
     def read(self, record: Mapping[str, Any]) -> Narrowing:

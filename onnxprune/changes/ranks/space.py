@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
 from onnxprune.allocate import Costs, Target
 from onnxprune.changes.change import Change, Space, Takes, Totals, selected
 from onnxprune.changes.context import Context
@@ -16,6 +14,7 @@ from onnxprune.changes.ranks.costs import factored_totals
 from onnxprune.changes.ranks.layers import Layer, Layers, find_layers
 from onnxprune.changes.ranks.surgery import projected, subspaces, with_factors
 from onnxprune.changes.repairing import repaired
+from onnxprune.coupling.kept import Kept
 from onnxprune.errors import DataError, PlanError
 from onnxprune.evidence import Cache
 from onnxprune.model.model import Model
@@ -88,7 +87,7 @@ class Directions(Space[Cut]):
     def repaired(self, change: Change[Cut], small: Model) -> Model:
         """Repair the layers inside the directions that stay, as they were, and write them as factors then."""
         context = self.context
-        everything = [np.ones(width, bool) for width in context.analysis.widths]
+        everything = Kept.whole(context.analysis)
         again = repaired(context, context.analysis, everything, self.silent(change), limits=self.limits(change))
         with context.stages("cut"):
             return with_factors(again, change.parts)

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from onnxprune.allocate import SELECTIONS, Target, allocate
 from onnxprune.allocate.timing import with_times
 from onnxprune.changes.context import FITTED, Context
 from onnxprune.changes.repairing import fitted_rows
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.kept import Kept
 from onnxprune.criteria import score
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, TargetError
@@ -33,12 +32,12 @@ LATENCY_SLACK = 0.93  # a result this much faster than asked is good enough
 
 @dataclass(frozen=True)
 class Chosen:
-    """``kept``: bool[width] per group. ``start``: a model with these units that was repaired on the way (None: none).
+    """``kept``: the units that stay. ``start``: a model with these units that was repaired on the way (None: none).
 
     ``searched``: what led there; ``final``: the weights of ``start`` are those to be written.
     """
 
-    kept: list[np.ndarray]
+    kept: Kept
     start: Reconstruction | None = None
     searched: SearchResult | None = None
     final: bool = False
@@ -84,12 +83,13 @@ def gather_evidence(context: Context, analysis: Analysis) -> tuple[dict[str, Any
 
 def by_scores(
     context: Context, analysis: Analysis, aim: Target, evidence: Mapping[str, Any] | None = None
-) -> tuple[list[np.ndarray], tuple[str, ...]]:
-    """Return bool[width] per group, the units that stay, and warnings; raises TargetError where that is impossible."""
+) -> tuple[Kept, tuple[str, ...]]:
+    """Return the units that stay, and warnings; raises TargetError where that is impossible."""
     settings = context.settings
     scores = score(analysis, settings.scorer, settings.means, evidence=evidence)
     kept = allocate(analysis, scores.values, context.per_run(aim), settings.options)
-    return SELECTIONS[settings.selection](analysis, settings.scorer, kept, settings.means), scores.warnings
+    chosen = SELECTIONS[settings.selection](analysis, settings.scorer, kept, settings.means)
+    return Kept(analysis, chosen), scores.warnings
 
 
 def _on_the_repaired_model(context: Context, analysis: Analysis, aim: Target, calibration: Dataset) -> Chosen:

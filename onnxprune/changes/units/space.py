@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ from onnxprune.changes.repairing import repaired
 from onnxprune.changes.units.choose import Chosen, choose
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.kept import Kept
 from onnxprune.model.model import Model
 from onnxprune.proof.check import SurgeryCheck, check_cut
 from onnxprune.report import entries
@@ -31,11 +33,10 @@ class Narrowing(Change[int]):
 
     chosen: Chosen
 
-    @property
-    def kept(self) -> list[np.ndarray]:
-        """bool[width] per group."""
-        parts = set(self.parts)
-        return [mask if g in parts else np.ones_like(mask) for g, mask in enumerate(self.chosen.kept)]
+    @cached_property
+    def kept(self) -> Kept:
+        """The units that stay."""
+        return self.chosen.kept.only(set(self.parts))
 
 
 class Units(Space[int]):
@@ -63,15 +64,17 @@ class Units(Space[int]):
         return rest
 
     def narrowing(self, chosen: Chosen) -> Narrowing:
-        return Narrowing(self, tuple(g for g, mask in enumerate(chosen.kept) if not mask.all()), chosen)
+        return Narrowing(self, chosen.kept.narrowed, chosen)
 
     def choose(self, aim: Target) -> Narrowing:
         return self.narrowing(choose(self.context, self.analysis, aim))
 
     def read(self, record: Mapping[str, Any]) -> Narrowing:
-        kept = kept_of(record, self.analysis)
-        open_only = [np.ones_like(mask) if g in self.barred else mask for g, mask in enumerate(kept)]
-        return self.narrowing(Chosen(open_only))
+        return self.narrowing(Chosen(self._open_only(kept_of(record, self.analysis))))
+
+    def _open_only(self, kept: Kept) -> Kept:
+        """Return what stays where groups that the proof has refused to cut stay whole."""
+        return kept.only([group for group in kept.narrowed if group not in self.barred])
 
     def record(self, change: Change[int]) -> Mapping[str, Any]:
         return units_record(self.analysis, _kept(change))
@@ -94,10 +97,10 @@ class Units(Space[int]):
         return change.chosen.final
 
     def positions(self, change: Change[int], value: str) -> dict[int, np.ndarray]:
-        return self.analysis.kept_positions(_kept(change), value)
+        return Kept.of(self.analysis, _kept(change)).positions(value)
 
     def totals(self, change: Change[int] | None = None, small: Model | None = None) -> Totals:
-        widths = self.analysis.widths if change is None else widths_of(_kept(change))
+        widths = self.analysis.widths if change is None else _kept(change).widths
         return totals(Costs(self.analysis), self.analysis, widths, small)
 
     def prunable(self) -> dict[str, float]:
@@ -108,7 +111,7 @@ class Units(Space[int]):
             return ""
         options, before = self.context.settings.options, self.analysis.widths
         movable = [g for g, legal in enumerate(legal_widths(self.analysis, options)) if len(legal) > 1]
-        after = widths_of(_kept(change))
+        after = _kept(change).widths
         gone = 1 - float(after[movable].sum()) / max(float(before[movable].sum()), 1.0)
         return ratio_met(aim, gone, options.round_to)
 
@@ -119,14 +122,9 @@ class Units(Space[int]):
         return {"groups": groups, "frozen": entries.frozen_entries(self.analysis)}
 
 
-def _kept(change: Change[int]) -> list[np.ndarray]:
+def _kept(change: Change[int]) -> Kept:
     assert isinstance(change, Narrowing)
     return change.kept
-
-
-def widths_of(kept: Sequence[np.ndarray]) -> np.ndarray:
-    """Return int64[groups]: how many units stay of each."""
-    return np.array([int(mask.sum()) for mask in kept], np.int64)
 
 
 def totals(costs: Costs, analysis: Analysis, widths: np.ndarray, model: Model | None = None) -> Totals:

@@ -19,9 +19,10 @@ from onnxprune.changes.change import Change
 from onnxprune.changes.context import Context, Notes
 from onnxprune.changes.proven import carried_out
 from onnxprune.changes.units.choose import Chosen, by_scores
-from onnxprune.changes.units.space import Narrowing, Units, totals, widths_of
-from onnxprune.coupling.cut import Kept, cut
+from onnxprune.changes.units.space import Narrowing, Units, totals
+from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.kept import Kept
 from onnxprune.criteria import score
 from onnxprune.errors import SurgeryError, UsageError
 from onnxprune.model.graph import Graph
@@ -48,7 +49,7 @@ class SteppedUnits(Units):
         rewound = None
         if context.rewind is not None:
             rewound = same_network(analysis, analyse_model(context.rewind, settings), context.rewind)
-        now, alive = analysis, [np.ones(width, bool) for width in analysis.widths]
+        now, alive = analysis, Kept.whole(analysis)
         log: list[Report] = []
         for number, (share, own) in enumerate(parts_of(context, analysis, aim), 1):
             step = Rewound(_numbered(context, now, own, number), rewound)
@@ -71,11 +72,7 @@ class SteppedUnits(Units):
     def repaired(self, change: Change[int], small: Model) -> Model:
         """Give the cut of the original the weights that the steps have led to."""
         assert isinstance(change, Narrowing)
-        if (
-            change.chosen.final
-            and change.chosen.start is not None
-            and not all(map(np.array_equal, change.chosen.start.kept, change.kept))
-        ):
+        if change.chosen.final and change.chosen.start is not None and change.chosen.start.kept != change.kept:
             raise SurgeryError("the steps led to a cut that is not exact on the original; nothing was written")
         return super().repaired(change, small)
 
@@ -129,24 +126,24 @@ def part_of_recovery(length: str | int, steps: int) -> str | int:
     return f"{number / steps:.6f}s" if unit == "seconds" else max(1, round(number / steps))
 
 
-def still_alive(analysis: Analysis, kept: Kept, alive: Kept, settings: Settings) -> list[np.ndarray]:
+def still_alive(analysis: Analysis, kept: Kept, alive: Kept, settings: Settings) -> Kept:
     """Return ``kept`` without units that were gone already; as many others stay instead, as long as there are any.
 
     Units that are gone have zero weights and rank last, so that only ties and rounding to legal widths bring them here.
     """
     if not any((mask & ~before).any() for mask, before in zip(kept, alive, strict=True)):
-        return list(kept)
+        return kept
     weights = score(analysis, replace(settings, criterion="l2").scorer, settings.means).values
     found = []
     for mask, before, strength in zip(kept, alive, weights, strict=True):
         rank = np.where(mask & before, np.inf, np.where(before, strength, -np.inf))
         found.append(keep_best(rank, min(int(mask.sum()), int(before.sum()))))
-    return found
+    return Kept(analysis, found)
 
 
 def written_back(analysis: Analysis, kept: Kept, small: Model, *, silent: bool) -> Model:
     """Return the model of ``analysis`` with the weights of ``small`` where units stay; ``silent``: zero where they are gone."""
-    model, gone = analysis.facts.model, [~mask for mask in kept]
+    model, gone, left = analysis.facts.model, [~mask for mask in kept], Kept.of(analysis, kept)
     sources, arrays = Graph(small.structure).tensors, {}
     silenced = {
         (member.parameter, member.axis, group.index): gone[group.index][member.units] & (member.units >= 0)
@@ -158,7 +155,7 @@ def written_back(analysis: Analysis, kept: Kept, small: Model, *, silent: bool) 
         if tensor.data_type not in FLOATS or name not in sources:
             continue
         array = model.array(tensor).copy()
-        masks = [analysis.keep_mask(kept, name, axis) for axis in range(array.ndim)]
+        masks = [left.mask(name, axis) for axis in range(array.ndim)]
         places = [
             np.arange(size) if mask is None else np.flatnonzero(mask)
             for mask, size in zip(masks, array.shape, strict=True)
@@ -186,11 +183,10 @@ def _jaccard(common: float, total: float) -> float:
 
 def _entry(analysis: Analysis, kept: Kept, before: Kept) -> Report:
     """What one step did: units that are left, that went, that came back, and how many parameters and MACs are left."""
-    widths = widths_of(kept)
-    found = totals(Costs(analysis), analysis, widths)
+    found = totals(Costs(analysis), analysis, kept.widths)
     pairs = list(zip(kept, before, strict=True))
     return {
-        "units": int(widths.sum()),
+        "units": int(kept.widths.sum()),
         "went": sum(int((old & ~new).sum()) for new, old in pairs),
         "returned": sum(int((new & ~old).sum()) for new, old in pairs),
         **{kind: found[kind] for kind in ("parameters", "macs")},
