@@ -8,14 +8,20 @@ from typing import Any
 from onnxprune.cli.console import Terminal
 from onnxprune.report.entries import (
     DRIFT,
+    PART,
+    SHARES,
+    STEPS,
     amount,
     comparison,
     drift_rows,
     gate_rows,
     keeper,
+    part_tables,
     proof_rows,
     proof_sentence,
+    share_rows,
     some,
+    step_rows,
     verdict,
 )
 from onnxprune.report.remedies import WINDOW
@@ -38,10 +44,10 @@ def show_comparison(terminal: Terminal, report: dict[str, Any]) -> None:
 def show_result(terminal: Terminal, report: dict[str, Any]) -> None:
     """Print what a run did: the comparison, exactness, what stays, and the verdict."""
     show_comparison(terminal, report)
-    if "blocks" in report:
-        show_blocks(terminal, report["blocks"], everything=False)
-    if "directions" in report:
-        show_directions(terminal, report["directions"], everything=False)
+    for head, rows in ((SHARES, share_rows(report)), (STEPS, step_rows(report))):
+        if rows:
+            terminal.table(head, rows)
+    show_parts(terminal, report, everything=False)
     surgery = report["surgery"]
     show_proof(terminal, surgery)
     for line in _reconstruction(report):
@@ -153,6 +159,16 @@ def show_groups(terminal: Terminal, groups: Sequence[dict[str, Any]], everything
     _long_table(
         terminal, ("group", "units", "axes", "MACs", "parameters"), rows, f"{len(rows)} groups can be cut", everything
     )
+
+
+def show_parts(terminal: Terminal, report: dict[str, Any], everything: bool) -> None:
+    """Print what became of the parts of every kind of change but units."""
+    if "blocks" in report:
+        show_blocks(terminal, report["blocks"], everything)
+    if "directions" in report:
+        show_directions(terminal, report["directions"], everything)
+    for key, rows in part_tables(report):
+        _long_table(terminal, PART, rows, key, everything)
 
 
 def show_blocks(terminal: Terminal, blocks: Sequence[dict[str, Any]], everything: bool) -> None:

@@ -33,7 +33,7 @@ def command(
     """
     from onnxprune.api import inspect
     from onnxprune.cli.console import Terminal, write_documents
-    from onnxprune.cli.tables import show_blocks, show_directions, show_frozen, show_groups
+    from onnxprune.cli.tables import show_frozen, show_groups, show_parts
 
     terminal = Terminal(ctx)
     with terminal.progress() as progress:
@@ -41,11 +41,11 @@ def command(
     share, before = report["prunable"], report["before"]
     terminal.say(f"{model}: {before['parameters']:,} parameters, {before['macs']:,} MACs, {before['bytes']:,} bytes")
     terminal.say(f"prunable: {share['macs']:.1%} of the MACs, {share['parameters']:.1%} of the parameters")
-    if "block" in report["settings"]["granularity"]:
-        show_blocks(terminal, report["blocks"], everything)
-    elif "directions" in report:
-        show_directions(terminal, report["directions"], everything)
-    else:
+    if {"block", "eigen"}.isdisjoint(report["settings"]["granularity"]):
         show_groups(terminal, report["groups"], everything)
         show_frozen(terminal, report["frozen"], everything)
+    asked = {
+        key: rows for key, rows in report.items() if key != "blocks" or "block" in report["settings"]["granularity"]
+    }
+    show_parts(terminal, asked, everything)
     write_documents(ctx, report)

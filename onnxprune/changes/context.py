@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from onnxprune.report.entries import Report
 from onnxprune.report.stages import Stages
 from onnxprune.settings import Settings
 
+T = TypeVar("T")
 FITTED = "too few rows to hold any out: {} judged on the {} rows that it was fitted to, which makes it look better than it is"
 
 
@@ -67,7 +68,7 @@ class Context:
     """``analysis``: of the model to be changed now; ``original``: what the result is compared with, and learns from.
 
     ``outputs``: how outputs are compared (None: no data). ``rewind``: the same network with the weights to start from.
-    ``earlier``: the changes that led from the original to this model.
+    ``earlier``: the changes that led from the original to this model. ``memory``: what ``once`` has made, while the data is the same.
     """
 
     analysis: Analysis
@@ -80,6 +81,7 @@ class Context:
     checkpoint: Path | None = None
     rewind: Model | None = None
     earlier: tuple[Any, ...] = ()
+    memory: dict[tuple[str, int], tuple[Analysis, Any]] = field(default_factory=dict)
 
     @property
     def facts(self) -> Facts:
@@ -95,6 +97,13 @@ class Context:
     def prover(self) -> Prover:
         rows = first_rows(self.data.measured)
         return Prover(self.facts, seed=self.settings.seed, threads=self.settings.threads, rows=rows)
+
+    def once(self, what: str, make: Callable[[], T]) -> T:
+        """Return what was made of this analysis and this data before, or make it."""
+        key = what, id(self.analysis)
+        if key not in self.memory:
+            self.memory[key] = self.analysis, make()
+        return self.memory[key][1]
 
     def per_run(self, target: Target) -> Target:
         """Costs count MACs of the batch that the analysis ran with; a user's number means one sample."""

@@ -126,7 +126,20 @@ class Model:
         The arrays are not to be changed after that.
         """
         structure = self.draft()
-        return replace(self, structure=structure, weights=overwritten(Graph(structure), self.weights, arrays))
+        weights = overwritten(Graph(structure), self.weights, arrays)
+        _declare(structure, arrays)
+        return replace(self, structure=structure, weights=weights)
+
+
+def _declare(structure: ModelProto, arrays: Mapping[str, np.ndarray]) -> None:
+    """Let what a graph says of stored tensors, as inputs or as values, be what they are now."""
+    for value in (*structure.graph.input, *structure.graph.value_info):
+        array, kind = arrays.get(value.name), value.type.tensor_type
+        if array is None:
+            continue
+        kind.elem_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+        if [dim.dim_value for dim in kind.shape.dim] != list(array.shape):
+            kind.CopyFrom(helper.make_tensor_type_proto(kind.elem_type, array.shape).tensor_type)
 
 
 def overwritten(graph: Graph, weights: Weights, arrays: Mapping[str, np.ndarray]) -> Weights:

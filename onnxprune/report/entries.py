@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -270,6 +270,49 @@ def gate_rows(gates: Sequence[Report]) -> list[tuple[str, str, str, str]]:
         (gate["name"], amount(gate["limit"]), amount(gate["value"]), "yes" if gate["passed"] else "no")
         for gate in gates
     ]
+
+
+STEPS = ("kind", "changed", "MACs", "parameters", "bytes", "exact", "repair")
+SHARES = ("shares of what is saved", "divergence", "")
+
+
+def step_rows(report: ReportView) -> list[tuple[str, ...]]:
+    """Return a row per step of a run: what it changed, and what is left then; none where units went in one step."""
+    steps = report.get("steps") or []
+    if [step["kind"] for step in steps] == ["units"]:
+        return []
+    return [
+        (
+            step["kind"],
+            f"{step['changed']} of {step['of']}",
+            *(f"{step['after'][key]:,}" for key in ("macs", "parameters", "bytes")),
+            "yes" if step["exact"] else "not proven",
+            (step.get("repair") or {}).get("method", "none"),
+        )
+        for step in steps
+    ]
+
+
+def share_rows(report: ReportView) -> list[tuple[str, ...]]:
+    """Return a row per mix of kinds that was tried."""
+    return [
+        (
+            ", ".join(f"{name} {share:.0%}" for name, share in mix["shares"].items()),
+            "out of reach" if mix["divergence"] is None else f"{mix['divergence']:.3g}",
+            "chosen" if mix["chosen"] else "",
+        )
+        for mix in report.get("shares") or ()
+    ]
+
+
+def part_tables(report: ReportView) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """Yield what became of the parts of kinds of change that say no more of them than that: key, (name, status, reason) each."""
+    for key, rows in report.items():
+        if isinstance(rows, list) and rows and isinstance(rows[0], dict) and set(rows[0]) == set(PART):
+            yield key, [(row["name"], row["status"], row["reason"] or "") for row in rows]
+
+
+PART = ("name", "status", "reason")
 
 
 def amount(value: float) -> str:

@@ -19,6 +19,7 @@ from onnxprune.settings import GRANULARITIES, Settings, space_of
 HELD_OUT, JUDGE = 0.25, 512  # share of the calibration data, and samples at most, that judge
 PARTS = 8  # shares are multiples of one in so many
 TRIALS = 12  # mixes that are tried at most
+TRIAL_ROWS = 384  # of the rest of the data, at most, that decide and repair in a trial
 
 Mix = tuple[int, ...]
 """Per kind the parts of the saving that it takes, PARTS in all."""
@@ -67,7 +68,8 @@ def _judged(context: Context, whole: Totals, given: Shares, kinds: Sequence[str]
     assert context.data.calibration is not None
     fit, judge = held_out(context.data.calibration, HELD_OUT, JUDGE, context.settings.seed)
     reference = Reference(context.original, Batches(judge), context.means.quiet, outputs=context.outputs)
-    settings = replace(context.settings, recover=0)
+    settings, rows = replace(context.settings, recover=0), fit.take(TRIAL_ROWS, context.settings.seed)
+    trying = replace(context, data=replace(context.data, calibration=rows), memory={})
 
     def shares(mix: Mix) -> Shares:
         own = {path: left * parts / PARTS for path, parts in zip(kinds, mix, strict=True)}
@@ -76,7 +78,7 @@ def _judged(context: Context, whole: Totals, given: Shares, kinds: Sequence[str]
     @cache
     def divergence(mix: Mix) -> float:
         context.stages.progress(f"shares: {_told(settings, kinds, mix)}")
-        trial = replace(context, settings=settings, data=replace(context.data, calibration=fit), notes=Notes())
+        trial = replace(trying, settings=settings, notes=Notes())
         try:
             last = taken(trial, to_target(settings, whole, shares(mix)))[-1]
         except TargetError:

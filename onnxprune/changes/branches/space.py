@@ -53,7 +53,7 @@ class Branches(Space[Block]):
                 silencing = Silencing(
                     context.facts, self.flow, self.blocks, context.data.calibration, context.means, context.outputs
                 )
-                self.effects = self.effects or silencing.effects()
+                self.effects = context.once("effects", silencing.effects)
                 self.values, together = self.effects.divergence, silencing.together
         with context.stages("allocate"):
             scores = self.values[[block not in self.barred for block in self.blocks]]

@@ -44,7 +44,6 @@ class Directions(Space[Cut]):
         self.layers = Layers(tuple(chosen), (*found.kept, *rest))
         whole = Costs(context.analysis).totals(context.analysis.widths)
         self.whole = {kind: int(value) for kind, value in whole.items()}
-        self.known: list[Basis] | None = None
 
     def owner(self, part: Cut) -> Layer:
         return part.layer
@@ -54,18 +53,20 @@ class Directions(Space[Cut]):
 
     def bases(self) -> list[Basis]:
         """Return the eigenbasis of every layer; raises DataError without calibration data."""
-        data = self.context.data
-        if self.known is None:
-            if data.calibration is None:
-                raise DataError("granularity eigen takes directions from data; give calibration data (--calib)")
-            with self.context.stages("evidence"):
-                cache = None if data.cache is None else Cache(data.cache)
-                self.known, warnings = eigenbases(
-                    self.context.analysis, self.layers.found, data.calibration, self.context.means.quiet, cache,
-                    self.context.outputs,
-                )  # fmt: skip
-            self.context.notes.warn(*warnings)
-        return self.known
+        if self.context.data.calibration is None:
+            raise DataError("granularity eigen takes directions from data; give calibration data (--calib)")
+        bases, warnings = self.context.once("bases", self._observed)
+        self.context.notes.warn(*warnings)
+        return bases
+
+    def _observed(self) -> tuple[list[Basis], tuple[str, ...]]:
+        context, data = self.context, self.context.data
+        assert data.calibration is not None
+        cache = None if data.cache is None else Cache(data.cache)
+        with context.stages("evidence"):
+            return eigenbases(
+                context.analysis, self.layers.found, data.calibration, context.means.quiet, cache, context.outputs
+            )
 
     def choose(self, aim: Target) -> Change[Cut]:
         """Return the layers to write as factors for the target; raises TargetError where none becomes cheaper."""

@@ -10,7 +10,20 @@ from functools import cached_property
 from typing import Any
 
 from onnxprune.allocate import literal
-from onnxprune.report.entries import DRIFT, TOTALS, ReportView, comparison, drift_rows, gate_rows, keeper, proof_rows
+from onnxprune.report.entries import (
+    DRIFT,
+    SHARES,
+    STEPS,
+    TOTALS,
+    ReportView,
+    comparison,
+    drift_rows,
+    gate_rows,
+    keeper,
+    proof_rows,
+    share_rows,
+    step_rows,
+)
 from onnxprune.report.remedies import WINDOW
 from onnxprune.report.visible import visible
 
@@ -176,6 +189,8 @@ def _count(number: int | None) -> str:
 TABLES: tuple[tuple[str, tuple[str, ...], Callable[[ReportView], Any], bool], ...] = (
     ("Before and after", ("", "before", "after", "change"), lambda r: comparison(dict(r)), False),
     ("Size", ("", "now", "prunable"), _sizes, False),
+    ("Steps", STEPS, step_rows, False),
+    ("Shares tried", SHARES, share_rows, True),
     ("Gates", ("gate", "limit", "value", "passed"), _gates, False),
     ("Points", (POINT, "MACs left", "bytes", "lost", ""), points, False),
     ("Warnings", ("warning",), _warnings, False),
