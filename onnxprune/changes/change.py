@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -149,6 +149,11 @@ class Space(Generic[P]):
             share = f"with every {self.noun} changed {left / max(whole[key], 1):.1%} of the {key} are left"
             raise TargetError(f"--target {aim} is out of reach: {share}; ask for less", left)
         return Change(self, tuple(parts[number] for number in sorted(taken)))
+
+    def probes(self) -> Iterator[tuple[str, int, dict[int, Change[P]]]]:
+        """Yield every part's name, its size, and what is left of that -> the change that leaves so much of it alone."""
+        for part in self.open:
+            yield self.label(part), 1, {0: Change(self, (part,))}
 
     def checked(self, change: Change[P], small: Model) -> SurgeryCheck:
         return self.context.prover.compare(self.silent(change), small, of_change(self.context.facts, small))

@@ -13,6 +13,7 @@ from onnxprune.allocate.target import KINDS
 from onnxprune.changes.analysing import analyse_model
 from onnxprune.changes.change import NOWHERE, Change, Space, Totals
 from onnxprune.changes.context import Context, Notes
+from onnxprune.changes.judging import smallest_within
 from onnxprune.changes.plan import Plan
 from onnxprune.changes.proven import Step, step_of
 from onnxprune.changes.units.steps import part_of_recovery
@@ -51,7 +52,10 @@ def to_target(settings: Settings, whole: Totals, shares: Shares) -> list[Leg]:
         aims = [settings.aim] if alone else _aims(settings.aim, whole, schedule, start, share)
         recover = part_of_recovery(settings.recover, len(aims)) if done > 1 - SLACK else 0
         own = replace(settings, recover=recover)
-        legs += [Leg(space, partial(_choice, aim=aim), own, aim) for aim in aims]
+        if settings.max_divergence is not None and not space.stepwise:
+            legs.append(Leg(space, partial(smallest_within, limit=settings.max_divergence), own))
+        else:
+            legs += [Leg(space, partial(_choice, aim=aim), own, aim) for aim in aims]
     return legs
 
 

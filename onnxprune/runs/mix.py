@@ -10,13 +10,11 @@ import numpy as np
 
 from onnxprune.changes.change import Totals
 from onnxprune.changes.context import Context, Notes
-from onnxprune.data.repeated import Batches, held_out
+from onnxprune.changes.judging import trial
 from onnxprune.errors import DataError, TargetError, UsageError
-from onnxprune.measure.divergence import Reference
 from onnxprune.runs.legs import Shares, taken, to_target
 from onnxprune.settings import GRANULARITIES, Settings, space_of
 
-HELD_OUT, JUDGE = 0.25, 512  # share of the calibration data, and samples at most, that judge
 PARTS = 8  # shares are multiples of one in so many
 TRIALS = 12  # mixes that are tried at most
 TRIAL_ROWS = 384  # of the rest of the data, at most, that decide and repair in a trial
@@ -65,11 +63,8 @@ def _called(settings: Settings, path: str) -> str:
 
 def _judged(context: Context, whole: Totals, given: Shares, kinds: Sequence[str], left: float) -> Shares:
     """Return the shares of what is ``left`` with which the repaired model comes nearest to the original on held-out rows."""
-    assert context.data.calibration is not None
-    fit, judge = held_out(context.data.calibration, HELD_OUT, JUDGE, context.settings.seed)
-    reference = Reference(context.original, Batches(judge), context.means.quiet, outputs=context.outputs)
-    settings, rows = replace(context.settings, recover=0), fit.take(TRIAL_ROWS, context.settings.seed)
-    trying = replace(context, data=replace(context.data, calibration=rows), memory={})
+    settings = context.settings
+    trying, reference = trial(context, TRIAL_ROWS)
 
     def shares(mix: Mix) -> Shares:
         own = {path: left * parts / PARTS for path, parts in zip(kinds, mix, strict=True)}
@@ -78,9 +73,9 @@ def _judged(context: Context, whole: Totals, given: Shares, kinds: Sequence[str]
     @cache
     def divergence(mix: Mix) -> float:
         context.stages.progress(f"shares: {_told(settings, kinds, mix)}")
-        trial = replace(trying, settings=settings, notes=Notes())
+        own = replace(trying, notes=Notes())
         try:
-            last = taken(trial, to_target(settings, whole, shares(mix)))[-1]
+            last = taken(own, to_target(own.settings, whole, shares(mix)))[-1]
         except TargetError:
             return np.inf
         return reference.divergence(last.model)

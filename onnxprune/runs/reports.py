@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from onnxprune.allocate import Costs, literal
 from onnxprune.changes.analysing import analyse_model, outputs_of
-from onnxprune.changes.context import FITTED, Context
-from onnxprune.changes.units.space import totals
+from onnxprune.changes.change import Space
+from onnxprune.changes.context import FITTED, Context, Data
+from onnxprune.changes.judging import part_curves
+from onnxprune.changes.units.space import Units, totals
 from onnxprune.coupling.channels import layouts
 from onnxprune.coupling.links import build_links
 from onnxprune.criteria import score
@@ -31,7 +32,7 @@ from onnxprune.report import entries
 from onnxprune.report.entries import Report
 from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_classes, single_feeds
 from onnxprune.report.stages import Stages
-from onnxprune.search.curves import HELD_OUT, JUDGE, curves, most_sensitive
+from onnxprune.search.curves import HELD_OUT, JUDGE, Curve, curves, most_sensitive
 from onnxprune.settings import GRANULARITIES, Settings, space_of
 
 
@@ -57,9 +58,9 @@ def describe_curves(model: Model, dataset: Dataset, settings: Settings, stages: 
     with stages("analyze"):
         analysis = analyse_model(model, settings)
     with stages("sensitivity"):
-        fallback = score(analysis, settings.scorer, settings.means).values
-        means, outputs = replace(settings.means, progress=stages.progress), outputs_of(analysis, settings, dataset)
-        found = curves(analysis, dataset, settings.options, fallback, means, outputs)
+        outputs = outputs_of(analysis, settings, dataset)
+        context = Context(analysis, model, settings, Data(dataset), stages, outputs=outputs)
+        found = [curve for path in settings.spaces for curve in _curves(space_of(path), context)]
     return entries.header("sensitivity", settings.to_json()) | {
         "model": entries.model_entry(model),
         "curves": [curve.to_json() for curve in found],
@@ -70,6 +71,16 @@ def describe_curves(model: Model, dataset: Dataset, settings: Settings, stages: 
         "seconds": stages.seconds,
         "peak_rss_bytes": peak_rss_bytes(),
     }
+
+
+def _curves(kind: type[Space[Any]], context: Context) -> Iterator[Curve]:
+    """Groups are narrowed and repaired; parts of other kinds change alone."""
+    settings, dataset = context.settings, context.data.calibration
+    if not issubclass(kind, Units) or dataset is None:
+        yield from part_curves(kind(context))
+        return
+    fallback = score(context.analysis, settings.scorer, settings.means).values
+    yield from curves(context.analysis, dataset, settings.options, fallback, context.means, context.outputs)
 
 
 def compare_models(

@@ -20,7 +20,7 @@ class Rounding(Space[str]):
     """The stored float matrices and kernels of the main graph, by name; what is lost is the relative error of each."""
 
     kind, name, noun, verb, changed = "bfloat16", "rounded", "tensor", "rounds", "rounded"
-    takes: ClassVar[Takes] = {"criterion": ("auto",), "repair": ("auto", "none"), "max_divergence": (None,)}
+    takes: ClassVar[Takes] = {"criterion": ("auto",), "repair": ("auto", "none")}
     aims: ClassVar[tuple[str, ...]] = ("ratio", "size")
 
     def parts(self) -> Sequence[str]:

@@ -26,8 +26,7 @@ class Branches(Space[Block]):
 
     kind, name, noun, verb, changed = "block", "blocks", "branch", "removes", "removed"
     takes: ClassVar[Takes] = {
-        "criterion": ("auto",), "repair": ("auto", "none"), "search": (0.0,), "search_recover": (0,),
-        "max_divergence": (None,), "selection": ("independent",),
+        "criterion": ("auto",), "repair": ("auto", "none"), "search": (0.0,), "search_recover": (0,),  "selection": ("independent",),
     }  # fmt: skip
 
     def __init__(self, context: Context):

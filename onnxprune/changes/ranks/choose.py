@@ -82,7 +82,7 @@ def choose_cuts(
     ``exponent``: damages are divided by the layer's own to 1 - exponent. Raises TargetError where nothing becomes cheaper.
     """
     if target.kind == "ratio":
-        cuts = [_by_ratio(basis, target.value, options) for basis in bases]
+        cuts = [by_ratio(basis, target.value, options) for basis in bases]
     else:
         kind = KINDS[target.kind]
         cuts = _by_budget(bases, whole, kind, target, options, exponent)
@@ -94,7 +94,8 @@ def choose_cuts(
     return chosen
 
 
-def _by_ratio(basis: Basis, ratio: float, options: Options) -> Cut | None:
+def by_ratio(basis: Basis, ratio: float, options: Options) -> Cut | None:
+    """Return a layer without so large a share of its directions on both sides; None where that makes it no cheaper."""
     layer = basis.layer
     inputs, rank = (nearest(aligned_parts(n, options), (1 - ratio) * n) for n in (layer.inputs, layer.outputs))
     found = cut_to(basis, inputs, rank)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from onnxprune.allocate import Costs, Target
 from onnxprune.changes.change import Change, Space, Takes, Totals, selected
 from onnxprune.changes.context import Context
 from onnxprune.changes.ranks.basis import Basis, eigenbases
-from onnxprune.changes.ranks.choose import Cut, choose_cuts, cut_to
+from onnxprune.changes.ranks.choose import Cut, by_ratio, choose_cuts, cut_to
 from onnxprune.changes.ranks.costs import factored_totals
 from onnxprune.changes.ranks.layers import Layer, Layers, find_layers
 from onnxprune.changes.ranks.surgery import projected, subspaces, with_factors
@@ -20,6 +20,7 @@ from onnxprune.evidence import Cache
 from onnxprune.model.model import Model
 from onnxprune.repair import Subspace
 from onnxprune.report.entries import Report
+from onnxprune.search.curves import SHARES
 
 EXCLUDED = "left alone by --include or --exclude"
 WEIGHINGS = {"auto": 0.5, "global": 1.0, "layer": 0.0}
@@ -31,7 +32,7 @@ class Directions(Space[Cut]):
 
     kind, name, noun = "eigen", "directions", "layer"
     takes: ClassVar[Takes] = {
-        "criterion": ("auto", "eigendamage"), "max_divergence": (None,), "scope": tuple(WEIGHINGS),
+        "criterion": ("auto", "eigendamage"),  "scope": tuple(WEIGHINGS),
         "repair": ("auto", "none", "least-squares", "batchnorm", "bias"), "search": (0.0,), "layer_ratio": ((),),
     }  # fmt: skip
 
@@ -74,6 +75,13 @@ class Directions(Space[Cut]):
         with self.context.stages("allocate"):
             exponent = WEIGHINGS[settings.scope]
             return Change(self, choose_cuts(bases, self.whole, self.context.per_run(aim), settings.options, exponent))
+
+    def probes(self) -> Iterator[tuple[str, int, dict[int, Change[Cut]]]]:
+        """Yield every layer that becomes cheaper, with some shares of its directions gone."""
+        for basis in self.bases():
+            cuts = [by_ratio(basis, share, self.context.settings.options) for share in SHARES]
+            if any(cuts):
+                yield basis.layer.name, basis.layer.outputs, {c.rank: Change(self, (c,)) for c in cuts if c is not None}
 
     def made(self, change: Change[Cut]) -> Model:
         return with_factors(projected(self.context.facts, change.parts), change.parts)

@@ -1,0 +1,73 @@
+"""Changes judged where it matters: by the divergence of the outputs from the original's, on rows that decided nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from onnxprune.allocate import Target
+from onnxprune.changes.change import Change, Space
+from onnxprune.changes.context import Context, Notes
+from onnxprune.changes.proven import step_of
+from onnxprune.data.repeated import Batches, held_out
+from onnxprune.errors import DataError, TargetError
+from onnxprune.measure.divergence import Reference
+from onnxprune.search import HELD_OUT, JUDGE
+from onnxprune.search.curves import Curve
+
+TURNS = 6  # of the search for the smallest result: a sixty-fourth of the whole
+
+
+def trial(context: Context, most: int = 0) -> tuple[Context, Reference]:
+    """Return the context in which changes are tried, and what judges them; ``most``: rows that decide (0: all that do not judge)."""
+    calibration, settings = context.data.calibration, context.settings
+    if calibration is None:
+        raise DataError("what a change costs is judged on data; give calibration data (--calib)")
+    fit, judge = held_out(calibration, HELD_OUT, JUDGE, settings.seed)
+    reference = Reference(context.original, Batches(judge), context.means.quiet, outputs=context.outputs)
+    data = replace(context.data, calibration=fit.take(most, settings.seed) if most else fit)
+    own = replace(context, settings=replace(settings, recover=0), data=data, memory={}, notes=Notes())
+    return own, reference
+
+
+def smallest_within(space: Space[Any], limit: float) -> Change[Any]:
+    """Return the change that leaves least and, once repaired, diverges by no more than ``limit``; raises TargetError for none."""
+    kind = "macs" if "macs" in space.aims else space.aims[-1]
+    context = space.context
+    trying, reference = trial(context)
+    trying_space = type(space)(trying)
+    trying_space.barred = space.barred
+    within, beyond = 1.0, 0.0
+    for _ in range(TURNS):
+        aim = Target(kind, (within + beyond) / 2)
+        context.stages.progress(f"{aim}: held-out divergence")
+        try:
+            step = step_of(trying_space, partial(_chosen, aim=aim))
+            fits = reference.divergence(step.model) <= limit
+        except TargetError:
+            fits = False
+        within, beyond = (aim.value, beyond) if fits else (within, aim.value)
+    if within == 1.0:
+        raise TargetError(f"no {space.noun} can change within a divergence of {limit:g}; allow more (--max-divergence)")
+    return space.choose(Target(kind, within))
+
+
+def _chosen(space: Space[Any], aim: Target) -> Change[Any]:
+    return space.choose(aim)
+
+
+def part_curves(space: Space[Any]) -> Iterator[Curve]:
+    """Yield how far the outputs move when each part alone changes as far as it can, or step by step."""
+    trying, reference = trial(space.context)
+    for name, width, changes in type(space)(trying).probes():
+        space.context.stages.progress(name)
+        lefts = tuple(sorted(changes, reverse=True))
+        measured = [reference.divergence(changes[left].made()) for left in lefts]
+        finite = np.minimum(measured, np.finfo(np.float32).max)
+        fitted = tuple(float(value) for value in isotonic_regression(finite).x)
+        yield Curve(name, width, lefts, (), tuple(measured), fitted)
