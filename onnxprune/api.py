@@ -296,13 +296,18 @@ def sweep(
     }
     ungated = settings | {"latency": False, "max_drop": None}
 
+    def own_settings(point: Mapping[str, Any]) -> dict[str, Any]:
+        """A ratio is of one kind of change; where several share a target it is what goes of the MACs."""
+        told = {name: value for name, value in point.items() if name != "ratio" or not chosen.mixes}
+        return ungated | told | ({"target": f"macs={1 - point['ratio']:.6f}x"} if chosen.mixes else {})
+
     def evaluate(point: Mapping[str, Any]) -> Report:
-        own = ungated | dict(point)
+        own = own_settings(point)
         return prune(loaded, calibration=data.calibration, evaluation=data.evaluation, **own).report
 
     points = grid(ratios, criteria, repairs)
     for point in points:
-        make_settings(ungated | dict(point.settings))  # refuse what makes no sense before the first run
+        make_settings(own_settings(point.settings))  # refuse what makes no sense before the first run
     entries, warnings = run_points(points, shared, evaluate, place, progress or silent)
     about = {"model": model_entry(loaded), "warnings": warnings}
     return header("sweep", chosen.to_json()) | about | judged(entries, chosen.max_drop)

@@ -127,11 +127,11 @@ class Model:
         """
         structure = self.draft()
         weights = overwritten(Graph(structure), self.weights, arrays)
-        _declare(structure, arrays)
+        declare_stored(structure, arrays)
         return replace(self, structure=structure, weights=weights)
 
 
-def _declare(structure: ModelProto, arrays: Mapping[str, np.ndarray]) -> None:
+def declare_stored(structure: ModelProto, arrays: Mapping[str, np.ndarray]) -> None:
     """Let what a graph says of stored tensors, as inputs or as values, be what they are now."""
     for value in (*structure.graph.input, *structure.graph.value_info):
         array, kind = arrays.get(value.name), value.type.tensor_type

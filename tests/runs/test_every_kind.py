@@ -30,7 +30,7 @@ def test_a_schedule_reaches_the_target_in_steps(name: str) -> None:
 def test_the_smallest_within_a_divergence(name: str) -> None:
     """A wider limit gives a smaller model; the result keeps to it on the rows that judged."""
     sizes = []
-    for limit in (0.02, 2.0):
+    for limit in (1e-4 if name == "eigen" else 0.3, 3.0):
         report = onnxprune.prune(TRANSFORMER, granularity=name, max_divergence=limit, latency=False, **DATA).report
         sizes.append(report["after"]["macs"])
     assert sizes[1] < sizes[0] <= report["before"]["macs"]
@@ -42,7 +42,7 @@ def test_the_smallest_within_a_divergence(name: str) -> None:
 def test_a_gate_that_fails_writes_nothing(name: str, tmp_path: Path) -> None:
     out = tmp_path / "small.onnx"
     result = onnxprune.prune(
-        TRANSFORMER, output=out, granularity=name, target="macs=30%", repair="none", evaluation=TEST, max_drop=0.0,
+        TRANSFORMER, output=out, granularity=name, target="macs=50%", repair="none", evaluation=TEST, max_drop=0.0,
         min_cosine=0.999999, latency=False, **DATA,
     )  # fmt: skip
     assert not result.passed and not out.exists()

@@ -13,7 +13,7 @@ from onnxprune.changes.ranks.costs import FORMS
 from onnxprune.changes.ranks.layers import Layer
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Graph, Names, Node
-from onnxprune.model.model import Model
+from onnxprune.model.model import Model, declare_stored
 from onnxprune.model.surgeon import Splicer
 from onnxprune.repair.moments import Subspace
 
@@ -122,9 +122,6 @@ def _point(factor: np.ndarray, old: np.ndarray) -> np.ndarray:
 
 
 def _store(result: ModelProto, tensor: TensorProto, weight: np.ndarray) -> None:
-    """Put the weight of a layer into the model, and its sizes where the model declares it as an input."""
-    declared = next((value for value in result.graph.input if value.name == tensor.name), None)
-    if declared is not None:
-        for dim, size in zip(declared.type.tensor_type.shape.dim, weight.shape, strict=True):
-            dim.dim_value = size
+    """Put the weight of a layer into the model, and its sizes wherever the model declares it."""
+    declare_stored(result, {tensor.name: weight})
     tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
