@@ -28,32 +28,20 @@ def produce(ctx: click.Context, run: Callable[..., Any], **values: Any) -> None:
     ctx.exit(report["exit_code"])
 
 
-def perform(
-    run: Callable[..., Any],
-    progress: Callable[[str], None],
-    *,
-    model: str,
-    out: str | None,
-    output: str | None,
-    dry_run: bool,
-    plan_path: str | None,
-    force: bool,
-    calib: str | None,
-    **values: Any,
-) -> dict[str, Any]:
+def perform(run: Callable[..., Any], progress: Callable[[str], None], **values: Any) -> dict[str, Any]:
     """Settle the output, call ``run``, write the plan, and return the report."""
     from onnxprune.model.paths import check_document
     from onnxprune.model.write import output_path, write_text
 
+    model, out, output = (values.pop(name) for name in ("model", "out", "output"))
+    dry_run, plan_path, force = (values.pop(name) for name in ("dry_run", "plan_path", "force"))
     if out is not None and output is not None and out != output:
         raise UsageError(f"two outputs, {out} and {output}; give one")
-    target = None if dry_run else output_path(Path(model), out or output, force)
+    values["output"] = None if dry_run else output_path(Path(model), out or output, force)
     if plan_path is not None:
         check_document(plan_path, "plan", "--plan", force)
-    images = take_images(values)
-    result = run(
-        model, output=target, calibration=calib, images=images, force=force, progress=progress, **given(values)
-    )
+    values |= {"calibration": values.pop("calib"), "images": take_images(values), "force": force}
+    result = run(model, progress=progress, **given(values))
     if plan_path is not None:
         with _said_what_was_written(result.report):
             write_text(result.plan.to_json(), plan_path)

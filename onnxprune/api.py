@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Unpack
 
 import onnx_graphsurgeon as gs
 from onnx import ModelProto
@@ -20,24 +20,40 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset, input_specs, open_dataset
 from onnxprune.data.images import ImageOptions
 from onnxprune.errors import DataError, UsageError
-from onnxprune.means import Progress, silent
+from onnxprune.means import silent
 from onnxprune.model import read
 from onnxprune.model.paths import refuse_data_files, settle_paths
 from onnxprune.model.read import Model
 from onnxprune.model.surgeon import from_surgeon
 from onnxprune.model.write import output_path
 from onnxprune.model.write import save as write_model
+from onnxprune.options import (
+    ApplyOptions,
+    BenchOptions,
+    CheckOptions,
+    CurveOptions,
+    Given,
+    PathLike,
+    PruneOptions,
+    RunOptions,
+    SettingOptions,
+    Source,
+    SweepOptions,
+    ValidateOptions,
+    parted,
+)
 from onnxprune.report.baseline import TOLERANCE, Baseline
 from onnxprune.report.entries import Report, coverage, header, model_entry
 from onnxprune.report.gates import GATES, require_data, require_measurable
 from onnxprune.report.stages import Stages
-from onnxprune.runs.reports import compare_models, describe, describe_curves, time_models
+from onnxprune.runs.reports import Comparison, Timing, compare_models, describe, describe_curves, time_models
 from onnxprune.runs.run import Result, Run
-from onnxprune.runs.sweep import grid, judged, run_points
+from onnxprune.runs.sweep import at_point, grid, judged, run_points
 from onnxprune.settings import ANALYSED, Settings, analysis_settings, make_settings, space_of
 
-Source: TypeAlias = str | os.PathLike[str] | ModelProto | gs.Graph | Model
-Earlier = str | os.PathLike[str] | Mapping[str, Any]
+SOURCES = ("calibration", "labels", "evaluation")
+READ = (*SOURCES, "rewind", "baseline")
+WRITTEN = ("output", "checkpoint", "cache")
 BUDGETED = {"bytes": "size", "parameters": "params", "macs": "macs"}
 
 
@@ -56,20 +72,25 @@ def save(model: ModelProto | gs.Graph | Model, path: str | os.PathLike[str], *, 
     return write_model(model, path, force=force)
 
 
-def analyze(model: Source, **settings: Any) -> Analysis:
+def analyze(model: Source, **settings: Unpack[SettingOptions]) -> Analysis:
     """Return the groups of a model, and every axis that stays with the reason."""
     return analyse_model(load(model), make_settings(settings))
 
 
-def inspect(model: Source, *, progress: Progress | None = None, **settings: Any) -> Report:
+def inspect(model: Source, **options: Unpack[RunOptions]) -> Report:
     """Return what can be cut, what stays and why, as the report of ``inspect --json``."""
-    stages = Stages(progress or silent)
+    given, chosen = parted(options, RunOptions)
+    return _inspected(model, chosen, given)
+
+
+def _inspected(model: Source, settings: Settings, given: Given) -> Report:
+    stages = Stages(given["progress"] or silent)
     with stages("load"):
         loaded = load(model)
-    return describe(loaded, make_settings(settings), stages)
+    return describe(loaded, settings, stages)
 
 
-def plan(model: Source | Analysis, *, calibration: Any = None, **settings: Any) -> Plan:
+def plan(model: Source | Analysis, *, calibration: Any = None, **settings: Unpack[SettingOptions]) -> Plan:
     """Decide what stays, as ``prune`` with the same settings does; raises TargetError where the target is out of reach."""
     chosen = make_settings(settings)
     require_data(chosen, calibration is not None)
@@ -77,130 +98,64 @@ def plan(model: Source | Analysis, *, calibration: Any = None, **settings: Any) 
     if chosen.recipe and chosen.steps.steps == 1:  # rows are held out for it; how long it is decides nothing
         undecided["recover"] = 1
     source = model.facts.model if isinstance(model, Analysis) else model
-    run = _start("plan", source, replace(chosen, **undecided), None, False, None)
+    run = _start("plan", source, replace(chosen, **undecided), Given())
     run.given = model if isinstance(model, Analysis) else None
-    run.data = _open(run.model, chosen, calibration, None, None, None)
+    run.data = _open(run.model, chosen, Given(calibration=calibration))
     return replace(run.prune().plan, settings=chosen.to_json())
 
 
-def prune(
-    model: Source,
-    *,
-    output: str | os.PathLike[str] | None = None,
-    calibration: Any = None,
-    labels: Any = None,
-    evaluation: Any = None,
-    images: ImageOptions | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    force: bool = False,
-    checkpoint: str | os.PathLike[str] | None = None,
-    rewind: Source | None = None,
-    baseline: Earlier | None = None,
-    tolerance: float = TOLERANCE,
-    progress: Progress | None = None,
-    **settings: Any,
-) -> Result:
+def prune(model: Source, **options: Unpack[PruneOptions]) -> Result:
     """Prune a model, prove the surgery exact, measure the result, write it to ``output`` if all gates pass.
 
-    ``calibration`` and ``evaluation``: arrays, dicts of arrays, paths, iterables, whatever ``--calib`` takes.
-    ``labels`` are the evaluation data's, or without such the calibration data's. ``checkpoint``: file that keeps the
-    state of ``recover``, to go on from. ``cache``: folder that keeps what criteria gather from calibration data.
-    ``rewind``: the same network with its initial or early weights, which are what remains (and what ``recover`` trains).
-    ``baseline``: an earlier report that nothing may be worse than by more than ``tolerance``, as one more gate.
-    ``settings`` are the fields of ``Settings``, e.g. ``ratio=0.5, criterion="l2"``.
-    Raises the errors of ``onnxprune.errors``.
+    Options are the fields of ``Settings``, e.g. ``ratio=0.5, criterion="l2"``, and those of ``PruneOptions``. Raises the errors
+    of ``onnxprune.errors``.
     """
-    chosen = make_settings(settings)
-    settle_paths(
-        model=model, calibration=calibration, labels=labels, evaluation=evaluation, rewind=rewind, baseline=baseline,
-        output=output, checkpoint=checkpoint, cache=cache, steps=chosen.steps.steps,
-    )  # fmt: skip
-    require_data(chosen, calibration is not None)
-    run = _start("prune", model, chosen, output, force, progress, rewind)
-    run.data = _open(run.model, chosen, calibration, labels, evaluation, images)
-    run.data = replace(run.data, cache=None if cache is None else Path(cache))
-    run.checkpoint = None if checkpoint is None else Path(checkpoint)
-    run.baseline = _baseline(baseline, tolerance)
+    given, chosen = parted(options, PruneOptions, tolerance=TOLERANCE)
+    settle_paths(model=model, steps=chosen.steps.steps, **{name: given[name] for name in (*READ, *WRITTEN)})
+    require_data(chosen, given["calibration"] is not None)
+    run = _start("prune", model, chosen, given)
+    run.data = _open(run.model, chosen, given)
+    run.baseline = _baseline(given)
     require_measurable(chosen, run.data.measured)
     return run.prune()
 
 
-def apply(
-    plan: Plan | str | os.PathLike[str],
-    model: Source,
-    *,
-    output: str | os.PathLike[str] | None = None,
-    calibration: Any = None,
-    labels: Any = None,
-    evaluation: Any = None,
-    images: ImageOptions | None = None,
-    force: bool = False,
-    checkpoint: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    **settings: Any,
-) -> Result:
+def apply(plan: Plan | PathLike, model: Source, **options: Unpack[ApplyOptions]) -> Result:
     """Carry out a plan on the model it was made for (with ``force`` on any whose shapes agree); raises PlanError."""
     recorded = plan if isinstance(plan, Plan) else from_json(read.read_text(plan))
     base = analysis_settings(recorded.settings)
-    chosen = make_settings({name: getattr(base, name) for name in ANALYSED} | settings)
-    settle_paths(
-        model=model, calibration=calibration, labels=labels, evaluation=evaluation, plan=plan,
-        output=output, checkpoint=checkpoint,
-    )  # fmt: skip
-    run = _start("apply", model, chosen, output, force, progress)
-    run.data = _open(run.model, chosen, calibration, labels, evaluation, images)
-    run.checkpoint = None if checkpoint is None else Path(checkpoint)
+    analysed = {name: getattr(base, name) for name in ANALYSED}
+    given, chosen = parted(analysed | options, ApplyOptions)
+    settle_paths(model=model, plan=plan, **{name: given[name] for name in (*READ, *WRITTEN)})
+    run = _start("apply", model, chosen, given)
+    run.data = _open(run.model, chosen, given)
     require_measurable(chosen, run.data.measured)
     return run.apply(recorded)
 
 
-def validate(
-    before: Source,
-    after: Source,
-    data: Any,
-    *,
-    labels: Any = None,
-    images: ImageOptions | None = None,
-    metric: str | None = None,
-    calibration: Any = None,
-    layers: bool = False,
-    baseline: Earlier | None = None,
-    tolerance: float = TOLERANCE,
-    progress: Progress | None = None,
-    **settings: Any,
-) -> Report:
-    """Return how far ``after`` is from ``before`` on data, with labels the accuracy of both, and the gates judged.
-
-    ``metric``: ``script.py:function``, one number per sample. ``calibration``: data that decided, which should share no row
-    with ``data``. ``layers``: also compare every inner tensor that both models have.
-    """
-    chosen = make_settings({"latency": False} | settings)
-    stages = Stages(progress or silent)
+def validate(before: Source, after: Source, data: Any, **options: Unpack[ValidateOptions]) -> Report:
+    """Return how far ``after`` is from ``before`` on data, with labels the accuracy of both, and the gates judged."""
+    given, chosen = parted({"latency": False} | options, ValidateOptions, tolerance=TOLERANCE)
+    stages = Stages(given["progress"] or silent)
     with stages("load"):
         models = load(before), load(after)
-    dataset = _dataset(models[0], data, labels, images, chosen, chosen.samples)
+    dataset = _dataset(models[0], data, chosen, given["labels"], given["images"], chosen.samples)
     require_measurable(chosen, dataset)
-    earlier = _baseline(baseline, tolerance)
-    decided = None if calibration is None else _dataset(models[0], calibration, None, images, chosen)
-    found = compare_models(*models, dataset, chosen, stages, metric, decided, layers)
+    earlier, decided = _baseline(given), given["calibration"]
+    if decided is not None:
+        decided = _dataset(models[0], decided, chosen, images=given["images"])
+    comparison = Comparison(dataset, given["metric"], decided, bool(given["layers"]))
+    found = compare_models(*models, comparison, chosen, stages)
     return found if earlier is None else _judged(found, earlier.judge(found))
 
 
-def check(
-    model: Source,
-    *,
-    max_size: int | None = None,
-    max_params: int | None = None,
-    max_macs: int | None = None,
-    min_prunable: float | None = None,
-    progress: Progress | None = None,
-    **settings: Any,
-) -> Report:
+def check(model: Source, **options: Unpack[CheckOptions]) -> Report:
     """Return the report of ``inspect`` with budgets judged: bytes, parameters, MACs, prunable share of the MACs."""
-    found = inspect(model, progress=progress, **settings) | {"command": "check"}
-    limits: dict[str, float | None] = {"bytes": max_size, "parameters": max_params, "macs": max_macs}
+    given, chosen = parted(options, CheckOptions)
+    found = _inspected(model, chosen, given) | {"command": "check"}
+    limits = {"bytes": chosen.max_size, "parameters": given["max_params"], "macs": given["max_macs"]}
     values = [(f"max_{BUDGETED[key]}", limit, found["before"][key], 1) for key, limit in limits.items()]
-    values.append(("min_prunable", min_prunable, found["prunable"]["macs"], -1))
+    values.append(("min_prunable", given["min_prunable"], found["prunable"]["macs"], -1))
     return _judged(
         found | {"gates": []},
         [
@@ -211,104 +166,67 @@ def check(
     )
 
 
-def bench(
-    model: Source,
-    other: Source | None = None,
-    *,
-    pairs: int = 100,
-    seconds: float = 10.0,
-    strict: bool = False,
-    providers: Sequence[str] | None = None,
-    memory: bool = False,
-    progress: Progress | None = None,
-    **settings: Any,
-) -> Report:
+def bench(model: Source, other: Source | None = None, **options: Unpack[BenchOptions]) -> Report:
     """Return the measured latency of one model, or of two in turns, on one random sample, and the memory of each.
 
-    ``providers``: execution providers of ONNX Runtime, the first that can runs a node. ``memory``: also measure the
-    resident memory of a fresh process per model. The gate ``max_latency_ratio`` goes by p10.
+    The gate ``max_latency_ratio`` goes by p10.
     """
-    chosen = make_settings(settings)
+    given, chosen = parted(options, BenchOptions, pairs=100, seconds=10.0)
+    pairs, seconds = given["pairs"], given["seconds"]
     if pairs < 1 or not 0 < seconds < inf:
         raise UsageError(f"pairs {pairs}, seconds {seconds}: give at least one pair and some time, such as 100 and 10")
     if other is None and chosen.max_latency_ratio is not None:
         raise UsageError("the gate max_latency_ratio compares two models; give the other one too")
-    stages = Stages(progress or silent)
+    stages = Stages(given["progress"] or silent)
     with stages("load"):
         first = load(model)
         second = None if other is None else load(other)
-    return time_models(
-        first, second, chosen, stages, pairs=pairs, seconds=seconds, strict=strict, providers=providers, memory=memory
-    )
+    timing = Timing(pairs, seconds, bool(given["strict"]), given["providers"], bool(given["memory"]))
+    return time_models(first, second, timing, chosen, stages)
 
 
-def sensitivity(
-    model: Source,
-    data: Any,
-    *,
-    images: ImageOptions | None = None,
-    progress: Progress | None = None,
-    **settings: Any,
-) -> Report:
-    """Return how far the outputs move when each group alone is narrowed and the model repaired, judged on held-out rows."""
-    chosen = make_settings(settings)
-    stages = Stages(progress or silent)
+def sensitivity(model: Source, data: Any, **options: Unpack[CurveOptions]) -> Report:
+    """Return how far the outputs move when each part alone changes, judged on held-out rows; groups are narrowed and repaired."""
+    given, chosen = parted(options, CurveOptions)
+    stages = Stages(given["progress"] or silent)
     with stages("load"):
         loaded = load(model)
-    dataset = _dataset(loaded, data, None, images, chosen, chosen.samples)
+    dataset = _dataset(loaded, data, chosen, images=given["images"], samples=chosen.samples)
     return describe_curves(loaded, dataset, chosen, stages)
 
 
-def sweep(
-    model: Source,
-    *,
-    ratios: Sequence[float] = (0.25, 0.5, 0.75),
-    criteria: Sequence[str] = ("auto",),
-    repairs: Sequence[str] = ("auto",),
-    folder: str | os.PathLike[str] | None = None,
-    calibration: Any = None,
-    labels: Any = None,
-    evaluation: Any = None,
-    images: ImageOptions | None = None,
-    progress: Progress | None = None,
-    **settings: Any,
-) -> Report:
+def sweep(model: Source, **options: Unpack[SweepOptions]) -> Report:
     """Return what every combination of ratio, criterion and repair leaves and loses, and which ones are worth having.
 
-    ``folder`` keeps one JSON file per point, named by the hash of everything that decides it; a sweep goes on from there.
+    Points are named by the hash of everything that decides them; a sweep goes on from those that ``folder`` has.
     ``max_drop`` chooses: the fewest MACs that lose no more. Nothing is written but that.
     """
-    settle_paths(model=model, calibration=calibration, labels=labels, evaluation=evaluation, folder=folder)
+    axes = {"ratios": (0.25, 0.5, 0.75), "criteria": ("auto",), "repairs": ("auto",)}
+    given, chosen = parted({"latency": False} | options, SweepOptions, **axes)
+    settle_paths(model=model, **{name: given[name] for name in (*SOURCES, "folder", "cache")})
     loaded = load(model)
-    chosen = make_settings({"latency": False} | settings)
-    once = replace(chosen, recover=0)  # each point parts the rows itself
-    data = _open(loaded, once, calibration, labels, evaluation, images)
+    data = _open(loaded, replace(chosen, recover=0), given)  # each point parts the rows itself
     if data.measured is None:
         raise UsageError("a sweep compares by what the outputs lose; give data (--calib or --eval)")
-    place = None if folder is None else Path(folder)
+    place = _path(given["folder"])
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)
     varied = {"ratio", "criterion", "repair", "latency", "strict", *GATES}
     single = {name: value for name, value in chosen.to_json().items() if name not in varied}
-    shared = single | {
-        "model": loaded.source_sha256,
-        "data": [d and d.digest() for d in (data.calibration, data.evaluation)],
-    }
-    ungated = settings | {"latency": False, "max_drop": None}
-
-    def own_settings(point: Mapping[str, Any]) -> dict[str, Any]:
-        """A ratio is of one kind of change; where several share a target it is what goes of the MACs."""
-        told = {name: value for name, value in point.items() if name != "ratio" or not chosen.mixes}
-        return ungated | told | ({"target": f"macs={1 - point['ratio']:.6f}x"} if chosen.mixes else {})
+    digests = [d and d.digest() for d in (data.calibration, data.evaluation)]
+    shared = single | {"model": loaded.source_sha256, "data": digests}
+    names = SettingOptions.__annotations__.keys() & options.keys()
+    ungated = {name: options[name] for name in names} | {"latency": False, "max_drop": None}  # type: ignore[literal-required]
 
     def evaluate(point: Mapping[str, Any]) -> Report:
-        own = own_settings(point)
-        return prune(loaded, calibration=data.calibration, evaluation=data.evaluation, **own).report
+        own = ungated | at_point(point, chosen)
+        data_too: dict[str, Any] = {"calibration": data.calibration, "evaluation": data.evaluation, "cache": data.cache}
+        return prune(loaded, **data_too, **own).report
 
-    points = grid(ratios, criteria, repairs)
+    points = grid(*(given[name] for name in axes))
     for point in points:
-        make_settings(own_settings(point.settings))  # refuse what makes no sense before the first run
-    entries, warnings = run_points(points, shared, evaluate, place, progress or silent)
+        make_settings(ungated | at_point(point.settings, chosen))  # refuse what makes no sense before the first run
+    entries, warnings = run_points(points, shared, evaluate, place, given["progress"] or silent)
     about = {"model": model_entry(loaded), "warnings": warnings}
     return header("sweep", chosen.to_json()) | about | judged(entries, chosen.max_drop)
 
@@ -337,10 +255,15 @@ def _is_report(found: Any) -> bool:
     return whole and isinstance(found["command"], str | None)
 
 
-def _baseline(source: Earlier | None, tolerance: float) -> Baseline | None:
+def _baseline(given: Given) -> Baseline | None:
+    source = given["baseline"]
     if source is None:
         return None
-    return Baseline(source if isinstance(source, Mapping) else read_report(source), tolerance)
+    return Baseline(source if isinstance(source, Mapping) else read_report(source), given["tolerance"])
+
+
+def _path(given: PathLike | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def _judged(facts: Report, gates: list[dict[str, Any]]) -> Report:
@@ -349,23 +272,16 @@ def _judged(facts: Report, gates: list[dict[str, Any]]) -> Report:
     return facts | {"gates": found, "exit_code": int(not all(gate["passed"] for gate in found))}
 
 
-def _start(
-    command: str,
-    source: Source,
-    settings: Settings,
-    output: str | os.PathLike[str] | None,
-    force: bool,
-    progress: Callable[[str], None] | None,
-    rewind: Source | None = None,
-) -> Run:
-    stages = Stages(progress or silent)
+def _start(command: str, source: Source, settings: Settings, given: Given) -> Run:
+    stages = Stages(given["progress"] or silent)
     with stages("load"):
         model = load(source)
-    path, early = None, _earlier(settings, rewind)
-    if output is not None:
-        path = output_path(model.path or Path(), output, force)
+    path, early, force = None, _earlier(settings, given["rewind"]), bool(given["force"])
+    if given["output"] is not None:
+        path = output_path(model.path or Path(), given["output"], force)
         refuse_data_files(path, [model, early] if early else [model])
-    return Run(command, model, settings, Data(), stages, path, force, rewind=early)
+    checkpoint = _path(given["checkpoint"])
+    return Run(command, model, settings, Data(), stages, path, force, checkpoint, rewind=early)
 
 
 def _earlier(settings: Settings, rewind: Source | None) -> Model | None:
@@ -379,15 +295,15 @@ def _earlier(settings: Settings, rewind: Source | None) -> Model | None:
     return load(rewind)
 
 
-def _open(
-    model: Model, settings: Settings, calibration: Any, labels: Any, evaluation: Any, images: ImageOptions | None
-) -> Data:
+def _open(model: Model, settings: Settings, given: Given) -> Data:
+    calibration, evaluation, labels = given["calibration"], given["evaluation"], given["labels"]
     if labels is not None and calibration is None and evaluation is None:
         raise UsageError("labels without data; give evaluation or calibration data with them")
-    own = labels if evaluation is None else None
+    own, images = labels if evaluation is None else None, given["images"]
     found = Data(
-        None if calibration is None else _dataset(model, calibration, own, images, settings, settings.samples),
-        None if evaluation is None else _dataset(model, evaluation, labels, images, settings),
+        None if calibration is None else _dataset(model, calibration, settings, own, images, settings.samples),
+        None if evaluation is None else _dataset(model, evaluation, settings, labels, images),
+        cache=_path(given["cache"]),
     )
     return found.parted(settings.seed) if settings.recipe else found
 
@@ -395,12 +311,10 @@ def _open(
 def _dataset(
     model: Model,
     data: Any,
-    labels: Any,
-    images: ImageOptions | None,
-    settings: Settings | None = None,
+    settings: Settings,
+    labels: Any = None,
+    images: ImageOptions | None = None,
     samples: int | None = None,
 ) -> Dataset:
-    specs = input_specs(model.structure)
-    chosen = settings or Settings()
-    sizes = dict(chosen.input_shape)
-    return open_dataset(data, specs, labels=labels, samples=samples, seed=chosen.seed, images=images, sizes=sizes)
+    specs, sizes = input_specs(model.structure), dict(settings.input_shape)
+    return open_dataset(data, specs, labels=labels, samples=samples, seed=settings.seed, images=images, sizes=sizes)

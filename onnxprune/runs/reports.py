@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -83,16 +84,28 @@ def _curves(kind: type[Space[Any]], context: Context) -> Iterator[Curve]:
     yield from curves(context.analysis, dataset, settings.options, fallback, context.means, context.outputs)
 
 
-def compare_models(
-    before: Model,
-    after: Model,
-    dataset: Dataset,
-    settings: Settings,
-    stages: Stages,
-    metric: str | None = None,
-    calibration: Dataset | None = None,
-    layers: bool = False,
-) -> Report:
+@dataclass(frozen=True)
+class Comparison:
+    """What two models are compared on: data, a ``metric`` (script.py:function), the data that decided, inner tensors too."""
+
+    dataset: Dataset
+    metric: str | None = None
+    calibration: Dataset | None = None
+    layers: bool = False
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How two models are timed: ``pairs`` of runs, none begun after ``seconds``; see ``BenchOptions``."""
+
+    pairs: int
+    seconds: float
+    strict: bool = False
+    providers: Sequence[str] | None = None
+    memory: bool = False
+
+
+def compare_models(before: Model, after: Model, on: Comparison, settings: Settings, stages: Stages) -> Report:
     """Return the report of ``validate``: drift, task metric and, if asked for, latency and inner tensors of two models."""
     facts = entries.header("validate", settings.to_json()) | {
         "model": entries.model_entry(before),
@@ -102,20 +115,20 @@ def compare_models(
         "latency": None,
     }
     with stages("drift"):
-        outputs = _outputs_alone(before, dataset, settings)
+        outputs = _outputs_alone(before, on.dataset, settings)
         require_classes(settings, outputs)
-        found = measure_drift(before, after, dataset, settings, metric, outputs)
+        found = measure_drift(before, after, on.dataset, settings, on.metric, outputs)
     facts |= found.to_json()
-    if layers:
+    if on.layers:
         with stages("layers"):
-            facts["layers"] = compare_layers(before, after, dataset, settings.means)
+            facts["layers"] = compare_layers(before, after, on.dataset, settings.means)
     if settings.latency:
         with stages("latency"):
             measured_facts = gather_facts(before, Graph(before.structure), dict(settings.input_shape))
             facts["latency"] = measure_latency(before, after, measured_facts, settings).to_json()
     facts["gates"] = judge(settings, facts)
     facts["exit_code"] = int(not all(gate["passed"] for gate in facts["gates"]))
-    warnings = [*found.warnings, *doubts(found, settings, calibration, dataset)]
+    warnings = [*found.warnings, *doubts(found, settings, on.calibration, on.dataset)]
     return facts | {"warnings": warnings, "seconds": stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
 
 
@@ -125,37 +138,26 @@ def _outputs_alone(model: Model, dataset: Dataset, settings: Settings) -> Output
     return weighed(observed(model, dataset, layouts(build_links(facts)), settings.means), settings.output_weight)
 
 
-def time_models(
-    model: Model,
-    other: Model | None,
-    settings: Settings,
-    stages: Stages,
-    *,
-    pairs: int,
-    seconds: float,
-    strict: bool,
-    providers: Sequence[str] | None = None,
-    memory: bool = False,
-) -> Report:
+def time_models(model: Model, other: Model | None, timing: Timing, settings: Settings, stages: Stages) -> Report:
     """Return the report of ``bench``; exit code 1 for a missed gate, 5 for an inconclusive measurement when ``strict``."""
     facts = gather_facts(model, Graph(model.structure), dict(settings.input_shape))
     feeds = single_feeds(facts, settings.seed)
-    limits: dict[str, Any] = {"means": settings.means, "providers": providers, "max_seconds": seconds}
+    limits: dict[str, Any] = {"means": settings.means, "providers": timing.providers, "max_seconds": timing.seconds}
     with stages("latency"):
         if other is None:
-            found = measure(model, feeds, runs=pairs, **limits)
+            found = measure(model, feeds, runs=timing.pairs, **limits)
         else:
-            found = measure_pair(model, other, feeds, pairs=pairs, **limits)
+            found = measure_pair(model, other, feeds, pairs=timing.pairs, **limits)
     with stages("memory"):
         held = {
-            name: memory_entry(one, feeds, settings, memory)
+            name: memory_entry(one, feeds, settings, timing.memory)
             for name, one in (("before", model), ("after", other))
             if one
         }
     gates = judge(settings, {"latency": found.to_json()})
     missed = int(not all(gate["passed"] for gate in gates))
     return entries.header("bench", settings.to_json()) | {
-        "exit_code": Inconclusive.exit_code if strict and not found.conclusive else missed,
+        "exit_code": Inconclusive.exit_code if timing.strict and not found.conclusive else missed,
         "model": entries.model_entry(model),
         "other": None if other is None else entries.model_entry(other),
         "latency": found.to_json(),

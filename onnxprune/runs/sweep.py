@@ -13,6 +13,7 @@ from typing import Any
 from onnxprune.errors import OnnxPruneError, UsageError
 from onnxprune.model.write import write_text
 from onnxprune.report.entries import ReportView
+from onnxprune.settings import Settings
 from onnxprune.version import __version__
 
 
@@ -38,6 +39,12 @@ def grid(ratios: Sequence[float], criteria: Sequence[str], repairs: Sequence[str
     if not combined:
         raise UsageError("a sweep needs at least one ratio, one criterion and one repair")
     return [Point({"criterion": c, "repair": r, "ratio": q}) for c, r, q in combined]
+
+
+def at_point(point: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the settings of a point. A ratio is of one kind of change; where several share a target it is what goes of the MACs."""
+    own = dict(point)
+    return own | {"target": f"macs={1 - own.pop('ratio'):.6f}x"} if settings.mixes else own
 
 
 def run_points(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import typing
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,17 @@ import onnxprune
 from onnxprune import api
 from onnxprune.cli import main
 from onnxprune.errors import DataError, TargetError, UsageError
+from onnxprune.options import (
+    ApplyOptions,
+    BenchOptions,
+    CheckOptions,
+    CurveOptions,
+    PruneOptions,
+    RunOptions,
+    SettingOptions,
+    SweepOptions,
+    ValidateOptions,
+)
 from onnxprune.settings import KINDS, Settings, make_settings
 
 DENSE = "h = MatMul(x, %8x16)\na = Relu(h)\nk = MatMul(a, %16x12)\nb = Relu(k)\ny = MatMul(b, %12x4)"
@@ -194,3 +208,34 @@ def test_a_value_of_another_type_is_refused_with_what_the_setting_takes(name: st
 def test_every_setting_has_a_reader_that_takes_its_default() -> None:
     assert make_settings(vars(Settings())) == Settings()
     assert all(str(field.type).removesuffix(" | None") in KINDS for field in Settings.__dataclass_fields__.values())
+
+
+COMMANDS = {
+    "prune": PruneOptions, "apply": ApplyOptions, "validate": ValidateOptions, "bench": BenchOptions, "sweep": SweepOptions,
+    "sensitivity": CurveOptions, "inspect": RunOptions, "check": CheckOptions,
+}  # fmt: skip
+BY_OTHER_NAMES = {
+    *("model", "other", "before", "after", "data", "plan", "calib"),  # arguments, and --calib, which is calibration
+    *("out", "dry_run", "plan_path", "structured", "everything"),  # what is written and shown
+    *("layout", "mean", "std", "scale"),  # ImageOptions
+    *("config", "json", "html", "junit", "markdown", "no_color", "quiet", "verbose"),  # of the console
+}
+
+
+def test_settings_as_options_have_their_types() -> None:
+    """What the functions of Python list by name are the fields of ``Settings``, each of its type or what is read as that."""
+    options = typing.get_type_hints(SettingOptions)
+    assert list(options) == [field.name for field in dataclasses.fields(Settings)]
+    for name, kind in typing.get_type_hints(Settings).items():
+        if str(kind).startswith("tuple"):
+            assert make_settings({name: getattr(Settings(), name)}) == Settings()
+        else:
+            assert options[name] == kind, name
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_of_the_command_line_are_options_in_python(command: str) -> None:
+    """An option can be followed from the command line to its use by its name and its type."""
+    own = {parameter.name for parameter in import_module(f"onnxprune.cli.commands.{command}").command.params}
+    told = COMMANDS[command].__annotations__.keys()
+    assert own - told - BY_OTHER_NAMES == set()

@@ -1,0 +1,176 @@
+"""What the Python functions take by name: the fields of ``Settings``, data, files, and what each function has of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, TypedDict
+
+import onnx_graphsurgeon as gs
+from onnx import ModelProto
+
+from onnxprune.data.images import ImageOptions
+from onnxprune.means import Progress
+from onnxprune.model.model import Model
+from onnxprune.settings import Settings, make_settings
+
+Source: TypeAlias = str | os.PathLike[str] | ModelProto | gs.Graph | Model
+PathLike: TypeAlias = str | os.PathLike[str]
+Earlier: TypeAlias = PathLike | Mapping[str, Any]
+
+
+class SettingOptions(TypedDict, total=False):
+    """The fields of ``Settings``, which says what they mean; texts and names may be given alone, pairs as a mapping."""
+
+    ratio: float | None
+    target: str | None
+    max_divergence: float | None
+    criterion: str
+    roles: str
+    selection: str
+    scope: str
+    threshold: str
+    granularity: str | Sequence[str]
+    share: Mapping[str, float] | Sequence[tuple[str, float]]
+    lossless: bool
+    allow_lossy: bool
+    max_layer_ratio: float
+    layer_ratio: Mapping[str, float] | Sequence[tuple[str, float]]
+    round_to: str | int
+    min_width: int
+    include: str | Sequence[str]
+    exclude: str | Sequence[str]
+    repair: str
+    schedule: str
+    may_return: bool
+    recover: str | int
+    recover_loss: str
+    learning_rate: float | None
+    augment: str | Sequence[str]
+    search: float
+    search_recover: int
+    output_weight: Mapping[str, float] | Sequence[tuple[str, float]]
+    samples: int | None
+    batch: int | None
+    input_shape: Mapping[str, Sequence[int]] | Sequence[tuple[str, Sequence[int]]]
+    max_drop: float | None
+    min_agreement: float | None
+    min_cosine: float | None
+    max_latency_ratio: float | None
+    max_size: int | None
+    allow_unproven: bool
+    strict: bool
+    latency: bool
+    seed: int
+    threads: int
+
+
+class RunOptions(SettingOptions, total=False):
+    """``progress`` is told what begins."""
+
+    progress: Progress | None
+
+
+class CheckOptions(RunOptions, total=False):
+    """What a model may have at most, and the share of its MACs that can be pruned at least; bytes are ``max_size``."""
+
+    max_params: int | None
+    max_macs: int | None
+    min_prunable: float | None
+
+
+class DataOptions(RunOptions, total=False):
+    """``calibration`` and ``evaluation``: arrays, dicts of arrays, paths, iterables, whatever ``--calib`` takes.
+
+    ``labels`` are the evaluation data's, or without such the calibration data's. ``images``: how folders of them are read.
+    ``cache``: folder that keeps what criteria gather from calibration data.
+    """
+
+    cache: PathLike | None
+    calibration: Any
+    evaluation: Any
+    labels: Any
+    images: ImageOptions | None
+
+
+class ApplyOptions(DataOptions, total=False):
+    """``output``: where the model is written (None: nowhere); ``force`` replaces what is there.
+
+    ``checkpoint``: file that keeps the state of ``recover``, to go on from.
+    """
+
+    output: PathLike | None
+    force: bool
+    checkpoint: PathLike | None
+
+
+class PruneOptions(ApplyOptions, total=False):
+    """``rewind``: the same network with its initial or early weights, which are what remains (and what ``recover`` trains).
+    ``baseline``: an earlier report that nothing may be worse than by more than ``tolerance``, as one more gate.
+    """
+
+    rewind: Source | None
+    baseline: Earlier | None
+    tolerance: float
+
+
+class ValidateOptions(RunOptions, total=False):
+    """``metric``: ``script.py:function``, one number per sample. ``calibration``: data that decided, which should share no row.
+
+    ``layers``: also compare every inner tensor that both models have. ``baseline``, ``tolerance``: as of ``prune``.
+    """
+
+    labels: Any
+    images: ImageOptions | None
+    metric: str | None
+    calibration: Any
+    layers: bool
+    baseline: Earlier | None
+    tolerance: float
+
+
+class BenchOptions(RunOptions, total=False):
+    """``pairs``: timed runs of each model; ``seconds``: after which none begins. ``strict``: inconclusive is an error.
+
+    ``providers``: execution providers of ONNX Runtime, the first that can runs a node. ``memory``: also measure the resident
+    memory of a fresh process per model.
+    """
+
+    pairs: int
+    seconds: float
+    strict: bool
+    providers: Sequence[str] | None
+    memory: bool
+
+
+class SweepOptions(DataOptions, total=False):
+    """``ratios``, ``criteria``, ``repairs``: every combination is a point. ``folder`` keeps one JSON file per point."""
+
+    ratios: Sequence[float]
+    criteria: Sequence[str]
+    repairs: Sequence[str]
+    folder: PathLike | None
+
+
+class CurveOptions(RunOptions, total=False):
+    """``images``: how folders of them are read."""
+
+    images: ImageOptions | None
+
+
+class Given(dict[str, Any]):
+    """Options beside the settings; what was not given is None."""
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
+def parted(options: Mapping[str, object], kind: Any, **defaults: Any) -> tuple[Given, Settings]:
+    """Return what a function has of its own, one of the classes above, and the settings.
+
+    Raises UsageError for a name or a value that is none.
+    """
+    own = kind.__annotations__.keys() - SettingOptions.__annotations__.keys()
+    given = {name: value for name, value in options.items() if name in own}
+    settings = {name: value for name, value in options.items() if name not in own}
+    return Given(defaults | given), make_settings(settings)
