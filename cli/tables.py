@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from onnxprune.cli.console import Terminal
+from onnxprune.report.documents.tables import memory_rows
 from onnxprune.report.entries import (
     DRIFT,
     PART,
@@ -74,6 +75,26 @@ def show_proof(terminal: Terminal, surgery: dict[str, Any]) -> None:
         proven = sum(row[-1].startswith("proven") for row in hidden)
         terminal.say(f"and {len(hidden)} more outputs, {proven} of them proven")
     terminal.say(proof_sentence(surgery))
+
+
+def show_latency(terminal: Terminal, report: dict[str, Any], names: tuple[str, str | None]) -> None:
+    """Print how long two models take and what they hold, ``names`` being what the user calls them."""
+    latency = report["latency"]
+    percentiles = ("p10", "min", "p50", "p90", "p99")
+    rows = [
+        (str(name), *(f"{latency[key][p]:,.0f}" for p in percentiles), str(latency[key]["runs"]))
+        for name, key in zip(names, ("before", "after"), strict=True)
+        if key in latency
+    ]
+    title = f"latency, threads: {latency['threads']}, on {', '.join(latency['providers'])}"
+    terminal.table(("µs", *percentiles, "runs"), rows, title)
+    terminal.table(("bytes", "weights", "peak activations", "peak resident"), list(memory_rows(report)))
+    if report["gates"]:
+        terminal.table(("gate", "limit", "value", "passed"), gate_rows(report["gates"]))
+    if latency.get("ratio_p10"):
+        by_p10, fastest = (f"{latency[key]:.3f}" for key in ("ratio_p10", "ratio_min"))
+        doubt = "" if latency["conclusive"] else ": inconclusive"
+        terminal.say(f"{names[1]} takes {by_p10} of the time of {names[0]} by p10, {fastest} by the fastest run{doubt}")
 
 
 def show_layers(terminal: Terminal, report: dict[str, Any]) -> None:

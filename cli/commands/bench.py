@@ -25,15 +25,7 @@ from onnxprune.cli.values import NAMES, SECONDS, SHARE
 @options(OUTPUT, MESSAGES)
 @click.pass_context
 def command(
-    ctx: click.Context,
-    model: str,
-    other: str | None,
-    pairs: int,
-    seconds: float,
-    strict: bool,
-    providers: tuple[str, ...] | None,
-    memory: bool,
-    **settings: Any,
+    ctx: click.Context, model: str, other: str | None, providers: tuple[str, ...] | None, **values: Any
 ) -> None:
     """Measure the latency of MODEL on one random sample; with OTHER both in turns, so that noise hits both alike.
 
@@ -41,41 +33,15 @@ def command(
     """
     from onnxprune.api import bench
     from onnxprune.cli.console import Terminal, write_documents
-    from onnxprune.report.documents.tables import memory_rows
-    from onnxprune.report.entries import gate_rows
+    from onnxprune.cli.tables import show_latency
 
     terminal = Terminal(ctx)
+    if providers:
+        values["providers"] = [_full_name(name) for name in providers]
     with terminal.progress() as progress:
-        report = bench(
-            model,
-            other,
-            pairs=pairs,
-            seconds=seconds,
-            strict=strict,
-            providers=providers and [_full_name(name) for name in providers],
-            memory=memory,
-            progress=progress,
-            **given(settings),
-        )
-    latency = report["latency"]
-    percentiles = ("p10", "min", "p50", "p90", "p99")
-    rows = [
-        (str(name), *(f"{latency[key][p]:,.0f}" for p in percentiles), str(latency[key]["runs"]))
-        for name, key in ((model, "before"), (other, "after"))
-        if key in latency
-    ]
-    title = f"latency, threads: {latency['threads']}, on {', '.join(latency['providers'])}"
-    terminal.table(("µs", *percentiles, "runs"), rows, title)
-    terminal.table(("bytes", "weights", "peak activations", "peak resident"), list(memory_rows(report)))
-    if report["gates"]:
-        terminal.table(("gate", "limit", "value", "passed"), gate_rows(report["gates"]))
-    if latency.get("ratio_p10"):
-        doubt = "" if latency["conclusive"] else ": inconclusive"
-        shares = (
-            f"{latency['ratio_p10']:.3f} of the time of {model} by p10, {latency['ratio_min']:.3f} by the fastest run"
-        )
-        terminal.say(f"{other} takes {shares}{doubt}")
-    terminal.warn([f"inconclusive: {reason}" for reason in latency["reasons"]])
+        report = bench(model, other, progress=progress, **given(values))
+    show_latency(terminal, report, (model, other))
+    terminal.warn([f"inconclusive: {reason}" for reason in report["latency"]["reasons"]])
     write_documents(ctx, report)
     ctx.exit(report["exit_code"])
 

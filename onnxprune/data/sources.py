@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -70,13 +69,9 @@ class Chain(RowSource):
 
     parts: list[RowSource]
 
-    @cached_property
-    def _starts(self) -> np.ndarray:
-        return np.cumsum([0, *(part.count or 0 for part in self.parts)])
-
-    @property
-    def count(self) -> int:  # type: ignore[override]
-        return int(self._starts[-1])
+    def __post_init__(self) -> None:
+        self._starts = np.cumsum([0, *(part.count or 0 for part in self.parts)])
+        self.count = int(self._starts[-1])
 
     def read(self, keep: Index | None, size: int) -> Iterator[Rows]:
         keep = np.arange(self.count or 0) if keep is None else keep
@@ -131,9 +126,8 @@ class Held(RowSource):
 
     blocks: list[Rows]
 
-    @property
-    def count(self) -> int:  # type: ignore[override]
-        return sum(map(row_count, self.blocks))
+    def __post_init__(self) -> None:
+        self.count = sum(map(row_count, self.blocks))
 
     def read(self, keep: Index | None, size: int) -> Iterator[Rows]:
         position = 0

@@ -17,7 +17,7 @@ from onnxprune.settings import GRANULARITIES, Settings, space_of
 
 PARTS = 8  # shares are multiples of one in so many
 TRIALS = 12  # mixes that are tried at most
-TRIAL_ROWS = 384  # of the rest of the data, at most, that decide and repair in a trial
+TRIAL_ROWS = 256  # of the rest of the data, at most, that decide and repair in a trial
 
 Mix = tuple[int, ...]
 """Per kind the parts of the saving that it takes, PARTS in all."""

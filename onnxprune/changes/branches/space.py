@@ -20,6 +20,8 @@ from onnxprune.coupling.blocks import Block, Flow, find_blocks
 from onnxprune.model.model import Model
 from onnxprune.report.entries import Report
 
+MOST_ROWS = 512  # that judge branches, each of which takes a pass of its own over them
+
 
 class Branches(Space[Block]):
     """The branches of a model that may go, what each costs, and what each is worth."""
@@ -49,9 +51,8 @@ class Branches(Space[Block]):
             if context.data.calibration is None or not self.blocks:
                 self.values = weight_gains(context.facts, self.blocks)
             else:
-                silencing = Silencing(
-                    context.facts, self.flow, self.blocks, context.data.calibration, context.means, context.outputs
-                )
+                rows = context.data.calibration.take(MOST_ROWS, context.settings.seed)
+                silencing = Silencing(context.facts, self.flow, self.blocks, rows, context.means.quiet, context.outputs)
                 self.effects = context.once("effects", silencing.effects)
                 self.values, together = self.effects.divergence, silencing.together
         with context.stages("allocate"):
