@@ -64,6 +64,7 @@ OPTIONS: dict[str, Callable[[Form], Mapping[str, Any]]] = {
     "search": _pruned(max_divergence=10.0, search=0.001, search_recover=1),
     "eigen": _pruned(granularity="eigen", target="macs=95%"),
     "block": _pruned(granularity="block", ratio=0.9),
+    "mix": _pruned(granularity="lossless,block,heads,eigen", target="macs=85%", share={"block": 0.2, "eigen": 0.2}),
     "sensitivity": lambda form: api.sensitivity(form.model, form.data, round_to=1),
     "sweep": _swept,
     "validate": lambda form: api.validate(form.model, form.model, form.data),
@@ -75,7 +76,7 @@ NO_FLOATS = dict.fromkeys((*GRADIENTS, "eigen"), (DataError, "of float outputs, 
     for name in (*(f"recover {loss}" for loss in LOSSES), "schedule", "search")
 }
 NO_LAYER = {"eigen": (TargetError, "no layer of this model can be written as factors|out of reach")}
-NO_BRANCH = {"block": (TargetError, "no sum of this model has a branch")}
+NO_BRANCH = dict.fromkeys(("block", "mix"), (TargetError, "no sum of this model has a branch"))
 FAILS: dict[str, Mapping[str, tuple[type[OnnxPruneError], str]]] = {
     "If": NO_GRADIENT,
     "Loop": NO_GRADIENT | NO_BRANCH,
@@ -95,7 +96,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "RNN": (*GRADIENTS, "target"),
 }
 """Forms that differ from another one for some options alone."""
-ASKED = {"schedule": 0.8, "target": 0.8, "eigen": 0.95}
+ASKED = {"schedule": 0.8, "target": 0.8, "eigen": 0.95, "mix": 0.85}
 """Share of the MACs that may be left."""
 
 
