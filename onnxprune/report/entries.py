@@ -272,7 +272,7 @@ def gate_rows(gates: Sequence[Report]) -> list[tuple[str, str, str, str]]:
     ]
 
 
-STEPS = ("kind", "changed", "MACs", "parameters", "bytes", "exact", "repair")
+STEPS = ("step", "changed", "MACs left", "parameters", "bytes", "exact", "repair")
 SHARES = ("shares of what is saved", "divergence", "")
 
 
