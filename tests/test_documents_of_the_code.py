@@ -27,6 +27,30 @@ def test_every_package_has_its_place_in_the_picture_and_the_page() -> None:
     assert {package for package in words if f"`{package}`" not in page} == set()
 
 
+def section(page: Path, title: str) -> str:
+    return page.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_the_kind_of_change_that_is_shown_is_the_one_that_is_tested() -> None:
+    """What is left out of it is marked; the row is the test's."""
+    kind = (ROOT / "tests" / "changes" / "rounding.py").read_text()
+    shown, row = re.findall(r"```python\n(.*?)```", section(ROOT / "CONTRIBUTING.md", "A kind of change"), re.S)
+    at = 0
+    for line in shown.splitlines():
+        if line.strip() and line.strip() != "...":
+            assert f"{line}\n" in kind[at:], line
+            at = kind.index(f"{line}\n", at) + len(line)
+    assert row.strip() in (ROOT / "tests" / "changes" / "test_new_kind.py").read_text()
+    for page in (ROOT / "CONTRIBUTING.md", DOCS / "architecture.md"):
+        told = re.findall(r"(\d+) lines", page.read_text())
+        assert str(len(kind.splitlines())) in told, page
+
+
+def test_the_criterion_that_is_shown_looks_like_those_that_are() -> None:
+    (shown,) = re.findall(r"def name(\(.*?\)) ->", section(ROOT / "CONTRIBUTING.md", "A criterion"))
+    assert f"def l1{shown} -> np.ndarray:" in (ROOT / "onnxprune" / "criteria" / "weight.py").read_text()
+
+
 LIFE = DOCS / "life-of-a-model.md"
 STAGES = re.findall(r"^## (.+?)\n.*?```python\n(.*?)```\n\n```text\n(.*?)```", LIFE.read_text(), re.S | re.M)
 NUMBER = r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.]*\w)"

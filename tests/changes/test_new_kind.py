@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import onnxprune
+from onnxprune.api import sensitivity, sweep
 from onnxprune.changes.plan import from_json
 from onnxprune.cli import main
 from onnxprune.errors import PlanError, TargetError, UsageError
@@ -60,6 +61,21 @@ def test_a_ratio_is_of_its_parts_and_a_schedule_takes_it_in_steps() -> None:
     assert len(steps["steps"]) > 1 and steps["after"]["bytes"] <= 0.6 * steps["before"]["bytes"]
     sizes = [row["after"]["bytes"] for row in steps["steps"]]
     assert sizes == sorted(sizes, reverse=True)
+
+
+def test_data_says_how_far_it_may_go_and_what_each_part_costs() -> None:
+    data = {"calibration": CALIB, "samples": 64}
+    sizes = [
+        onnxprune.prune(CNN, max_divergence=limit, **SETTINGS, **data).report["after"]["bytes"]
+        for limit in (1e-7, 1e-4)
+    ]
+    assert sizes[1] < sizes[0] < CNN.stat().st_size
+    curves = sensitivity(CNN, CALIB, granularity="bfloat16", samples=64)["curves"]
+    assert {curve["group"] for curve in curves} == {
+        row["name"] for row in onnxprune.prune(CNN, **SETTINGS).report["rounded"]
+    }
+    points = sweep(CNN, granularity="bfloat16", ratios=(0.2, 0.5), **data)["points"]
+    assert points[1]["bytes"] < points[0]["bytes"] and [point["error"] for point in points] == [None, None]
 
 
 def test_it_mixes_with_other_kinds() -> None:
