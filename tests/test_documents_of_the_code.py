@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from onnxprune.runs.mix import PARTS, TRIAL_ROWS, TRIALS
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
@@ -49,6 +51,13 @@ def test_the_kind_of_change_that_is_shown_is_the_one_that_is_tested() -> None:
 def test_the_criterion_that_is_shown_looks_like_those_that_are() -> None:
     (shown,) = re.findall(r"def name(\(.*?\)) ->", section(ROOT / "CONTRIBUTING.md", "A criterion"))
     assert f"def l1{shown} -> np.ndarray:" in (ROOT / "onnxprune" / "criteria" / "weight.py").read_text()
+
+
+def test_what_judging_shares_costs_is_as_told() -> None:
+    told = section(DOCS / "architecture.md", "Shares")
+    words = {8: "eighth", 12: "twelve"}
+    assert f"at most {TRIAL_ROWS} of the calibration rows" in told
+    assert f"multiples of an {words[PARTS]}" in told and f"at most {words[TRIALS]} in all" in told
 
 
 LIFE = DOCS / "life-of-a-model.md"
