@@ -1,6 +1,5 @@
 """Whole runs, from a loaded model to a checked, measured and judged result.
 
-``stages``: the parts that runs share; ``pipeline``: the run itself, and the reports of what was found on the way. Other
-ways to a smaller model are runs that differ in what they choose: ``lossless`` (units that carry nothing), ``branches``
-(residual branches), ``directions`` (of layers' eigenbases), ``steps`` (schedules and rewinding); ``sweep``: many runs.
+``run``: the run itself; ``legs``: the way it takes, a leg per kind of change and step; ``mix``: how several kinds share what is to
+be saved; ``signing``: the last look at a result; ``reports``: of models as they are; ``sweep``: many runs.
 """

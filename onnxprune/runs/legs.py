@@ -15,7 +15,7 @@ from onnxprune.changes.change import NOWHERE, Change, Space, Totals
 from onnxprune.changes.context import Context, Notes
 from onnxprune.changes.judging import smallest_within
 from onnxprune.changes.plan import Plan
-from onnxprune.changes.proven import Step, step_of
+from onnxprune.changes.proven import Step, recovered, step_of
 from onnxprune.changes.units.steps import part_of_recovery
 from onnxprune.coupling.prepare import restore
 from onnxprune.errors import PlanError
@@ -112,10 +112,19 @@ def taken(context: Context, legs: Sequence[Leg]) -> list[Step[Any]]:
                 here = replace(here, analysis=analyse_model(_as_read(steps[-1].model), leg.settings))
         space = leg.space(here)
         if steps and leg.aim is not None and _is_met(space, leg.aim):
+            steps[-1] = _trained(steps[-1], leg.settings)
             continue
         step = step_of(space, leg.decide)
         steps.append(replace(step, model=restore(step.model, step.change.space.context.facts.model)))
     return steps
+
+
+def _trained(step: Step[Any], settings: Settings) -> Step[Any]:
+    """Return a step with the recovery that was meant for the one behind it, which is not needed."""
+    if settings.recipe is None or step.change.space.context.settings.recipe is not None:
+        return step
+    own = replace(step.change.space.context, settings=settings)
+    return replace(step, model=recovered(step.change, step.model, own))
 
 
 def _is_met(space: Space[Any], aim: Target) -> bool:

@@ -120,6 +120,15 @@ def test_recovery_by_blocks_knows_what_every_step_has_left() -> None:
     assert "recover" in report["steps"][-1] and "recover" not in report["steps"][0]
 
 
+def test_a_step_that_is_not_needed_leaves_its_training_to_the_one_before() -> None:
+    """All of the branches overshoot so small a target, so that no unit has to go."""
+    report = onnxprune.prune(
+        TRANSFORMER, granularity="block,heads", share={"block": 0.99}, target="macs=95%", recover=2, **FAST
+    ).report
+    assert [step["kind"] for step in report["steps"]] == ["block"]
+    assert report["recover"]["steps"] == 2
+
+
 def test_branches_go_in_the_steps_of_a_schedule() -> None:
     report = onnxprune.prune(
         TRANSFORMER, granularity="block", target="params=40%", schedule="linear:3", latency=False
