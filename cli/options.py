@@ -110,6 +110,24 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
     ctx.default_map = found
 
 
+KINDS = (
+    click.option(
+        "--granularity",
+        metavar="NAME[,NAME]",
+        multiple=True,
+        help="heads (default), width of heads, or whole groups. Beside it 'paired': the least channels of every "
+        "convolution group go together, wherever they stand; 'stream': also cuts axes whose statistics that changes. "
+        "Or 'block': whole residual branches; 'eigen': directions of each layer's eigenbasis, which makes it two or three "
+        "thinner ones; 'lossless'. Several kinds, such as block,heads, share one target.",
+    ),
+    click.option(
+        "--share",
+        type=PATTERN_SHARE,
+        metavar="NAME=SHARE",
+        multiple=True,
+        help="How much of what is saved one of several kinds saves, e.g. block=20%. Default: as data judges (--calib).",
+    ),
+)
 WHAT = (
     click.option(
         "--structured",
@@ -147,22 +165,7 @@ WHAT = (
         help="What shares the ratio: layer (default without data), global (with) or isomorphic.",
     ),
     click.option("--threshold", metavar="NAME", help="class-blind (default), class-uniform or class-distribution."),
-    click.option(
-        "--granularity",
-        metavar="NAME[,NAME]",
-        multiple=True,
-        help="heads (default), width of heads, or whole groups. Beside it 'paired': the least channels of every "
-        "convolution group go together, wherever they stand; 'stream': also cuts axes whose statistics that changes. "
-        "Or 'block': whole residual branches; 'eigen': directions of each layer's eigenbasis, which makes it two or three "
-        "thinner ones; 'lossless'. Several kinds, such as block,heads, share one target.",
-    ),
-    click.option(
-        "--share",
-        type=PATTERN_SHARE,
-        metavar="NAME=SHARE",
-        multiple=True,
-        help="How much of what is saved one of several kinds saves, e.g. block=20%. Default: as data judges (--calib).",
-    ),
+    *KINDS,
     click.option(
         "--lossless",
         is_flag=True,

@@ -6,14 +6,27 @@ from typing import Any
 
 import click
 
-from onnxprune.cli.options import FILE, IMAGES, JUDGE, MESSAGES, OUTPUT, RUN, SHAPES, WHERE, given, options, take_images
+from onnxprune.cli.options import (
+    FILE,
+    IMAGES,
+    JUDGE,
+    KINDS,
+    MESSAGES,
+    OUTPUT,
+    RUN,
+    SHAPES,
+    WHERE,
+    given,
+    options,
+    take_images,
+)
 
 
 @click.command(short_help="Show how much each group can lose.")
 @click.argument("model", type=FILE)
 @click.option("--calib", type=FILE, required=True, help="Data to repair and to judge on (different rows of it).")
 @click.option("--samples", type=int, help="Use so many random rows of --calib.")
-@options(IMAGES, JUDGE, WHERE, SHAPES, RUN, OUTPUT, MESSAGES)
+@options(KINDS[:1], IMAGES, JUDGE, WHERE, SHAPES, RUN, OUTPUT, MESSAGES)
 @click.pass_context
 def command(ctx: click.Context, model: str, calib: str, **values: Any) -> None:
     """Cut each group of MODEL alone to three quarters, half and a quarter of its units, repair, and judge the outputs.

@@ -10,6 +10,7 @@ from onnxprune.cli.options import (
     CALIBRATION,
     DATA,
     FILE,
+    KINDS,
     MESSAGES,
     OUTPUT,
     RUN,
@@ -29,7 +30,7 @@ from onnxprune.cli.values import NAMES, SHARE, SHARES
 @click.option("--repairs", type=NAMES, help="Names as for 'prune --repair', separated by commas. Default auto.")
 @click.option("--folder", type=FILE, help="Keeps one JSON file per point; a sweep goes on from what is there.")
 @click.option("--max-drop", type=SHARE, help="Choose the fewest MACs that lose no more than this.")
-@options(WHERE, SHAPES, CALIBRATION, DATA, RUN, OUTPUT, MESSAGES)
+@options(KINDS, WHERE, SHAPES, CALIBRATION, DATA, RUN, OUTPUT, MESSAGES)
 @click.pass_context
 def command(ctx: click.Context, calib: str | None, **values: Any) -> None:
     """Prune MODEL in every combination, write no model, and show what each leaves and loses, and which are worth having.

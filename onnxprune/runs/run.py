@@ -149,7 +149,7 @@ class Run:
             "groups": [],
             "frozen": [],
             "surgery": entries.surgery_entry(check),
-            "steps": [_row(step) for step in steps],
+            "steps": _rows(steps, self.model.size, place),
         } | entries.joined_entries(rows)  # fmt: skip
 
     def _judge_aim(self, steps: Sequence[Step[Any]], before: Mapping[str, int], after: Mapping[str, int]) -> None:
@@ -204,15 +204,21 @@ def _planned(change: Change[Any]) -> Planned:
     return Planned(change.space.kind, change.record())
 
 
-def _row(step: Step[Any]) -> Report:
-    """Describe one step of the run."""
-    change, told = step.change, step.change.space.context.notes.entries
-    shown = {key: told[key] for key in ("repair", "recover") if key in told}
-    return {
-        "kind": change.space.kind,
-        "changed": len(change.parts),
-        "of": len(change.space.parts()),
-        "before": change.space.totals(),
-        "after": change.totals(step.model),
-        "exact": step.check.exact,
-    } | shown  # fmt: skip
+def _rows(steps: Sequence[Step[Any]], size: int, place: Path) -> list[Report]:
+    """Describe every step of the run; ``size``: bytes of the original."""
+    rows = []
+    for step in steps:
+        change, told = step.change, step.change.space.context.notes.entries
+        before, size = {**change.space.totals(), "bytes": size}, stored_bytes(step.model, place)
+        rows.append(
+            {
+                "kind": change.space.kind,
+                "changed": len(change.parts),
+                "of": len(change.space.parts()),
+                "before": before,
+                "after": {**change.totals(step.model), "bytes": size},
+                "exact": step.check.exact,
+            }
+            | {key: told[key] for key in ("repair", "recover") if key in told}
+        )
+    return rows

@@ -349,6 +349,7 @@ ERRORS = {
     "lossless takes units out; leave granularity": (f"branch.onnx {DRY} --lossless --granularity block", f"branch.onnx {DRY} --granularity lossless,block"),
     "give a target, such as macs=50%": (f"branch.onnx {DRY} --granularity block,heads --ratio 0.5", f"branch.onnx {DRY} --granularity block,heads --target macs=90% --share block=100%"),
     "the run has no such kind of change; add": (f"branch.onnx {DRY} --granularity heads --share block=30%", f"branch.onnx {DRY} --granularity heads,block --share block=100%"),
+    "takes all it finds and has no share; leave it out": (f"branch.onnx {DRY} --granularity lossless,block --share lossless=10%", f"branch.onnx {DRY} --granularity lossless,block"),
     "shares are of what is saved in all": (f"branch.onnx {DRY} --granularity block,heads --share block=130%", f"branch.onnx {DRY} --granularity block,heads --share block=100%"),
     "is judged on data; give calibration data (--calib), or say it": (f"branch.onnx {DRY} --granularity block,heads", f"branch.onnx {DRY} --granularity block,heads --share block=0%"),
     "has no jobs; add a table [jobs.NAME]": ("run --config none.toml", "run --config jobs.toml"),

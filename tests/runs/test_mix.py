@@ -55,6 +55,10 @@ def test_shares_are_of_the_kinds_of_the_run() -> None:
     for wrong in ([("eigen", 0.2)], [("block", 1.2)], [("block", 0.2), ("heads", 0.7)]):
         with pytest.raises(UsageError, match="share"):
             given_shares(wrong, spaces)
+    three = make_settings({"granularity": "lossless,block,heads"}).spaces
+    for wrong in ([("block", 0.2), ("heads", 0.3)], [("lossless", 0.2)]):
+        with pytest.raises(UsageError, match="share"):
+            given_shares(wrong, three)
     with pytest.raises(UsageError, match="granularity"):
         given_shares([("blocks", 0.2)], spaces)
 
@@ -71,6 +75,9 @@ def test_given_shares_need_no_data_and_are_replayed_to_the_same_bytes() -> None:
     first, second = report["steps"]
     assert first["before"]["macs"] == report["before"]["macs"] and second["before"]["macs"] == first["after"]["macs"]
     assert second["after"]["macs"] == report["after"]["macs"]
+    assert (
+        first["before"]["bytes"] == report["before"]["bytes"] and second["before"]["bytes"] == first["after"]["bytes"]
+    )
     assert first["after"]["macs"] <= (1 - 0.4 * 0.5) * report["before"]["macs"]
     assert {row["status"] for row in report["blocks"]} == {"removed", "kept"}
     assert any(row["status"] == "pruned" for row in report["groups"])
