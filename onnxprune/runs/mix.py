@@ -53,7 +53,7 @@ def given_shares(pairs: Sequence[tuple[str, float]], spaces: Sequence[str]) -> d
         if not space_of(GRANULARITIES[name].space).aims:
             raise UsageError(f"share {name}={share:g}: {name} takes all it finds and has no share; leave it out")
     aimed = [path for path in spaces if space_of(path).aims]
-    whole, all_given = sum(found.values()), len(found) == len(aimed)
+    whole, all_given = sum(found.values()), 0 < len(found) == len(aimed)
     if whole > 1 + 1e-9 or (all_given and abs(whole - 1) > 1e-9):
         told = "all of them" if all_given else "at most"
         raise UsageError(f"shares are of what is saved in all: {told} 100%, not {whole:.0%}; change share")
