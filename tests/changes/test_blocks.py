@@ -30,6 +30,7 @@ from onnxprune.changes.context import Context
 from onnxprune.changes.plan import Planned
 from onnxprune.coupling.blocks import Block, Flow, find_blocks
 from onnxprune.coupling.groups import Analysis
+from onnxprune.data import input_specs, open_dataset
 from onnxprune.errors import PlanError, TargetError, UsageError
 from onnxprune.model import read
 from onnxprune.model.model import Model
@@ -249,7 +250,7 @@ def test_effects_are_the_divergence_and_the_energy_of_the_branch() -> None:
     analysis = analysed(model)
     flow = Flow(analysis.facts.graph)
     rows = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
-    data = onnxprune.api._dataset(analysis.facts.model, rows, None, None)
+    data = open_dataset(rows, input_specs(model))
     blocks = find_blocks(analysis, flow)
     silencing = Silencing(analysis.facts, flow, blocks, data)
     found = silencing.effects()
