@@ -518,6 +518,7 @@ def test_bytes_of_the_files_are_foretold(tmp_path: Path) -> None:
 ENDED = """
 import os, resource, signal, sys
 end, made, sync = sys.argv[1], 0, os.fsync
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which whoever runs tests in the background has turned off
 
 def ending(handle):
     global made
