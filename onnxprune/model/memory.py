@@ -13,22 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from onnxprune.errors import ModelError
 from onnxprune.model.facts import Facts
 from onnxprune.model.read import Model
-
-PACKED: dict[int, int] = {TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.FLOAT4E2M1: 4}
-"""Bits of the element types that share bytes."""
+from onnxprune.model.tensors import packed_size
 
 
 def tensor_bytes(dtype: int, shape: tuple[int, ...]) -> int:
     """Return the bytes of a tensor; 0 for strings and other things that are no numbers."""
     if dtype in (TensorProto.UNDEFINED, TensorProto.STRING):
         return 0
-    bits = PACKED.get(dtype) or 8 * np.dtype(helper.tensor_dtype_to_np_dtype(dtype)).itemsize
-    return math.ceil(math.prod(shape) * bits / 8)
+    return packed_size(dtype, math.prod(shape))
 
 
 def weight_bytes(facts: Facts) -> int:

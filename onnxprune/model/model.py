@@ -21,7 +21,6 @@ from onnxprune.model.tensors import (
     copy_field,
     external_region,
     skeleton_without_data,
-    tensor_array,
 )
 from onnxprune.model.weights import ABOUT, Tensor, Weights, stored_tensor
 
@@ -95,7 +94,7 @@ class Model:
     def array(self, tensor: TensorProto) -> np.ndarray:
         """Return the content of a tensor of the structure, memory-mapped where it lies in a file; read-only."""
         name = weight_name(tensor)
-        return tensor_array(tensor, self.folder) if name is None else self.weights[name].read()
+        return (_content(tensor, self.folder) if name is None else self.weights[name]).read()
 
     def draft(self) -> ModelProto:
         """Return a copy of the structure, to be changed and given to ``derived``."""

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import onnx
 from google.protobuf.message import Message
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto
 
 from onnxprune.errors import ModelError
 from onnxprune.model.files import shown
@@ -18,7 +17,16 @@ from onnxprune.model.files import shown
 CHUNK = 1 << 22
 NATIVE_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})  # element types numpy has too
 FLOATS = NATIVE_FLOATS | {TensorProto.BFLOAT16}
-PACKED = ("UNDEFINED", "INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2", "FLOAT6E2M3", "FLOAT6E3M2", "STRING")
+BITS = {
+    TensorProto.DataType.Value(name): bits
+    for name, bits in (
+        *dict.fromkeys(("INT4", "UINT4", "FLOAT4E2M1"), 4).items(),
+        *dict.fromkeys(("INT2", "UINT2"), 2).items(),
+        *dict.fromkeys(("FLOAT6E2M3", "FLOAT6E3M2"), 6).items(),
+    )
+    if name in TensorProto.DataType.keys()  # noqa: SIM118 - an enum, not a dict
+}
+"""Element types that share bytes -> bits of one."""
 
 
 class Home(NamedTuple):
@@ -56,38 +64,25 @@ def model_tensors(proto: ModelProto) -> Iterator[TensorProto]:
         yield from _node_tensors(function.node)
 
 
-def tensor_array(tensor: TensorProto, folder: Folder | None) -> np.ndarray:
-    """Return a tensor's content, external data being sought in ``folder``; raise ModelError if it cannot be read."""
-    try:
-        if tensor.data_location != TensorProto.EXTERNAL:
-            return numpy_helper.to_array(tensor)
-        file, offset, length = external_region(tensor, folder)
-        if is_plain(tensor.data_type):
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-            count = math.prod(tensor.dims)
-            if length < count * dtype.itemsize:
-                raise ValueError(f"{length} bytes hold no {list(tensor.dims)} of {dtype}")
-            if not count:
-                return np.zeros(tuple(tensor.dims), dtype)
-            return np.memmap(file, dtype=dtype, mode="r", offset=offset, shape=(count,)).reshape(tuple(tensor.dims))
-        inline = TensorProto()
-        inline.CopyFrom(tensor)
-        embed(inline, folder)
-        return numpy_helper.to_array(inline)
-    except (ValueError, TypeError, OSError, KeyError) as error:
-        raise ModelError(f"tensor {tensor.name!r} cannot be read: {short_reason(error)}") from error
-
-
 def is_plain(data_type: int) -> bool:
     """Whether numpy can map the stored bytes as they are (4-bit types are packed, strings have no bytes)."""
-    return data_type in TensorProto.DataType.values() and TensorProto.DataType.Name(data_type) not in PACKED
+    return data_type in TensorProto.DataType.values() and data_type not in (
+        TensorProto.UNDEFINED,
+        TensorProto.STRING,
+        *BITS,
+    )
+
+
+def packed_size(dtype: int, count: int) -> int:
+    """Return the bytes that ``count`` elements take."""
+    return -(-count * (BITS.get(dtype) or 8 * onnx.helper.tensor_dtype_to_np_dtype(dtype).itemsize) // 8)
 
 
 def stored_size(tensor: TensorProto, otherwise: int) -> int:
     """Return the bytes that a tensor's sizes take where its elements have whole bytes, else ``otherwise``."""
     if not is_plain(tensor.data_type):
         return otherwise
-    return onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * math.prod(tensor.dims)
+    return packed_size(tensor.data_type, math.prod(tensor.dims))
 
 
 def external_region(tensor: TensorProto, folder: Folder | None) -> tuple[Path, int, int]:

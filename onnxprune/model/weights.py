@@ -17,18 +17,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.model.tensors import CHUNK, copy_checked, copy_field, short_reason
-
-BITS = {
-    TensorProto.DataType.Value(name): bits
-    for name, bits in (
-        *dict.fromkeys(("INT4", "UINT4", "FLOAT4E2M1"), 4).items(),
-        *dict.fromkeys(("INT2", "UINT2"), 2).items(),
-        *dict.fromkeys(("FLOAT6E2M3", "FLOAT6E3M2"), 6).items(),
-    )
-    if name in TensorProto.DataType.keys()  # noqa: SIM118 - an enum, not a dict
-}
-"""Element types that share bytes -> bits of one."""
+from onnxprune.model.tensors import BITS, CHUNK, copy_checked, copy_field, packed_size, short_reason
 
 ELEMENTS = 1 << 20  # of a block
 TOGETHER = 8  # elements of any packed type that end with a byte
@@ -314,11 +303,6 @@ def stored_tensor(tensor: TensorProto, region: tuple[Path, int, int] | None = No
     if tensor.HasField("raw_data"):
         return _Bytes(tensor)
     return _Fields(tensor)
-
-
-def packed_size(dtype: int, count: int) -> int:
-    """Return the bytes that ``count`` elements take."""
-    return -(-count * (BITS.get(dtype) or 8 * helper.tensor_dtype_to_np_dtype(dtype).itemsize) // 8)
 
 
 def decoded(dtype: int, content: bytes, count: int) -> np.ndarray:
