@@ -215,8 +215,8 @@ def sweep(model: Source, **options: Unpack[SweepOptions]) -> Report:
     single = {name: value for name, value in chosen.to_json().items() if name not in varied}
     digests = [d and d.digest() for d in (data.calibration, data.evaluation)]
     shared = single | {"model": loaded.source_sha256, "data": digests}
-    names = SettingOptions.__annotations__.keys() & options.keys()
-    ungated = {name: options[name] for name in names} | {"latency": False, "max_drop": None}  # type: ignore[literal-required]
+    told: dict[str, Any] = {n: value for n, value in options.items() if n in SettingOptions.__annotations__}
+    ungated = told | {"latency": False, "max_drop": None}
 
     def evaluate(point: Mapping[str, Any]) -> Report:
         own = ungated | at_point(point, chosen)

@@ -226,9 +226,14 @@ class Settings:
         return parse_schedule(self.schedule)
 
     @property
+    def aimed(self) -> tuple[str, ...]:
+        """The kinds of change of the run that a target can be given for."""
+        return tuple(path for path in self.spaces if space_of(path).aims)
+
+    @property
     def mixes(self) -> bool:
         """Whether several kinds of change share one target."""
-        return sum(bool(space_of(path).aims) for path in self.spaces) > 1
+        return len(self.aimed) > 1
 
     @property
     def aim(self) -> Target:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+import numpy as np
+
+from onnxprune.allocate.cost import Costs
 from onnxprune.coupling.groups import Analysis, Frozen, Volume
 from onnxprune.model.facts import Facts, free_dimensions
+from onnxprune.model.model import Model
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,22 @@ def batch_size(facts: Facts) -> int:
     free = {name for name, axis, _ in free_dimensions(facts.graph) if axis == 0}
     batches = {facts.sizes[name][0] for name in facts.graph.inputs if facts.sizes[name]}
     return batches.pop() if free == set(facts.graph.inputs) and len(batches) == 1 else 1
+
+
+def model_totals(analysis: Analysis, widths: np.ndarray, model: Model | None = None) -> dict[str, int]:
+    """Return parameters, MACs of one sample, bytes and channels with ``widths`` (int64[groups]) units left in each group.
+
+    Copies made for the analysis count where ``model`` holds them.
+    """
+    found = Costs(analysis).totals(widths)
+    held = model.weights.keys() if model else set()
+    absent = [v for v in analysis.parameters if v.name in analysis.facts.model.copies and v.name not in held]
+    return {
+        **found,
+        "macs": found["macs"] // batch_size(analysis.facts),
+        "parameters": found["parameters"] - sum(volume.at(widths) for volume in absent),
+        "weight_bytes": found["weight_bytes"] - sum(int(volume.at(widths) * volume.itemsize) for volume in absent),
+    }
 
 
 def group_stakes(analysis: Analysis) -> list[Stake]:

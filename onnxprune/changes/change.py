@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 
-from onnxprune.allocate import Costs, Target, matcher
+from onnxprune.allocate import Target, matcher
+from onnxprune.allocate.account import model_totals
 from onnxprune.allocate.target import KINDS
 from onnxprune.changes.context import Context
 from onnxprune.coupling.links import Barrier
@@ -21,7 +22,6 @@ from onnxprune.model.model import Model
 from onnxprune.model.write import stored_bytes
 from onnxprune.proof.check import SurgeryCheck
 from onnxprune.proof.witnesses import of_change
-from onnxprune.repair import Subspace
 from onnxprune.report.entries import Report
 
 P = TypeVar("P")
@@ -118,6 +118,10 @@ class Space(Generic[P]):
         """What may still change."""
         return tuple(part for part in self.parts() if part not in self.barred)
 
+    def most(self) -> tuple[P, ...]:
+        """Return the parts that change when as much as can changes."""
+        return self.open
+
     def without(self, refuted: Refuted) -> Self:
         """Return what is left to choose from; raises TargetError where that is nothing."""
         rest = copy.copy(self)
@@ -160,24 +164,20 @@ class Space(Generic[P]):
 
     def totals(self, change: Change[P] | None = None, small: Model | None = None) -> Totals:
         analysis = self.context.analysis
-        found = {kind: int(value) for kind, value in Costs(analysis).totals(analysis.widths).items()}
+        found = model_totals(analysis, analysis.widths)
         if change is not None:
-            before, model = found["bytes"], small or change.made()
-            found["bytes"] = before + stored_bytes(model, NOWHERE) - stored_bytes(self.context.facts.model, NOWHERE)
-        return self.context.per_sample(found)
+            model = small or change.made()
+            found["bytes"] += stored_bytes(model, NOWHERE) - stored_bytes(self.context.facts.model, NOWHERE)
+        return found
 
     def prunable(self) -> dict[str, float]:
-        """Return the share of parameters and of MACs that goes when every part changes."""
-        whole, rest = self.totals(), self.totals(Change(self, self.open))
+        """Return the share of parameters and of MACs that goes when all changes that can together."""
+        whole, rest = self.totals(), self.totals(Change(self, self.most()))
         return {kind: 1 - rest[kind] / whole[kind] if whole[kind] else 0.0 for kind in ("parameters", "macs")}
 
     def reached(self, change: Change[P], aim: Target) -> str:
         """Return what to say of a change that is far from ``aim`` ("": nothing); raises TargetError where it misses it."""
         return ""
-
-    def limits(self, change: Change[P]) -> Mapping[str, Subspace]:
-        """Return weight -> what repair must keep to."""
-        return {}
 
     def repaired(self, change: Change[P], small: Model) -> Model:
         """Return the proven model with its weights repaired."""
@@ -205,12 +205,13 @@ class Space(Generic[P]):
     def entries(self, change: Change[P] | None = None) -> Report:
         """Describe every part, by the report's key: what becomes of it and why."""
         chosen = set(map(id, change.parts)) if change is not None else set()
-        rows = []
-        for part in self.parts():
-            barrier = self.barred.get(part)
-            status = "frozen" if barrier else self.changed if id(part) in chosen else "kept"
-            rows.append({"name": self.label(part), "status": status, "reason": barrier and barrier.reason})
-        return {self.name: rows}
+        return {self.name: [self.standing(part, id(part) in chosen) for part in self.parts()]}
+
+    def standing(self, part: Any, changes: bool) -> Report:
+        """Return what becomes of one part, or of the owner of one."""
+        barrier = self.barred.get(part)
+        status = "frozen" if barrier else self.changed if changes else "kept"
+        return {"name": self.label(part), "status": status, "reason": barrier and barrier.reason}
 
 
 class Refuted(Exception):

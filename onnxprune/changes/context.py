@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,10 +92,17 @@ class Context:
         mask = "" if self.data.calibration is None else self.data.calibration.schema.padding_mask
         return replace(self.settings.means.masked(mask), progress=self.stages.progress)
 
-    @cached_property
+    @property
     def prover(self) -> Prover:
+        return self.once("prover", self._prover)
+
+    def _prover(self) -> Prover:
         rows = first_rows(self.data.measured)
         return Prover(self.facts, seed=self.settings.seed, threads=self.settings.threads, rows=rows)
+
+    def on(self, analysis: Analysis, **changes: Any) -> Context:
+        """Return the context of another model; what was made of this one is not kept for it."""
+        return replace(self, analysis=analysis, memory={}, **changes)
 
     def once(self, what: str, make: Callable[[], T]) -> T:
         """Return what was made of this analysis and this data before, or make it."""

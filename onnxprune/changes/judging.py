@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from operator import methodcaller
 from typing import Any
-
-import numpy as np
-from scipy.optimize import isotonic_regression
 
 from onnxprune.allocate import Target
 from onnxprune.changes.change import Change, Space
@@ -47,7 +44,7 @@ def smallest_within(space: Space[Any], limit: float) -> Change[Any]:
         aim = Target(kind, (within + beyond) / 2)
         context.stages.progress(f"{aim}: held-out divergence")
         try:
-            step = step_of(trying_space, partial(_chosen, aim=aim))
+            step = step_of(trying_space, methodcaller("choose", aim))
             fits = reference.divergence(step.model) <= limit
         except TargetError:
             fits = False
@@ -57,17 +54,10 @@ def smallest_within(space: Space[Any], limit: float) -> Change[Any]:
     return space.choose(Target(kind, within))
 
 
-def _chosen(space: Space[Any], aim: Target) -> Change[Any]:
-    return space.choose(aim)
-
-
-def part_curves(space: Space[Any]) -> Iterator[Curve]:
+def part_curves(kind: type[Space[Any]], context: Context) -> Iterator[Curve]:
     """Yield how far the outputs move when each part alone changes as far as it can, or step by step."""
-    trying, reference = trial(space.context)
-    for name, width, changes in type(space)(trying).probes():
-        space.context.stages.progress(name)
-        lefts = tuple(sorted(changes, reverse=True))
-        measured = [reference.divergence(changes[left].made()) for left in lefts]
-        finite = np.minimum(measured, np.finfo(np.float32).max)
-        fitted = tuple(float(value) for value in isotonic_regression(finite).x)
-        yield Curve(name, width, lefts, (), tuple(measured), fitted)
+    trying, reference = trial(context)
+    for name, width, changes in kind(trying).probes():
+        context.stages.progress(name)
+        lefts = sorted(changes, reverse=True)
+        yield Curve.fit(name, width, lefts, [reference.divergence(changes[left].made()) for left in lefts])

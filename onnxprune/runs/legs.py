@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from operator import methodcaller
 from typing import Any
 
 from onnxprune.allocate import Schedule, Target
 from onnxprune.allocate.target import KINDS
+from onnxprune.changes.aims import SLACK
 from onnxprune.changes.analysing import analyse_model
 from onnxprune.changes.change import NOWHERE, Change, Space, Totals
 from onnxprune.changes.context import Context, Notes
@@ -23,6 +25,7 @@ from onnxprune.model.model import Model
 from onnxprune.model.write import stored_bytes
 from onnxprune.settings import Settings, space_of
 
+ONE_SHOT = Schedule("one-shot", 1)
 Shares = Mapping[str, float]
 """Kind, as module:class -> its share of what is to be saved."""
 
@@ -43,7 +46,7 @@ def to_target(settings: Settings, whole: Totals, shares: Shares) -> list[Leg]:
     for path in settings.spaces:
         space, share = space_of(path), shares.get(path, 0.0)
         if not space.aims:
-            legs.append(Leg(space, partial(_choice, aim=settings.aim), replace(settings, recover=0)))
+            legs.append(Leg(space, methodcaller("choose", settings.aim), replace(settings, recover=0)))
         if share <= 0:
             continue
         start, done = done, done + share
@@ -55,16 +58,8 @@ def to_target(settings: Settings, whole: Totals, shares: Shares) -> list[Leg]:
         if settings.max_divergence is not None and not space.stepwise:
             legs.append(Leg(space, partial(smallest_within, limit=settings.max_divergence), own))
         else:
-            legs += [Leg(space, partial(_choice, aim=aim), own, aim) for aim in aims]
+            legs += [Leg(space, methodcaller("choose", aim), own, aim) for aim in aims]
     return legs
-
-
-SLACK = 1e-9
-ONE_SHOT = Schedule("one-shot", 1)
-
-
-def _choice(space: Space[Any], aim: Target) -> Change[Any]:
-    return space.choose(aim)
 
 
 def _aims(aim: Target, whole: Totals, schedule: Schedule, start: float, share: float) -> list[Target]:
@@ -91,15 +86,11 @@ def by_plan(plan: Plan, settings: Settings) -> list[Leg]:
     return [
         Leg(
             kinds[step.kind],
-            partial(_recorded, record=step.record),
+            methodcaller("read", step.record),
             settings if n == last else replace(settings, recover=0),
         )
         for n, step in enumerate(plan.steps)
     ]
-
-
-def _recorded(space: Space[Any], record: Mapping[str, Any]) -> Change[Any]:
-    return space.read(record)
 
 
 def taken(context: Context, legs: Sequence[Leg]) -> list[Step[Any]]:
@@ -109,7 +100,7 @@ def taken(context: Context, legs: Sequence[Leg]) -> list[Step[Any]]:
         here = replace(context, settings=leg.settings, notes=Notes(), earlier=tuple(step.change for step in steps))
         if steps:
             with context.stages("analyze"):
-                here = replace(here, analysis=analyse_model(_as_read(steps[-1].model), leg.settings))
+                here = here.on(analyse_model(_as_read(steps[-1].model), leg.settings))
         space = leg.space(here)
         if steps and leg.aim is not None and _is_met(space, leg.aim):
             steps[-1] = _trained(steps[-1], leg.settings)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 
+from onnxprune.changes.aims import SLACK
 from onnxprune.changes.change import Totals
 from onnxprune.changes.context import Context, Notes
 from onnxprune.changes.judging import trial
 from onnxprune.errors import DataError, TargetError, UsageError
 from onnxprune.runs.legs import Shares, taken, to_target
-from onnxprune.settings import GRANULARITIES, Settings, space_of
+from onnxprune.settings import GRANULARITIES, Settings
 
 PARTS = 8  # shares are multiples of one in so many
 TRIALS = 12  # mixes that are tried at most
@@ -30,9 +30,8 @@ def shares_of(context: Context, whole: Totals) -> Shares:
     are to be judged without data.
     """
     settings = context.settings
-    given = given_shares(settings.share, settings.spaces)
-    aimed = [path for path in settings.spaces if space_of(path).aims]
-    rest, left = [path for path in aimed if path not in given], 1 - sum(given.values())
+    given = given_shares(settings)
+    rest, left = [path for path in settings.aimed if path not in given], 1 - sum(given.values())
     if len(rest) < 2:
         return given | dict.fromkeys(rest, left)
     if context.data.calibration is None:
@@ -44,17 +43,16 @@ def shares_of(context: Context, whole: Totals) -> Shares:
         return {**given, **_judged(context, whole, given, rest, left)}
 
 
-def given_shares(pairs: Sequence[tuple[str, float]], spaces: Sequence[str]) -> dict[str, float]:
-    """Read (name of a granularity, share) pairs; raises UsageError."""
-    found = {GRANULARITIES[name].space: share for name, share in pairs}
-    for name, share in pairs:
-        if GRANULARITIES[name].space not in spaces:
+def given_shares(settings: Settings) -> dict[str, float]:
+    """Return kind -> share for those that the settings give; raises UsageError."""
+    found = {GRANULARITIES[name].space: share for name, share in settings.share}
+    for name, share in settings.share:
+        if GRANULARITIES[name].space not in settings.spaces:
             raise UsageError(f"share {name}={share:g}: the run has no such kind of change; add {name} to granularity")
-        if not space_of(GRANULARITIES[name].space).aims:
+        if GRANULARITIES[name].space not in settings.aimed:
             raise UsageError(f"share {name}={share:g}: {name} takes all it finds and has no share; leave it out")
-    aimed = [path for path in spaces if space_of(path).aims]
-    whole, all_given = sum(found.values()), 0 < len(found) == len(aimed)
-    if whole > 1 + 1e-9 or (all_given and abs(whole - 1) > 1e-9):
+    whole, all_given = sum(found.values()), 0 < len(found) == len(settings.aimed)
+    if whole > 1 + SLACK or (all_given and abs(whole - 1) > SLACK):
         told = "all of them" if all_given else "at most"
         raise UsageError(f"shares are of what is saved in all: {told} 100%, not {whole:.0%}; change share")
     return found
@@ -73,7 +71,6 @@ def _judged(context: Context, whole: Totals, given: Shares, kinds: Sequence[str]
         own = {path: left * parts / PARTS for path, parts in zip(kinds, mix, strict=True)}
         return {path: given.get(path, own.get(path, 0.0)) for path in context.settings.spaces}
 
-    @cache
     def divergence(mix: Mix) -> float:
         context.stages.progress(f"shares: {_told(settings, kinds, mix)}")
         own = replace(trying, notes=Notes())

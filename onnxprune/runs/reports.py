@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.allocate import Costs, literal
-from onnxprune.changes.analysing import analyse_model, outputs_of
+from onnxprune.allocate import literal
+from onnxprune.allocate.account import model_totals
+from onnxprune.changes.analysing import analyse_model, facts_of, outputs_of
 from onnxprune.changes.change import Space
 from onnxprune.changes.context import FITTED, Context, Data
 from onnxprune.changes.judging import part_curves
-from onnxprune.changes.units.space import Units, totals
+from onnxprune.changes.units.space import Units
 from onnxprune.coupling.channels import layouts
 from onnxprune.coupling.links import build_links
 from onnxprune.criteria import score
@@ -45,7 +46,7 @@ def describe(model: Model, settings: Settings, stages: Stages) -> Report:
     spaces = [space_of(path)(context) for path in settings.spaces]
     found = entries.header("inspect", settings.to_json()) | {
         "model": entries.model_entry(model),
-        "before": totals(Costs(analysis), analysis, analysis.widths) | {"bytes": model.size},
+        "before": model_totals(analysis, analysis.widths) | {"bytes": model.size},
         "prunable": spaces[0].prunable(),
     }
     always = [space_of(GRANULARITIES[name].space)(context) for name in ("heads", "block")]
@@ -78,7 +79,7 @@ def _curves(kind: type[Space[Any]], context: Context) -> Iterator[Curve]:
     """Groups are narrowed and repaired; parts of other kinds change alone."""
     settings, dataset = context.settings, context.data.calibration
     if not issubclass(kind, Units) or dataset is None:
-        yield from part_curves(kind(context))
+        yield from part_curves(kind, context)
         return
     fallback = score(context.analysis, settings.scorer, settings.means).values
     yield from curves(context.analysis, dataset, settings.options, fallback, context.means, context.outputs)
@@ -124,7 +125,7 @@ def compare_models(before: Model, after: Model, on: Comparison, settings: Settin
             facts["layers"] = compare_layers(before, after, on.dataset, settings.means)
     if settings.latency:
         with stages("latency"):
-            measured_facts = gather_facts(before, Graph(before.structure), dict(settings.input_shape))
+            measured_facts = facts_of(before, settings)
             facts["latency"] = measure_latency(before, after, measured_facts, settings).to_json()
     facts["gates"] = judge(settings, facts)
     facts["exit_code"] = int(not all(gate["passed"] for gate in facts["gates"]))
@@ -134,13 +135,13 @@ def compare_models(before: Model, after: Model, on: Comparison, settings: Settin
 
 def _outputs_alone(model: Model, dataset: Dataset, settings: Settings) -> Outputs:
     """Return how the outputs of a model are compared that need not be analysed as a whole."""
-    facts = gather_facts(model, Graph(model.structure), dict(settings.input_shape))
+    facts = facts_of(model, settings)
     return weighed(observed(model, dataset, layouts(build_links(facts)), settings.means), settings.output_weight)
 
 
 def time_models(model: Model, other: Model | None, timing: Timing, settings: Settings, stages: Stages) -> Report:
     """Return the report of ``bench``; exit code 1 for a missed gate, 5 for an inconclusive measurement when ``strict``."""
-    facts = gather_facts(model, Graph(model.structure), dict(settings.input_shape))
+    facts = facts_of(model, settings)
     feeds = single_feeds(facts, settings.seed)
     limits: dict[str, Any] = {"means": settings.means, "providers": timing.providers, "max_seconds": timing.seconds}
     with stages("latency"):

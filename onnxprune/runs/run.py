@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
-from onnxprune.allocate import Costs
+from onnxprune.allocate.account import model_totals
 from onnxprune.changes.aims import require_met
 from onnxprune.changes.analysing import analyse_model, outputs_of
 from onnxprune.changes.change import Change
 from onnxprune.changes.context import Context, Data, Notes
 from onnxprune.changes.plan import Plan, Planned, check_digest
 from onnxprune.changes.proven import Step
-from onnxprune.changes.units.space import totals
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import Inconclusive, ModelError, UsageError
 from onnxprune.model.memory import peak_rss_bytes
@@ -85,7 +85,7 @@ class Run:
     def prune(self) -> Result:
         """Choose what goes and carry it out; raises TargetError where the target is out of reach."""
         context = self._context()
-        whole = totals(Costs(context.analysis), context.analysis, context.analysis.widths)
+        whole = model_totals(context.analysis, context.analysis.widths)
         steps = taken(context, to_target(self.settings, whole, shares_of(context, whole)))
         return self._concluded(context, steps, self.settings.to_json())
 
@@ -136,6 +136,7 @@ class Run:
         first, last = steps[0].change, steps[-1].change
         before = {**first.space.totals(), "bytes": self.model.size}
         after = {**last.totals(small), "bytes": stored_bytes(small, place)}
+        sizes = [stored_bytes(step.model, place) for step in steps[:-1]]
         self._judge_aim(steps, before, after)
         check = all_of([step.check for step in steps])
         self.notes.warn("" if check.exact else f"the cut is not proven: {check.unproven}")
@@ -149,7 +150,7 @@ class Run:
             "groups": [],
             "frozen": [],
             "surgery": entries.surgery_entry(check),
-            "steps": _rows(steps, self.model.size, place),
+            "steps": _rows(steps, [before["bytes"], *sizes, after["bytes"]]),
         } | entries.joined_entries(rows)  # fmt: skip
 
     def _judge_aim(self, steps: Sequence[Step[Any]], before: Mapping[str, int], after: Mapping[str, int]) -> None:
@@ -204,19 +205,18 @@ def _planned(change: Change[Any]) -> Planned:
     return Planned(change.space.kind, change.record())
 
 
-def _rows(steps: Sequence[Step[Any]], size: int, place: Path) -> list[Report]:
-    """Describe every step of the run; ``size``: bytes of the original."""
+def _rows(steps: Sequence[Step[Any]], sizes: Sequence[int]) -> list[Report]:
+    """Describe every step of the run; ``sizes``: bytes of the original and of what each step led to."""
     rows = []
-    for step in steps:
+    for step, (before, after) in zip(steps, pairwise(sizes), strict=True):
         change, told = step.change, step.change.space.context.notes.entries
-        before, size = {**change.space.totals(), "bytes": size}, stored_bytes(step.model, place)
         rows.append(
             {
                 "kind": change.space.kind,
                 "changed": len(change.parts),
                 "of": len(change.space.parts()),
-                "before": before,
-                "after": {**change.totals(step.model), "bytes": size},
+                "before": {**change.space.totals(), "bytes": before},
+                "after": {**change.totals(step.model), "bytes": after},
                 "exact": step.check.exact,
             }
             | {key: told[key] for key in ("repair", "recover") if key in told}

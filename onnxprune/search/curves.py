@@ -40,6 +40,15 @@ class Curve:
     divergence: tuple[float, ...]
     fitted: tuple[float, ...]
 
+    @classmethod
+    def fit(
+        cls, name: str, width: int, widths: Sequence[int], measured: Sequence[float], error: Sequence[float] = ()
+    ) -> Curve:
+        """Return the curve through what was measured at ``widths``."""
+        finite = np.minimum(measured, np.finfo(np.float32).max)
+        fitted = tuple(float(value) for value in isotonic_regression(finite).x)
+        return cls(name, width, tuple(widths), tuple(error), tuple(measured), fitted)
+
     @property
     def half(self) -> float:
         """Return what the curve says at half the width: read between measured widths, or at the least one."""
@@ -77,10 +86,8 @@ def curves(
             repaired = reconstruct(analysis, trial, orders, rows, Effort(turns=1), means, importance)
             measured.append(reference.divergence(repaired.model))
         error = orders[group.index].error
-        share = tuple(float(error[group.width - width] / max(error[-1], 1e-30)) for width in widths)
-        finite = np.minimum(measured, np.finfo(np.float32).max)
-        fitted = tuple(float(value) for value in isotonic_regression(finite).x)
-        found.append(Curve(group.name, group.width, tuple(widths), share, tuple(measured), fitted))
+        share = [float(error[group.width - width] / max(error[-1], 1e-30)) for width in widths]
+        found.append(Curve.fit(group.name, group.width, widths, measured, share))
     return found
 
 

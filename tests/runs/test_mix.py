@@ -47,20 +47,21 @@ def test_kinds_that_cannot_go_alone_may_go_together() -> None:
 
 
 def test_shares_are_of_the_kinds_of_the_run() -> None:
-    spaces = make_settings({"granularity": "block,heads"}).spaces
+    def given(granularity: str, **shares: float) -> dict[str, float]:
+        return given_shares(make_settings({"granularity": granularity, "share": shares}))
+
     block, units = (GRANULARITIES[name].space for name in ("block", "heads"))
-    assert spaces == (block, units)
-    assert given_shares([("block", 0.2)], spaces) == {block: 0.2}
-    assert given_shares([("block", 0.2), ("width", 0.8)], spaces) == {block: 0.2, units: 0.8}
-    for wrong in ([("eigen", 0.2)], [("block", 1.2)], [("block", 0.2), ("heads", 0.7)]):
+    assert make_settings({"granularity": "block,heads"}).spaces == (block, units)
+    assert given("block,heads", block=0.2) == {block: 0.2}
+    assert given("block,heads", block=0.2, width=0.8) == {block: 0.2, units: 0.8}
+    for wrong in ({"eigen": 0.2}, {"block": 1.2}, {"block": 0.2, "heads": 0.7}):
         with pytest.raises(UsageError, match="share"):
-            given_shares(wrong, spaces)
-    three = make_settings({"granularity": "lossless,block,heads"}).spaces
-    for wrong in ([("block", 0.2), ("heads", 0.3)], [("lossless", 0.2)]):
+            given("block,heads", **wrong)
+    for wrong in ({"block": 0.2, "heads": 0.3}, {"lossless": 0.2}):
         with pytest.raises(UsageError, match="share"):
-            given_shares(wrong, three)
+            given("lossless,block,heads", **wrong)
     with pytest.raises(UsageError, match="granularity"):
-        given_shares([("blocks", 0.2)], spaces)
+        given("block,heads", blocks=0.2)
 
 
 # --- whole runs -----------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ class Branches(Space[Block]):
 
     kind, name, noun, verb, changed = "block", "blocks", "branch", "removes", "removed"
     takes: ClassVar[Takes] = {
-        "criterion": ("auto",), "repair": ("auto", "none"), "search": (0.0,), "search_recover": (0,),  "selection": ("independent",),
+        "criterion": ("auto",), "repair": ("auto", "none"), "search": (0.0,), "search_recover": (0,), "selection": ("independent",),
     }  # fmt: skip
 
     def __init__(self, context: Context):
@@ -73,10 +73,9 @@ class Branches(Space[Block]):
     def totals(self, change: Change[Block] | None = None, small: Model | None = None) -> Totals:
         return self.context.per_sample(self.costs.totals(change.parts if change else ()))
 
-    def prunable(self) -> dict[str, float]:
+    def most(self) -> tuple[Block, ...]:
         """Of two branches in one sum the first goes."""
-        whole, rest = (self.costs.totals(gone) for gone in ((), prunable_blocks(self.open, self.costs)))
-        return {kind: 1 - rest[kind] / whole[kind] if whole[kind] else 0.0 for kind in ("parameters", "macs")}
+        return prunable_blocks(self.open, self.costs)
 
     def entries(self, change: Change[Block] | None = None) -> Report:
         """Describe every branch: what becomes of it, what it costs, what it is worth."""
@@ -85,12 +84,9 @@ class Branches(Space[Block]):
         rows = []
         for number, block in enumerate(self.blocks):
             saved = self.context.per_sample(self.costs.saved(block))
-            barrier = self.barred.get(block)
             rows.append(
-                {
-                    "name": block.name,
-                    "status": "frozen" if barrier else "kept" if block.branch in needed else "removed",
-                    "reason": barrier.reason if barrier else None,
+                self.standing(block, block.branch not in needed)
+                | {
                     "sum": block.sum.label,
                     "nodes": [node.label for node in block.nodes],
                     "parameters": saved["parameters"],

@@ -10,17 +10,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onnxprune.allocate import Target, legal_widths
+from onnxprune.changes.analysing import facts_of, grouped
 from onnxprune.changes.change import Change, Takes
 from onnxprune.changes.lossless.find import REASONS, Redundant, redundant_units
 from onnxprune.changes.lossless.fold import folded
 from onnxprune.changes.units.choose import Chosen
 from onnxprune.changes.units.space import Narrowing, Units
 from onnxprune.coupling.cut import cut
-from onnxprune.coupling.groups import Analysis, analyse
+from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
 from onnxprune.errors import PlanError
-from onnxprune.model.facts import gather_facts
-from onnxprune.model.graph import Graph
 from onnxprune.model.model import Model
 from onnxprune.proof.check import Prover, SurgeryCheck, check_cut
 from onnxprune.report.entries import Report
@@ -119,12 +118,7 @@ def shrink(analysis: Analysis, settings: Settings) -> Shrunk:
         units += found.units
         for unit in found.units:
             kept[unit.group][unit.unit] = False
-        analysis = _again(folded(analysis, found), settings)
-
-
-def _again(model: Model, settings: Settings) -> Analysis:
-    facts = gather_facts(model, Graph(model.structure), dict(settings.input_shape))
-    return analyse(facts, settings.allowed, settings.prefer)
+        analysis = grouped(facts_of(folded(analysis, found), settings), settings)
 
 
 def _aligned(

@@ -18,7 +18,6 @@ from onnxprune.coupling.kept import Kept
 from onnxprune.errors import DataError, PlanError
 from onnxprune.evidence import Cache
 from onnxprune.model.model import Model
-from onnxprune.repair import Subspace
 from onnxprune.report.entries import Report
 from onnxprune.search.curves import SHARES
 
@@ -30,9 +29,9 @@ WEIGHINGS = {"auto": 0.5, "global": 1.0, "layer": 0.0}
 class Directions(Space[Cut]):
     """The layers that may become factors, all others with the reason, and what the whole model costs."""
 
-    kind, name, noun = "eigen", "directions", "layer"
+    kind, name, noun, changed = "eigen", "directions", "layer", "pruned"
     takes: ClassVar[Takes] = {
-        "criterion": ("auto", "eigendamage"),  "scope": tuple(WEIGHINGS),
+        "criterion": ("auto", "eigendamage"), "scope": tuple(WEIGHINGS),
         "repair": ("auto", "none", "least-squares", "batchnorm", "bias"), "search": (0.0,), "layer_ratio": ((),),
     }  # fmt: skip
 
@@ -90,14 +89,11 @@ class Directions(Space[Cut]):
         """The original in which the layers' weights are projected, node for node."""
         return projected(self.context.facts, change.parts)
 
-    def limits(self, change: Change[Cut]) -> Mapping[str, Subspace]:
-        return subspaces(change.parts)
-
     def repaired(self, change: Change[Cut], small: Model) -> Model:
         """Repair the layers inside the directions that stay, as they were, and write them as factors then."""
         context = self.context
         everything = Kept.whole(context.analysis)
-        again = repaired(context, context.analysis, everything, self.silent(change), limits=self.limits(change))
+        again = repaired(context, context.analysis, everything, self.silent(change), limits=subspaces(change.parts))
         with context.stages("cut"):
             return with_factors(again, change.parts)
 
@@ -139,15 +135,12 @@ class Directions(Space[Cut]):
         return {"directions": [*rows, *kept]}
 
     def _entry(self, layer: Layer, cut: Cut | None) -> Report:
-        barrier, before = self.barred.get(layer), self.totals()
+        before = self.totals()
         after = before if cut is None else self.totals(Change(self, (cut,)))
         macs = self.context.per_sample({"macs": layer.macs})["macs"]
-        return {
-            "name": layer.name,
+        return self.standing(layer, cut is not None) | {
             "node": layer.node.label,
             "op": layer.node.op,
-            "status": "frozen" if barrier else "kept" if cut is None else "pruned",
-            "reason": barrier.reason if barrier else None,
             "inputs": layer.inputs,
             "outputs": layer.outputs,
             "inputs_after": layer.inputs if cut is None else cut.reads,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from onnxprune.allocate import Costs, Target, legal_widths
-from onnxprune.allocate.account import batch_size
+from onnxprune.allocate.account import model_totals
 from onnxprune.changes.aims import ratio_met
 from onnxprune.changes.change import Change, Refuted, Space, Totals
 from onnxprune.changes.context import Context
@@ -19,7 +18,6 @@ from onnxprune.changes.plan import kept_of, units_record
 from onnxprune.changes.repairing import repaired
 from onnxprune.changes.units.choose import Chosen, choose
 from onnxprune.coupling.cut import cut
-from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
 from onnxprune.model.model import Model
 from onnxprune.proof.check import SurgeryCheck, check_cut
@@ -48,6 +46,7 @@ class Units(Space[int]):
     def __init__(self, context: Context):
         super().__init__(context)
         self.analysis = context.analysis
+        self.barred = self.analysis.barred
 
     def parts(self) -> Sequence[int]:
         return range(len(self.analysis.groups))
@@ -56,11 +55,8 @@ class Units(Space[int]):
         return self.analysis.groups[part].name
 
     def without(self, refuted: Refuted) -> Self:
-        rest = copy.copy(self)
+        rest = super().without(refuted)
         rest.analysis = self.analysis.without(refuted.parts)
-        rest.barred = rest.analysis.barred
-        if len(rest.barred) == len(rest.analysis.groups):
-            raise refuted.nothing_left(self.noun)
         return rest
 
     def narrowing(self, chosen: Chosen) -> Narrowing:
@@ -97,11 +93,10 @@ class Units(Space[int]):
         return change.chosen.final
 
     def positions(self, change: Change[int], value: str) -> dict[int, np.ndarray]:
-        return Kept.of(self.analysis, _kept(change)).positions(value)
+        return _kept(change).positions(value)
 
     def totals(self, change: Change[int] | None = None, small: Model | None = None) -> Totals:
-        widths = self.analysis.widths if change is None else _kept(change).widths
-        return totals(Costs(self.analysis), self.analysis, widths, small)
+        return model_totals(self.analysis, self.analysis.widths if change is None else _kept(change).widths, small)
 
     def prunable(self) -> dict[str, float]:
         return Costs(self.analysis).prunable()
@@ -125,19 +120,3 @@ class Units(Space[int]):
 def _kept(change: Change[int]) -> Kept:
     assert isinstance(change, Narrowing)
     return change.kept
-
-
-def totals(costs: Costs, analysis: Analysis, widths: np.ndarray, model: Model | None = None) -> Totals:
-    """Return parameters, MACs of one sample, bytes and channels with ``widths`` units left in each group.
-
-    Copies made for the analysis count where ``model`` holds them.
-    """
-    found: Mapping[str, Any] = costs.totals(widths)
-    held = model.weights.keys() if model else set()
-    absent = [v for v in analysis.parameters if v.name in analysis.facts.model.copies and v.name not in held]
-    return {
-        **found,
-        "macs": found["macs"] // batch_size(analysis.facts),
-        "parameters": found["parameters"] - sum(volume.at(widths) for volume in absent),
-        "weight_bytes": found["weight_bytes"] - sum(int(volume.at(widths) * volume.itemsize) for volume in absent),
-    }

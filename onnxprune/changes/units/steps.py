@@ -13,13 +13,14 @@ from dataclasses import replace
 import numpy as np
 
 from onnxprune.allocate import Costs, Target, keep_best
+from onnxprune.allocate.account import model_totals
 from onnxprune.allocate.target import KINDS
 from onnxprune.changes.analysing import analyse_model
 from onnxprune.changes.change import Change
 from onnxprune.changes.context import Context, Notes
 from onnxprune.changes.proven import carried_out
 from onnxprune.changes.units.choose import Chosen, by_scores
-from onnxprune.changes.units.space import Narrowing, Units, totals
+from onnxprune.changes.units.space import Narrowing, Units
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
@@ -101,7 +102,7 @@ def _numbered(context: Context, analysis: Analysis, settings: Settings, number: 
     tell, of = context.stages.progress, settings.steps.steps
     stages = replace(context.stages, progress=lambda text: tell(f"step {number} of {of}: {text}"))
     place = context.checkpoint and context.checkpoint.with_name(f"{context.checkpoint.name}.{number}")
-    return replace(context, analysis=analysis, settings=settings, stages=stages, notes=Notes(), checkpoint=place)
+    return context.on(analysis, settings=settings, stages=stages, notes=Notes(), checkpoint=place)
 
 
 def parts_of(context: Context, analysis: Analysis, aim: Target) -> Iterator[tuple[Target, Settings]]:
@@ -183,7 +184,7 @@ def _jaccard(common: float, total: float) -> float:
 
 def _entry(analysis: Analysis, kept: Kept, before: Kept) -> Report:
     """What one step did: units that are left, that went, that came back, and how many parameters and MACs are left."""
-    found = totals(Costs(analysis), analysis, kept.widths)
+    found = model_totals(analysis, kept.widths)
     pairs = list(zip(kept, before, strict=True))
     return {
         "units": int(kept.widths.sum()),
