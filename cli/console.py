@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from threading import Event, Thread
-from time import monotonic
 from typing import Any
 
 import click
 
+from onnxprune.cli.progress import bar, each, lines
 from onnxprune.cli.streams import write_document
+from onnxprune.progress import Progress, silent
 from onnxprune.report.visible import visible
-
-STAGES = {
-    "load": "reading the model",
-    "analyze": "finding what can be cut",
-    "evidence": "watching the model on data",
-    "allocate": "scoring and choosing",
-    "cut": "cutting",
-    "check": "proving the cut exact",
-    "repair": "repairing",
-    "recover": "recovering",
-    "drift": "comparing outputs",
-    "outputs": "looking at the outputs",
-    "layers": "comparing inner tensors",
-    "latency": "measuring latency",
-    "memory": "measuring memory",
-    "save": "writing",
-}
-SILENCE = 30.0
-"""Seconds after which a run that nobody watches says what it is doing."""
 
 
 class Terminal:
@@ -47,31 +28,20 @@ class Terminal:
         self.messages = Console(no_color=plain or None, highlight=False, stderr=True, quiet=self.quiet)
 
     @contextmanager
-    def progress(self) -> Iterator[Callable[[str], None]]:
-        """Yield a function that shows the stage which begins: in a terminal one line that changes, elsewhere now and then a line.
-
-        With -v every stage is a line.
+    def progress(self) -> Iterator[Progress]:
+        """Yield what a run tells its progress; see ``progress.py``. With -v every stage is a line.
 
         What scripts that are run meanwhile print goes to stderr: stdout carries results only.
         """
+        in_place = sys.stderr is not None and sys.stderr.isatty() and not self.messages.is_dumb_terminal
         with redirect_stdout(sys.stderr):
-            if self.verbose:
-                yield self._line_per_stage()
-            elif self.quiet or sys.stderr is None:
-                yield lambda stage: None
-            elif not sys.stderr.isatty():
-                with _ticking(self._note, SILENCE) as progress:
-                    yield progress
+            if self.quiet or sys.stderr is None:
+                yield silent
+            elif self.verbose:
+                yield each(self._note)
             else:
-                with (
-                    self.messages.status("starting") as status,
-                    _ticking(lambda text: status.update(self._plain(text[: self.messages.width - 4])), 1.0) as progress,
-                ):
+                with bar(self.messages) if in_place else lines(self._note) as progress:
                     yield progress
-
-    def _line_per_stage(self) -> Callable[[str], None]:
-        started = monotonic()
-        return lambda stage: self._note(f"{monotonic() - started:6.1f} s  {STAGES.get(stage, stage)}")
 
     def _note(self, text: str, style: str | None = None) -> None:
         self.messages.print(self._plain(text), style=style, soft_wrap=True)
@@ -103,27 +73,6 @@ class Terminal:
         for row in rows:
             table.add_row(*map(self._plain, row))
         self.results.print(table)
-
-
-@contextmanager
-def _ticking(show: Callable[[str], None], every: float) -> Iterator[Callable[[str], None]]:
-    """Yield a function that takes the stage which begins; every so many seconds that is shown with the time so far."""
-    begun, current, ended = monotonic(), ["starting"], Event()
-
-    def tick() -> None:
-        while not ended.wait(every):
-            show(f"{monotonic() - begun:.0f} s  {current[0]}")
-
-    def begin(stage: str) -> None:
-        current[0] = STAGES.get(stage, stage)
-
-    thread = Thread(target=tick, daemon=True)
-    thread.start()
-    try:
-        yield begin
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _is_number(cell: str) -> bool:

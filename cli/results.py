@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,19 @@ import click
 
 from onnxprune.cli.options import given, take_images
 from onnxprune.errors import OnnxPruneError, UsageError
+from onnxprune.progress import Progress
 
 
-def produce(ctx: click.Context, run: Callable[..., Any], **values: Any) -> None:
-    """Call ``run`` (the API's prune, or apply with a plan), show the result, and end with the report's exit code."""
+def produce(ctx: click.Context, function: str, *first: Any, **values: Any) -> None:
+    """Call a function of the API (prune, or apply with a plan), show the result, and end with the report's exit code."""
     from onnxprune.cli.console import Terminal, write_documents
-    from onnxprune.cli.tables import show_result
 
     terminal = Terminal(ctx)
-    with terminal.progress() as progress:
-        report = perform(run, progress, **values)
+    with terminal.progress() as progress:  # what follows is imported when something is to be seen already
+        run = getattr(import_module("onnxprune.api"), function)
+        report = perform(partial(run, *first), progress, **values)
+    from onnxprune.cli.tables import show_result
+
     terminal.warn(report["warnings"])
     show_result(terminal, report)
     with _said_what_was_written(report):
@@ -28,7 +33,7 @@ def produce(ctx: click.Context, run: Callable[..., Any], **values: Any) -> None:
     ctx.exit(report["exit_code"])
 
 
-def perform(run: Callable[..., Any], progress: Callable[[str], None], **values: Any) -> dict[str, Any]:
+def perform(run: Callable[..., Any], progress: Progress, **values: Any) -> dict[str, Any]:
     """Settle the output, call ``run``, write the plan, and return the report."""
     from onnxprune.model.paths import check_document
     from onnxprune.model.write import output_path, write_text

@@ -20,7 +20,6 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset, input_specs, open_dataset
 from onnxprune.data.images import ImageOptions
 from onnxprune.errors import DataError, UsageError
-from onnxprune.means import silent
 from onnxprune.model import read
 from onnxprune.model.paths import refuse_data_files, settle_paths
 from onnxprune.model.read import Model
@@ -42,6 +41,7 @@ from onnxprune.options import (
     ValidateOptions,
     parted,
 )
+from onnxprune.progress import Progress, heard
 from onnxprune.report.baseline import TOLERANCE, Baseline
 from onnxprune.report.entries import Report, coverage, header, model_entry
 from onnxprune.report.gates import GATES, require_data, require_measurable
@@ -84,7 +84,7 @@ def inspect(model: Source, **options: Unpack[RunOptions]) -> Report:
 
 
 def _inspected(model: Source, settings: Settings, given: Given) -> Report:
-    stages = Stages(given["progress"] or silent)
+    stages = Stages(given["progress"])
     with stages("load"):
         loaded = load(model)
     return describe(loaded, settings, stages)
@@ -136,7 +136,7 @@ def apply(plan: Plan | PathLike, model: Source, **options: Unpack[ApplyOptions])
 def validate(before: Source, after: Source, data: Any, **options: Unpack[ValidateOptions]) -> Report:
     """Return how far ``after`` is from ``before`` on data, with labels the accuracy of both, and the gates judged."""
     given, chosen = parted({"latency": False} | options, ValidateOptions, tolerance=TOLERANCE)
-    stages = Stages(given["progress"] or silent)
+    stages = Stages(given["progress"])
     with stages("load"):
         models = load(before), load(after)
     dataset = _dataset(models[0], data, chosen, given["labels"], given["images"], chosen.samples)
@@ -177,7 +177,7 @@ def bench(model: Source, other: Source | None = None, **options: Unpack[BenchOpt
         raise UsageError(f"pairs {pairs}, seconds {seconds}: give at least one pair and some time, such as 100 and 10")
     if other is None and chosen.max_latency_ratio is not None:
         raise UsageError("the gate max_latency_ratio compares two models; give the other one too")
-    stages = Stages(given["progress"] or silent)
+    stages = Stages(given["progress"])
     with stages("load"):
         first = load(model)
         second = None if other is None else load(other)
@@ -188,7 +188,7 @@ def bench(model: Source, other: Source | None = None, **options: Unpack[BenchOpt
 def sensitivity(model: Source, data: Any, **options: Unpack[CurveOptions]) -> Report:
     """Return how far the outputs move when each part alone changes, judged on held-out rows; groups are narrowed and repaired."""
     given, chosen = parted(options, CurveOptions)
-    stages = Stages(given["progress"] or silent)
+    stages = Stages(given["progress"])
     with stages("load"):
         loaded = load(model)
     dataset = _dataset(loaded, data, chosen, images=given["images"], samples=chosen.samples)
@@ -218,15 +218,15 @@ def sweep(model: Source, **options: Unpack[SweepOptions]) -> Report:
     told: dict[str, Any] = {n: value for n, value in options.items() if n in SettingOptions.__annotations__}
     ungated = told | {"latency": False, "max_drop": None}
 
-    def evaluate(point: Mapping[str, Any]) -> Report:
-        own = ungated | at_point(point, chosen)
+    def evaluate(point: Mapping[str, Any], progress: Progress) -> Report:
+        own = ungated | at_point(point, chosen) | {"progress": progress}
         data_too: dict[str, Any] = {"calibration": data.calibration, "evaluation": data.evaluation, "cache": data.cache}
         return prune(loaded, **data_too, **own).report
 
     points = grid(*(given[name] for name in axes))
     for point in points:
         make_settings(ungated | at_point(point.settings, chosen))  # refuse what makes no sense before the first run
-    entries, warnings = run_points(points, shared, evaluate, place, given["progress"] or silent)
+    entries, warnings = run_points(points, shared, evaluate, place, heard(given["progress"]))
     about = {"model": model_entry(loaded), "warnings": warnings}
     return header("sweep", chosen.to_json()) | about | judged(entries, chosen.max_drop)
 
@@ -273,7 +273,7 @@ def _judged(facts: Report, gates: list[dict[str, Any]]) -> Report:
 
 
 def _start(command: str, source: Source, settings: Settings, given: Given) -> Run:
-    stages = Stages(given["progress"] or silent)
+    stages = Stages(given["progress"])
     with stages("load"):
         model = load(source)
     path, early, force = None, _earlier(settings, given["rewind"]), bool(given["force"])

@@ -6,13 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-Progress = Callable[[str], None]
-"""Is told what begins."""
-
-
-def silent(stage: str) -> None:
-    """Tell nobody."""
-
+from onnxprune.progress import Progress, heard, silent
 
 Spread = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 """Calls a function for each of some numbers, like ``map``, wherever and in whatever order: a pool's ``map`` is one."""
@@ -22,8 +16,9 @@ Spread = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 class Means:
     """``threads`` of ONNX Runtime, ``seed`` of every draw, ``batch``: rows at a time (None: as many as fit).
 
-    ``mask``: the model's input that is zero where a sequence is padded. ``progress`` is told what begins.
-    ``spread`` shares out work on parts of the data (None: one part after the other); the result is the same to the bit.
+    ``mask``: the model's input that is zero where a sequence is padded. ``progress(text, done, total)`` is told what begins and
+    how much is done, any function of a text will do. ``spread`` shares out work on parts of the data (None: one part after the
+    other); the result is the same to the bit.
     """
 
     threads: int = 1
@@ -33,10 +28,17 @@ class Means:
     progress: Progress = silent
     spread: Spread | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "progress", heard(self.progress))
+
     @property
     def quiet(self) -> Means:
         """The same, telling nobody."""
         return replace(self, progress=silent)
+
+    def part(self, number: int, of: int, prefix: str = "") -> Means:
+        """Return the same for one of several parts of the work, counted from 0: what it counts is of that part."""
+        return replace(self, progress=self.progress.part(number, of, prefix))
 
     def masked(self, name: str) -> Means:
         """Return the same with the padding mask ``name`` ("": none) where none was given."""

@@ -10,8 +10,8 @@ import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
 from onnxprune.data.images import ImageOptions
-from onnxprune.means import Progress
 from onnxprune.model.model import Model
+from onnxprune.progress import Listener, Progress
 from onnxprune.settings import Settings, make_settings
 
 Source: TypeAlias = str | os.PathLike[str] | ModelProto | gs.Graph | Model
@@ -66,9 +66,9 @@ class SettingOptions(TypedDict, total=False):
 
 
 class RunOptions(SettingOptions, total=False):
-    """``progress`` is told what begins."""
+    """``progress`` is told what begins, a ``Progress`` also what share of the run is over."""
 
-    progress: Progress | None
+    progress: Progress | Listener | None
 
 
 class CheckOptions(RunOptions, total=False):

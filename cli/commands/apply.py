@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,11 @@ def command(ctx: click.Context, plan: str, **values: Any) -> None:
 
     A model with another digest than the plan's is refused, unless --force is given and all shapes agree.
     """
-    from onnxprune.api import apply
     from onnxprune.cli.results import produce
 
     if _is_plan(values["model"]) and not _is_plan(plan):
         plan, values["model"] = values["model"], plan
-    produce(ctx, partial(apply, plan), **values)
+    produce(ctx, "apply", plan, **values)
 
 
 def _is_plan(path: str) -> bool:

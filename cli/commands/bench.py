@@ -31,14 +31,15 @@ def command(
 
     p10 and the fastest run are steady enough to judge by; p50, p90 and p99 show how busy the machine was.
     """
-    from onnxprune.api import bench
     from onnxprune.cli.console import Terminal, write_documents
-    from onnxprune.cli.tables import show_latency
 
     terminal = Terminal(ctx)
     if providers:
         values["providers"] = [_full_name(name) for name in providers]
     with terminal.progress() as progress:
+        from onnxprune.api import bench
+        from onnxprune.cli.tables import show_latency
+
         report = bench(model, other, progress=progress, **given(values))
     show_latency(terminal, report, (model, other))
     terminal.warn([f"inconclusive: {reason}" for reason in report["latency"]["reasons"]])

@@ -27,7 +27,10 @@ def command(ctx: click.Context, model: Sequence[str], **values: Any) -> None:
 
     terminal = Terminal(ctx)
     with terminal.progress() as progress:
-        reports = {path: evaluate({"model": path, **values}, progress) for path in model}
+        reports = {
+            path: evaluate({"model": path, **values}, progress.part(number, len(model), f"{path}: "))
+            for number, path in enumerate(model)
+        }
     show_jobs(terminal, reports)
     report = header("check") | {"exit_code": max(found["exit_code"] for found in reports.values()), "jobs": reports}
     write_documents(ctx, report)

@@ -31,12 +31,13 @@ def command(
 
     For each axis that stays: the node that keeps it, the reason, the MACs and parameters at stake, and the way out.
     """
-    from onnxprune.api import inspect
     from onnxprune.cli.console import Terminal, write_documents
-    from onnxprune.cli.tables import show_frozen, show_groups, show_parts
 
     terminal = Terminal(ctx)
     with terminal.progress() as progress:
+        from onnxprune.api import inspect
+        from onnxprune.cli.tables import show_frozen, show_groups, show_parts
+
         report = inspect(model, progress=progress, **given(settings))
     share, before = report["prunable"], report["before"]
     terminal.say(f"{model}: {before['parameters']:,} parameters, {before['macs']:,} MACs, {before['bytes']:,} bytes")

@@ -35,10 +35,9 @@ def command(ctx: click.Context, **values: Any) -> None:
     Every run proves that the surgery was exact before it writes anything. With data (--calib, --eval) it reports how
     far the outputs moved, with labels the accuracy. A gate that fails ends with exit code 1, and nothing is written.
     """
-    from onnxprune.api import prune
     from onnxprune.cli.results import produce
 
-    produce(ctx, prune, **values)
+    produce(ctx, "prune", **values)
 
 
 def evaluate(values: dict[str, Any], progress: Any) -> dict[str, Any]:

@@ -44,9 +44,10 @@ def command(
     settle_jobs(ctx, place, [(name, jobs[name].values) for name in names or jobs])
     terminal, reports = Terminal(ctx), {}
     with terminal.progress() as progress:
-        for name in names or jobs:
+        for number, name in enumerate(names or jobs):
+            own = progress.part(number, len(names or jobs), f"{name}: ")
             earlier = {} if before is None or name not in before else {"baseline": before[name]}
-            reports[name] = _report(jobs[name].command, jobs[name].values | earlier | _given(tolerance), progress)
+            reports[name] = _report(jobs[name].command, jobs[name].values | earlier | _given(tolerance), own)
     report = header("run") | {"exit_code": max(job["exit_code"] for job in reports.values()), "jobs": reports}
     terminal.warn([f"{name}: {text}" for name, job in reports.items() for text in job.get("warnings", ())])
     show_jobs(terminal, reports)

@@ -33,14 +33,15 @@ def command(ctx: click.Context, model: str, calib: str, **values: Any) -> None:
 
     Prints a line of --exclude for what costs far more than the rest.
     """
-    from onnxprune.api import sensitivity
     from onnxprune.cli.console import Terminal, write_documents
-    from onnxprune.cli.tables import show_curves
-    from onnxprune.report.documents.tables import exclude_lines
 
     images = take_images(values)
     terminal = Terminal(ctx)
     with terminal.progress() as progress:
+        from onnxprune.api import sensitivity
+        from onnxprune.cli.tables import show_curves
+        from onnxprune.report.documents.tables import exclude_lines
+
         report = sensitivity(model, calib, images=images, progress=progress, **given(values))
     terminal.warn(report["warnings"])
     show_curves(terminal, report["curves"])

@@ -37,13 +37,14 @@ def command(ctx: click.Context, calib: str | None, **values: Any) -> None:
 
     Lost is the drop of the task metric with labels, else the relative error of the outputs.
     """
-    from onnxprune.api import sweep
     from onnxprune.cli.console import Terminal, write_documents
-    from onnxprune.report.documents.tables import POINT, points
 
     images = take_images(values)
     terminal = Terminal(ctx)
     with terminal.progress() as progress:
+        from onnxprune.api import sweep
+        from onnxprune.report.documents.tables import POINT, points
+
         report = sweep(calibration=calib, images=images, progress=progress, **given(values))
     terminal.warn(report["warnings"])
     head = (POINT, "MACs left", "bytes", "lost", "")

@@ -41,10 +41,11 @@ def command(ctx: click.Context, **values: Any) -> None:
     With labels (or a metric) it reports the task metric of both, with an interval for the difference.
     """
     from onnxprune.cli.console import Terminal, write_documents
-    from onnxprune.cli.tables import show_comparison, show_layers
 
     terminal = Terminal(ctx)
     with terminal.progress() as progress:
+        from onnxprune.cli.tables import show_comparison, show_layers
+
         report = evaluate(values, progress)
     terminal.warn(report["warnings"])
     show_comparison(terminal, report)

@@ -40,9 +40,9 @@ def smallest_within(space: Space[Any], limit: float) -> Change[Any]:
     trying_space = type(space)(trying)
     trying_space.barred = space.barred
     within, beyond = 1.0, 0.0
-    for _ in range(TURNS):
+    for turn in range(TURNS):
         aim = Target(kind, (within + beyond) / 2)
-        context.stages.progress(f"{aim}: held-out divergence")
+        context.stages.progress(f"{aim}: held-out divergence", turn, TURNS)
         try:
             step = step_of(trying_space, methodcaller("choose", aim))
             fits = reference.divergence(step.model) <= limit

@@ -176,12 +176,13 @@ def leaf_of(dataset: Dataset, means: Means) -> int:
 def _seen(
     look: Look, dataset: Dataset, means: Means, leaf: int, what: str, first: int = 0
 ) -> Iterator[tuple[int, Any]]:
+    total = len(dataset)
     for inputs, labels in dataset.labelled(means.batch, leaf):
         samples = dataset.samples(inputs)
         yield samples, look(Batch(inputs, labels, first, samples))
         first += samples
         if what:
-            means.progress(f"{what}: {first} samples")
+            means.progress(f"{what}: {first:,} of {total:,} samples", first, total)
 
 
 @dataclass

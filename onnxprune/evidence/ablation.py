@@ -79,7 +79,8 @@ def ablate(
         view = _Ablation(original, silent, switches, wanted, how)
         (sums,) = observe(view.look, dataset, [Sums()], means.quiet)
         found.append(sums.totals[1] / max(sums.totals[0], 1))
-        means.progress(f"silencing: {group.index + 1} of {len(analysis.groups)} groups")
+        done, of = group.index + 1, len(analysis.groups)
+        means.progress(f"silencing: {done} of {of} groups", done, of)
     return {kind: [effects[number] for effects in found] for number, kind in enumerate(wanted)}
 
 

@@ -26,6 +26,7 @@ from onnxprune.model.graph import Graph
 from onnxprune.model.model import Model, overwritten
 from onnxprune.model.runtime import session
 from onnxprune.model.tensors import FLOATS
+from onnxprune.progress import Progress, Share
 from onnxprune.recover.lessons import Arrays, Part, WholeModel, mean_loss
 from onnxprune.recover.objective import Objective, objective
 from onnxprune.recover.parameters import as_stored, stored_weights, trainable, with_parameters
@@ -332,7 +333,11 @@ class BlockTraining:
     def _means(self, name: str) -> Means:
         """Return the means with a progress that names the block."""
         means = self.lessons.means
-        return replace(means, progress=lambda text: means.progress(text.replace("recovering", f"recovering {name}", 1)))
+
+        def show(text: str, share: Share) -> None:
+            means.progress.at(text.replace("recovering", f"recovering {name}", 1), share)
+
+        return replace(means, progress=Progress(show))
 
     def _recipe(self, share: float) -> Recipe:
         """As many steps for each block as asked for, or a ``share`` of the time that is left."""

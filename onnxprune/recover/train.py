@@ -97,7 +97,7 @@ class Training:
             self.at.seconds += time.perf_counter() - start
             if due:
                 yield
-            self.means.progress(self._message())
+            self.means.progress(self._message(), self.share, 1)
 
     def _step(self, batches: Sequence[Arrays]) -> None:
         gradients = self._mean_gradients([part for batch in batches for part in self.lessons.parts(batch)])

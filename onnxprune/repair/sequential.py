@@ -133,7 +133,7 @@ class Sequential:
                 if node is linear.node:
                     break
                 done.update(node.outputs)
-            self.means.progress(f"{self.method}: node {number + 1} of {len(sites)}")
+            self.means.progress(f"{self.method}: node {number + 1} of {len(sites)}", number, len(sites))
             self._refit(linear, self._target(linear, done))
             done.update(linear.node.outputs)
         return self._pruned.model

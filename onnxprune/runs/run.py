@@ -31,6 +31,7 @@ from onnxprune.report.baseline import Baseline
 from onnxprune.report.entries import Report
 from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_classes
 from onnxprune.report.stages import Stages
+from onnxprune.runs.ahead import ahead
 from onnxprune.runs.legs import by_plan, taken, to_target
 from onnxprune.runs.mix import shares_of
 from onnxprune.runs.signing import check_format, signed
@@ -106,6 +107,7 @@ class Run:
             analysis, self.model, settings, self.data, self.stages, self.notes,
             checkpoint=self.checkpoint, rewind=self.rewind,
         )  # fmt: skip
+        self.stages.course.expect(ahead(context))
         if measured is None:
             return context
         with self.stages("outputs"):

@@ -7,11 +7,13 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OnnxPruneError, UsageError
 from onnxprune.model.write import write_text
+from onnxprune.progress import Progress
 from onnxprune.report.entries import ReportView
 from onnxprune.settings import Settings
 from onnxprune.version import __version__
@@ -50,11 +52,13 @@ def at_point(point: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
 def run_points(
     points: Sequence[Point],
     shared: Mapping[str, Any],
-    evaluate: Callable[[Mapping[str, Any]], ReportView],
+    evaluate: Callable[..., ReportView],
     folder: Path | None,
-    progress: Callable[[str], None],
+    progress: Progress,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return an entry per point, read from ``folder`` where it is there already, else run and written there; and warnings.
+
+    ``evaluate``: from the settings of a point, and its ``progress``, to the report of a run.
 
     A point that cannot be run has ``error``; such points are tried again the next time. A file that is not what a sweep wrote
     is replaced, with a warning.
@@ -69,8 +73,9 @@ def run_points(
             if entry is None:
                 warnings.append(f"{path} is damaged; the point ({point.label}) was run again")
         if entry is None:
-            progress(f"point {number + 1} of {len(points)}: {point.label}")
-            entry = _entry(point, name, evaluate)
+            own = progress.part(number, len(points), f"point {number + 1} of {len(points)}, {point.label}: ")
+            own("load")
+            entry = _entry(point, name, partial(evaluate, progress=own))
             if path is not None and entry["error"] is None:
                 write_text(json.dumps(entry, indent=1, sort_keys=True) + "\n", path)
         entries.append(entry)

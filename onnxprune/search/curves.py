@@ -74,11 +74,12 @@ def curves(
     orders = [tables.order(group.index, WEIGHINGS["mixed"]) for group in analysis.groups]
     reference = Reference(analysis.facts.model, Batches(judge), means, outputs=outputs)
     found = []
-    for group, legal in zip(analysis.groups, legal_widths(analysis, options), strict=True):
+    legals = legal_widths(analysis, options)
+    for group, legal in zip(analysis.groups, legals, strict=True):
         widths = sorted({nearest(legal, (1 - share) * group.width) for share in SHARES} - {group.width}, reverse=True)
         if not widths:
             continue
-        means.progress(group.name)
+        means.progress(group.name, group.index, len(analysis.groups))
         measured = []
         for width in widths:
             trial = analysis.widths.copy()

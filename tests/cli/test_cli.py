@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from support.messages import messages
 
 from onnxprune.cli import main
 from onnxprune.cli.app import Application
@@ -207,7 +208,7 @@ def test_colours_follow_the_environment(env: dict[str, str], coloured: bool) -> 
         command, capture_output=True, text=True, env=clean | env | {"TERM": "xterm-256color"}, check=True
     )
     assert ("\x1b[" in done.stdout) == coloured
-    assert done.stderr == ""
+    assert messages(done.stderr) == ""
 
 
 def test_version() -> None:
@@ -257,5 +258,5 @@ def test_an_interrupt_before_a_command_is_found(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr(Application, "parse_args", interrupted)
     result = CliRunner().invoke(main, ["ops"])
-    assert (result.exit_code, result.stderr.count("\n")) == (code, 1)
+    assert (result.exit_code, messages(result.stderr).count("\n")) == (code, 1)
     assert "nothing was left half-written" in result.stderr

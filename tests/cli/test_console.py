@@ -16,6 +16,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 from onnx import helper, numpy_helper
+from support.messages import messages
 
 from onnxprune.cli import main
 from onnxprune.cli.failures import Terminated, failure
@@ -206,7 +207,7 @@ def test_a_reader_that_leaves_does_not_end_the_run(command: str, tmp_path: Path)
     """The exit code is the run's own, what it writes is written, and nothing is said of pipes."""
     line = command.format(CNN)
     done = shell(f"onnxprune {line} | true; echo ${{PIPESTATUS[0]}} >&2", tmp_path)
-    assert done.stderr == ("1\n" if "max-size" in line else "0\n")
+    assert messages(done.stderr) == ("1\n" if "max-size" in line else "0\n")
     assert len(list(tmp_path.iterdir())) == 2 * line.count("out.onnx")
 
 
@@ -222,7 +223,7 @@ def test_closed_streams(closed: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["criteria", f"inspect {CNN} --json -"])
 def test_a_full_disk_behind_stdout_is_an_error(command: str, tmp_path: Path) -> None:
     done = shell(f"onnxprune {command} > /dev/full", tmp_path)
-    assert (done.returncode, done.stderr) == (3, "error: stdout cannot be written: No space left on device\n")
+    assert (done.returncode, messages(done.stderr)) == (3, "error: stdout cannot be written: No space left on device\n")
 
 
 def test_a_console_of_ascii_loses_nothing(tmp_path: Path) -> None:
@@ -243,7 +244,7 @@ def test_sigterm_ends_like_ctrl_c(tmp_path: Path) -> None:
     while not (tmp_path / "started").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=30)[1] == "error: terminated; nothing was left half-written\n"
+    assert messages(process.communicate(timeout=30)[1]) == "error: terminated; nothing was left half-written\n"
     assert process.returncode == 143
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.py", "started"]
 
@@ -260,7 +261,7 @@ def test_quiet_prints_errors_only(tmp_path: Path) -> None:
 
 def test_verbose_says_more_on_stderr(tmp_path: Path) -> None:
     plain, more = (run(CNN, tmp_path / f"{n}.onnx", "--no-latency", *n) for n in ([], ["-v"]))
-    assert plain.stderr == ""
+    assert messages(plain.stderr) == ""
     assert [line.split("s  ")[1] for line in more.stderr.splitlines()][:2] == [
         "reading the model",
         "finding what can be cut",
@@ -268,7 +269,7 @@ def test_verbose_says_more_on_stderr(tmp_path: Path) -> None:
 
 
 def test_a_long_run_says_now_and_then_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.cli.console.SILENCE", 0.02)
+    monkeypatch.setattr("onnxprune.cli.progress.EVERY", 0.02)
     script = tmp_path / "data.py"
     script.write_text("import numpy, time\ntime.sleep(0.3)\nload_data = lambda: numpy.zeros((8, 1, 8, 8), 'f')\n")
     arguments = [CNN, "--dry-run", "--no-latency", "--calib", script, "--criterion", "l2", "--repair", "none"]

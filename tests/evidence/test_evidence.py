@@ -321,7 +321,7 @@ def test_batches_shrink_where_observed_values_are_large(monkeypatch):
     seen = []
     monkeypatch.setattr(stream, "BUDGET", 3 * 4 * 9 * 9 * 4)  # three samples of `r`
     gather(facts, _data(facts, data), [Need("range", "r", 1)], Means(progress=seen.append))
-    assert seen == [f"observing: {samples} samples" for samples in (3, 6, 9, 12, 13)]
+    assert seen == [f"observing: {samples} of 13 samples" for samples in (3, 6, 9, 12, 13)]
 
 
 def test_cache_spares_the_second_pass(tmp_path: Path, monkeypatch):

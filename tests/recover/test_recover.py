@@ -18,12 +18,13 @@ import onnxprune
 from onnxprune.cli import main
 from onnxprune.data import Dataset, input_specs, open_dataset
 from onnxprune.errors import DataError, InputError, ModelError, UsageError
-from onnxprune.means import Means, silent
+from onnxprune.means import Means
 from onnxprune.model import read
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.model import Model
 from onnxprune.model.runtime import session
+from onnxprune.progress import silent
 from onnxprune.recover import Recipe, Recovered, Teaching, parse_length, recover, taught
 from onnxprune.recover.augment import augmenter, flip, shift
 from onnxprune.recover.batches import Shuffled

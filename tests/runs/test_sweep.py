@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnxprune.api import sweep
 from onnxprune.cli import main
 from onnxprune.errors import TargetError, UsageError
+from onnxprune.progress import Progress, silent
 from onnxprune.runs.sweep import Point, grid, judged, run_points
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -63,26 +64,26 @@ def report(macs: int) -> dict[str, Any]:
 def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     ran: list[float] = []
 
-    def evaluate(settings: Any) -> dict[str, Any]:
+    def evaluate(settings: Any, progress: Progress) -> dict[str, Any]:
         ran.append(settings["ratio"])
         if settings["ratio"] == 0.5 and len(ran) < 3:
             raise TargetError("out of reach")
         return report(5)
 
     points = grid([0.25, 0.5], ["l2"], ["none"])
-    first, _ = run_points(points, {}, evaluate, tmp_path, lambda text: None)
+    first, _ = run_points(points, {}, evaluate, tmp_path, silent)
     assert [found["error"] for found in first] == [None, "out of reach"]
-    second, warnings = run_points(points, {}, evaluate, tmp_path, lambda text: None)
+    second, warnings = run_points(points, {}, evaluate, tmp_path, silent)
     assert not warnings
     assert (ran, second[0]) == ([0.25, 0.5, 0.5], first[0])
-    assert run_points(points, {}, evaluate, tmp_path, lambda text: None) == (second, [])
+    assert run_points(points, {}, evaluate, tmp_path, silent) == (second, [])
     assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(point.id({}) for point in points)
 
 
 def test_an_interrupted_sweep_keeps_the_points_it_has(tmp_path: Path) -> None:
     ran: list[float] = []
 
-    def evaluate(settings: Any) -> dict[str, Any]:
+    def evaluate(settings: Any, progress: Progress) -> dict[str, Any]:
         ran.append(settings["ratio"])
         if len(ran) == 2:
             raise KeyboardInterrupt
@@ -90,8 +91,8 @@ def test_an_interrupted_sweep_keeps_the_points_it_has(tmp_path: Path) -> None:
 
     points = grid([0.25, 0.5, 0.75], ["l2"], ["none"])
     with pytest.raises(KeyboardInterrupt):
-        run_points(points, {}, evaluate, tmp_path, lambda text: None)
-    found, warnings = run_points(points, {}, evaluate, tmp_path, lambda text: None)
+        run_points(points, {}, evaluate, tmp_path, silent)
+    found, warnings = run_points(points, {}, evaluate, tmp_path, silent)
     assert (ran, warnings) == ([0.25, 0.5, 0.5, 0.75], [])
     assert [entry["macs_share"] for entry in found] == [0.5] * 3
 
@@ -107,7 +108,7 @@ def test_a_damaged_point_is_run_again(tmp_path: Path) -> None:
         b'{"id": "%s", "macs_share": 0.4}' % path.stem.encode(),
     ):
         path.write_bytes(damage)
-        (found,), (warning,) = run_points([point], {}, lambda settings: report(4), tmp_path, lambda text: None)
+        (found,), (warning,) = run_points([point], {}, lambda settings, progress: report(4), tmp_path, silent)
         assert (found["macs_share"], found["error"]) == (0.4, None)
         assert str(path) in warning and "l2 none 0.5" in warning
         assert json.loads(path.read_text()) == found

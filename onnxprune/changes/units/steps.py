@@ -99,8 +99,7 @@ class Rewound(Units):
 
 def _numbered(context: Context, analysis: Analysis, settings: Settings, number: int) -> Context:
     """Return the context of one step: notes, a checkpoint and a progress line of its own."""
-    tell, of = context.stages.progress, settings.steps.steps
-    stages = replace(context.stages, progress=lambda text: tell(f"step {number} of {of}: {text}"))
+    stages = context.stages.named(f"step {number} of {settings.steps.steps}: ")
     place = context.checkpoint and context.checkpoint.with_name(f"{context.checkpoint.name}.{number}")
     return context.on(analysis, settings=settings, stages=stages, notes=Notes(), checkpoint=place)
 

@@ -1,0 +1,54 @@
+"""Who is told what begins, and how much of it is done by now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+Share = Callable[[], float]
+"""Returns what share of something is done by now, in [0, 1]."""
+Listener = Callable[[str], None]
+"""Is told in words what begins."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Is told what begins, and where something is counted, how much of it is done; ``part`` is the progress of one of several.
+
+    ``show`` gets the words, and the share of the whole that is done by then.
+    """
+
+    show: Callable[[str, Share], None]
+    start: float = 0.0
+    width: float = 1.0
+    prefix: str = ""
+
+    def __call__(self, text: str, done: float = 0, total: float = 0) -> None:
+        """Tell what begins, when ``done`` of ``total`` have been done (0: nothing is counted)."""
+        share = min(max(done / total, 0.0), 1.0) if total > 0 else 0.0
+        self.at(text, lambda: share)
+
+    def at(self, text: str, share: Share) -> None:
+        """Tell what begins, with a function that is asked again and again how much is done."""
+        start, width = self.start, self.width
+        self.show(self.prefix + text, lambda: start + width * share())
+
+    def part(self, number: int, of: int, prefix: str = "") -> Progress:
+        """Return the progress of one of several parts, counted from 0, of which each takes as long."""
+        width = self.width / max(of, 1)
+        return replace(self, start=self.start + width * number, width=width, prefix=self.prefix + prefix)
+
+
+def _nobody(text: str, share: Share) -> None:
+    """Tell nobody."""
+
+
+silent = Progress(_nobody)
+
+
+def heard(listener: Progress | Listener | None) -> Progress:
+    """Return a progress that tells a function, which takes words alone; None: nobody."""
+    if listener is None or isinstance(listener, Progress):
+        return listener or silent
+    tell = listener
+    return Progress(lambda text, share: tell(text))

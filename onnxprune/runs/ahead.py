@@ -1,0 +1,61 @@
+"""What lies ahead of a run, and how long each stage of it may take: what a progress bar begins with, before the run shows its own pace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnxprune.allocate.account import model_totals
+from onnxprune.changes.context import Context
+from onnxprune.changes.judging import TURNS
+from onnxprune.repair import MOST_ROWS
+from onnxprune.report.course import Stretch
+from onnxprune.report.gates import LATENCY_SECONDS
+from onnxprune.settings import space_of
+
+MACS_A_SECOND = 1e10  # of a convolution or product on one thread, about
+NODE_SECONDS = 1e-5  # that a node costs in every run, however small
+BYTES_A_SECOND = 4e8  # that are copied, compared or written
+PASSES = {"evidence": 2.0, "search": 8.0, "repair": 4.0, "recover": 4.0, "drift": 2.0}
+"""Stage -> how many times as long as running the model on its rows it takes, about."""
+CHECKS = 12  # samples that a proof runs, of all models together
+MIXES = 12  # runs of the whole way that judge how kinds of change share a target
+
+
+def ahead(context: Context) -> dict[str, Stretch]:
+    """Return the stages that follow the analysis, with the seconds of one thread that they may take."""
+    return {name: stretch for name, stretch in _stages(context) if stretch.seconds > 0}
+
+
+def _stages(context: Context) -> Iterator[tuple[str, Stretch]]:
+    settings, data, analysis = context.settings, context.data, context.analysis
+    macs, size = model_totals(analysis, analysis.widths)["macs"], context.original.size or 1
+    run = macs / MACS_A_SECOND + len(analysis.facts.graph.nodes) * NODE_SECONDS
+    copied = size / BYTES_A_SECOND
+    rows = 0 if data.calibration is None else min(len(data.calibration), MOST_ROWS)
+    turns = max(len(settings.spaces), 1) * settings.steps.steps
+    if settings.max_divergence is not None and not all(space_of(path).stepwise for path in settings.spaces):
+        turns *= TURNS
+    every = {name: factor * rows * run for name, factor in PASSES.items()}
+    chosen = every["search"] if settings.reconstructs else every["evidence"] if settings.scorer.needs else 0.0
+    way = chosen + every["repair"] * (settings.repair != "none")
+    yield "outputs", Stretch(min(rows, 64) * run + 0.1 if data.measured is not None else 0.0)
+    if settings.mixes and len(settings.share) < len(settings.aimed) - 1:
+        yield "shares", Stretch(MIXES * way)
+    if not settings.reconstructs:
+        yield "evidence", Stretch(chosen * turns, turns)
+    yield "allocate", Stretch((0.1 + (chosen if settings.reconstructs else 0.0)) * turns, turns)
+    yield "cut", Stretch(copied * turns, turns)
+    yield "check", Stretch((CHECKS * run + 2 * copied + 0.2) * turns, turns)
+    yield "repair", Stretch(every["repair"] * (settings.repair != "none") * turns, turns)
+    yield "recover", Stretch(_training(context, run))
+    yield "drift", Stretch(PASSES["drift"] * run * len(data.measured or ()))
+    yield "latency", Stretch((LATENCY_SECONDS + 1.0) if settings.latency else 0.0)
+    yield "save", Stretch(copied + 0.01)
+
+
+def _training(context: Context, run: float) -> float:
+    """Return the seconds of a recovery: as asked for, or what its steps take."""
+    recipe = context.settings.recipe
+    if recipe is None:
+        return 0.0
+    return recipe.seconds or recipe.steps * recipe.batch * run * PASSES["recover"]
