@@ -37,6 +37,7 @@ WORDS = {
     "grad": "a backward pass as ONNX",
     "measure": "how far two outputs are apart",
     "data": "any source as batches",
+    "recording": "what programs feed their models",
     "model": "files, graphs, facts, sessions",
 }
 """What a package is for; one without a word stands by its name alone. Layers of modules without words are left out."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnxprune.api import load as load
     from onnxprune.api import plan as plan
     from onnxprune.api import prune as prune
+    from onnxprune.api import record as record
     from onnxprune.api import save as save
     from onnxprune.api import validate as validate
     from onnxprune.changes.plan import Plan as Plan
@@ -40,6 +41,7 @@ _HOMES = {
     "load": "onnxprune.api",
     "plan": "onnxprune.api",
     "prune": "onnxprune.api",
+    "record": "onnxprune.api",
     "save": "onnxprune.api",
     "validate": "onnxprune.api",
 }
@@ -56,6 +58,7 @@ __all__ = [
     "load",
     "plan",
     "prune",
+    "record",
     "save",
     "validate",
 ]

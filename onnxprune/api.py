@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -42,6 +43,7 @@ from onnxprune.options import (
     parted,
 )
 from onnxprune.progress import Progress, heard
+from onnxprune.recording import SAMPLES, SIZE, Limits, Recording, recorded, run_recorded
 from onnxprune.report.baseline import TOLERANCE, Baseline
 from onnxprune.report.entries import Report, coverage, header, model_entry
 from onnxprune.report.gates import GATES, require_data, require_measurable
@@ -318,3 +320,37 @@ def _dataset(
 ) -> Dataset:
     specs, sizes = input_specs(model.structure), dict(settings.input_shape)
     return open_dataset(data, specs, labels=labels, samples=samples, seed=settings.seed, images=images, sizes=sizes)
+
+
+def record(
+    folder: PathLike,
+    *,
+    samples: int = SAMPLES,
+    max_bytes: int = SIZE,
+    seed: int = 0,
+    outputs: bool = False,
+    force: bool = False,
+) -> AbstractContextManager[list[Recording]]:
+    """Record what every ONNX Runtime session of this process is fed while the block runs, as calibration data in ``folder``.
+
+    Per model at most ``samples`` samples and ``max_bytes`` bytes are kept, drawn by ``seed``; with ``outputs`` what came of them too.
+    Yields a list that holds the recording once the block has ended. Raises UsageError, OutputError, and DataError without a session.
+    """
+    return recorded(folder, Limits(samples, max_bytes, seed, outputs), force=force)
+
+
+def record_program(
+    command: Sequence[str],
+    folder: PathLike,
+    *,
+    samples: int = SAMPLES,
+    max_bytes: int = SIZE,
+    seed: int = 0,
+    outputs: bool = False,
+    force: bool = False,
+) -> tuple[int, Recording | None]:
+    """Run a program, record as ``record`` does every session of every Python interpreter in it, and return its exit code too.
+
+    The recording is None where the program failed and ran no session.
+    """
+    return run_recorded(command, folder, Limits(samples, max_bytes, seed, outputs), force=force)

@@ -17,6 +17,7 @@ import numpy as np
 from onnxprune.data.columns import ArrayColumn, Column, NpyColumn, NpzColumn, TensorColumn, reading
 from onnxprune.data.images import EXTENSIONS, ImageOptions
 from onnxprune.data.inputs import LABEL_KEYS, Schema
+from onnxprune.data.recordings import folder_of_model
 from onnxprune.data.scripts import load_module
 from onnxprune.data.sources import (
     Chain,
@@ -179,6 +180,7 @@ def _rewound(reader: Any) -> Iterator[Any]:
 
 def _open_folder(folder: Path, request: Request) -> RowSource:
     """Return the source for a folder of one kind of data; raise DataError for none or for a mixture."""
+    folder = folder_of_model(folder, request.schema)
     kinds = {kind: find(folder) for kind, (find, _) in FOLDER_READERS.items()}
     present = [kind for kind, paths in kinds.items() if paths]
     if not present:

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import shlex
+import sys
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -16,9 +17,10 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 from onnx import ModelProto
+from onnxruntime import InferenceSession
 from support.networks import network, unseen_model
 
-from onnxprune.api import inspect
+from onnxprune.api import inspect, record
 from onnxprune.cli import main
 from onnxprune.report.remedies import NOTHING, REMEDIES, UNKNOWN_SHAPES
 
@@ -221,6 +223,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "empty").mkdir()
     np.savez(path / "broken.npz", facts=np.zeros(3, np.uint8))
     np.save(path / "x.npy", x)
+    (path / "feeds.py").write_text(
+        "import numpy as np, onnxruntime\nonnxruntime.InferenceSession('net.onnx').run(None, dict(np.load('x.npz')))\n"
+    )
+    (path / "damaged").mkdir()
+    (path / "damaged" / "recording.json").write_text("{}")
+    for place, names in (("recorded", ("net", "twin")), ("again", ("net",))):
+        with record(path / place):
+            for name in names:
+                InferenceSession(path / f"{name}.onnx").run(None, {"x": x})
     (path / "jobs.toml").write_text("[jobs.a]\nmodel = 'net.onnx'\ndry-run = true\nno-latency = true\n")
     (path / "none.toml").write_text("")
     with pytest.MonkeyPatch.context() as patch:
@@ -245,6 +256,7 @@ def run(command: str) -> Result:
 
 
 DRY = "--dry-run --no-latency"
+PROGRAM = f"{sys.executable} feeds.py"
 DATA = f"--calib x.npz {DRY}"
 # what the message says -> (command that calls it forth, command that follows it; several in a row with &&)
 ERRORS = {
@@ -372,6 +384,14 @@ ERRORS = {
     ": give channels as": (f"net.onnx {DATA} --output-weight y[a:b]=2", f"net.onnx {DATA} --output-weight y[1:3]=2"),
     "give calibration data (--calib)": (f"net.onnx {DRY} --repair least-squares", f"net.onnx {DATA} --repair least-squares --criterion l2"),
     "for devices and processes; choose another": (f"net.onnx {DATA} --criterion obs --cache /proc", f"net.onnx {DATA} --criterion obs --cache cache"),
+    "give at least one of each": (f"record -o one --samples 0 -- {PROGRAM}", f"record -o one --samples 1 -- {PROGRAM}"),
+    "add --force to replace it": (f"record -o again -- {PROGRAM}", f"record -o again --force -- {PROGRAM}"),
+    "); choose another folder": (f"record -o pictures --force -- {PROGRAM}", f"record -o other --force -- {PROGRAM}"),
+    "give the program as you start it, such as": ("record -o works -- no-such-program", f"record -o works -- {PROGRAM}"),
+    "give the folder of this one: ": (
+        f"net.onnx --calib recorded --criterion l2 {DRY}", f"net.onnx --calib recorded/net --criterion l2 {DRY}"),
+    "; record this model": (f"two.onnx --calib recorded {DRY}", f"any.onnx --calib recorded/net --criterion l2 {DRY} --input-shape x:1,3,6,6"),
+    "; record again": (f"net.onnx --calib damaged {DRY}", f"record -o damaged-not -- {PROGRAM} && net.onnx --calib damaged-not --criterion l2 {DRY}"),
     "--all shows them": (f"inspect {TRANSFORMER}", f"inspect {TRANSFORMER} --all"),
 }  # fmt: skip
 
@@ -408,6 +428,7 @@ EXPLAINED = {
     "leaves sizes open: settle them": "for callers of random data in Python",
     "no random data for input": "for callers of random data in Python",
     "the calibration inputs are random": "for callers of random data in Python",
+    "is being recorded into by another run": "two recordings at once; tests/recording/test_sessions.py",
     "--exclude {}": "lines to paste; test_documents.py reads them as the option does",
     "give fixed input shapes": "for callers of gradients in Python; test_grad.py",
     "name inputs, parameters or activations": "for callers of gradients in Python; test_grad.py",
