@@ -281,6 +281,13 @@ JUDGE = (
         help="How much more an output, or channels of it, count wherever models are compared, e.g. 'boxes=2' or "
         "'y[4:84]=3'; by default all outputs alike, and all kinds of channels in one. Repeatable.",
     ),
+    click.option(
+        "--task",
+        metavar="KIND[:OPTION=VALUE,...]",
+        help="What the model is for, judged against the original where there are no labels: classes, ctc, detection, "
+        "segmentation, embedding, multilabel, sequence, regression, or none; e.g. detection:confidence=0.25,iou=0.5. "
+        "Default: as the outputs tell.",
+    ),
 )
 DATA = (
     click.option("--labels", type=FILE, help="Labels of the data measured on: .npy, .npz or .txt."),

@@ -26,6 +26,7 @@ from onnxprune.report.entries import (
     verdict,
 )
 from onnxprune.report.remedies import WINDOW
+from onnxprune.report.tasks import task_sentence
 
 SHOWN = 12  # rows of a long table on a terminal without --all
 
@@ -38,6 +39,9 @@ def show_comparison(terminal: Terminal, report: dict[str, Any]) -> None:
         decided = " of --calib, which decided" if report["drift"].get("rows") == "calibration" else ""
         samples = f"drift over {report['drift']['samples']} samples{decided}"
         terminal.table(DRIFT, drift_rows(drift), samples)
+    told = task_sentence(report)
+    if told:
+        terminal.say(told)
     if report["gates"]:
         terminal.table(("gate", "limit", "value", "passed"), gate_rows(report["gates"]))
 

@@ -50,6 +50,7 @@ class SettingOptions(TypedDict, total=False):
     search: float
     search_recover: int
     output_weight: Mapping[str, float] | Sequence[tuple[str, float]]
+    task: str
     samples: int | None
     batch: int | None
     input_shape: Mapping[str, Sequence[int]] | Sequence[tuple[str, Sequence[int]]]

@@ -29,6 +29,7 @@ from onnxprune.allocate import (
 from onnxprune.criteria import Criterion, parse_criterion
 from onnxprune.errors import UsageError
 from onnxprune.means import Means
+from onnxprune.measure.tasks.task import Asked, parse_task
 from onnxprune.recover import Recipe, parse_length
 from onnxprune.registry import Registry, near_names
 
@@ -86,6 +87,7 @@ class Settings:
     ``granularity``: heads, width or groups, beside it paired and stream; block, eigen, lossless: other kinds of change. Several share
     the target, one after the other: as much as ``share`` says of a kind (of what is saved), else as data judges. ``input_shape``: input -> sizes for free dimensions.
     ``output_weight``: (output or channels of it such as y[4:84], how much more it counts), for those who know better.
+    ``task``: what the model is for, such as ctc or detection:confidence=0.3; auto: as its outputs tell; none: not judged.
     ``allow_unproven``: a result is good enough that agrees wherever it was seen, though not everything was.
     The gates ``max_drop``, ``min_agreement``, ``min_cosine`` and ``max_latency_ratio`` are shares of 1, ``max_size`` is in bytes.
     """
@@ -118,6 +120,7 @@ class Settings:
     search: float = 0.0
     search_recover: int = 0
     output_weight: tuple[tuple[str, float], ...] = ()
+    task: str = AUTO
     samples: int | None = None
     batch: int | None = None
     input_shape: tuple[tuple[str, tuple[int, ...]], ...] = ()
@@ -170,7 +173,7 @@ class Settings:
             raise UsageError(f"search_recover {self.search_recover}: give a number of steps, such as 50")
         if self.search_recover and not self.reconstructs:
             raise UsageError("search_recover trains what the search proposes; leave criterion and repair at auto")
-        for read in ("aim", "options", "training", "scorer"):
+        for read in ("aim", "options", "training", "scorer", "purpose"):
             getattr(self, read)  # each refuses what it cannot read
 
     def _refuse_what_no_kind_takes(self) -> None:
@@ -264,6 +267,11 @@ class Settings:
             batch=self.batch or Recipe.batch,
             seed=self.seed,
         )
+
+    @property
+    def purpose(self) -> Asked:
+        """What the model is for, as far as the user says."""
+        return parse_task(self.task)
 
     @property
     def recipe(self) -> Recipe | None:

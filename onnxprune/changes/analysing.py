@@ -61,6 +61,8 @@ def grouped(facts: Facts, settings: Settings) -> Analysis:
 
 
 def outputs_of(analysis: Analysis, settings: Settings, dataset: Dataset) -> Outputs:
-    """Return how the model's outputs are compared, from its graph and from data; raises UsageError for weights that fit none."""
-    found = observed(analysis.facts.model, dataset, layouts(analysis.solution.links), settings.means)
+    """Return how the model's outputs are compared, from its graph and from data; raises UsageError for weights and tasks that fit none."""
+    found = observed(
+        analysis.facts.model, dataset, layouts(analysis.solution.links), settings.means, asked=settings.purpose
+    )
     return weighed(found, settings.output_weight)

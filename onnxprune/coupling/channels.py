@@ -66,7 +66,13 @@ def _layout(links: Links, name: str, written: _Written, sources: tuple[str, ...]
     free = tuple(a for a in range(len(shape)) if not facts.static(name, a))
     if axis is None or not shares[axis]:
         followed = bool(layers) and all(node.op in RULES and RULES[node.op].family != "barrier" for node in behind)
-        return Layout(bare=followed, free=free, scores=_named(name), bounded=_maker(facts, name) in BOUNDS)
+        return Layout(
+            bare=followed,
+            free=free,
+            scores=_named(name),
+            bounded=_maker(facts, name) in BOUNDS,
+            shares=_squashed(behind),
+        )
     makers = np.where(written.channel[places[axis]], written.makers[places[axis]].astype(np.int64), -1)
     return Layout(
         axis,
@@ -74,7 +80,7 @@ def _layout(links: Links, name: str, written: _Written, sources: tuple[str, ...]
         makers=makers,
         scores=_named(name) or _chosen_among(facts, name, axis),
         bounded=_maker(facts, name) in BOUNDS,
-        shares=any(node.op in SQUASHES for node in behind),
+        shares=_squashed(behind),
         by_product=all(node.op in ("MatMul", "Gemm") for node in layers) and len(layers) == 1,
     )
 
@@ -185,6 +191,10 @@ def _axis_of(spec: Spec, number: int, letter: str) -> int | None:
 
 def _named(name: str) -> bool:
     return NAMED_SCORES in name.lower()
+
+
+def _squashed(behind: Iterable[Node]) -> bool:
+    return any(node.op in SQUASHES for node in behind)
 
 
 def _maker(facts: Facts, name: str) -> str:

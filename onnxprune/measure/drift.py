@@ -18,6 +18,8 @@ from onnxprune.measure.bootstrap import RESAMPLES, Proof, paired_interval, prove
 from onnxprune.measure.inside import ChannelDrift, OutputRows, finite
 from onnxprune.measure.metrics import ROW_METRICS, TaskMetric, label_metric
 from onnxprune.measure.outputs import CLASSES, VARYING, Output, Outputs
+from onnxprune.measure.tasks.agreement import TaskAgreement
+from onnxprune.measure.tasks.task import Answered
 
 
 class Runnable(Protocol):
@@ -225,7 +227,7 @@ class Compared(NamedTuple):
 
 @dataclass
 class DriftReport:
-    """Drift per output and, with labels or a metric of one's own, of the task."""
+    """Drift per output; of the task by labels or a metric of one's own, and without either by what the task is known to be."""
 
     samples: int = 0
     outputs: dict[str, OutputDrift] = field(default_factory=dict)
@@ -234,6 +236,7 @@ class DriftReport:
     warnings: list[str] = field(default_factory=list)
     question: Question = Question()
     asked: TaskMetric | None = None
+    agreement: TaskAgreement | None = None
 
     def fresh(self) -> DriftReport:
         """Return a report of the same that has seen nothing."""
@@ -250,6 +253,14 @@ class DriftReport:
         if self.asked is not None:
             self.task = self.task or TaskDrift(self.asked.name, self.question.seed)
             self.task.add(*(self.asked.values(outputs, labels, samples) for outputs in (seen.old, seen.new)))
+        self._add_agreement(seen)
+
+    def _add_agreement(self, seen: Compared) -> None:
+        how, inputs = self.question.how, seen.batch.inputs
+        if how is None or how.task is None or any(name not in seen.new for name in how.task.reads):
+            return
+        self.agreement = self.agreement or TaskAgreement(how.task, self.question.seed)
+        self.agreement.update(*(Answered(found, inputs.get(how.mask), inputs) for found in (seen.old, seen.new)))
 
     def _add_outputs(self, seen: Compared) -> None:
         how, batch = self.question.how, seen.batch
@@ -271,6 +282,9 @@ class DriftReport:
         if self.task and other.task:
             self.task.merge(other.task)
         self.task = self.task or other.task
+        if self.agreement and other.agreement:
+            self.agreement.merge(other.agreement)
+        self.agreement = self.agreement or other.agreement
         self.warnings += [text for text in other.warnings if text not in self.warnings]
 
     def to_json(self) -> dict[str, Any]:
@@ -280,7 +294,18 @@ class DriftReport:
             "synthetic": self.synthetic,
             "warnings": self.warnings,
         }
-        return {"drift": drift, "task": self.task.to_json() if self.task else None}
+        unknown = self.question.how.unknown if self.question.how else ""
+        return {"drift": drift | ({"task_unknown": unknown} if unknown else {}), "task": self._task()}
+
+    def _task(self) -> dict[str, Any] | None:
+        """Return what is known of the task: by labels or a metric, else how far it agrees with the original's."""
+        if self.agreement is None:
+            return self.task.to_json() | {"judge": "metric"} if self.task else None
+        agreement = self.agreement.to_json()
+        own = (
+            self.task.to_json() | {"judge": "metric"} if self.task else self.agreement.as_drop() | {"judge": "original"}
+        )
+        return own | {"agreement": agreement}
 
 
 def compare(

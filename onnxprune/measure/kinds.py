@@ -26,6 +26,8 @@ from onnxprune.measure.outputs import (
     spans,
 )
 from onnxprune.measure.seen import Seen
+from onnxprune.measure.tasks.find import Shown, task_of
+from onnxprune.measure.tasks.task import AS_FOUND, Answered, Asked
 from onnxprune.model.read import Model
 
 SAMPLES = 256  # rows at most whose outputs tell ranges and variances
@@ -33,6 +35,7 @@ BATCH = 32
 BYTES = 1 << 27  # of outputs at most that are looked at
 FLOOR = 0.003  # least deviation: of the largest value where all lie between 0 and 1, else of the group's largest
 NOISE = 1e-4  # of a channel's mean: a deviation below is rounding
+SHOWN_ROWS, SHOWN_BYTES = 64, 1 << 25  # whose outputs tell the task
 RUNS = 3  # of channels between 0 and 1 at most that count as scores beside others: more are chance
 
 Forward = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
@@ -70,22 +73,34 @@ class Sight:
 
 
 def observed(
-    model: Model, dataset: Dataset, layouts: Mapping[str, Layout], means: Means = Means(), samples: int = SAMPLES
+    model: Model,
+    dataset: Dataset,
+    layouts: Mapping[str, Layout],
+    means: Means = Means(),
+    samples: int = SAMPLES,
+    asked: Asked = AS_FOUND,
 ) -> Outputs:
     """Return how the outputs of a model are compared, from ``layouts`` of its graph and from runs on the first rows.
 
-    Raises ModelError where the model cannot be run.
+    ``asked``: the task that the user named. Raises ModelError where the model cannot be run, UsageError for a task that is not
+    to be read from the outputs.
     """
     sources = [source for layout in layouts.values() for source in layout.sources]
-    run = revealing(model, sources, means).run
-    return outputs_like(_first(run, dataset, samples), samples_axes(run, dataset), layouts, dataset.schema.padding_mask)
+    run, mask = revealing(model, sources, means).run, dataset.schema.padding_mask
+    shown: list[Answered] = []
+    found = outputs_like(_first(run, dataset, samples, shown), samples_axes(run, dataset), layouts, mask)
+    task, reason = task_of(asked, Shown(found, layouts, shown, not dataset.schema.samples))
+    return replace(found, task=task, unknown="" if task else reason)
 
 
-def _first(run: Forward, dataset: Dataset, samples: int) -> Iterator[Mapping[str, Any]]:
-    """Yield what the model gives for the first rows, a batch at a time."""
+def _first(run: Forward, dataset: Dataset, samples: int, shown: list[Answered]) -> Iterator[Mapping[str, Any]]:
+    """Yield what the model gives for the first rows, a batch at a time; the first of them are ``shown``."""
     rows = size = 0
+    mask = dataset.schema.padding_mask
     for inputs in dataset.batches(BATCH):
         found = run(inputs)
+        if rows < SHOWN_ROWS and size < SHOWN_BYTES:
+            shown.append(Answered(found, inputs[mask] if mask else None, inputs))
         yield found
         rows += len(next(iter(inputs.values()))) if dataset.schema.samples else 1
         size += sum(value.nbytes for value in found.values() if isinstance(value, np.ndarray))
@@ -251,6 +266,8 @@ def _output(sight: Sight) -> Output:
         weight=weight,
         groups=groups,
         classes=classes,
+        shares=bool(seen.unit.all()),
+        unit_rows=bool(seen.unit_rows),
     )
 
 

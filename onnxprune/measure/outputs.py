@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import log_softmax
 
+from onnxprune.measure.tasks.task import Task
 from onnxprune.model.runtime import Results
 
 SCORES, PROBABILITIES, VALUES, INTEGERS = "scores", "probabilities", "values", "integers"
@@ -63,7 +64,8 @@ class Output:
 
     ``samples_axis``: the axis that follows the samples (None: none does), ``folded`` of its places for each; ``channel_axis``
     (None: all is one channel). ``scale``: float64[channels], what an error is divided by; ``weight``: float64[channels] of sum
-    1; ``importance`` among the outputs. ``classes``: whether a row may be read as a choice among its channels.
+    1; ``importance`` among the outputs. ``classes``: whether a row may be read as a choice among its channels. ``shares``: all
+    values that were seen lie between 0 and 1; ``unit_rows``: all rows have the length 1.
     """
 
     name: str
@@ -76,6 +78,8 @@ class Output:
     folded: int = 1
     classes: bool = False
     importance: float = 1.0
+    shares: bool = False
+    unit_rows: bool = False
 
     @cached_property
     def factor(self) -> np.ndarray:
@@ -246,7 +250,7 @@ class Outputs:
     """All outputs of a model that are compared, and why others are not.
 
     ``varying``: those of the others whose entries, or the order of these, are up to the data. ``inner``: those of them that are no outputs of the model but values inside it. ``mask``: the input that says which
-    steps of a sequence count ("": none does).
+    steps of a sequence count ("": none does). ``task``: what the outputs are for (None: not known, ``unknown`` says why).
     """
 
     of: Mapping[str, Output]
@@ -254,6 +258,8 @@ class Outputs:
     varying: tuple[str, ...] = ()
     inner: tuple[str, ...] = ()
     mask: str = ""
+    task: Task | None = None
+    unknown: str = ""
 
     @cached_property
     def judged(self) -> tuple[Output, ...]:

@@ -187,6 +187,8 @@ def comparison(report: Report) -> list[tuple[str, str, str, str]]:
         rows.append(
             (task["metric"], f"{task['before']:.2%}", f"{task['after']:.2%}", f"{0.0 - task['drop'] * 100:+.2f} points")
         )
+    if report.get("unjudged"):
+        rows.append(("does it still work?", "yes", "nothing says so: give --calib", ""))
     return rows
 
 
@@ -337,5 +339,6 @@ def verdict(report: Report) -> str:
     )
     failed = [gate["name"] for gate in report.get("gates", ()) if not gate["passed"]]
     nothing = "; nothing was written" if "output" in report else ""
-    end = f"; gate failed: {', '.join(failed)}{nothing}" if failed else ""
+    doubt = "; nothing says that it still works: give --calib" if report.get("unjudged") else ""
+    end = f"{doubt}; gate failed: {', '.join(failed)}{nothing}" if failed else doubt
     return f"{', '.join(gone)}{speed}{end}."

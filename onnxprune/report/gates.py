@@ -15,6 +15,7 @@ from onnxprune.measure.latency import LatencyReport, measure_pair
 from onnxprune.measure.layers import revealing
 from onnxprune.measure.metrics import script_metric
 from onnxprune.measure.outputs import VARYING, Outputs
+from onnxprune.measure.tasks.task import NONE, OPTIONS
 from onnxprune.model.facts import Facts, free_dimensions
 from onnxprune.model.read import Model
 from onnxprune.proof.inputs import random_feeds
@@ -65,6 +66,8 @@ def doubts(
     texts = []
     if found.task is not None and settings.max_drop is not None and found.task.values[0].size:
         texts.append(found.task.prove(settings.max_drop).warning())
+    elif found.agreement is not None and settings.max_drop is not None and len(found.agreement.known):
+        texts.append(found.agreement.prove(settings.max_drop).warning())
     if settings.min_agreement is not None:
         seen = unseen_bound(max(found.samples, 1))
         if seen > 1 - settings.min_agreement:
@@ -132,7 +135,12 @@ def _has_data(_: Settings, data: Dataset | None) -> bool:
 
 
 GATES: dict[str, Gate] = {
-    "max_drop": Gate(_of("task", "drop"), lambda _, data: bool(data and data.has_labels), False, "labelled data"),
+    "max_drop": Gate(
+        _of("task", "drop"),
+        lambda s, data: data is not None and (data.has_labels or s.purpose.kind != NONE),
+        False,
+        "labelled data, or data and a task that the outputs tell or --task names",
+    ),
     "min_agreement": Gate(_worst("top1_agreement"), _has_data, True, "data for a classifier"),
     "min_cosine": Gate(_worst("cosine"), _has_data, True, "data"),
     "max_latency_ratio": Gate(_of("latency", "ratio_p10"), lambda s, _: s.latency, False, "a latency measurement"),
@@ -175,8 +183,16 @@ def require_measurable(settings: Settings, dataset: Dataset | None) -> None:
             raise _undecidable(name, gate)
 
 
-def require_classes(settings: Settings, outputs: Outputs) -> None:
-    """Refuse to gate a choice among classes that no output makes, before any long work; raises UsageError."""
+def require_judges(settings: Settings, outputs: Outputs, *, labelled: bool) -> None:
+    """Refuse to gate a choice among classes that no output makes, or a task that nobody knows, before any long work.
+
+    Raises UsageError.
+    """
+    if settings.max_drop is not None and not labelled and outputs.task is None:
+        raise UsageError(
+            f"the gate max_drop needs labels, or to know what the model is for, and {outputs.unknown}; "
+            f"say it: --task {', '.join(OPTIONS)}"
+        )
     if settings.min_agreement is not None and not outputs.classes:
         kinds = ", ".join(f"{name} ({output.kind})" for name, output in outputs.of.items()) or "none that is compared"
         raise UsageError(

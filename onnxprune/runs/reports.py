@@ -32,7 +32,7 @@ from onnxprune.model.memory import peak_activation_bytes, peak_rss, peak_rss_byt
 from onnxprune.model.read import Model
 from onnxprune.report import entries
 from onnxprune.report.entries import Report
-from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_classes, single_feeds
+from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_judges, single_feeds
 from onnxprune.report.stages import Stages
 from onnxprune.search.curves import HELD_OUT, JUDGE, Curve, curves, most_sensitive
 from onnxprune.settings import GRANULARITIES, Settings, space_of
@@ -117,7 +117,7 @@ def compare_models(before: Model, after: Model, on: Comparison, settings: Settin
     }
     with stages("drift"):
         outputs = _outputs_alone(before, on.dataset, settings)
-        require_classes(settings, outputs)
+        require_judges(settings, outputs, labelled=bool(on.metric or on.dataset.has_labels))
         found = measure_drift(before, after, on.dataset, settings, on.metric, outputs)
     facts |= found.to_json()
     if on.layers:
@@ -136,7 +136,8 @@ def compare_models(before: Model, after: Model, on: Comparison, settings: Settin
 def _outputs_alone(model: Model, dataset: Dataset, settings: Settings) -> Outputs:
     """Return how the outputs of a model are compared that need not be analysed as a whole."""
     facts = facts_of(model, settings)
-    return weighed(observed(model, dataset, layouts(build_links(facts)), settings.means), settings.output_weight)
+    found = observed(model, dataset, layouts(build_links(facts)), settings.means, asked=settings.purpose)
+    return weighed(found, settings.output_weight)
 
 
 def time_models(model: Model, other: Model | None, timing: Timing, settings: Settings, stages: Stages) -> Report:

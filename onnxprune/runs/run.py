@@ -21,6 +21,7 @@ from onnxprune.changes.plan import Plan, Planned, check_digest
 from onnxprune.changes.proven import Step
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import Inconclusive, ModelError, UsageError
+from onnxprune.measure.tasks.task import AUTO, NONE
 from onnxprune.model.memory import peak_rss_bytes
 from onnxprune.model.model import Model
 from onnxprune.model.surgeon import to_surgeon
@@ -29,8 +30,9 @@ from onnxprune.proof.verdict import all_of
 from onnxprune.report import entries
 from onnxprune.report.baseline import Baseline
 from onnxprune.report.entries import Report
-from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_classes
+from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_judges
 from onnxprune.report.stages import Stages
+from onnxprune.report.tasks import unjudged
 from onnxprune.runs.ahead import ahead
 from onnxprune.runs.legs import by_plan, taken, to_target
 from onnxprune.runs.mix import shares_of
@@ -103,6 +105,8 @@ class Run:
             analysis = self.given or analyse_model(self.model, settings)
         if settings.output_weight and measured is None:
             raise UsageError("output weights count where outputs are compared; give data (--calib or --eval)")
+        if settings.purpose.kind not in (AUTO, NONE) and measured is None:
+            raise UsageError(f"task {settings.task} is judged on data; give some (--calib or --eval)")
         context = Context(
             analysis, self.model, settings, self.data, self.stages, self.notes,
             checkpoint=self.checkpoint, rewind=self.rewind,
@@ -112,7 +116,7 @@ class Run:
             return context
         with self.stages("outputs"):
             outputs = outputs_of(analysis, settings, self.data.calibration or measured)
-        require_classes(settings, outputs)
+        require_judges(settings, outputs, labelled=measured.has_labels)
         self.notes.warn(*outputs.left_out)
         return replace(context, outputs=outputs)
 
@@ -123,14 +127,19 @@ class Run:
         found = self._found(steps, small, settings)
         with self.stages("check"):
             self.notes.warn(*check_format(small, self.model))
+        found["unjudged"] = None
+        if self.data.measured is None:
+            costly = [row for step, row in zip(steps, found["steps"], strict=True) if step.change.space.aims]
+            found["unjudged"], told = unjudged(found["before"], costly)
+            self.notes.warn(told)
         facts = found | self.notes.entries | self._measured(context, small)
         facts["gates"] = judge(self.settings, facts) + (self.baseline.judge(facts) if self.baseline else [])
         self._judge_noise(facts)
         failed = not all(gate["passed"] for gate in facts["gates"])
         facts["exit_code"] = int(failed)
         facts["output"] = None if failed or self.output is None else self._save(small, self.output)
-        told = {"warnings": self.notes.warnings, "seconds": self.stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
-        return Result(facts | told, plan, small)
+        end = {"warnings": self.notes.warnings, "seconds": self.stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
+        return Result(facts | end, plan, small)
 
     def _found(self, steps: Sequence[Step[Any]], small: Model, settings: Mapping[str, Any]) -> Report:
         """Return what was decided, what it saves and how it was proven."""

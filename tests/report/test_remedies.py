@@ -382,6 +382,16 @@ ERRORS = {
     "give one of them more than 0": (f"net.onnx {DATA} --output-weight y=0", f"net.onnx {DATA} --output-weight y[0]=0"),
     "give a number of at least 0": (f"net.onnx {DATA} --output-weight y=-1", f"net.onnx {DATA} --output-weight y=2"),
     ": give channels as": (f"net.onnx {DATA} --output-weight y[a:b]=2", f"net.onnx {DATA} --output-weight y[1:3]=2"),
+    "; it has threshold": (f"net.onnx {DATA} --task multilabel:limit=1", f"net.onnx {DATA} --task multilabel:threshold=0.4"),
+    ": give threshold as a number from 0 to 1": (f"net.onnx {DATA} --task multilabel:threshold=2", f"net.onnx {DATA} --task multilabel:threshold=0.4"),
+    "; say it: --task": (
+        f"net.onnx {DATA} --max-drop 99%", f"net.onnx {DATA} --task regression:tolerance=1 --max-drop 100%"),
+    "labelled data, or data and a task": (f"net.onnx {DRY} --max-drop 99%", f"classes.onnx {DATA} --max-drop 100%"),
+    "; --task says what the model is for": (f"net.onnx {DATA}", f"net.onnx {DATA} --task regression"),
+    " is judged on data; give some": (f"net.onnx {DRY} --task regression", f"net.onnx {DATA} --task regression"),
+    "nothing says that this model still works": (f"net.onnx {DRY}", f"net.onnx {DATA}"),
+    "; nothing says that it still works: give --calib": (f"net.onnx {DRY}", f"net.onnx {DATA}"),
+    "nothing says so: give --calib": (f"net.onnx {DRY}", f"net.onnx {DATA}"),
     "give calibration data (--calib)": (f"net.onnx {DRY} --repair least-squares", f"net.onnx {DATA} --repair least-squares --criterion l2"),
     "for devices and processes; choose another": (f"net.onnx {DATA} --criterion obs --cache /proc", f"net.onnx {DATA} --criterion obs --cache cache"),
     "give at least one of each": (f"record -o one --samples 0 -- {PROGRAM}", f"record -o one --samples 1 -- {PROGRAM}"),
@@ -451,6 +461,7 @@ EXPLAINED = {
     "target {} does not go with {}; give {}": "followed below, with the names of kinds",
     "is out of reach: the smallest result has": "names the best, advises nothing",
     "(--strict refuses that)": "what the option does; a measurement is noisy or not",
+    ": give {} as {} from {} to {}": "followed below, with the name of an option",
     "is missed: the result would have": "a guard behind the choice, which meets the target itself; test_proof.py",
 }
 

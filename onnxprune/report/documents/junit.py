@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from onnxprune.report.documents.tables import parts, shortened
 from onnxprune.report.entries import amount
+from onnxprune.report.tasks import task_sentence
 
 LONGEST = 500
 
@@ -32,6 +33,10 @@ def _suite(name: str, report: Mapping[str, Any]) -> ElementTree.Element:
     suite = ElementTree.Element("testsuite", name=label, time=f"{seconds:.3f}")
     for key, count in counts.items():
         suite.set(key, str(count))
+    task = task_sentence(report)
+    if task:
+        held = ElementTree.SubElement(suite, "properties")
+        ElementTree.SubElement(held, "property", name="task", value=shortened(task, LONGEST))
     for case, kind, text in cases:
         element = ElementTree.SubElement(
             suite, "testcase", classname=f"onnxprune.{label}", name=shortened(case, LONGEST)

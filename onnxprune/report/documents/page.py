@@ -11,6 +11,7 @@ from markupsafe import Markup
 from onnxprune.report.documents.figures import figures
 from onnxprune.report.documents.tables import PASTE, exclude_lines, parts, shortened, tables
 from onnxprune.report.entries import proof_sentence, verdict
+from onnxprune.report.tasks import task_sentence
 
 LIMIT = 1_000_000
 """Bytes of the file."""
@@ -55,6 +56,7 @@ def _section(name: str, report: Mapping[str, Any], number: int) -> dict[str, Any
         "gated": bool(report.get("gates")),
         "proof": proof_sentence(dict(report["surgery"])) if report.get("surgery") else "",
         "verdict": "" if report.get("error") else verdict(dict(report)),
+        "task": task_sentence(report),
         "models": [(shortened(str(m["path"] or "a model in memory")), m["sha256"]) for m in models],
         "figures": [(title, Markup(svg)) for title, svg in figures(report, number)] if number < FIGURED else [],
         "open": [table for table in found if not table.folded],

@@ -25,6 +25,7 @@ from onnxprune.report.entries import (
     step_rows,
 )
 from onnxprune.report.remedies import WINDOW
+from onnxprune.report.tasks import PARTS, task_rows
 from onnxprune.report.visible import visible
 
 LONGEST_CELL = 160
@@ -197,6 +198,7 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[ReportView], Any], bool], ..
     ("Proof", ("output", "moved by silencing", "error", "proof"), _proof, True),
     ("Latency in µs", ("model", "min", "p10", "p50", "p90", "p99", "runs"), _latency, True),
     ("Memory in bytes", ("model", "weights", "peak activations", "peak resident"), memory_rows, True),
+    ("Task", PARTS, task_rows, True),
     ("Drift", DRIFT, _drift, True),
     ("Divergence per tensor", ("tensor", "operator", "SQNR dB"), _layers, True),
     ("Each group narrowed alone", ("group", "units", "divergence with so many left"), _curves, True),
