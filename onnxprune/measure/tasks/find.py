@@ -12,7 +12,7 @@ from scipy.special import softmax
 from onnxprune.errors import UsageError
 from onnxprune.measure.outputs import CLASSES, INTEGERS, PROBABILITIES, VALUES, Layout, Output, Outputs
 from onnxprune.measure.tasks.heads import Dense, Levels
-from onnxprune.measure.tasks.reading import Head, Scene, head_of
+from onnxprune.measure.tasks.reading import Detector, Scene, head_of
 from onnxprune.measure.tasks.table import TASKS
 from onnxprune.measure.tasks.task import AUTO, FOUND, NAMED, NONE, Answered, Asked, Task
 
@@ -68,7 +68,7 @@ class Fit:
     outputs: Sequence[Output]
     reason: str
     options: Mapping[str, float] = field(default_factory=dict)
-    head: Head | None = None
+    head: Detector | None = None
 
 
 def task_of(asked: Asked, look: Shown) -> tuple[Task | None, str]:
@@ -251,7 +251,7 @@ def _samples(look: Shown, batch: Answered) -> int:
     return 1 if look.alone or first is None else len(first)
 
 
-def _detects(look: Shown, scene: Scene, head: Head) -> bool:
+def _detects(look: Shown, scene: Scene, head: Detector) -> bool:
     """Whether a head is one without anybody saying so: the graph lists by what it sees, or few places show anything."""
     if not isinstance(head, Dense | Levels):
         return any(look.layouts.get(plane.name, Layout()).varies for plane in head.planes)

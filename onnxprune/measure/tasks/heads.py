@@ -151,13 +151,13 @@ class Listed:
         if self.batch is None:
             each = [Detections(*parts) for parts in zip(corners, scores, whole, strict=True)]
         else:
-            number, samples = self.batch.rows(results)[0, :, 0], sample_count(task, answered)
+            number, samples = self.batch.rows(results)[0, :, 0], samples_of(task, answered)
             everything = Detections(corners[0], scores[0], whole[0])
             each = [everything.only(number == sample) for sample in range(samples)]
         return [confident(seen, task["confidence"]) for seen in each]
 
 
-def sample_count(task: Task, answered: Answered) -> int:
+def samples_of(task: Task, answered: Answered) -> int:
     """Return how many samples a batch holds."""
     first = next((array for array in answered.inputs.values() if np.ndim(array)), None)
     return 1 if task.alone or first is None else len(first)

@@ -18,7 +18,7 @@ MOST_LISTED = 1000  # boxes of one sample, of a head that lists them
 PER_CELL, STRIDES = (1, 2, 3), (4, 8, 16, 32, 64, 128)
 LIKELY = 0.3  # of some class, where something is there at all
 
-Head = Dense | Levels | Listed
+Detector = Dense | Levels | Listed
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ def _cells(shape: tuple[int, ...], plane: Plane, count: int, picture: tuple[int,
     return next(((h, w, k) for h, w in sizes for k in PER_CELL if h * w * k == count), None)
 
 
-HEADS: Mapping[str, Callable[[Scene], Head | None]] = {
+HEADS: Mapping[str, Callable[[Scene], Detector | None]] = {
     "a list of boxes": listed,
     "boxes, scores and classes": several,
     "distances per cell": levels,
@@ -271,7 +271,7 @@ HEADS: Mapping[str, Callable[[Scene], Head | None]] = {
 """What a head is called -> how it is recognised; the first that is counts."""
 
 
-def head_of(scene: Scene) -> tuple[str, Head] | None:
+def head_of(scene: Scene) -> tuple[str, Detector] | None:
     """Return the head of a detector with what it is called; None where none is recognised."""
     found = ((name, recognise(scene)) for name, recognise in HEADS.items())
     return next(((name, head) for name, head in found if head is not None), None)
