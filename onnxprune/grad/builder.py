@@ -17,6 +17,7 @@ from onnxprune.grad.emitter import FLOATING, STOP, Emitter, Unsupported, Value
 from onnxprune.grad.expand import rewritten
 from onnxprune.grad.losses import Loss, total
 from onnxprune.grad.prepare import NARROW, prepare_backward
+from onnxprune.grad.sums import added
 from onnxprune.grad.view import VJPS, ForwardNode, Gradients
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph, Names, Node, names_read
@@ -114,19 +115,24 @@ def _check_values(names: Iterable[str], emit: Emitter) -> None:
 def reverse(emit: Emitter, nodes: Sequence[Node], loss: Value, wrt: Collection[str]) -> dict[str, Value]:
     """Emit the nodes that compute the gradient of the sum of ``loss`` for each value of ``wrt``."""
     on_the_way = _reachable(emit, nodes, wrt)
-    pending = {loss.name: emit.filled_like(loss, 1.0)}
+    pending: dict[str, list[Value]] = {loss.name: [emit.filled_like(loss, 1.0)]}
+
+    def gradient(name: str) -> Value | None:
+        """The sum of what is pending for a value, made when it is asked for: by then all of it is there."""
+        if name in pending and len(pending[name]) > 1:
+            pending[name] = [added(emit, pending[name])]
+        return pending[name][0] if name in pending else None
+
     for node in reversed(nodes):
-        incoming = [pending.get(name) for name in node.outputs]
-        if all(g is None for g in incoming) or not on_the_way.intersection(node.reads()):
+        if not on_the_way.intersection(node.reads()) or not any(name in pending for name in node.outputs):
             continue
+        incoming = [gradient(name) for name in node.outputs]
         for name in set(node.outputs) - set(wrt):
             pending.pop(name, None)
-        for name, gradient in zip(node.inputs, _apply(emit, node, incoming), strict=True):
-            if gradient is None or name not in on_the_way:
-                continue
-            gradient = _fitted(emit, node, gradient, emit.value(name))
-            pending[name] = pending[name] + gradient if name in pending else gradient
-    return {name: pending.get(name) or emit.zeros_like(emit.value(name)) for name in wrt}
+        for name, part in zip(node.inputs, _apply(emit, node, incoming), strict=True):
+            if part is not None and name in on_the_way:
+                pending.setdefault(name, []).append(_fitted(emit, node, part, emit.value(name)))
+    return {name: gradient(name) or emit.zeros_like(emit.value(name)) for name in wrt}
 
 
 def _reachable(emit: Emitter, nodes: Sequence[Node], wrt: Collection[str]) -> set[str]:

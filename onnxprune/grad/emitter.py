@@ -123,6 +123,7 @@ class Emitter:
         self.versions: Mapping[str, int] = facts.graph.versions
         self.owner = facts.graph.model.graph
         self.nodes: list[Node] = []
+        self.made: dict[str, Node] = {}  # emitted value -> its node
         self.tensors: dict[str, TensorProto] = {}
         self.inputs: list[ValueInfoProto] = []
         self.aliases: dict[str, str] = {}  # input that shares its name with a value of the model -> its name inside
@@ -170,6 +171,7 @@ class Emitter:
         self.first.update(zip(names, first, strict=True))
         self.second.update(zip(names, second, strict=True))
         self.nodes.append(node)
+        self.made.update(dict.fromkeys(names, node))
         return names
 
     def _infer(self, node: Node, facts: dict[str, Fact]) -> list[Fact]:

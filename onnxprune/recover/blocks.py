@@ -27,16 +27,13 @@ from onnxprune.model.model import Model, overwritten
 from onnxprune.model.runtime import session
 from onnxprune.model.tensors import FLOATS
 from onnxprune.progress import Progress, Share
+from onnxprune.recover.hints import Positions, comparable, sliced
 from onnxprune.recover.lessons import Arrays, Part, WholeModel, mean_loss
 from onnxprune.recover.objective import Objective, objective
 from onnxprune.recover.parameters import as_stored, stored_weights, trainable, with_parameters
 from onnxprune.recover.recipe import Recipe
 from onnxprune.recover.train import Training, TrainingState
 from onnxprune.repair.lockstep import Lockstep
-
-Positions = Callable[[str], Mapping[int, np.ndarray]]
-"""Value of the original -> axis -> positions that are left of it; an axis that is whole is not named."""
-
 
 CARRIERS = FLOATS | {TensorProto.UNDEFINED}
 """Element types of values that may carry what comes after: floats, and sequences, which have none."""
@@ -154,13 +151,6 @@ class Pairs:
 
     def at(self, number: int) -> tuple[Arrays, Arrays]:
         return self.inputs[number], {n: sliced(a, self.kept[n]) for n, a in self.targets[number].items()}
-
-
-def sliced(array: np.ndarray, kept: Mapping[int, np.ndarray]) -> np.ndarray:
-    """Return the positions that are left of each axis."""
-    for axis, indices in kept.items():
-        array = np.take(array, indices, axis)
-    return array
 
 
 class BlockLessons:
@@ -295,12 +285,7 @@ class BlockTraining:
                 self.best[name][...] = array
 
     def _comparable(self, name: str, facts: Facts, dense: Facts) -> bool:
-        """Whether the original has the value too, and what is left of it is what the pruned model has."""
-        shape = dense.shape(name) if name in dense.first else None
-        if shape is None:
-            return False
-        kept = self.positions(name)
-        return tuple(len(kept.get(axis, range(size))) for axis, size in enumerate(shape)) == facts.shape(name)
+        return comparable(name, facts, dense, self.positions(name))
 
     def _train(self, facts: Facts, segment: Segment, fit: Walk, judge: Walk, name: str, share: float) -> Arrays:
         """Return the parameters of a block as they are trained; none where it has none, or no gradient."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +15,7 @@ from onnxprune.data.observe import Sums, summed_up
 from onnxprune.data.repeated import Remembered
 from onnxprune.means import Means
 from onnxprune.measure.divergence import opened
+from onnxprune.measure.layers import revealing
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
@@ -22,6 +23,7 @@ from onnxprune.model.read import Model
 from onnxprune.model.runtime import Arrays
 from onnxprune.recover.augment import augmenter
 from onnxprune.recover.batches import MEMORY, Shuffled
+from onnxprune.recover.hints import with_variances
 from onnxprune.recover.objective import LABELS, Objective, objective
 from onnxprune.recover.recipe import Recipe
 
@@ -77,18 +79,26 @@ class WholeModel:
     runs = 1
     shapes: Mapping[str, Sequence[int]] | None = None
 
-    def __init__(self, teaching: Teaching, recipe: Recipe, means: Means = Means()):
+    def __init__(
+        self, teaching: Teaching, recipe: Recipe, means: Means = Means(), hints: Mapping[str, Mapping[int, np.ndarray]] = {}
+    ):
         dataset, judge, outputs = teaching.dataset, teaching.judge, teaching.outputs
         self.teaching, self.fit, self.recipe, self.means, self.outputs = teaching, dataset, recipe, means, outputs
         fixed = dataset.schema.fixed_batch
         self.batch = max(recipe.batch // fixed, 1) * fixed if fixed else recipe.batch
         self.part = fixed or _held_at_once(teaching.original, dataset, self.batch)
-        self.teacher = opened(teaching.original, outputs, means)
+        inner = (*(outputs.inner if outputs else ()), *hints)
+        self.teacher = revealing(teaching.original, inner, means)
+        self.taught = tuple(name for name in self.teacher.outputs if name not in hints)
         self.judge = Remembered(partial(self._judged, judge), nested_bytes, MEMORY)
         seen, labels = next(iter(self.judge))[1], _all_labels(dataset, judge)
         self.objective = objective(
             seen, labels, recipe.outer_loss, recipe.temperature, recipe.label_weight, outputs, dataset.schema.samples
         )
+        if hints:
+            found = with_variances(hints, self.teacher.run(next(self.fit.batches(self.part))))
+            self.objective = replace(self.objective, hints=found, hint_weight=recipe.hints)
+        self.fresh = bool(recipe.augment or self.objective.hints)
         self.augment = augmenter(recipe.augment, dataset.specs) if recipe.augment else None
 
     def feeds(self, start: int) -> Iterator[dict[str, np.ndarray]]:
@@ -99,21 +109,28 @@ class WholeModel:
                 continue
             labels = {LABELS: batch.pop(LABELS)} if LABELS in batch else {}
             changed = self.augment(batch, np.random.default_rng([self.recipe.seed, step, 1]))
-            yield {**changed, **self._targets(changed), **labels}
+            yield {**changed, **labels}
 
     def _complete(self, inputs: dict[str, np.ndarray], labels: np.ndarray | None) -> dict[str, np.ndarray]:
-        found = dict(inputs) if self.augment else {**inputs, **self._targets(inputs)}
+        found = dict(inputs) if self.fresh else {**inputs, **self._targets(inputs)}
         return found | ({LABELS: np.asarray(labels, np.int64)} if self.objective.classes else {})
 
     def _targets(self, inputs: Arrays) -> dict[str, np.ndarray]:
         if self.objective.share >= 1:
             return {}
-        found = [self.objective.targets(self.teacher.run(part.feed)) for part in self._sliced(inputs)]
+        found = [self.objective.targets(self.teacher.run(part.feed, self.taught)) for part in self._sliced(inputs)]
         return found[0] if len(found) == 1 else {n: np.concatenate([part[n] for part in found]) for n in found[0]}
 
     def parts(self, batch: Arrays) -> list[Part]:
         """Return a batch as what the model takes, and memory holds, at once."""
-        return [Part(self.objective.fed(part.feed), part.rows) for part in self._sliced(batch)]
+        return [Part(self.objective.fed(self._with_targets(part.feed)), part.rows) for part in self._sliced(batch)]
+
+    def _with_targets(self, feed: Arrays) -> Arrays:
+        """Return a part of a batch with what the loss compares with, where that was not made beforehand."""
+        if not self.fresh:
+            return feed
+        found = self.teacher.run({name: feed[name] for name in self.teacher.inputs})
+        return {**feed, **self.objective.targets(found), **self.objective.inside(found)}
 
     def _sliced(self, batch: Arrays) -> list[Part]:
         if not self.fit.schema.samples:
@@ -128,7 +145,7 @@ class WholeModel:
     def _judged(self, dataset: Dataset, start: int) -> Iterator[tuple[Arrays, Arrays, np.ndarray | None]]:
         """Yield held-out batches: inputs, the original's outputs, labels."""
         for inputs, labels in islice(dataset.labelled(self.part), start, None):
-            yield inputs, self.teacher.run(inputs), labels
+            yield inputs, self.teacher.run(inputs, self.taught), labels
 
     def score(self, model: Model) -> float:
         trained = opened(model, self.outputs, self.means)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 from onnxprune.errors import DataError
 from onnxprune.grad import Loss, losses
 from onnxprune.grad.emitter import Emitter, Value
 from onnxprune.measure.kinds import outputs_like
-from onnxprune.measure.outputs import CLASSES, INTEGERS, PROBABILITIES, VALUES, Output, Outputs
+from onnxprune.measure.outputs import CLASSES, INTEGERS, PROBABILITIES, VALUES, Errors, Output, Outputs
 from onnxprune.model.runtime import Results
+from onnxprune.recover.hints import Hint, hint_name
 from onnxprune.registry import Registry
 
 LABELS = "recover:labels"
@@ -66,16 +67,30 @@ class OutputTerm:
             return losses.kl(name, temperature=temperature, weights=None if even else factor, mask=self.mask)
         return losses.mse(name, weights=factor * len(factor), mask=self.mask)
 
+    def softened(self, value: np.ndarray, temperature: float) -> np.ndarray:
+        """Return class scores, or the probabilities of a softmax, at a temperature, laid out as they were."""
+        if self.output.kind not in CLASSES or temperature == 1:
+            return value
+        if self.output.kind == PROBABILITIES:
+            axis = self.output.channel_axis
+            return softmax(np.log(value.astype(np.float64) + FLOOR) / temperature, -1 if axis is None else axis)
+        return value.astype(np.float64) / temperature
+
 
 @dataclass(frozen=True)
 class Objective:
-    """``terms``: outputs compared with the original's; ``share`` of the task loss, which looks at ``classes``."""
+    """``terms``: outputs compared with the original's; ``share`` of the task loss, which looks at ``classes``.
+
+    ``hints``: inner values that are compared too, as much as the outputs by ``hint_weight`` each on average.
+    """
 
     terms: tuple[OutputTerm, ...]
     temperature: float
     outputs: Outputs
     share: float = 0.0
     classes: OutputTerm | None = None
+    hints: tuple[Hint, ...] = ()
+    hint_weight: float = 1.0
 
     def loss(self, emit: Emitter, outputs: Sequence[Value]) -> Value:
         """The loss as ONNX nodes: (1 - share) * mean distance + share * cross entropy."""
@@ -85,12 +100,18 @@ class Objective:
         if self.classes:
             parts.append((self.share, self.classes, losses.cross_entropy(LABELS)))
         weighted = [losses.scaled(make(emit, [term.scores(emit)]), weight) for weight, term, make in parts if weight]
+        share = self.hint_weight / max(len(self.hints), 1)
+        weighted += [losses.scaled(hint.loss(emit, self.outputs.mask), share) for hint in self.hints]
         return weighted[0] if len(weighted) == 1 else emit("Sum", *weighted)
 
     def targets(self, outputs: Results) -> dict[str, np.ndarray]:
         """Return what the loss compares with, samples on the first axis."""
         distilled = self.terms if self.share < 1 else ()
         return {target_name(term.output.name): term.target(outputs[term.output.name]) for term in distilled}
+
+    def inside(self, outputs: Results) -> dict[str, np.ndarray]:
+        """Return what the hints are compared with, laid out as in the model."""
+        return {hint_name(hint.value): hint.target(outputs) for hint in self.hints}
 
     def fed(self, batch: Results) -> dict[str, Any]:
         """Return a batch as the graph takes it: targets laid out like the outputs."""
@@ -100,11 +121,26 @@ class Objective:
     def score(
         self, expected: Results, found: Results, labels: np.ndarray | None, inputs: Results | None = None
     ) -> float:
-        """Return the loss of one batch at temperature 1, what held-out data is judged by."""
-        result = (1 - self.share) * self.outputs.distance(self.outputs.errors(expected, found, inputs))
+        """Return the loss of one batch without hints, what held-out data is judged by."""
+        result = (1 - self.share) * self.outputs.distance(self._errors(expected, found, inputs))
         if self.classes and labels is not None:
             result += self.share * _entropy(self.classes.target(found[self.classes.output.name]), labels)
         return result
+
+    def _errors(self, expected: Results, found: Results, inputs: Results | None) -> dict[str, Errors]:
+        """The errors per output at the temperature of the training."""
+        soft = {
+            term.output.name: term
+            for term in self.terms
+            if term.output.kind in CLASSES and np.shape(expected[term.output.name]) == np.shape(found[term.output.name])
+        }
+        pair = (
+            {name: soft[name].softened(v, self.temperature) if name in soft else v for name, v in values.items()}
+            for values in (expected, found)
+        )
+        errors = self.outputs.errors(*pair, inputs)
+        factor = self.temperature**2
+        return {n: Errors(e.total * factor, e.count) if n in soft else e for n, e in errors.items()}
 
 
 def _entropy(scores: np.ndarray, labels: np.ndarray) -> float:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import held_out
@@ -15,7 +17,8 @@ from onnxprune.means import Means
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.read import Model
 from onnxprune.recover import checkpoint as file
-from onnxprune.recover.blocks import BlockTraining, Positions
+from onnxprune.recover.blocks import BlockTraining
+from onnxprune.recover.hints import Positions, hinted
 from onnxprune.recover.lessons import Arrays, Teaching, WholeModel
 from onnxprune.recover.parameters import trainable
 from onnxprune.recover.recipe import Recipe
@@ -79,7 +82,7 @@ def recover(
     there. Raises ModelError where no gradient can be taken, DataError where the loss does not fit the data.
     """
     rest, judge, original = teaching.dataset, teaching.judge, teaching.original
-    lessons = WholeModel(teaching, recipe, means)
+    lessons = WholeModel(teaching, recipe, means, _hints(pruned, teaching, recipe, positions))
     training: Training | BlockTraining
     if recipe.by_blocks:
         training = BlockTraining(pruned, lessons, positions, masks)
@@ -92,6 +95,14 @@ def recover(
         if checkpoint:
             file.write(checkpoint, digest, training.state, training.arrays)
     return replace(_best(training, lessons), held_out=judge is not rest)
+
+
+def _hints(pruned: Model, teaching: Teaching, recipe: Recipe, positions: Positions) -> dict[str, Mapping[int, np.ndarray]]:
+    """Return the inner values that the pruned model is to give as the original does; none where labels alone are learnt from."""
+    if not recipe.hints or recipe.loss not in ("auto", "distill"):
+        return {}
+    first = next(teaching.dataset.batches(1))
+    return hinted(pruned, teaching.original, positions, {name: np.shape(array) for name, array in first.items()})
 
 
 def split_judge(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:

@@ -15,6 +15,7 @@ from itertools import product
 import numpy as np
 
 from onnxprune.grad.emitter import Emitter, Value
+from onnxprune.grad.rules.pointwise import positive
 from onnxprune.grad.view import ForwardNode, Gradients, vjp
 
 SHIFT_CHANNELS = 8
@@ -105,7 +106,7 @@ def conv(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
         node.refuse_unless(
             node.attribute("activation") == "Relu" and len(node.inputs) < 4, "only its Relu form has a rule"
         )
-        g = g * emit("Sign", node.y)
+        g = g * positive(emit, node.y)
     window, group = window_of(node, weight.shape[2:]), node.attribute("group", 1)
     dx = conv_transpose(emit, g, weight, x, window, group)
     bias = [emit.sum(g, _all_but_channels(g), keepdims=False)] * (len(node.inputs) - 2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from onnx import TensorProto
+
 from onnxprune.grad.emitter import Emitter, Unsupported, Value
 from onnxprune.grad.view import FloatMap, ForwardNode, Gradients, vjp
 
@@ -12,6 +14,7 @@ LEAKY, ELU, CELU, THRESHOLD = 0.01, 1.0, 1.0, 1.0
 SELU_ALPHA, SELU_GAMMA = 1.67326319217681884765625, 1.05070102214813232421875
 SQRT_2, SQRT_PI, SQRT_2_PI = math.sqrt(2), math.sqrt(math.pi), math.sqrt(2 * math.pi)
 TANH_GELU = 0.044715
+STEEP = 3e38  # of a HardSigmoid that is a step
 
 # --- one input: the derivative from x and y -------------------------------------------------------------------------
 
@@ -48,6 +51,13 @@ def _hard_sigmoid(emit: Emitter, y: Value, alpha: float) -> Value:
 def _softsign(emit: Emitter, x: Value) -> Value:
     d = 1.0 + emit("Abs", x)
     return 1.0 / (d * d)
+
+
+def positive(emit: Emitter, y: Value) -> Value:
+    """Return 1 where a value is above 0, else 0: one pass of a vectorised kernel, where Sign takes four times as long."""
+    if y.dtype != TensorProto.FLOAT:
+        return emit("Sign", emit("Relu", y))
+    return emit("HardSigmoid", emit.stop(y), alpha=STEEP, beta=0.0)
 
 
 DERIVATIVES: dict[str, Callable[[Emitter, ForwardNode], Value]] = {
@@ -88,7 +98,7 @@ PIECEWISE: dict[str, FloatMap] = {
     "Identity": lambda emit, n, g: g,
     "LeakyRelu": lambda emit, n, g: emit.where(n.x > 0.0, g, g * n.attribute("alpha", LEAKY)),
     "Neg": lambda emit, n, g: -g,
-    "Relu": lambda emit, n, g: g * emit("Sign", n.y),
+    "Relu": lambda emit, n, g: g * positive(emit, n.y),
     "Selu": lambda emit, n, g: _selu(emit, n, g),
     "Shrink": lambda emit, n, g: emit.where(emit("Abs", n.x) > n.attribute("lambd", 0.5), g, 0.0),
     "ThresholdedRelu": lambda emit, n, g: emit.where(n.x > n.attribute("alpha", THRESHOLD), g, 0.0),

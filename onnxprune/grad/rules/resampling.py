@@ -1,4 +1,4 @@
-"""Operators that are linear on single axes; the matrix of each is read off the operator itself, run on the identity."""
+"""Operators that are linear on single axes: padding, and resizing, whose matrix is read off the operator itself, run on the identity."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from onnx import helper
 
 from onnxprune.grad.emitter import Dim, Emitter, Value
 from onnxprune.grad.view import ForwardNode, Gradients, vjp
+
+END = np.iinfo(np.int64).max  # of a slice
 
 
 def identity_matrix(emit: Emitter, size: Dim, like: Value) -> Value:
@@ -64,17 +66,58 @@ def resize(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
 
 @vjp("Pad")
 def pad(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
-    """Padding with a constant is undone by negative padding; the other modes by their matrices."""
+    """Padding with a constant is undone by negative padding; the borders of the other modes go back to their sources."""
     nothing = [None] * (len(node.inputs) - 1)
     mode, pads, axes = node.attribute("mode", "constant"), node.inputs[1], node.input(3)
     if mode == "constant":
         return [emit("Pad", g, emit("Neg", pads), None, axes), *nothing]
     amounts = node.array(1, "pads").reshape(2, -1)
     named = list(range(node.x.rank)) if axes is None else [int(a) % node.x.rank for a in node.array(3, "axes")]
-    given = dict(zip(named, amounts.T.tolist(), strict=True))
+    for axis, (before, after) in zip(named, amounts.T.tolist(), strict=True):
+        node.refuse_unless(min(before, after) >= 0, f"negative pads in mode {mode} have no rule")
+        if before or after:
+            g = _gathered(emit, node.x, g, axis, (before, after), mode)
+    return [g, *nothing]
 
-    def run(matrix: Value, axis: int) -> Value:
-        before, after = given[axis]
-        return emit("Pad", matrix, [0, 0, 0, before, 0, 0, 0, after], mode=mode)
 
-    return [transposed_axes(emit, node, g, [a for a in named if any(given[a])], run), *nothing]
+def _gathered(emit: Emitter, x: Value, g: Value, axis: int, amounts: tuple[int, int], mode: str) -> Value:
+    """Add the gradients of both borders of an axis to the places they were copied from."""
+    (before, after), size = amounts, x.dim(axis)
+    parts = [_cut(emit, g, axis, before, -after or END)]
+    for amount, ends, at_start in ((before, (0, before), True), (after, (-after, END), False)):
+        if amount:
+            border = _cut(emit, g, axis, *ends)
+            parts.append(BORDERS[mode](emit, border, axis, amount, size, at_start))
+    return emit("Sum", *parts)
+
+
+def _cut(emit: Emitter, g: Value, axis: int, start: int, end: int, step: int = 1) -> Value:
+    return emit("Slice", g, [start], [end], [axis], [step])
+
+
+def _put(emit: Emitter, border: Value, axis: int, amount: int, size: Dim, start: Dim) -> Value:
+    """Lay a border of ``amount`` places at ``start`` of an axis of ``size``, zeros elsewhere."""
+    pads: list[Dim] = [0] * 2 * border.rank
+    pads[axis], pads[border.rank + axis] = start, size - start - amount
+    return emit("Pad", border, emit.vector(pads))
+
+
+def _reflected(emit: Emitter, border: Value, axis: int, amount: int, size: Dim, at_start: bool) -> Value:
+    turned = _cut(emit, border, axis, -1, -END, -1)
+    return _put(emit, turned, axis, amount, size, 1 if at_start else size - 1 - amount)
+
+
+def _repeated(emit: Emitter, border: Value, axis: int, amount: int, size: Dim, at_start: bool) -> Value:
+    return _put(emit, emit.sum(border, [axis]), axis, 1, size, 0 if at_start else size - 1)
+
+
+def _wrapped(emit: Emitter, border: Value, axis: int, amount: int, size: Dim, at_start: bool) -> Value:
+    return _put(emit, border, axis, amount, size, size - amount if at_start else 0)
+
+
+BORDERS: dict[str, Callable[[Emitter, Value, int, int, Dim, bool], Value]] = {
+    "reflect": _reflected,
+    "edge": _repeated,
+    "wrap": _wrapped,
+}
+"""Mode of padding -> how the gradient of a border gets back to where its content came from."""

@@ -29,4 +29,5 @@ ROWS = [
     row("Pad", IMAGE, i(0, 0, -1, 0, 0, 0, -1, 2), note="crop"),
     row("Pad", IMAGE, i(1, 2), None, i(3), note="axes"),
     *(row("Pad", IMAGE, i(0, 0, 2, 1, 0, 0, 1, 2), note=mode, mode=mode) for mode in ("reflect", "edge")),
+    row("Pad", IMAGE, i(0, 0, 2, 1, 0, 0, 1, 2), note="wrap", opset=19, mode="wrap"),
 ]

@@ -1,0 +1,93 @@
+"""Hints: values inside the original that the pruned model is to give as well, beside the outputs.
+
+Source: Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", eq. 3, without a regressor: what is left of a value is compared
+with the same positions of the original's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.grad import losses
+from onnxprune.grad.emitter import Emitter, Value
+from onnxprune.model.facts import Facts, gather_facts
+from onnxprune.model.graph import Graph
+from onnxprune.model.model import Model
+from onnxprune.model.runtime import Results
+from onnxprune.model.tensors import FLOATS
+from onnxprune.recover.parameters import stored_weights
+
+Positions = Callable[[str], Mapping[int, np.ndarray]]
+"""Value of the original -> axis -> positions that are left of it; an axis that is whole is not named."""
+
+LEAST = 1e-12  # of a variance
+
+
+def hint_name(value: str) -> str:
+    """Return the graph input that holds the original's value."""
+    return f"recover:hint:{value}"
+
+
+def sliced(array: np.ndarray, kept: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Return the positions that are left of each axis."""
+    for axis, indices in kept.items():
+        array = np.take(array, indices, axis)
+    return array
+
+
+def comparable(name: str, pruned: Facts, dense: Facts, kept: Mapping[int, np.ndarray]) -> bool:
+    """Whether the original has the value too, and what is left of it is what the pruned model has."""
+    shape = dense.shape(name) if name in dense.first else None
+    return shape is not None and pruned.shape(name) == tuple(
+        len(kept.get(axis, range(size))) for axis, size in enumerate(shape)
+    )
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A ``value``, the positions ``kept`` of it, and the ``variance`` of these in the original."""
+
+    value: str
+    kept: Mapping[int, np.ndarray]
+    variance: float
+
+    def target(self, outputs: Results) -> np.ndarray:
+        """Return what the loss compares with, given the original's values."""
+        found = sliced(outputs[self.value], self.kept)
+        return found if found.dtype == np.float64 else np.ascontiguousarray(found, np.float32)
+
+    def loss(self, emit: Emitter, mask: str) -> Value:
+        """Mean squared error over the variance, as nodes."""
+        return losses.mse(hint_name(self.value), weights=np.array([1 / self.variance]), mask=mask)(
+            emit, [emit.value(self.value)]
+        )
+
+
+def hinted(pruned: Model, original: Model, positions: Positions, shapes: Mapping[str, Sequence[int]]) -> dict[str, Mapping[int, np.ndarray]]:
+    """Return what layers with trained matrices read and both models compute -> the positions left of it; ``shapes``: of inputs."""
+    narrow, dense = (gather_facts(model, Graph(model.structure), shapes) for model in (pruned, original))
+    found = {}
+    for name in _read_by_layers(narrow):
+        kept = positions(name)
+        if comparable(name, narrow, dense, kept):
+            found[name] = kept
+    return found
+
+
+def _read_by_layers(facts: Facts) -> Iterable[str]:
+    graph = facts.graph
+    for node in graph.top:
+        stored = set(stored_weights(node, graph))
+        if any(len(graph.tensors[name].dims) > 1 for name in stored):
+            for name in node.inputs:
+                if name in graph.producer and name not in facts.constants and facts.dtype(name) in FLOATS:
+                    yield name
+
+
+def with_variances(hints: Mapping[str, Mapping[int, np.ndarray]], seen: Results) -> tuple[Hint, ...]:
+    """Return the hints whose values, seen on a batch of the original, vary at all and are finite."""
+    variances = {name: float(np.var(sliced(seen[name], kept), dtype=np.float64)) for name, kept in hints.items()}
+    return tuple(Hint(name, kept, variances[name]) for name, kept in hints.items() if LEAST < variances[name] < np.inf)
