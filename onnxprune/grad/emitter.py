@@ -17,6 +17,9 @@ FLOATING = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})
 """Element types that gradients flow through (16-bit floats are widened before)."""
 
 
+END = np.iinfo(np.int64).max
+"""The end of a slice that goes on to the last position; negated, of one that goes back to the first."""
+
 STOP = "onnxprune.stop_gradient"
 """Metadata key of the nodes that no gradient goes through."""
 

@@ -73,16 +73,18 @@ class Piece(NamedTuple):
 
 
 def _side_by_side(emit: Emitter, gradients: Sequence[Value]) -> Value | None:
-    """Put pieces together that cover an axis without overlap, else None."""
+    """Put pieces together that cover an axis, those of the same place added up first; None where they overlap otherwise."""
     pieces = [_piece(emit, emit.made.get(value.name)) for value in gradients]
-    if any(piece is None for piece in pieces) or len({piece.axis for piece in pieces if piece}) > 1:
+    places: dict[tuple[int, int], list[Value]] = {}
+    for piece in pieces:
+        if piece is None or piece.axis != pieces[0].axis:  # type: ignore[union-attr]
+            return None
+        places.setdefault((piece.start, piece.end), []).append(piece.value)
+    axis = pieces[0].axis  # type: ignore[union-attr]
+    starts, ends = zip(*sorted(places), strict=True)
+    if (0, *ends) != (*starts, gradients[0].sizes[axis]):
         return None
-    ordered = sorted((piece for piece in pieces if piece), key=lambda piece: piece.start)
-    ends = [0, *(piece.end for piece in ordered)]
-    axis, size = ordered[0].axis, gradients[0].sizes[ordered[0].axis]
-    if [piece.start for piece in ordered] != ends[:-1] or ends[-1] != size:
-        return None
-    return emit("Concat", *(piece.value for piece in ordered), axis=axis)
+    return emit("Concat", *(added(emit, places[place]) for place in sorted(places)), axis=axis)
 
 
 def _piece(emit: Emitter, node: Node | None) -> Piece | None:

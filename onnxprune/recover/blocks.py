@@ -30,7 +30,7 @@ from onnxprune.progress import Progress, Share
 from onnxprune.recover.hints import Positions, comparable, sliced
 from onnxprune.recover.lessons import Arrays, Part, WholeModel, mean_loss
 from onnxprune.recover.objective import Objective, objective
-from onnxprune.recover.parameters import as_stored, stored_weights, trainable, with_parameters
+from onnxprune.recover.parameters import as_stored, stored_weights, to_train, with_parameters
 from onnxprune.recover.recipe import Recipe
 from onnxprune.recover.train import Training, TrainingState
 from onnxprune.repair.lockstep import Lockstep
@@ -229,7 +229,7 @@ class BlockTraining:
     def __init__(self, pruned: Model, lessons: WholeModel, positions: Positions, masks: Arrays | None = None):
         self.original, self.judge = lessons.teaching.original, lessons.teaching.judge
         self.lessons, self.positions, self.masks = lessons, positions, masks or {}
-        found = trainable(pruned)
+        found = to_train(pruned, self.original, self.masks)
         self.parameters = {n: a * self.masks[n] if n in self.masks else a.copy() for n, a in found.items()}
         self.pruned = with_parameters(pruned, self.parameters) if masks else pruned
         self.best = {name: array.copy() for name, array in self.parameters.items()}
@@ -289,7 +289,7 @@ class BlockTraining:
 
     def _train(self, facts: Facts, segment: Segment, fit: Walk, judge: Walk, name: str, share: float) -> Arrays:
         """Return the parameters of a block as they are trained; none where it has none, or no gradient."""
-        own = own_parameters(facts, segment)
+        own = [name for name in own_parameters(facts, segment) if name in self.parameters]
         if not own:
             return {}
         pairs, held = fit.pairs(segment, self.positions), judge.pairs(segment, self.positions)

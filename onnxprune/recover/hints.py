@@ -87,7 +87,12 @@ def _read_by_layers(facts: Facts) -> Iterable[str]:
                     yield name
 
 
-def with_variances(hints: Mapping[str, Mapping[int, np.ndarray]], seen: Results) -> tuple[Hint, ...]:
-    """Return the hints whose values, seen on a batch of the original, vary at all and are finite."""
-    variances = {name: float(np.var(sliced(seen[name], kept), dtype=np.float64)) for name, kept in hints.items()}
+def with_variances(hints: Mapping[str, Mapping[int, np.ndarray]], seen: Iterable[Results]) -> tuple[Hint, ...]:
+    """Return the hints whose values, seen in runs of the original, vary at all and are finite."""
+    sums = {name: np.zeros(3) for name in hints}
+    for values in seen:
+        for name, kept in hints.items():
+            found = sliced(values[name], kept).astype(np.float64)
+            sums[name] += found.size, found.sum(), np.square(found).sum()
+    variances = {name: powers / count - (total / count) ** 2 for name, (count, total, powers) in sums.items()}
     return tuple(Hint(name, kept, variances[name]) for name, kept in hints.items() if LEAST < variances[name] < np.inf)

@@ -30,6 +30,9 @@ from onnxprune.recover.recipe import Recipe
 ACTIVATIONS = 1 << 29  # bytes of values computed at once, which gradients take twice more
 
 
+HINT_ROWS = 32  # by which the variances of hints are told
+
+
 class Part(NamedTuple):
     """What the model is fed at once, a part of a batch, and how many ``rows`` of the data that is."""
 
@@ -96,7 +99,8 @@ class WholeModel:
             seen, labels, recipe.outer_loss, recipe.temperature, recipe.label_weight, outputs, dataset.schema.samples
         )
         if hints:
-            found = with_variances(hints, self.teacher.run(next(self.fit.batches(self.part))))
+            few = islice(self.fit.batches(self.part), -(-HINT_ROWS // self.part))
+            found = with_variances(hints, (self.teacher.run(inputs) for inputs in few))
             self.objective = replace(self.objective, hints=found, hint_weight=recipe.hints)
         self.fresh = bool(recipe.augment or self.objective.hints)
         self.augment = augmenter(recipe.augment, dataset.specs) if recipe.augment else None

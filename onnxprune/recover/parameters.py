@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -56,6 +56,36 @@ def trainable(model: Model) -> dict[str, np.ndarray]:
                 found[name] = array.astype(np.float32 if array.itemsize == 2 else array.dtype)
     if not found:
         raise ModelError(f"{model.name}: no float weights that could be trained")
+    return found
+
+
+def to_train(pruned: Model, original: Model, masked: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """Return the trainable parameters but those of layers up to which both models compute the same; all where that leaves none.
+
+    ``masked``: parameters that take part in any case.
+    """
+    found, graph = trainable(pruned), Graph(pruned.structure)
+    same = _unchanged(pruned, original)
+    changed = {name for node in graph.top if node.outputs not in same for name in stored_weights(node, graph)}
+    return {name: array for name, array in found.items() if name in changed or name in masked} or found
+
+
+def _unchanged(pruned: Model, original: Model) -> set[tuple[str, ...]]:
+    """Return the nodes, by their outputs, that have equals in the original and read what is equal there."""
+    narrow, dense = Graph(pruned.structure), Graph(original.structure)
+    before = {node.outputs: node.proto for node in dense.top}
+    equal = set(narrow.inputs) & set(dense.inputs) | {""}
+    for name in narrow.tensors.keys() & dense.tensors.keys():
+        one, other = pruned.array(narrow.tensors[name]), original.array(dense.tensors[name])
+        if one.dtype == other.dtype and np.array_equal(one, other):
+            equal.add(name)
+    found = set()
+    for node in narrow.top:
+        if node.op == "Constant" and node.outputs[0] in narrow.tensors:
+            continue
+        if before.get(node.outputs) == node.proto and equal.issuperset(node.reads()):
+            equal.update(node.outputs)
+            found.add(node.outputs)
     return found
 
 

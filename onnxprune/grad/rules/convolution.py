@@ -14,7 +14,7 @@ from itertools import product
 
 import numpy as np
 
-from onnxprune.grad.emitter import Emitter, Value
+from onnxprune.grad.emitter import END, Emitter, Value
 from onnxprune.grad.rules.pointwise import positive
 from onnxprune.grad.view import ForwardNode, Gradients, vjp
 
@@ -92,6 +92,18 @@ def conv_transpose(emit: Emitter, g: Value, weight: Value, like: Value, window: 
     return cropped(emit, x, like, free)
 
 
+def input_gradient(emit: Emitter, g: Value, weight: Value, x: Value, window: ConvWindow, group: int) -> Value:
+    """Return dx: a ConvTranspose, or where that would scatter twice as many channels as there are in ``g`` a Conv of the turned kernel."""
+    pads = [e - 1 - p for e, p in zip(window.extent * 2, window.pads, strict=True)]
+    outputs, channels = weight.shape[0], weight.shape[1]
+    few = group == 1 and np.prod(window.kernel) > 1 and channels >= 2 * outputs
+    if not few or set(window.strides) != {1} or min(pads) < 0:
+        return conv_transpose(emit, g, weight, x, window, group)
+    axes = list(range(2, weight.rank))
+    turned = emit("Slice", emit.swap(weight, 0, 1), [-1] * len(axes), [-END] * len(axes), axes, [-1] * len(axes))
+    return emit("Conv", g, turned, kernel_shape=window.kernel, dilations=window.dilations, pads=pads)
+
+
 def cropped(emit: Emitter, x: Value, like: Value, axes: Sequence[int]) -> Value:
     """Cut axes down to the sizes they have in ``like``."""
     if not axes:
@@ -108,7 +120,7 @@ def conv(emit: Emitter, node: ForwardNode, g: Value) -> Gradients:
         )
         g = g * positive(emit, node.y)
     window, group = window_of(node, weight.shape[2:]), node.attribute("group", 1)
-    dx = conv_transpose(emit, g, weight, x, window, group)
+    dx = input_gradient(emit, g, weight, x, window, group)
     bias = [emit.sum(g, _all_but_channels(g), keepdims=False)] * (len(node.inputs) - 2)
     return [dx, weight_gradient(emit, x, g, weight, window, group), *bias]
 

@@ -7,10 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from onnx import helper
 
-from onnxprune.grad.emitter import Dim, Emitter, Value
+from onnxprune.grad.emitter import END, Dim, Emitter, Value
 from onnxprune.grad.view import ForwardNode, Gradients, vjp
-
-END = np.iinfo(np.int64).max  # of a slice
 
 
 def identity_matrix(emit: Emitter, size: Dim, like: Value) -> Value:
