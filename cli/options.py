@@ -264,6 +264,12 @@ REPAIR = (
         "--augment", type=NAMES, help="Images seen in training: flip, shift or flip,shift. Default: as given."
     ),
     click.option(
+        "--memory",
+        "memory_limit",
+        type=SIZE,
+        help="What --recover may take, e.g. 2GB (default; half of the machine's where it has less): rows at once follow it.",
+    ),
+    click.option(
         "--checkpoint", type=FILE, help="Keeps the state of --recover; a run that was killed goes on from it."
     ),
 )

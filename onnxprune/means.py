@@ -18,7 +18,8 @@ class Means:
 
     ``mask``: the model's input that is zero where a sequence is padded. ``progress(text, done, total)`` is told what begins and
     how much is done, any function of a text will do. ``spread`` shares out work on parts of the data (None: one part after the
-    other); the result is the same to the bit.
+    other); the result is the same to the bit. ``memory``: bytes that the process may take (None: see
+    ``bytes_allowed``); what is worked on at once follows it.
     """
 
     threads: int = 1
@@ -27,6 +28,7 @@ class Means:
     mask: str | None = None
     progress: Progress = silent
     spread: Spread | None = None
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "progress", heard(self.progress))

@@ -64,6 +64,7 @@ class SettingOptions(TypedDict, total=False):
     latency: bool
     seed: int
     threads: int
+    memory_limit: int | None
 
 
 class RunOptions(SettingOptions, total=False):

@@ -90,6 +90,7 @@ class Settings:
     ``task``: what the model is for, such as ctc or detection:confidence=0.3; auto: as its outputs tell; none: not judged.
     ``allow_unproven``: a result is good enough that agrees wherever it was seen, though not everything was.
     The gates ``max_drop``, ``min_agreement``, ``min_cosine`` and ``max_latency_ratio`` are shares of 1, ``max_size`` is in bytes.
+    ``memory_limit``: bytes that recovery may take (None: 2 GB, or half of the machine's).
     """
 
     ratio: float | None = None
@@ -134,6 +135,7 @@ class Settings:
     latency: bool = True
     seed: int = 0
     threads: int = 1
+    memory_limit: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense before any work is done; raises UsageError."""
@@ -161,7 +163,7 @@ class Settings:
         self._refuse_beside_greedy()
         if self.pairs and self.recover_loss == "blocks":
             raise UsageError("recover_loss blocks compares channels by their place, which granularity paired changes")
-        for name in ("seed", "threads", "samples", "batch"):
+        for name in ("seed", "threads", "samples", "batch", "memory_limit"):
             value = getattr(self, name)
             if value is not None and value < (name != "seed"):
                 raise UsageError(f"{name} {value}: give a whole number of at least {int(name != 'seed')}")
@@ -281,7 +283,7 @@ class Settings:
     @property
     def means(self) -> Means:
         """With what the work is done; whoever runs it adds a mask, and whom to tell."""
-        return Means(self.threads, self.seed, self.batch)
+        return Means(self.threads, self.seed, self.batch, memory=self.memory_limit)
 
     @property
     def options(self) -> Options:

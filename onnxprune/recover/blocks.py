@@ -173,6 +173,10 @@ class BlockLessons:
             inputs, expected = self.fit.at(self.places[int(order[step % count])])
             yield {**inputs, **self.objective.targets(expected)}
 
+    def fitted(self, gradients: Model) -> str:
+        """Nothing is parted: what a block computes is small."""
+        return ""
+
     def parts(self, batch: Arrays) -> list[Part]:
         """Return the batch as it was read: its first axis may not count samples."""
         return [Part(self.objective.fed(batch), 1)]

@@ -66,7 +66,9 @@ class Hint:
         )
 
 
-def hinted(pruned: Model, original: Model, positions: Positions, shapes: Mapping[str, Sequence[int]]) -> dict[str, Mapping[int, np.ndarray]]:
+def hinted(
+    pruned: Model, original: Model, positions: Positions, shapes: Mapping[str, Sequence[int]]
+) -> dict[str, Mapping[int, np.ndarray]]:
     """Return what layers with trained matrices read and both models compute -> the positions left of it; ``shapes``: of inputs."""
     narrow, dense = (gather_facts(model, Graph(model.structure), shapes) for model in (pruned, original))
     found = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -17,17 +17,19 @@ from onnxprune.means import Means
 from onnxprune.measure.divergence import opened
 from onnxprune.measure.layers import revealing
 from onnxprune.measure.outputs import Outputs
-from onnxprune.model.facts import gather_facts
-from onnxprune.model.graph import Graph
+from onnxprune.model.memory import bytes_allowed, bytes_per_row
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import Arrays
 from onnxprune.recover.augment import augmenter
-from onnxprune.recover.batches import MEMORY, Shuffled
+from onnxprune.recover.batches import Shuffled
 from onnxprune.recover.hints import with_variances
 from onnxprune.recover.objective import LABELS, Objective, objective
 from onnxprune.recover.recipe import Recipe
 
-ACTIVATIONS = 1 << 29  # bytes of values computed at once, which gradients take twice more
+COMPUTED, HELD = (
+    0.5,
+    0.125,
+)  # shares of the memory: values of one run of the gradients; rows of data, and as much to judge by
 
 
 HINT_ROWS = 32  # by which the variances of hints are told
@@ -49,6 +51,10 @@ class Lessons(Protocol):
 
     def feeds(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """Yield batches from number ``start`` on: inputs and what the loss compares with."""
+        ...
+
+    def fitted(self, gradients: Model) -> str:
+        """Take as many rows at once as memory has room for their ``gradients``; return what is to be said of it."""
         ...
 
     def parts(self, batch: Arrays) -> list[Part]:
@@ -83,30 +89,37 @@ class WholeModel:
     shapes: Mapping[str, Sequence[int]] | None = None
 
     def __init__(
-        self, teaching: Teaching, recipe: Recipe, means: Means = Means(), hints: Mapping[str, Mapping[int, np.ndarray]] = {}
+        self,
+        teaching: Teaching,
+        recipe: Recipe,
+        means: Means = Means(),
+        hints: Mapping[str, Mapping[int, np.ndarray]] = {},
     ):
         dataset, judge, outputs = teaching.dataset, teaching.judge, teaching.outputs
         self.teaching, self.fit, self.recipe, self.means, self.outputs = teaching, dataset, recipe, means, outputs
         fixed = dataset.schema.fixed_batch
         self.batch = max(recipe.batch // fixed, 1) * fixed if fixed else recipe.batch
-        self.part = fixed or _held_at_once(teaching.original, dataset, self.batch)
+        self.limit = bytes_allowed(means.memory)
+        self.part = self.judged = fixed or self._held_at_once(teaching.original, self._rows)
         inner = (*(outputs.inner if outputs else ()), *hints)
         self.teacher = revealing(teaching.original, inner, means)
         self.taught = tuple(name for name in self.teacher.outputs if name not in hints)
-        self.judge = Remembered(partial(self._judged, judge), nested_bytes, MEMORY)
+        self.judge = Remembered(partial(self._judged, judge), nested_bytes, int(HELD * self.limit))
         seen, labels = next(iter(self.judge))[1], _all_labels(dataset, judge)
         self.objective = objective(
             seen, labels, recipe.outer_loss, recipe.temperature, recipe.label_weight, outputs, dataset.schema.samples
         )
         if hints:
-            few = islice(self.fit.batches(self.part), -(-HINT_ROWS // self.part))
+            few = islice(self.fit.batches(self.judged), -(-HINT_ROWS // self.judged))
             found = with_variances(hints, (self.teacher.run(inputs) for inputs in few))
             self.objective = replace(self.objective, hints=found, hint_weight=recipe.hints)
         self.fresh = bool(recipe.augment or self.objective.hints)
         self.augment = augmenter(recipe.augment, dataset.specs) if recipe.augment else None
 
     def feeds(self, start: int) -> Iterator[dict[str, np.ndarray]]:
-        stream = Shuffled(self.fit, self.batch, self.recipe.seed, self._complete, part=self.part)
+        stream = Shuffled(
+            self.fit, self.batch, self.recipe.seed, self._complete, int(HELD * self.limit), part=self.judged
+        )
         for step, batch in enumerate(islice(stream, start, None), start):
             if self.augment is None:
                 yield batch
@@ -136,6 +149,32 @@ class WholeModel:
         found = self.teacher.run({name: feed[name] for name in self.teacher.inputs})
         return {**feed, **self.objective.targets(found), **self.objective.inside(found)}
 
+    def fitted(self, gradients: Model) -> str:
+        """Take as many rows at once as memory has room for their gradients; return what is to be said of it."""
+        if self.fit.schema.samples and not self.fit.schema.fixed_batch:
+            self.part = self._held_at_once(gradients, self._fed_rows)
+        return (
+            f"{self.batch} rows a step, {min(self.part, self.batch)} at once, to stay within {self.limit / 1e9:.1f} GB"
+        )
+
+    def _held_at_once(self, model: Model, shapes: Callable[[int], Mapping[str, Sequence[int]]]) -> int:
+        """Return how many rows of a batch go through a model at once so that memory has room for it, in equal parts."""
+        if not self.fit.schema.samples:
+            return self.batch
+        most = int(COMPUTED * self.limit) // bytes_per_row(model, shapes)
+        return -(-self.batch // -(-self.batch // max(most, 1)))
+
+    def _rows(self, count: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of so many rows of the data."""
+        return {name: (count, *np.shape(array)[1:]) for name, array in next(self.fit.batches(1)).items()}
+
+    def _fed_rows(self, count: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of so many rows as the gradients take them."""
+        inputs, labels = next(self.fit.labelled(1))
+        batch = self._complete({name: np.repeat(array, count, 0) for name, array in inputs.items()}, labels)
+        batch |= {LABELS: np.repeat(batch[LABELS], count, 0)} if LABELS in batch else {}
+        return {name: np.shape(array) for name, array in self.objective.fed(self._with_targets(batch)).items()}
+
     def _sliced(self, batch: Arrays) -> list[Part]:
         if not self.fit.schema.samples:
             return [Part(batch, 1)]
@@ -148,7 +187,7 @@ class WholeModel:
 
     def _judged(self, dataset: Dataset, start: int) -> Iterator[tuple[Arrays, Arrays, np.ndarray | None]]:
         """Yield held-out batches: inputs, the original's outputs, labels."""
-        for inputs, labels in islice(dataset.labelled(self.part), start, None):
+        for inputs, labels in islice(dataset.labelled(self.judged), start, None):
             yield inputs, self.teacher.run(inputs, self.taught), labels
 
     def score(self, model: Model) -> float:
@@ -164,18 +203,6 @@ def mean_loss(losses: Iterable[tuple[int, float]]) -> float:
     (sums,) = summed_up(((rows, (rows, rows * loss)) for rows, loss in losses), [Sums()])
     rows, total = sums.totals
     return float(total / rows) if np.isfinite(total) else np.inf
-
-
-def _held_at_once(model: Model, dataset: Dataset, batch: int) -> int:
-    """Return how many of ``batch`` rows go through the model at once so that what it computes fits into memory, in equal parts."""
-    if not dataset.schema.samples:
-        return batch
-    first = next(dataset.batches(1))
-    facts = gather_facts(model, Graph(model.structure), {name: np.shape(array) for name, array in first.items()})
-    made = [facts.shape(name) or () for node in facts.graph.top for name in node.outputs if name not in facts.constants]
-    row = 4 * sum(int(np.prod(shape, dtype=np.int64)) for shape in made)
-    parts = -(-batch // max(ACTIVATIONS // max(row, 1), 1))
-    return -(-batch // parts)
 
 
 def nested_bytes(batch: Any) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,11 +134,11 @@ class Objective:
             for term in self.terms
             if term.output.kind in CLASSES and np.shape(expected[term.output.name]) == np.shape(found[term.output.name])
         }
-        pair = (
+        want, have = (
             {name: soft[name].softened(v, self.temperature) if name in soft else v for name, v in values.items()}
             for values in (expected, found)
         )
-        errors = self.outputs.errors(*pair, inputs)
+        errors = self.outputs.errors(want, have, inputs)
         factor = self.temperature**2
         return {n: Errors(e.total * factor, e.count) if n in soft else e for n, e in errors.items()}
 

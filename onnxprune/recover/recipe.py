@@ -29,7 +29,7 @@ class Recipe:
     loss: str = "auto"
     label_weight: float = 0.5
     temperature: float = 4.0
-    hints: float = 1.0
+    hints: float = 0.0
     optimiser: str = "adam"
     learning_rate: float | None = None
     batch: int = 64

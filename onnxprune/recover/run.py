@@ -97,7 +97,9 @@ def recover(
     return replace(_best(training, lessons), held_out=judge is not rest)
 
 
-def _hints(pruned: Model, teaching: Teaching, recipe: Recipe, positions: Positions) -> dict[str, Mapping[int, np.ndarray]]:
+def _hints(
+    pruned: Model, teaching: Teaching, recipe: Recipe, positions: Positions
+) -> dict[str, Mapping[int, np.ndarray]]:
     """Return the inner values that the pruned model is to give as the original does; none where labels alone are learnt from."""
     if not recipe.hints or recipe.loss not in ("auto", "distill"):
         return {}

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxprune.grad import backward, gradient_name
 from onnxprune.means import Means
-from onnxprune.model.read import Model
+from onnxprune.model.model import Model
 from onnxprune.model.runtime import session
 from onnxprune.recover.lessons import Arrays, Lessons, Part
 from onnxprune.recover.optimisers import OPTIMISERS, clipped
@@ -58,6 +58,8 @@ class Training:
             self.pruned, list(self.parameters), lessons.objective.loss,
             parameters_as_inputs=True, input_shapes=lessons.shapes,
         )  # fmt: skip
+        if said := lessons.fitted(Model.of(graph)):
+            means.progress(f"recovering: {said}")
         self.gradients = session(graph, threads=means.threads)
         self.at = TrainingState()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,27 @@ def test_fan_out_adds_up():
     model = text("net (float[3] x) => (float[3] y) { a = Mul(x, x)\n b = Add(a, x)\n y = Add(b, x) }")
     x = np.asarray([1, -2, 3], np.float32)
     np.testing.assert_array_equal(grads(model, ["x"], {"x": x})["x"], 2 * x + 2)
+
+
+def test_a_weight_that_every_step_reads_has_one_product_of_all_steps():
+    steps = "\n".join(
+        f"i{k} = Constant<value_int={k}>()\n x{k} = Gather(x, i{k})\n p{k} = Gemm(x{k}, w, b)" for k in range(4)
+    )
+    model = text(
+        f"net (float[4,2,3] x, float[3,5] w, float[5] b) => (float[2,5] y) {{ {steps}\n y = Max(p0, p1, p2, p3) }}"
+    )
+    found = backward(model, ["x", "w", "b"])
+    count = Counter(node.op_type for node in found.graph.node)
+    assert (count["Gemm"], count["Pad"]) == (4 + 4 + 1, 0)
+    assert check_grads(model, ["x", "w", "b"]).passed
+
+
+def test_pieces_that_cover_an_axis_twice_are_added_up_before_they_are_joined():
+    body = "a, c = Split<axis=1>(x, s)\n d = Slice(x, z, t, o)\n e = Slice(x, t, u, o)\n p = Mul(a, d)\n q = Mul(c, e)\n y = Concat<axis=1>(p, q)"
+    stored = "int64[2] s = {1, 2}, int64[1] z = {0}, int64[1] t = {1}, int64[1] u = {3}, int64[1] o = {1}"
+    model = text(f"net (float[2,3] x) => (float[2,3] y) <{stored}> {{ {body} }}")
+    x = np.asarray([[1, -2, 3], [4, 5, -6]], np.float32)
+    np.testing.assert_array_equal(grads(model, ["x"], {"x": x})["x"], 2 * x)
 
 
 def test_broadcast_axes_are_summed_back():

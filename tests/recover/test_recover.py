@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def damaged(model: ModelProto, amount: float = 0.3) -> ModelProto:
 
 def run(original: ModelProto, pruned: ModelProto, dataset: Dataset | None = None, **settings) -> Recovered:
     extra = {name: settings.pop(name) for name in ("masks", "checkpoint") if name in settings}
-    means = Means(progress=settings.pop("progress", silent))
+    means = Means(progress=settings.pop("progress", silent), memory=settings.pop("memory", None))
     recipe = Recipe(**({"batch": 16, "learning_rate": 1e-2} | settings))
     found = recover(
         Model.of(pruned), taught(read.load(original), dataset or data(original), recipe.seed), recipe, means, **extra
@@ -442,11 +443,25 @@ def test_the_batch_of_the_file_wins(batch: int, loss: str) -> None:
 
 
 def test_what_memory_holds_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is the same whether its rows go through the gradients at once or in parts that fit; it is said how many do."""
+    said: list[str] = []
     whole = run(flat(), damaged(flat()), rows_for(flat()), steps=8, batch=16)
-    monkeypatch.setattr("onnxprune.recover.lessons.ACTIVATIONS", 5 * 4 * (8 + 8 + 3))  # five rows of all values
-    lessons = WholeModel(Teaching(read.load(flat()), rows_for(flat()), rows_for(flat())), Recipe(steps=1, batch=16))
-    assert [part.rows for part in lessons.parts(next(lessons.feeds(0)))] == [4] * 4
-    close(whole.model, run(flat(), damaged(flat()), rows_for(flat()), steps=8, batch=16).model)
+    monkeypatch.setattr("onnxprune.recover.lessons.COMPUTED", 1e-6)  # 1 kB for values: some rows
+    parted = run(flat(), damaged(flat()), rows_for(flat()), steps=8, batch=16, memory=10**9, progress=said.append)
+    close(whole.model, parted.model)
+    match = re.fullmatch(r"recovering: 16 rows a step, (\d+) at once, to stay within 1.0 GB", said[0])
+    assert match is not None and 1 <= int(match[1]) < 16
+
+
+@pytest.mark.parametrize("memory", [10**6, 10**7, 10**9])
+def test_rows_at_once_follow_the_memory(memory: int) -> None:
+    model = read.load(images())
+    pixels = data(images(), 64)
+    lessons = WholeModel(Teaching(model, pixels, pixels), Recipe(steps=1, batch=64), Means(memory=memory))
+    Training(model, trainable(model), lessons, lessons.recipe)
+    assert (lessons.part == 64) == (memory > 10**6)
+    parts = [part.rows for part in lessons.parts(next(lessons.feeds(0)))]
+    assert sum(parts) == 64 and max(parts) == lessons.part and max(parts) - min(parts) <= len(parts)
 
 
 # --- by blocks ------------------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def _cut(emit: Emitter, g: Value, axis: int, start: int, end: int, step: int = 1
 
 def _put(emit: Emitter, border: Value, axis: int, amount: int, size: Dim, start: Dim) -> Value:
     """Lay a border of ``amount`` places at ``start`` of an axis of ``size``, zeros elsewhere."""
-    pads: list[Dim] = [0] * 2 * border.rank
+    pads: list[Dim] = [0 for _ in range(2 * border.rank)]
     pads[axis], pads[border.rank + axis] = start, size - start - amount
     return emit("Pad", border, emit.vector(pads))
 

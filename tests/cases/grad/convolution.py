@@ -19,6 +19,7 @@ ROWS = [
     ),
     _conv("Conv", f(2, 16, 5), f(6, 8, 3), f(6), note="shifts-groups", group=2, pads=[1, 1]),
     _conv("Conv", f(2, 8, 5, 5), f(6, 8, 1, 1), note="pointwise"),
+    _conv("Conv", f(2, 4, 6, 7), f(2, 4, 3, 2), f(2), note="few-outputs", pads=[1, 0, 2, 1], dilations=[1, 2]),
     _conv("Conv", f(2, 8, 5, 5), f(6, 8, 1, 1), note="pointwise-strided", strides=[2, 2]),
     _conv("Conv", IMAGE, f(6, 2, 3, 3), f(6), note="groups", group=2, strides=[2, 2], pads=[1, 1, 1, 1]),
     _conv("Conv", IMAGE, f(4, 1, 3, 3), note="depthwise", group=4, pads=[1, 1, 1, 1]),
