@@ -13,6 +13,7 @@ from onnxprune.cli.paths import REQUESTED
 from onnxprune.cli.values import (
     ALIGNMENT,
     NAMED_SHAPE,
+    NAMED_VALUE,
     NAMES,
     NUMBERS,
     OUTPUT_WEIGHT,
@@ -209,6 +210,12 @@ SHAPES = (
         type=NAMED_SHAPE,
         multiple=True,
         help="Sizes of an input with free dimensions, e.g. 'image:1,3,224,224'. Repeatable.",
+    ),
+    click.option(
+        "--input-value",
+        type=NAMED_VALUE,
+        multiple=True,
+        help="What an input is fed where no data says so: a number, true or false, or several, e.g. 'sr:16000'. Repeatable.",
     ),
 )
 CALIBRATION = (

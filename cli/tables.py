@@ -26,6 +26,7 @@ from onnxprune.report.entries import (
     verdict,
 )
 from onnxprune.report.remedies import WINDOW
+from onnxprune.report.sizes import sizes_sentence
 from onnxprune.report.tasks import task_sentence
 
 SHOWN = 12  # rows of a long table on a terminal without --all
@@ -34,6 +35,7 @@ SHOWN = 12  # rows of a long table on a terminal without --all
 def show_comparison(terminal: Terminal, report: dict[str, Any]) -> None:
     """Print how two models compare: before and after, drift, gates."""
     terminal.table(("", "before", "after", "change"), comparison(report))
+    show_sizes(terminal, report)
     drift = (report["drift"] or {}).get("outputs")
     if drift:
         decided = " of --calib, which decided" if report["drift"].get("rows") == "calibration" else ""
@@ -44,6 +46,12 @@ def show_comparison(terminal: Terminal, report: dict[str, Any]) -> None:
         terminal.say(told)
     if report["gates"]:
         terminal.table(("gate", "limit", "value", "passed"), gate_rows(report["gates"]))
+
+
+def show_sizes(terminal: Terminal, report: dict[str, Any]) -> None:
+    """Print at what sizes costs are counted, where the report knows."""
+    if text := sizes_sentence(report):
+        terminal.say(text)
 
 
 def show_result(terminal: Terminal, report: dict[str, Any]) -> None:

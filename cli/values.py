@@ -96,6 +96,21 @@ def named_shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(dim) for dim in re.split("[,x]", dims))
 
 
+def named_value(text: str) -> tuple[str, tuple[int | float | bool, ...]]:
+    """Read ``name:16000``, ``name:0.5``, ``name:true`` or several with commas between: ``name:320,320``."""
+    name, _, content = text.rpartition(":")
+    flags = {"true": True, "false": False}
+    try:
+        if not name:
+            raise ValueError
+        return name, tuple(
+            flags[part] if part in flags else int(part) if re.fullmatch(r"[+-]?\d+", part) else _finite(part)
+            for part in (part.strip().lower() for part in content.split(","))
+        )
+    except ValueError:
+        raise ValueError("expected NAME:16000, NAME:0.5, NAME:true or NAME:320,320") from None
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """Read ``0.5`` or ``0.485,0.456,0.406``."""
     try:
@@ -140,6 +155,7 @@ SHARE = OptionValue("share", share)
 SIZE = OptionValue("size", size)
 SECONDS = OptionValue("seconds", seconds)
 NAMED_SHAPE = OptionValue("name:shape", named_shape)
+NAMED_VALUE = OptionValue("name:value", named_value)
 NAMES = OptionValue("list of names", names, listed=True)
 NUMBERS = OptionValue("list of numbers", numbers, listed=True)
 PATTERN_SHARE = OptionValue("pattern=share", pattern_share)

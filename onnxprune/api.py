@@ -318,8 +318,10 @@ def _dataset(
     images: ImageOptions | None = None,
     samples: int | None = None,
 ) -> Dataset:
-    specs, sizes = input_specs(model.structure), dict(settings.input_shape)
-    return open_dataset(data, specs, labels=labels, samples=samples, seed=settings.seed, images=images, sizes=sizes)
+    specs, sizes, values = input_specs(model.structure), dict(settings.input_shape), dict(settings.input_value)
+    return open_dataset(
+        data, specs, labels=labels, samples=samples, seed=settings.seed, images=images, sizes=sizes, values=values
+    )
 
 
 def record(

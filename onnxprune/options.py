@@ -54,6 +54,8 @@ class SettingOptions(TypedDict, total=False):
     samples: int | None
     batch: int | None
     input_shape: Mapping[str, Sequence[int]] | Sequence[tuple[str, Sequence[int]]]
+    row_shape: Mapping[str, Sequence[int]] | Sequence[tuple[str, Sequence[int]]]
+    input_value: Mapping[str, float | Sequence[float]] | Sequence[tuple[str, float | Sequence[float]]]
     max_drop: float | None
     min_agreement: float | None
     min_cosine: float | None

@@ -34,7 +34,14 @@ from onnxprune.recover import Recipe, parse_length
 from onnxprune.registry import Registry, near_names
 
 DEFAULT_RATIO = 0.5
-ANALYSED = ("granularity", "input_shape", "lossless", "allow_lossy")  # what the groups of a model depend on
+ANALYSED = (
+    "granularity",
+    "input_shape",
+    "row_shape",
+    "input_value",
+    "lossless",
+    "allow_lossy",
+)  # what the groups of a model depend on
 AUTO = "auto"
 MOST_THREADS = 1024
 """More than any machine has cores; each costs memory and time from the first run on."""
@@ -86,6 +93,8 @@ class Settings:
     ``allow_lossy``: channels that a window over their neighbours reads may go too, though that changes what the window sees.
     ``granularity``: heads, width or groups, beside it paired and stream; block, eigen, lossless: other kinds of change. Several share
     the target, one after the other: as much as ``share`` says of a kind (of what is saved), else as data judges. ``input_shape``: input -> sizes for free dimensions.
+    ``row_shape``: sizes that costs are counted at where the file leaves some open, though they stay open; taken from data where there
+    is any. ``input_value``: input -> what it is fed where no data says so.
     ``output_weight``: (output or channels of it such as y[4:84], how much more it counts), for those who know better.
     ``task``: what the model is for, such as ctc or detection:confidence=0.3; auto: as its outputs tell; none: not judged.
     ``allow_unproven``: a result is good enough that agrees wherever it was seen, though not everything was.
@@ -125,6 +134,8 @@ class Settings:
     samples: int | None = None
     batch: int | None = None
     input_shape: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    row_shape: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    input_value: tuple[tuple[str, tuple[float, ...]], ...] = ()
     max_drop: float | None = None
     min_agreement: float | None = None
     min_cosine: float | None = None
@@ -409,6 +420,14 @@ def _pairs(read: Callable[[Any], Any]) -> Callable[[Any], tuple[tuple[str, Any],
     return pairs
 
 
+def _numbers(value: Any) -> tuple[Any, ...]:
+    """One number or flag, or a list of them, as they are."""
+    values = np.asarray(value)
+    if values.dtype.kind not in "fiub" or not values.size or not np.isfinite(values).all():
+        raise TypeError
+    return tuple(values.reshape(-1).tolist())
+
+
 def _wholes(value: Any) -> tuple[int, ...]:
     return _sequence(value, _whole)
 
@@ -424,6 +443,10 @@ KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "tuple[tuple[str, tuple[int, ...]], ...]": (
         _pairs(_wholes),
         "names with sizes each, such as {'x': (1, 3, 64, 64)}",
+    ),
+    "tuple[tuple[str, tuple[float, ...]], ...]": (
+        _pairs(_numbers),
+        "names with a value each, such as {'sr': 16000}",
     ),
 }
 """Type of a field -> how a value given for it is read (raises TypeError, ValueError), and what to call it."""

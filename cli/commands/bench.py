@@ -38,10 +38,11 @@ def command(
         values["providers"] = [_full_name(name) for name in providers]
     with terminal.progress() as progress:
         from onnxprune.api import bench
-        from onnxprune.cli.tables import show_latency
+        from onnxprune.cli.tables import show_latency, show_sizes
 
         report = bench(model, other, progress=progress, **given(values))
     show_latency(terminal, report, (model, other))
+    show_sizes(terminal, report)
     terminal.warn([f"inconclusive: {reason}" for reason in report["latency"]["reasons"]])
     write_documents(ctx, report)
     ctx.exit(report["exit_code"])

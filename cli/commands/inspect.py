@@ -36,12 +36,13 @@ def command(
     terminal = Terminal(ctx)
     with terminal.progress() as progress:
         from onnxprune.api import inspect
-        from onnxprune.cli.tables import show_frozen, show_groups, show_parts
+        from onnxprune.cli.tables import show_frozen, show_groups, show_parts, show_sizes
 
         report = inspect(model, progress=progress, **given(settings))
     share, before = report["prunable"], report["before"]
     terminal.say(f"{model}: {before['parameters']:,} parameters, {before['macs']:,} MACs, {before['bytes']:,} bytes")
     terminal.say(f"prunable: {share['macs']:.1%} of the MACs, {share['parameters']:.1%} of the parameters")
+    show_sizes(terminal, report)
     if {"block", "eigen"}.isdisjoint(report["settings"]["granularity"]):
         show_groups(terminal, report["groups"], everything)
         show_frozen(terminal, report["frozen"], everything)

@@ -39,12 +39,13 @@ def command(ctx: click.Context, model: str, calib: str, **values: Any) -> None:
     terminal = Terminal(ctx)
     with terminal.progress() as progress:
         from onnxprune.api import sensitivity
-        from onnxprune.cli.tables import show_curves
+        from onnxprune.cli.tables import show_curves, show_sizes
         from onnxprune.report.documents.tables import exclude_lines
 
         report = sensitivity(model, calib, images=images, progress=progress, **given(values))
     terminal.warn(report["warnings"])
     show_curves(terminal, report["curves"])
+    show_sizes(terminal, report)
     if report["exclude"]:
         terminal.say("the most sensitive, to be left alone:")
         terminal.say(" ".join(exclude_lines(report)))

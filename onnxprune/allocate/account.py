@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.allocate.cost import Costs
 from onnxprune.coupling.groups import Analysis, Frozen, Volume
-from onnxprune.model.facts import Facts, free_dimensions
+from onnxprune.model.facts import Facts
 from onnxprune.model.model import Model
 
 
@@ -22,10 +22,8 @@ class Stake:
 
 
 def batch_size(facts: Facts) -> int:
-    """Return the batch that shapes were inferred with, where it is free and common to all inputs; else 1."""
-    free = {name for name, axis, _ in free_dimensions(facts.graph) if axis == 0}
-    batches = {facts.sizes[name][0] for name in facts.graph.inputs if facts.sizes[name]}
-    return batches.pop() if free == set(facts.graph.inputs) and len(batches) == 1 else 1
+    """Return how many samples shapes were inferred for, where costs are of one."""
+    return facts.batch
 
 
 def model_totals(analysis: Analysis, widths: np.ndarray, model: Model | None = None) -> dict[str, int]:

@@ -53,7 +53,8 @@ def _analysed(model: Model, settings: Settings) -> Analysis:
 
 
 def facts_of(model: Model, settings: Settings) -> Facts:
-    return gather_facts(model, Graph(model.structure), dict(settings.input_shape))
+    shapes, rows, values = dict(settings.input_shape), dict(settings.row_shape), dict(settings.input_value)
+    return gather_facts(model, Graph(model.structure), shapes, rows, values)
 
 
 def grouped(facts: Facts, settings: Settings) -> Analysis:

@@ -13,6 +13,7 @@ from onnxprune.allocate import Target
 from onnxprune.allocate.account import batch_size
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
+from onnxprune.data.survey import Survey
 from onnxprune.means import Means
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.facts import Facts
@@ -67,7 +68,7 @@ class Context:
     """``analysis``: of the model to be changed now; ``original``: what the result is compared with, and learns from.
 
     ``outputs``: how outputs are compared (None: no data). ``rewind``: the same network with the weights to start from.
-    ``earlier``: the changes that led from the original to this model. ``memory``: what ``once`` has made, while the data is the same.
+    ``earlier``: the changes that led from the original to this model. ``survey``: what real rows look like. ``memory``: what ``once`` has made, while the data is the same.
     """
 
     analysis: Analysis
@@ -80,6 +81,7 @@ class Context:
     checkpoint: Path | None = None
     rewind: Model | None = None
     earlier: tuple[Any, ...] = ()
+    survey: Survey | None = None
     memory: dict[tuple[str, int], tuple[Analysis, Any]] = field(default_factory=dict)
 
     @property
@@ -97,8 +99,9 @@ class Context:
         return self.once("prover", self._prover)
 
     def _prover(self) -> Prover:
-        rows = first_rows(self.data.measured)
-        return Prover(self.facts, seed=self.settings.seed, threads=self.settings.threads, rows=rows)
+        rows, integers = first_rows(self.data.measured), self.survey.integers if self.survey else {}
+        seed, threads = self.settings.seed, self.settings.threads
+        return Prover(self.facts, seed=seed, threads=threads, rows=rows, integers=integers)
 
     def on(self, analysis: Analysis, **changes: Any) -> Context:
         """Return the context of another model; what was made of this one is not kept for it."""

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from onnxprune.data.columns import ArrayColumn, Column, Index
-from onnxprune.data.images import ImageOptions
-from onnxprune.data.inputs import LABELS, InputSpec, Rows, Schema
-from onnxprune.data.readers import Request, open_labels, open_source
+from onnxprune.data.completed import Completed
+from onnxprune.data.inputs import LABELS, InputSpec, NotLacking, Rows, Schema
+from onnxprune.data.readers import ReadOptions, Request, open_labels, open_source
 from onnxprune.data.sources import Columns, Labelled, RowSource, as_array, row_count
 from onnxprune.data.synthetic import OpenSizes, random_columns
 from onnxprune.errors import DataError, UsageError
+from onnxprune.model.values import Values, check_names
 
 DEFAULT_BATCH = 32
 
@@ -239,8 +242,7 @@ def open_dataset(
     labels: Any = None,
     samples: int | None = None,
     seed: int = 0,
-    images: ImageOptions | None = None,
-    sizes: Mapping[str, tuple[int, ...]] | None = None,
+    **how: Unpack[ReadOptions],
 ) -> Dataset:
     """Return the data behind a path or Python value as a Dataset for a model with these inputs.
 
@@ -249,8 +251,7 @@ def open_dataset(
     of arrays, an iterable of dicts or arrays, a function returning one of these, a data reader.
     ``labels``: a path or an array, one per row. ``samples``: so many random rows (of unknown length: the first).
     ``specs``: a ``Schema`` with ``whole_feeds`` for models whose first axis is not the batch, though it looks like one.
-    ``sizes``: whole shapes of inputs that leave theirs open, for pictures. Raises DataError when the data cannot be
-    read or does not fit the model.
+    ``how``: see ``ReadOptions``. Raises DataError when the data cannot be read or does not fit the model.
     """
     schema = specs if isinstance(specs, Schema) else Schema(tuple(specs))
     if not schema.specs:
@@ -259,17 +260,51 @@ def open_dataset(
         raise UsageError(f"{samples} samples are too few: at least one is needed")
     if isinstance(data, Dataset):
         return data if samples is None else data.take(samples, seed)
-    source = open_source(data, Request(schema, images, samples, dict(sizes or {})))
     origin = str(data) if isinstance(data, str | os.PathLike) else "the data"
-    for name, shape in source.lone.items() if isinstance(source, Columns) else ():
-        text = "%s: %r has the shape %s, that of one sample without a first axis that counts rows: taken as a single sample"
-        logger.warning(text, origin, name, list(shape))
-    if labels is not None:
-        source = Labelled(source, _label_column(labels), origin)
+    source, schema = _open_whole(data, Request(schema, samples, **how), labels, origin)
     if samples is not None and source.count is None:
         return Dataset(source, schema, origin=origin, keep=np.arange(samples))
     dataset = Dataset(source, schema, origin=origin)
     return dataset if samples is None else dataset.take(samples, seed)
+
+
+def _open_whole(data: Any, request: Request, labels: Any, origin: str) -> tuple[RowSource, Schema]:
+    """Open data that may lack inputs whose values are given; return it with what its rows then are."""
+    schema, values = request.schema, request.values
+    check_names(values, schema.by_name)
+    if isinstance(data, Iterator):
+        data, first = _peeked(data)
+        values = {name: value for name, value in values.items() if name not in first}
+    lacking = [spec for spec in schema.specs if spec.name in values]
+    while lacking:
+        rest = tuple(spec for spec in schema.specs if spec not in lacking)
+        given = replace(schema, specs=rest, lacking=frozenset(spec.name for spec in lacking))
+        if not rest:
+            raise DataError(f"{origin}: every input is fed a value (--input-value), so that no data is needed")
+        try:
+            source = _labelled(open_source(data, replace(request, schema=given)), labels, origin)
+            next(source.read(np.arange(1), 1), None)  # what only reading tells
+        except NotLacking as error:
+            lacking = [spec for spec in lacking if spec.name not in error.names]
+            continue
+        whole = replace(schema, whole_feeds=True)
+        return Completed(source, given, tuple(lacking), values, request.sizes, origin), whole
+    return _labelled(open_source(data, request), labels, origin), schema
+
+
+def _labelled(source: RowSource, labels: Any, origin: str) -> RowSource:
+    """Return a source with its labels; say what was taken for a single row."""
+    for name, shape in source.lone.items() if isinstance(source, Columns) else ():
+        text = "%s: %r has the shape %s, that of one sample without a first axis that counts rows: taken as a single sample"
+        logger.warning(text, origin, name, list(shape))
+    return source if labels is None else Labelled(source, _label_column(labels), origin)
+
+
+def _peeked(data: Iterator[Any]) -> tuple[Iterator[Any], frozenset[str]]:
+    """Return an iterator as it was, and the names in its first item."""
+    first = list(itertools.islice(data, 1))
+    names = frozenset(map(str, first[0])) if first and isinstance(first[0], Mapping) else frozenset()
+    return itertools.chain(first, data), names
 
 
 def _label_column(labels: Any) -> Column:
@@ -285,13 +320,17 @@ def shared_rows(first: Dataset, second: Dataset) -> list[int]:
 
 
 def random_dataset(
-    specs: Sequence[InputSpec], samples: int = 1, seed: int = 0, sizes: OpenSizes | None = None
+    specs: Sequence[InputSpec],
+    samples: int = 1,
+    seed: int = 0,
+    sizes: OpenSizes | None = None,
+    values: Values | None = None,
 ) -> Dataset:
     """Return random rows, marked ``synthetic``: standard normal floats, integers 0 or 1, booleans.
 
-    ``sizes`` gives dimensions the model leaves open: symbol -> size, or input name -> whole shape.
+    ``sizes`` gives dimensions the model leaves open: symbol -> size, or input name -> whole shape; ``values`` what inputs are fed.
     Raises DataError where a size is still open or a dtype cannot be drawn.
     """
     schema = Schema(tuple(specs))
-    table = Columns(random_columns(schema, samples, seed, sizes or {}), schema, "random data")
+    table = Columns(random_columns(schema, samples, seed, sizes or {}, values or {}), schema, "random data")
     return Dataset(table, schema, origin="random data", synthetic=True)

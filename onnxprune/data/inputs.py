@@ -58,17 +58,26 @@ def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     return dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
 
 
+class NotLacking(DataError):
+    """Data has inputs that it was taken to lack: ``names``."""
+
+    def __init__(self, message: str, names: Iterable[str]):
+        super().__init__(message)
+        self.names = frozenset(names)
+
+
 @dataclass(frozen=True)
 class Schema:
     """What one row of data looks like.
 
     Where all inputs share a leading batch dimension, a row is one sample. Where they do not (a scalar input, or
     ``[sequence, batch, width]`` beside ``[layers, batch, width]``) a row is one whole feed, passed on as it is;
-    ``whole_feeds`` says so where the shapes alone do not tell.
+    ``whole_feeds`` says so where the shapes alone do not tell. ``lacking``: further inputs, which the data is taken not to have.
     """
 
     specs: tuple[InputSpec, ...]
     whole_feeds: bool = False
+    lacking: frozenset[str] = frozenset()
 
     @cached_property
     def by_name(self) -> dict[str, InputSpec]:
@@ -108,6 +117,8 @@ class Schema:
         keys = list(keys)
         names = {key: key for key in keys if key in self.by_name}
         labels = [key for key in keys if key.lower() in LABEL_KEYS and key not in names]
+        if found := self.lacking.intersection(keys):
+            raise NotLacking(f"{where}: there is data for {', '.join(sorted(found))}", found)
         others = [key for key in keys if key not in names and key not in labels]
         if len(labels) > 1:
             raise DataError(f"{where}: several arrays could be the labels: {', '.join(map(repr, labels))}; keep one")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -33,19 +33,28 @@ from onnxprune.data.sources import (
 )
 from onnxprune.errors import DataError
 from onnxprune.model.files import kind_of, require_regular, status
+from onnxprune.model.values import Values
+
+
+class ReadOptions(TypedDict, total=False):
+    """How data is read: ``images``: pictures. ``sizes``: whole shapes of inputs that leave theirs open. ``values``: of inputs that
+    the data may lack.
+    """
+
+    images: ImageOptions | None
+    sizes: Mapping[str, tuple[int, ...]]
+    values: Values
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a reader needs to know besides the path.
-
-    The model's inputs, image options, how many rows suffice, and sizes given for inputs that leave theirs open.
-    """
+    """What a reader needs to know besides the path: the model's inputs, how many rows suffice, and ``ReadOptions``."""
 
     schema: Schema
-    images: ImageOptions | None = None
     samples: int | None = None
+    images: ImageOptions | None = None
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
 
 
 def open_source(data: Any, request: Request) -> RowSource:

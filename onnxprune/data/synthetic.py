@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from onnxprune.data.columns import Column, Index
+from onnxprune.data.columns import ArrayColumn, Column, Index
 from onnxprune.data.inputs import InputSpec, Schema
 from onnxprune.errors import DataError
+from onnxprune.model.values import Values, filled
 
 INTEGERS_BELOW = 2
 """Random integers are 0 or 1: valid as masks, as token types and as indices of any table."""
@@ -41,13 +42,17 @@ class RandomColumn(Column):
         return np.asarray(values).astype(self.dtype)
 
 
-def random_columns(schema: Schema, samples: int, seed: int, sizes: OpenSizes) -> dict[str, Column]:
+def random_columns(schema: Schema, samples: int, seed: int, sizes: OpenSizes, values: Values) -> dict[str, Column]:
     """Return a random column per input; raise DataError for dtypes that cannot be drawn and sizes left open."""
     columns: dict[str, Column] = {}
     for position, spec in enumerate(schema.specs):
         if spec.dtype.kind not in "fiub":
             raise DataError(f"no random data for input {spec}: pass calibration data")
-        columns[spec.name] = RandomColumn(spec.dtype, (samples, *row_sizes(schema, spec, sizes)), (seed, position))
+        shape = (samples, *row_sizes(schema, spec, sizes))
+        if spec.name in values:
+            columns[spec.name] = ArrayColumn(np.asarray(filled(spec.name, values[spec.name], shape, spec.dtype)))
+            continue
+        columns[spec.name] = RandomColumn(spec.dtype, shape, (seed, position))
     return columns
 
 

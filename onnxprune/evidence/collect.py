@@ -29,6 +29,7 @@ def collect(
     wanted = tuple(kind for kind in dict.fromkeys(kinds) if kind in REQUESTS)
     if dataset is None:
         specs = input_specs(analysis.facts.model.structure)
-        dataset = random_dataset(specs, RANDOM_SAMPLES, means.seed, dict(analysis.facts.sizes))
+        facts = analysis.facts
+        dataset = random_dataset(specs, RANDOM_SAMPLES, means.seed, dict(facts.sizes), facts.values)
     found = gather(analysis.facts, dataset, requested(analysis, wanted), means, cache=cache)
     return dict.fromkeys(wanted, found)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +18,25 @@ from onnx import TensorProto, TypeProto, helper, numpy_helper, shape_inference
 
 from onnxprune.errors import ModelError
 from onnxprune.model.graph import Body, Graph, Node
+from onnxprune.model.meetings import met_sizes
 from onnxprune.model.read import Model, impossible_size
-from onnxprune.model.sizes import Shape, Sizes, candidate_sizes, free_dimensions, met_sizes
+from onnxprune.model.sizes import (
+    Axis,
+    Candidate,
+    Shape,
+    Sizes,
+    batch_axes,
+    candidate_sizes,
+    first_candidates,
+    free_dimensions,
+    further_candidates,
+    told,
+)
+from onnxprune.model.trial import Trial
+from onnxprune.model.values import Values, check_names, filled
 
 MOST_AXES = 64
+MOST_TRIALS = 8  # runs to find sizes at which a model runs whose shapes inference cannot settle
 SMALL = 4096  # elements: tensors up to this size are followed by value
 RANDOM_OPS = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
@@ -39,7 +54,11 @@ UNKNOWN = Fact(TensorProto.UNDEFINED, None)
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts under two assignments of the free sizes; both are the same object where nothing is free."""
+    """Facts under two assignments of the free sizes; both are the same object where nothing is free.
+
+    ``sizes``: of the first, which is ``batch`` samples where costs are told of one; ``batch_axes``: the axes that count these.
+    ``values``: what inputs are fed where no data says so.
+    """
 
     graph: Graph
     model: Model
@@ -47,6 +66,14 @@ class Facts:
     second: dict[str, Fact]
     constants: frozenset[str]
     sizes: Sizes
+    batch: int = 1
+    batch_axes: frozenset[Axis] = frozenset()
+    values: Values = field(default_factory=dict)
+
+    @property
+    def told(self) -> Sizes:
+        """The shapes of the inputs that costs are told of: those of one sample, or of one whole feed."""
+        return told(self.sizes, self.batch_axes, self.batch)
 
     def shape(self, value: str) -> Shape | None:
         return self.first.get(value, UNKNOWN).shape
@@ -82,28 +109,54 @@ class Facts:
         return np.broadcast_to(scalar, self.shape(value) or ())
 
 
-def gather_facts(model: Model, graph: Graph, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Facts:
-    """Interpret the model on the first sizes of the free dimensions that work; raise UsageError for shapes that don't fit."""
+def gather_facts(
+    model: Model,
+    graph: Graph,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    rows: Mapping[str, Shape] | None = None,
+    values: Values | None = None,
+) -> Facts:
+    """Interpret the model at the first sizes of the free dimensions that work; raise UsageError for shapes that don't fit.
+
+    ``input_shapes``: hold for good. ``rows``: of one feed of real rows, to begin with; axes that the file leaves open stay open.
+    ``values``: what inputs are fed; they stay inputs, of which nothing is known.
+    Small sizes are climbed through where neither is given; they count only if the model runs.
+    """
+    fixed, rows, fed = input_shapes or {}, rows or {}, values or {}
+    check_names(fed, graph.inputs)
     constants = _constants(graph)
-    best: tuple[int, Sizes, dict[str, Fact]] | None = None
-    candidates = list(candidate_sizes(graph, input_shapes or {}, _met(graph, model, constants, input_shapes or {})))
-    for sizes in candidates:
-        values = _assigned(graph, model, sizes)
-        unknown = _unknown(graph, values)
-        if best is None or unknown < best[0]:
-            best = (unknown, sizes, values)
-        if not unknown:
-            break
-    assert best is not None
-    unknown, sizes, values = best
+    met = _met(graph, model, constants, fixed)
+    candidates = list(first_candidates(graph, fixed, rows, met))
+    chosen, found = _first_assignment(model, graph, candidates, fed)
+    second, unknown = found, _unknown(graph, found)
     if unknown:
-        values = _observe(graph, model, sizes, values)
-    second = values
+        found = second = _observe(graph, model, chosen.sizes, found, fed)
     if free_dimensions(graph):
-        others = _other_sizes(candidates, sizes, bool(unknown))
-        second = _second_assignment(graph, model, sizes, iter(others), values) if others else values
-    _refuse_impossible(model, graph, values)
-    return Facts(graph, model, values, second, constants, sizes)
+        others = _other_sizes(
+            further_candidates(graph, fixed, rows, met), chosen.sizes, candidates[0].sizes, bool(unknown)
+        )
+        second = _second_assignment(graph, model, iter(others), found, fed) if others else found
+    _refuse_impossible(model, graph, found)
+    return Facts(graph, model, found, second, constants, chosen.sizes, chosen.batch, batch_axes(graph), fed)
+
+
+def _first_assignment(
+    model: Model, graph: Graph, candidates: Iterable[Candidate], fed: Values
+) -> tuple[Candidate, dict[str, Fact]]:
+    """Return the first candidate that settles all shapes and that the model runs at, else the best of those it runs at."""
+    trial, rest = Trial(model, graph), list[tuple[int, int, Candidate, dict[str, Fact]]]()
+    for place, candidate in enumerate(candidates):
+        values = _assigned(graph, model, candidate.sizes, fed)
+        unknown = _unknown(graph, values)
+        if not unknown and trial.runs(plain_feeds(graph, values, candidate.sizes, fed)):
+            return candidate, values
+        rest.append((unknown, place, candidate, values))
+    rest.sort(key=lambda entry: entry[:2])
+    for _, _, candidate, values in rest[:MOST_TRIALS] if rest[0][0] else ():
+        if trial.runs(plain_feeds(graph, values, candidate.sizes, fed)):
+            return candidate, values
+    _, _, candidate, values = rest[0]
+    return candidate, values
 
 
 def _refuse_impossible(model: Model, graph: Graph, values: Mapping[str, Fact]) -> None:
@@ -112,11 +165,29 @@ def _refuse_impossible(model: Model, graph: Graph, values: Mapping[str, Fact]) -
         if problem := impossible_size(fact.shape or ()):
             node = graph.producer.get(name)
             made = f", made by node {node.label!r}," if node is not None else ""
-            raise ModelError(f"{model.name}: value {name!r}{made} has the sizes {list(fact.shape or ())}: {problem}")
+            way = free_sizes(graph, values)
+            raise ModelError(
+                f"{model.name}: value {name!r}{made} has the sizes {list(fact.shape or ())}: {problem}{way}"
+            )
     for node in graph.nodes:
         for attribute in node.proto.attribute:
             if attribute.name == "axis" and abs(attribute.i) > MOST_AXES:
                 raise ModelError(f"{model.name}: node {node.label!r} ({node.op}) has axis {attribute.i}; no value has")
+
+
+def free_sizes(graph: Graph, values: Mapping[str, Fact]) -> str:
+    """Return what to do where a model does not run at the sizes that its free axes were given ("": it has none)."""
+    samples = batch_axes(graph)
+    free = [(n, axis, symbol) for n, axis, symbol in free_dimensions(graph) if (n, axis) not in samples]
+    shapes = {name: values[name].shape or () for name, _, _ in free}
+    if not free:
+        return ""
+    axes = ", ".join(
+        f"{name}[{axis}]{'' if symbol == f'{name}:{axis}' else f' ({symbol})'} was {shapes[name][axis]}"
+        for name, axis, symbol in free
+    )
+    example = f"{free[0][0]}:{','.join(map(str, shapes[free[0][0]]))}"
+    return f"; of the sizes that the file leaves open {axes}: give ones that it takes, like --input-shape {example}, or real rows (--calib)"
 
 
 def _met(
@@ -126,27 +197,27 @@ def _met(
     free = free_dimensions(graph)
     if not any(axis and name not in fixed for name, axis, _ in free):
         return {}
-    values = interpret(graph, model, next(iter(candidate_sizes(graph, fixed))))
+    values = interpret(graph, model, next(iter(candidate_sizes(graph, fixed))).sizes)
     settled = constants.union(graph.inputs).difference(name for name, _, _ in free)
     return met_sizes(
         graph, {name: shape for name in sorted(settled) if (shape := values.get(name, UNKNOWN).shape) is not None}
     )
 
 
-def _other_sizes(candidates: list[Sizes], sizes: Sizes, unsettled: bool) -> list[Sizes]:
-    """Return the other sizes to try; with the same batch where ``sizes`` had to leave the first one to settle all shapes."""
+def _other_sizes(others: Iterable[Sizes], sizes: Sizes, wanted: Sizes, unsettled: bool) -> list[Sizes]:
+    """Return the other sizes to try; with the same batch where ``sizes`` had to leave that of ``wanted`` to settle all shapes."""
 
     def batch(one: Sizes) -> list[Shape]:
         return [shape[:1] for shape in one.values()]
 
-    contradicted = not unsettled and batch(sizes) != batch(candidates[0])
-    return [o for o in candidates if o != sizes and (not contradicted or batch(o) == batch(sizes))]
+    contradicted = not unsettled and batch(sizes) != batch(wanted)
+    return [o for o in others if o != sizes and (not contradicted or batch(o) == batch(sizes))]
 
 
-def _assigned(graph: Graph, model: Model, sizes: Sizes) -> dict[str, Fact]:
+def _assigned(graph: Graph, model: Model, sizes: Sizes, fed: Values) -> dict[str, Fact]:
     """Interpret the model; where it has operators that shape inference knows nothing of, run it as well."""
     values = interpret(graph, model, sizes)
-    return _observe(graph, model, sizes, values) if _unknown(graph, values) and _opaque(graph) else values
+    return _observe(graph, model, sizes, values, fed) if _unknown(graph, values) and _opaque(graph) else values
 
 
 def _opaque(graph: Graph) -> bool:
@@ -160,7 +231,7 @@ def _without_schema(node: Node) -> bool:
 
 
 def _second_assignment(
-    graph: Graph, model: Model, sizes: Sizes, others: Iterator[Sizes], first: dict[str, Fact]
+    graph: Graph, model: Model, others: Iterator[Sizes], first: dict[str, Fact], fed: Values
 ) -> dict[str, Fact]:
     """Interpret the model on other sizes, observing again (a few times at most) what inference cannot tell."""
     unknown, observations = _unknown(graph, first), 3
@@ -168,7 +239,7 @@ def _second_assignment(
         values = interpret(graph, model, other)
         if _unknown(graph, values) > unknown and observations:
             observations -= 1
-            values = _observe(graph, model, other, values)
+            values = _observe(graph, model, other, values, fed)
         if _unknown(graph, values) <= unknown:
             return values
     return _dynamic_by_inputs(graph, first)
@@ -192,7 +263,9 @@ def _dynamic_by_inputs(graph: Graph, first: dict[str, Fact]) -> dict[str, Fact]:
 
 def _unknown(graph: Graph, values: dict[str, Fact]) -> int:
     used = {*graph.consumers, *graph.outputs}
-    return sum(values.get(name, UNKNOWN).shape is None for node in graph.nodes for name in node.outputs if name in used)
+    used.update(name for node in graph.nodes for body in node.bodies for name in body.outputs)
+    shapes = [values.get(name, UNKNOWN).shape for node in graph.nodes for name in node.outputs if name in used]
+    return sum(shape is None or min(shape, default=0) < 0 for shape in shapes)
 
 
 def _constants(graph: Graph) -> frozenset[str]:
@@ -389,12 +462,12 @@ def _with(shape: Shape, axis: int, size: int) -> Shape:
 # --- observation ----------------------------------------------------------------------------------------------------
 
 
-def _observe(graph: Graph, model: Model, sizes: Sizes, values: dict[str, Fact]) -> dict[str, Fact]:
+def _observe(graph: Graph, model: Model, sizes: Sizes, values: dict[str, Fact], fed: Values) -> dict[str, Fact]:
     """Run the model once on random inputs for the shapes that inference could not tell."""
     from onnxprune.model.runtime import observe_shapes
 
     names = [name for node in graph.top for name in node.outputs if name and values.get(name, UNKNOWN).shape is None]
-    observed = observe_shapes(model, plain_feeds(graph, values, sizes), names)
+    observed = observe_shapes(model, plain_feeds(graph, values, sizes, fed), names)
     declared = {
         value.name: _fact(value.type)
         for value in [*graph.model.graph.value_info, *graph.model.graph.output]
@@ -405,6 +478,9 @@ def _observe(graph: Graph, model: Model, sizes: Sizes, values: dict[str, Fact]) 
     return interpret(graph, model, sizes, seed)
 
 
-def plain_feeds(graph: Graph, values: Mapping[str, Fact], sizes: Sizes) -> dict[str, np.ndarray]:
-    """Inputs that every model accepts: ones of the right type (valid tokens, masks that mask nothing)."""
-    return {n: np.ones(sizes[n], helper.tensor_dtype_to_np_dtype(values[n].dtype)) for n in graph.inputs}
+def plain_feeds(
+    graph: Graph, values: Mapping[str, Fact], sizes: Sizes, fed: Values | None = None
+) -> dict[str, np.ndarray]:
+    """Inputs that every model accepts: what was given, else ones of the right type (valid tokens, masks that mask nothing)."""
+    kinds = {name: helper.tensor_dtype_to_np_dtype(values[name].dtype) for name in graph.inputs}
+    return {n: filled(n, (fed or {}).get(n, (1,)), sizes[n], kinds[n]) for n in graph.inputs}

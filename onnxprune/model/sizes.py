@@ -1,19 +1,38 @@
-"""Sizes of free input dimensions: those that stored tensors give them, and small ones to try for all others."""
+"""Sizes of free input dimensions: those that are given, those of real rows, and small ones to try for all others."""
 
 from __future__ import annotations
 
 import ast
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import onnx
 
 from onnxprune.errors import UsageError
-from onnxprune.model.graph import Graph, Node
+from onnxprune.model.graph import Graph
 
 Shape = tuple[int, ...]
 Sizes = Mapping[str, Shape]
 Axis = tuple[str, int]  # an input and one of its axes
+
+PICTURES = ((64, 96), (32, 48), (128, 160), (224, 256), (299, 331), (384, 320), (512, 640), (1024, 768), (16, 24))
+LENGTHS = ((8, 12), (16, 24), (7, 11), (64, 96), (128, 192), (4, 6), (400, 480), (3000, 3200), (16000, 17600))
+BATCHES = ((2, 3), (1, 1))  # some files say a free batch and have a batch of one in their shapes
+GROWTH: tuple[Callable[[int], int], ...] = (
+    lambda n: 2 * n,
+    lambda n: n + 32,
+    lambda n: n + 1,
+    lambda n: n - n // 4 or 2,
+)
+"""Other sizes than those of real rows, to see what depends on them."""
+
+
+class Candidate(NamedTuple):
+    """Shapes of all inputs to try; ``batch``: how many samples these are, where costs are told of one."""
+
+    sizes: Sizes
+    batch: int = 1
 
 
 def free_dimensions(graph: Graph) -> list[tuple[str, int, str]]:
@@ -27,41 +46,126 @@ def free_dimensions(graph: Graph) -> list[tuple[str, int, str]]:
     return found
 
 
-def candidate_sizes(
-    graph: Graph, fixed: Mapping[str, Sequence[int]], met: Mapping[Axis, int] | None = None
-) -> Iterator[Sizes]:
-    """Yield shapes for all inputs to try: small and pairwise different for batch, length and picture sizes.
+def batch_axes(graph: Graph) -> frozenset[Axis]:
+    """Return the free axes that count samples: first ones, others of the same name, second ones of states [layers, batch, width]."""
+    free = {(name, axis): symbol for name, axis, symbol in free_dimensions(graph)}
+    leading = {symbol for (_, axis), symbol in free.items() if axis == 0}
+    ranks = {name: len(dims) for name, dims in _declared(graph).items()}
+    states = {
+        (name, axis)
+        for (name, axis), symbol in free.items()
+        if leading and axis == 1 and ranks[name] == 3 and (name, 0) not in free and symbol == f"{name}:1"
+    }
+    return frozenset({place for place, symbol in free.items() if symbol in leading} | states)
+
+
+def first_candidates(
+    graph: Graph, fixed: Mapping[str, Sequence[int]], rows: Sizes, met: Mapping[Axis, int]
+) -> Iterator[Candidate]:
+    """Yield what to analyse the model at: sizes of real rows where there are any (two samples, then one), else small ones.
 
     ``met``: the sizes of axes that stored tensors settle.
     Raises UsageError where a given shape names no input or contradicts a fixed dimension.
     """
-    declared = {v.name: v for v in graph.model.graph.input if v.name in graph.inputs}
-    _check_fixed(declared, fixed)
-    free = free_dimensions(graph)
-    ladders = ((64, 96), (32, 48), (128, 160), (224, 256), (299, 331), (384, 320), (512, 640), (1024, 768), (16, 24))
-    lengths = ((8, 12), (16, 24), (7, 11), (64, 96), (128, 192), (4, 6), (400, 480), (3000, 3200), (16000, 17600))
+    known = _of_rows(graph, fixed, rows)
+    if known is None:
+        yield from candidate_sizes(graph, fixed, met)
+        return
+    samples = _single(graph, known, fixed)
+    for batch in (2, 1) if samples else (1,):
+        yield Candidate(_changed(known, dict.fromkeys(samples, batch)), batch)
+
+
+def further_candidates(
+    graph: Graph, fixed: Mapping[str, Sequence[int]], rows: Sizes, met: Mapping[Axis, int]
+) -> Iterator[Sizes]:
+    """Yield sizes to see what depends on them, apart from those of rows: all free axes change, at last the batch alone."""
+    known = _of_rows(graph, fixed, rows)
+    if known is None:
+        yield from (candidate.sizes for candidate in candidate_sizes(graph, fixed, met))
+        return
+    samples = _single(graph, known, fixed)
+    free = {(name, axis): symbol for name, axis, symbol in free_dimensions(graph) if name not in fixed}
+    symbols = {symbol: known[name][axis] for (name, axis), symbol in free.items() if (name, axis) not in samples}
+    for grow, batch in itertools.product(GROWTH, (3, 2, 1) if samples else (1,)):
+        grown = {symbol: grow(size) for symbol, size in symbols.items()}
+        grown = {symbol: _expression(symbol, grown) for symbol in grown}
+        changed = {place: met.get(place, grown[s]) for place, s in free.items() if s in grown and place not in samples}
+        yield _changed(known, changed | dict.fromkeys(samples, batch))
+    yield from (candidate.sizes for candidate in candidate_sizes(graph, fixed, met))
+    for batch in (3, 2) if samples else ():
+        yield _changed(known, dict.fromkeys(samples, batch))
+
+
+def _of_rows(graph: Graph, fixed: Mapping[str, Sequence[int]], rows: Sizes) -> Sizes | None:
+    """Return the shapes of all inputs as rows, or else the file, say; None where these leave some open."""
+    _check_fixed(graph, fixed)
+    free = {(name, axis): symbol for name, axis, symbol in free_dimensions(graph)}
+    symbols = {s: rows[name][axis] for (name, axis), s in free.items() if axis < len(rows.get(name, ()))}
+    if not free or not symbols.keys() >= {symbol for (name, _), symbol in free.items() if name not in fixed}:
+        return None
+    declared = _declared(graph)
+    return {n: _resolve(n, dims, symbols, fixed.get(n, rows.get(n))) for n, dims in declared.items()}
+
+
+def _single(graph: Graph, sizes: Sizes, fixed: Collection[str]) -> frozenset[Axis]:
+    """Return the axes of the batch where one sample is what the sizes are of, and more can be taken."""
+    found = batch_axes(graph)
+    alone = all(sizes[name][axis] == 1 and name not in fixed for name, axis in found)
+    return found if alone else frozenset()
+
+
+def _changed(sizes: Sizes, axes: Mapping[Axis, int]) -> Sizes:
+    return {n: tuple(axes.get((n, axis), size) for axis, size in enumerate(shape)) for n, shape in sizes.items()}
+
+
+def candidate_sizes(
+    graph: Graph, fixed: Mapping[str, Sequence[int]], met: Mapping[Axis, int] | None = None
+) -> Iterator[Candidate]:
+    """Yield shapes for all inputs to try: small and pairwise different for batch, length and picture sizes."""
+    declared = _declared(graph)
+    _check_fixed(graph, fixed)
+    free, samples = free_dimensions(graph), batch_axes(graph)
     known = {symbol: met[name, axis] for name, axis, symbol in free if (name, axis) in met} if met else {}
     seen = set()
-    batches = ((2, 3), (1, 1))  # some files say a free batch and have a batch of one in their shapes
-    for (picture, length), batch, swap in itertools.product(zip(ladders, lengths, strict=True), batches, (0, 1)):
+    for (picture, length), batch, swap in itertools.product(zip(PICTURES, LENGTHS, strict=True), BATCHES, (0, 1)):
         symbols: dict[str, int] = {}
         for name, axis, symbol in free:
-            rank = len(declared[name].type.tensor_type.shape.dim)
-            pair = batch if axis == 0 else picture if rank >= 4 else length
+            pair = batch if (name, axis) in samples else picture if len(declared[name]) >= 4 else length
             symbols.setdefault(symbol, known.get(symbol, pair[swap]))
         for symbol in symbols:
             symbols[symbol] = _expression(symbol, symbols)
-        sizes = {name: _resolve(value, symbols, fixed.get(name)) for name, value in declared.items()}
+        sizes = {name: _resolve(name, dims, symbols, fixed.get(name)) for name, dims in declared.items()}
         if (key := tuple(sizes.items())) not in seen:
             seen.add(key)
-            yield sizes
+            yield Candidate(sizes, _common_batch(sizes, samples))
 
 
-def _check_fixed(declared: Mapping[str, onnx.ValueInfoProto], fixed: Mapping[str, Sequence[int]]) -> None:
+def _common_batch(sizes: Sizes, samples: Collection[Axis]) -> int:
+    """Return the batch that all inputs with axes share; 1 where some have none."""
+    batches = {name: sizes[name][axis] for name, axis in samples}
+    whole = all(name in batches for name, shape in sizes.items() if shape)
+    return next(iter(batches.values())) if whole and len(set(batches.values())) == 1 else 1
+
+
+def told(sizes: Sizes, samples: Collection[Axis], batch: int) -> Sizes:
+    """Return the sizes of one of ``batch`` samples."""
+    return _changed(
+        sizes, {(name, axis): sizes[name][axis] // batch for name, axis in samples if axis < len(sizes[name])}
+    )
+
+
+def _declared(graph: Graph) -> dict[str, Sequence[onnx.TensorShapeProto.Dimension]]:
+    """Return the dimensions that the file gives each input."""
+    return {v.name: v.type.tensor_type.shape.dim for v in graph.model.graph.input if v.name in graph.inputs}
+
+
+def _check_fixed(graph: Graph, fixed: Mapping[str, Sequence[int]]) -> None:
+    declared = _declared(graph)
     for name, shape in fixed.items():
         if name not in declared:
             raise UsageError(f"--input-shape: the model has no input {name!r}; its inputs are {', '.join(declared)}")
-        dims = declared[name].type.tensor_type.shape.dim
+        dims = declared[name]
         fits = len(dims) == len(shape) and all(
             not d.HasField("dim_value") or d.dim_value <= 0 or d.dim_value == n
             for d, n in zip(dims, shape, strict=True)
@@ -99,110 +203,15 @@ def _arithmetic(tree: ast.AST, known: Mapping[str, int]) -> int:
     )
 
 
-def _resolve(value: onnx.ValueInfoProto, symbols: Mapping[str, int], fixed: Sequence[int] | None) -> Shape:
+def _resolve(
+    name: str,
+    dims: Sequence[onnx.TensorShapeProto.Dimension],
+    symbols: Mapping[str, int],
+    fixed: Sequence[int] | None,
+) -> Shape:
     if fixed is not None:
         return tuple(int(n) for n in fixed)
-    dims = value.type.tensor_type.shape.dim
     return tuple(
-        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else symbols[d.dim_param or f"{value.name}:{axis}"]
+        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else symbols[d.dim_param or f"{name}:{axis}"]
         for axis, d in enumerate(dims)
     )
-
-
-# --- sizes that stored tensors give ---------------------------------------------------------------------------------
-
-SAME = frozenset(
-    "Abs BatchNormalization Cast Clip Dropout DequantizeLinear DynamicQuantizeLinear Elu Erf Exp Floor Gelu HardSigmoid"
-    " HardSwish Identity InstanceNormalization LayerNormalization LeakyRelu Log LRN Mish Neg QuantizeLinear Reciprocal"
-    " RMSNormalization Relu Round Selu Sigmoid SimplifiedLayerNormalization Softmax Softplus Sqrt Swish Tanh".split()
-)  # whose first output has the shape of the first input
-BROADCAST = frozenset("Add Sub Mul Div Pow Max Min PRelu Where Sum Mean".split())
-LEADING = frozenset("AveragePool MaxPool LpPool Pad Resize Upsample".split())  # that keep samples and channels
-
-
-def met_sizes(graph: Graph, stored: Mapping[str, Shape]) -> dict[Axis, int]:
-    """Return the sizes of input axes that meet an axis of a stored tensor; ``stored``: the shapes of all constants."""
-    axes: dict[str, list[Axis | None]] = {}
-    for value in graph.model.graph.input:
-        if value.name in graph.inputs:
-            axes[value.name] = [(value.name, axis) for axis in range(len(value.type.tensor_type.shape.dim))]
-    found: dict[Axis, int] = {}
-    for node in graph.top:
-        for name, sizes in _wanted(node, stored, {n: len(axes[n]) for n in node.inputs if n in axes}):
-            for axis, size in sizes.items():
-                if (origin := axes[name][axis]) is not None:
-                    found.setdefault(origin, size)
-        if node.outputs and (passed := _passed(node, axes, stored)) is not None:
-            axes[node.outputs[0]] = passed
-    return found
-
-
-def _passed(node: Node, axes: Mapping[str, list[Axis | None]], stored: Mapping[str, Shape]) -> list[Axis | None] | None:
-    """Return which input axis each axis of a node's first output is, None where nothing is known of it."""
-    source = axes.get(node.input(0))
-    if node.op in BROADCAST:
-        given = [axes[name] for name in node.inputs if name in axes]
-        rank = max(
-            [len(own) for own in given] + [len(stored[name]) for name in node.inputs if name in stored], default=0
-        )
-        whole = next((own for own in given if len(own) == rank), None)
-        return None if whole is None or len(given) > 1 else whole
-    if source is None:
-        return None
-    if node.op in SAME:
-        return source
-    if node.op in LEADING:
-        return [*source[:2], *[None] * (len(source) - 2)]
-    if node.op == "Transpose":
-        return [source[axis] for axis in node.attribute("perm", list(range(len(source)))[::-1])]
-    return None
-
-
-def _wanted(node: Node, stored: Mapping[str, Shape], ranks: Mapping[str, int]) -> Iterator[tuple[str, dict[int, int]]]:
-    """Yield (value, axis -> size) for the operands that meet a stored one in a node; ``ranks``: of the values followed."""
-    if node.op in BROADCAST:
-        for name, rank in ranks.items():
-            for other in (stored[n] for n in node.inputs if n in stored):
-                pairs = zip(range(rank)[::-1], other[::-1], strict=False)
-                yield name, {axis: size for axis, size in pairs if size > 1}
-    elif node.op in MEETINGS:
-        data, weight, rule = MEETINGS[node.op]
-        name, shape = node.input(data), stored.get(node.input(weight))
-        if name in ranks and shape is not None:
-            yield name, {axis % ranks[name]: size for axis, size in rule(node, shape).items() if axis < ranks[name]}
-    if node.op == "MatMul" and node.input(0) in stored and node.input(1) in ranks and ranks[node.input(1)] > 1:
-        yield node.input(1), {ranks[node.input(1)] - 2: stored[node.input(0)][-1]}
-
-
-def _channels(node: Node, shape: Shape) -> dict[int, int]:
-    return {1: shape[1] * int(node.attribute("group", 1))}
-
-
-def _rows(node: Node, shape: Shape) -> dict[int, int]:
-    return {-1: shape[-2] if len(shape) > 1 else shape[0]}
-
-
-def _factor(node: Node, shape: Shape) -> dict[int, int]:
-    return {0 if node.attribute("transA", 0) else 1: shape[1 if node.attribute("transB", 0) else 0]}
-
-
-def _last(node: Node, shape: Shape) -> dict[int, int]:
-    return {axis - len(shape): size for axis, size in enumerate(shape)}
-
-
-MEETINGS: dict[str, tuple[int, int, Callable[[Node, Shape], dict[int, int]]]] = {
-    **dict.fromkeys(("Conv", "ConvInteger", "com.microsoft::FusedConv"), (0, 1, _channels)),
-    "QLinearConv": (0, 3, _channels),
-    "ConvTranspose": (0, 1, lambda node, shape: {1: shape[0]}),
-    **dict.fromkeys(
-        ("MatMul", "MatMulInteger", "com.microsoft::DynamicQuantizeMatMul", "com.microsoft::MatMulIntegerToFloat"),
-        (0, 1, _rows),
-    ),
-    "QLinearMatMul": (0, 3, _rows),
-    "Gemm": (0, 1, _factor),
-    **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), (0, 1, lambda node, shape: {1: shape[0]})),
-    **dict.fromkeys(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"), (0, 1, _last)),
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), (0, 1, lambda node, shape: {2: shape[2]})),
-    "com.microsoft::Attention": (0, 1, lambda node, shape: {2: shape[0]}),
-}
-"""Operator -> (the operand that carries data, the stored one, node and shape of the stored one -> axis -> size)."""

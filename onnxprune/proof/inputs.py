@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from onnx import TensorProto, helper
 
 from onnxprune.model.facts import Facts, Shape, Sizes
+from onnxprune.model.values import filled
 
 Feeds = dict[str, np.ndarray]
 Draw = Callable[[np.random.Generator, Shape], np.ndarray]
@@ -66,10 +67,25 @@ KINDS: dict[str, InputKind] = {
 """Standard normal with flags and masks set is what most models take; in [0, 1] logarithms and roots are finite."""
 
 
-def random_feeds(facts: Facts, seed: int, sizes: Sizes | None = None, kind: str = "normal") -> Feeds:
-    """Draw one input of a kind; indices are valid where a table is looked up, bytes take their whole range."""
-    rng, draw = np.random.default_rng(seed), KINDS[kind]
-    return {name: _drawn(facts, name, (sizes or facts.sizes)[name], draw, rng) for name in facts.graph.inputs}
+def random_feeds(
+    facts: Facts,
+    seed: int,
+    sizes: Sizes | None = None,
+    kind: str = "normal",
+    integers: Mapping[str, np.ndarray] | None = None,
+) -> Feeds:
+    """Draw one input of a kind; whole numbers are those of real data, by input, where ``integers`` has any.
+
+    Others are valid where a table is looked up, and bytes take their whole range.
+    """
+    rng, draw, real = np.random.default_rng(seed), KINDS[kind], integers or {}
+    shapes = sizes or facts.sizes
+    return {
+        name: rng.choice(real[name], shapes[name])
+        if name in real and name not in facts.values and real[name].dtype.kind in "iu"
+        else _drawn(facts, name, shapes[name], draw, rng)
+        for name in facts.graph.inputs
+    }
 
 
 def severed_values(facts: Facts, names: Sequence[str], seed: int, kind: str) -> Feeds:
@@ -80,6 +96,8 @@ def severed_values(facts: Facts, names: Sequence[str], seed: int, kind: str) -> 
 
 def _drawn(facts: Facts, name: str, shape: Shape, draw: InputKind, rng: np.random.Generator) -> np.ndarray:
     dtype = helper.tensor_dtype_to_np_dtype(facts.dtype(name))
+    if name in facts.values:
+        return filled(name, facts.values[name], shape, dtype)
     if dtype.kind == "f" or facts.dtype(name) == TensorProto.BFLOAT16:
         return np.asarray(draw.floats(rng, shape)).astype(dtype)
     if dtype.kind == "b":
@@ -113,6 +131,8 @@ def has_switches(facts: Facts) -> bool:
     """Whether some input is a flag, or an integer that looks nothing up: such inputs choose between paths."""
     for name in facts.graph.inputs:
         dtype = helper.tensor_dtype_to_np_dtype(facts.dtype(name))
+        if name in facts.values:
+            continue
         if dtype.kind == "b" or (dtype.kind in "iu" and dtype.itemsize > 1 and not table_size(facts, name)):
             return True
     return False

@@ -13,7 +13,7 @@ import onnx
 from onnx import ModelProto
 
 from onnxprune.errors import ModelError
-from onnxprune.model.facts import Facts
+from onnxprune.model.facts import Facts, free_sizes
 from onnxprune.model.model import Model
 from onnxprune.model.runtime import Session, release_memory, session
 from onnxprune.proof.float32 import has_bfloat16, in_float32
@@ -34,10 +34,21 @@ FURTHER = (*SWITCHED, "negative", "broken")  # and where something has not been 
 
 
 class Prover:
-    """Compares results with references of one original, which is run once for every input."""
+    """Compares results with references of one original, which is run once for every input.
 
-    def __init__(self, facts: Facts, *, seed: int = 0, threads: int = 1, rows: Sequence[Feeds] = ()):
-        self.facts, self.seed, self.threads = facts, seed, threads
+    ``rows``: real inputs. ``integers``: by input, the whole numbers that occur in real data.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        *,
+        seed: int = 0,
+        threads: int = 1,
+        rows: Sequence[Feeds] = (),
+        integers: Mapping[str, np.ndarray] | None = None,
+    ):
+        self.facts, self.seed, self.threads, self.integers = facts, seed, threads, integers or {}
         self.stand_ins = stand_ins(facts)
         self.rows = () if self.stand_ins.fixed_sizes else tuple(rows)
         self.owners = [name for node in facts.graph.top if node.bodies for name in node.outputs if name]
@@ -70,8 +81,8 @@ class Prover:
             return SurgeryCheck(False, np.inf, np.inf, 0.0, problem=str(error))
         if not any(self._runs.values()):
             raise ModelError(
-                f"the original model cannot be run on drawn inputs: {self._refusal}. Give sizes that it takes "
-                "(--input-shape NAME:SIZES) or real inputs (--calib)"
+                f"the original model cannot be run on drawn inputs: {self._refusal}"
+                f"{free_sizes(self.facts.graph, self.facts.first) or '. Give real inputs (--calib)'}"
             )
         return trial.seen.verdict()
 
@@ -120,10 +131,11 @@ class Prover:
             return [dict(row) for row in self.rows]
         if kind == "sizes":
             sizes = None if self.stand_ins.fixed_sizes else other_sizes(facts)
-            found = [] if sizes is None else [random_feeds(facts, seed, sizes)]
+            found = [] if sizes is None else [random_feeds(facts, seed, sizes, integers=self.integers)]
         else:
             again = kind == "again"
-            found = [random_feeds(facts, seed + again, kind="normal" if again else kind)]
+            real = self.integers if kind in ALWAYS else {}  # further kinds look for paths that no row goes
+            found = [random_feeds(facts, seed + again, kind="normal" if again else kind, integers=real)]
             if sum(value.size for value in found[0].values()) > ENOUGH.get(kind, np.inf):
                 return []
         return [self._typed(feed | self.stand_ins.drawn(seed)) for feed in found]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onnxprune.data import Dataset, shared_rows
+from onnxprune.data.survey import Survey
 from onnxprune.errors import DataError, OnnxPruneError, UsageError
 from onnxprune.measure.bootstrap import unseen_bound
 from onnxprune.measure.drift import DriftReport, compare
@@ -16,7 +17,7 @@ from onnxprune.measure.layers import revealing
 from onnxprune.measure.metrics import script_metric
 from onnxprune.measure.outputs import VARYING, Outputs
 from onnxprune.measure.tasks.task import NONE, OPTIONS
-from onnxprune.model.facts import Facts, free_dimensions
+from onnxprune.model.facts import Facts
 from onnxprune.model.read import Model
 from onnxprune.proof.inputs import random_feeds
 from onnxprune.settings import AUTO, Settings
@@ -30,11 +31,11 @@ QUALITY = ("max_drop", "min_agreement", "min_cosine")
 Measured = dict[str, Any]
 
 
-def single_feeds(facts: Facts, seed: int) -> dict[str, np.ndarray]:
-    """Return one random sample: the shapes of the analysis, a free batch set to 1."""
-    free = {name for name, axis, _ in free_dimensions(facts.graph) if axis == 0}
-    sizes = {name: (1, *shape[1:]) if name in free else tuple(shape) for name, shape in facts.sizes.items()}
-    return random_feeds(facts, seed, sizes)
+def single_feeds(facts: Facts, seed: int, survey: Survey | None = None) -> dict[str, np.ndarray]:
+    """Return one sample of the sizes that costs are told of: a real row where there is one of these sizes, else random."""
+    if survey is not None and survey.shapes == dict(facts.told):
+        return dict(survey.feed)
+    return random_feeds(facts, seed, facts.told, integers=survey.integers if survey else None)
 
 
 def measure_drift(
@@ -87,12 +88,14 @@ def doubts(
     return [text for text in texts if text]
 
 
-def measure_latency(before: Model, after: Model, facts: Facts, settings: Settings) -> LatencyReport:
-    """Time both models in turns on one random sample."""
+def measure_latency(
+    before: Model, after: Model, facts: Facts, settings: Settings, survey: Survey | None = None
+) -> LatencyReport:
+    """Time both models in turns on one sample."""
     return measure_pair(
         before,
         after,
-        single_feeds(facts, settings.seed),
+        single_feeds(facts, settings.seed, survey),
         settings.means,
         pairs=LATENCY_PAIRS,
         max_seconds=LATENCY_SECONDS,

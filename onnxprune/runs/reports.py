@@ -14,6 +14,7 @@ from onnxprune.changes.analysing import analyse_model, facts_of, outputs_of
 from onnxprune.changes.change import Space
 from onnxprune.changes.context import FITTED, Context, Data
 from onnxprune.changes.judging import part_curves
+from onnxprune.changes.sizing import sized
 from onnxprune.changes.units.space import Units
 from onnxprune.coupling.channels import layouts
 from onnxprune.coupling.links import build_links
@@ -33,6 +34,7 @@ from onnxprune.model.read import Model
 from onnxprune.report import entries
 from onnxprune.report.entries import Report
 from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_judges, single_feeds
+from onnxprune.report.sizes import sizes_entry
 from onnxprune.report.stages import Stages
 from onnxprune.search.curves import HELD_OUT, JUDGE, Curve, curves, most_sensitive
 from onnxprune.settings import GRANULARITIES, Settings, space_of
@@ -46,6 +48,7 @@ def describe(model: Model, settings: Settings, stages: Stages) -> Report:
     spaces = [space_of(path)(context) for path in settings.spaces]
     found = entries.header("inspect", settings.to_json()) | {
         "model": entries.model_entry(model),
+        "sizes": sizes_entry(analysis.facts, settings),
         "before": model_totals(analysis, analysis.widths) | {"bytes": model.size},
         "prunable": spaces[0].prunable(),
     }
@@ -58,13 +61,15 @@ def describe(model: Model, settings: Settings, stages: Stages) -> Report:
 def describe_curves(model: Model, dataset: Dataset, settings: Settings, stages: Stages) -> Report:
     """Return the report of ``sensitivity``: a curve per group, and patterns of the groups to leave alone."""
     with stages("analyze"):
+        settings, survey = sized(model, settings, dataset)
         analysis = analyse_model(model, settings)
     with stages("sensitivity"):
         outputs = outputs_of(analysis, settings, dataset)
-        context = Context(analysis, model, settings, Data(dataset), stages, outputs=outputs)
+        context = Context(analysis, model, settings, Data(dataset), stages, outputs=outputs, survey=survey)
         found = [curve for path in settings.spaces for curve in _curves(space_of(path), context)]
     return entries.header("sensitivity", settings.to_json()) | {
         "model": entries.model_entry(model),
+        "sizes": sizes_entry(analysis.facts, settings, survey),
         "curves": [curve.to_json() for curve in found],
         "exclude": [literal(curve.group) for curve in most_sensitive(found)],
         "warnings": [FITTED.format("the curves were", len(dataset))]
@@ -108,6 +113,7 @@ class Timing:
 
 def compare_models(before: Model, after: Model, on: Comparison, settings: Settings, stages: Stages) -> Report:
     """Return the report of ``validate``: drift, task metric and, if asked for, latency and inner tensors of two models."""
+    settings, survey = sized(before, settings, on.dataset)
     facts = entries.header("validate", settings.to_json()) | {
         "model": entries.model_entry(before),
         "other": entries.model_entry(after),
@@ -126,7 +132,8 @@ def compare_models(before: Model, after: Model, on: Comparison, settings: Settin
     if settings.latency:
         with stages("latency"):
             measured_facts = facts_of(before, settings)
-            facts["latency"] = measure_latency(before, after, measured_facts, settings).to_json()
+            facts["latency"] = measure_latency(before, after, measured_facts, settings, survey).to_json()
+            facts["sizes"] = sizes_entry(measured_facts, settings, survey)
     facts["gates"] = judge(settings, facts)
     facts["exit_code"] = int(not all(gate["passed"] for gate in facts["gates"]))
     warnings = [*found.warnings, *doubts(found, settings, on.calibration, on.dataset)]
@@ -162,6 +169,7 @@ def time_models(model: Model, other: Model | None, timing: Timing, settings: Set
         "exit_code": Inconclusive.exit_code if timing.strict and not found.conclusive else missed,
         "model": entries.model_entry(model),
         "other": None if other is None else entries.model_entry(other),
+        "sizes": sizes_entry(facts, settings),
         "latency": found.to_json(),
         "memory": held,
         "gates": gates,

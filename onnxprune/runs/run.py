@@ -19,6 +19,7 @@ from onnxprune.changes.change import Change
 from onnxprune.changes.context import Context, Data, Notes
 from onnxprune.changes.plan import Plan, Planned, check_digest
 from onnxprune.changes.proven import Step
+from onnxprune.changes.sizing import sized
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import Inconclusive, ModelError, UsageError
 from onnxprune.measure.tasks.task import AUTO, NONE
@@ -31,6 +32,7 @@ from onnxprune.report import entries
 from onnxprune.report.baseline import Baseline
 from onnxprune.report.entries import Report
 from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_judges
+from onnxprune.report.sizes import sizes_entry
 from onnxprune.report.stages import Stages
 from onnxprune.report.tasks import unjudged
 from onnxprune.runs.ahead import ahead
@@ -100,8 +102,10 @@ class Run:
 
     def _context(self) -> Context:
         """Analyse the model and, with data, look at how its outputs are to be compared."""
-        settings, measured = self.settings, self.data.measured
+        measured = self.data.measured
         with self.stages("analyze"):
+            self.settings, survey = sized(self.model, self.settings, self.data.calibration or measured)
+            settings = self.settings
             analysis = self.given or analyse_model(self.model, settings)
         if settings.output_weight and measured is None:
             raise UsageError("output weights count where outputs are compared; give data (--calib or --eval)")
@@ -109,7 +113,7 @@ class Run:
             raise UsageError(f"task {settings.task} is judged on data; give some (--calib or --eval)")
         context = Context(
             analysis, self.model, settings, self.data, self.stages, self.notes,
-            checkpoint=self.checkpoint, rewind=self.rewind,
+            checkpoint=self.checkpoint, rewind=self.rewind, survey=survey,
         )  # fmt: skip
         self.stages.course.expect(ahead(context))
         if measured is None:
@@ -124,7 +128,7 @@ class Run:
         """Check the format of a signed model, measure and judge it; write the file when all gates pass."""
         plan = Plan(self.model.source_sha256, settings, tuple(_planned(step.change) for step in steps))
         small = signed(steps[-1].model, plan)
-        found = self._found(steps, small, settings)
+        found = self._found(steps, small, settings) | {"sizes": self._sizes(context)}
         with self.stages("check"):
             self.notes.warn(*check_format(small, self.model))
         found["unjudged"] = None
@@ -140,6 +144,10 @@ class Run:
         facts["output"] = None if failed or self.output is None else self._save(small, self.output)
         end = {"warnings": self.notes.warnings, "seconds": self.stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
         return Result(facts | end, plan, small)
+
+    def _sizes(self, context: Context) -> Report:
+        rows = "the calibration rows" if self.data.calibration else "the evaluation rows"
+        return sizes_entry(context.facts, self.settings, context.survey, rows)
 
     def _found(self, steps: Sequence[Step[Any]], small: Model, settings: Mapping[str, Any]) -> Report:
         """Return what was decided, what it saves and how it was proven."""
@@ -191,7 +199,7 @@ class Run:
         if settings.latency:
             try:
                 with self.stages("latency"):
-                    timed = measure_latency(self.model, small, context.facts, settings)
+                    timed = measure_latency(self.model, small, context.facts, settings, context.survey)
                 measured["latency"] = timed.to_json()
             except ModelError as error:
                 self.notes.warn(f"latency was not measured: {error}")

@@ -197,6 +197,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "float[1,4,3] x, int64[1,2] s",
         "float[A,B] y",
     )
+    body = "p = MatMul(x, %3x6); r = Relu(p); {}; q = Mul(r, f); y = MatMul(q, %6x5)"
+    models["rated"] = network(body.format("f = Cast<to = 1>(s)"), "float[N,3] x, int64 s", "float[N,5] y")
+    models["masked"] = network(
+        body.format("f = ReduceMean<keepdims = 0>(m)"), "float[N,3] x, float[1,K] m", "float[N,5] y"
+    )
+    models["long"] = network(
+        'd = Pad<mode = "reflect">(x, @[0, 0, 20000, 0, 0, 0]); p = Conv(d, %6x3x1); r = Relu(p); y = Conv(r, %5x6x1)',
+        "float[N,3,L] x",
+    )
     for name, model in models.items():
         onnx.save(model, path / f"{name}.onnx")
     x = draw.standard_normal((24, 3, 6, 6)).astype(np.float32)
@@ -260,6 +269,11 @@ PROGRAM = f"{sys.executable} feeds.py"
 DATA = f"--calib x.npz {DRY}"
 # what the message says -> (command that calls it forth, command that follows it; several in a row with &&)
 ERRORS = {
+    "give ones that it takes, like --input-shape": (f"long.onnx {DRY}", f"long.onnx {DRY} --input-shape x:1,3,30000"),
+    "is not of the input's type": (f"rated.onnx {DRY} --input-value s:0.5", f"rated.onnx {DRY} --input-value s:2"),
+    "numbers do not fill an input": (f"rated.onnx {DRY} --input-value s:1,2", f"rated.onnx {DRY} --input-value s:2"),
+    "so that no data is needed": (f"rated.onnx --calib one.npy {DRY} --input-value s:2 --input-value x:1", f"rated.onnx {DRY} --input-value s:2 --input-value x:1"),
+    "no data gives it the sizes": (f"masked.onnx --calib one.npy {DRY} --input-value m:1", f"masked.onnx --calib one.npy {DRY} --input-value m:1 --input-shape m:1,4"),
     "cannot be run on drawn inputs": (f"picky.onnx {DRY}", f"picky.onnx {DRY} --calib picky.npz --criterion l2 --repair none"),
     "not everything was seen": (f"unseen.onnx {DRY}", f"unseen.onnx {DRY} --allow-unproven"),
     "removed nothing": (f"net.onnx {DRY} --ratio 5% --round-to 4", f"net.onnx {DRY} --ratio 20% --round-to 1"),
@@ -448,6 +462,8 @@ EXPLAINED = {
     "holds weights of the model that is written": "a race of two runs; test_paths.py",
     "; leave these rows out": "gradients of finite values; rows to leave out are followed where values are not finite",
     "nothing was trained: no step of the recovery": "rows are named where they can be; test_few_rows.py",
+    "sizes that the model runs at (others": "what other sizes come from; test_sizes_of_rows.py",
+    ". Give real inputs (--calib)": "followed below 'cannot be run on drawn inputs'",
     "read as --": "what a path is, not what to do",
     " of --calib, which decided": "what rows are, not what to do",
     "--repair {} looks at data": "the first half; the second is followed below 'give calibration data (--calib)'",

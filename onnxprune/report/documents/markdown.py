@@ -7,6 +7,7 @@ from typing import Any
 
 from onnxprune.report.documents.tables import Table, parts, shortened, tables
 from onnxprune.report.entries import proof_sentence, verdict
+from onnxprune.report.sizes import sizes_sentence
 from onnxprune.report.tasks import task_sentence
 from onnxprune.report.visible import visible
 
@@ -43,11 +44,8 @@ def _result(job: Mapping[str, Any]) -> str:
 def _part(report: Mapping[str, Any], rows: int) -> list[str]:
     if report.get("error"):
         return [f"**error:** {escaped(shortened(report['error'], 1000))}"]
-    said = [
-        verdict(dict(report)),
-        task_sentence(report),
-        proof_sentence(report["surgery"]) if report.get("surgery") else "",
-    ]
+    proof = proof_sentence(report["surgery"]) if report.get("surgery") else ""
+    said = [verdict(dict(report)), task_sentence(report), sizes_sentence(report), proof]
     return [*map(escaped, said), *(_section(table, rows) for table in tables(report))]
 
 
