@@ -11,7 +11,7 @@ from onnxprune.data.columns import Index
 from onnxprune.data.inputs import LABELS, InputSpec, Rows, Schema
 from onnxprune.data.sources import RowSource, row_count
 from onnxprune.errors import DataError
-from onnxprune.model.values import Values, filled
+from onnxprune.model.values import FedValues, filled
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Completed(RowSource):
     inner: RowSource
     given: Schema
     lacking: tuple[InputSpec, ...]
-    values: Values
+    values: FedValues
     sizes: Mapping[str, tuple[int, ...]]
     where: str
 

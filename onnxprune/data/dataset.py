@@ -21,7 +21,7 @@ from onnxprune.data.readers import ReadOptions, Request, open_labels, open_sourc
 from onnxprune.data.sources import Columns, Labelled, RowSource, as_array, row_count
 from onnxprune.data.synthetic import OpenSizes, random_columns
 from onnxprune.errors import DataError, UsageError
-from onnxprune.model.values import Values, check_names
+from onnxprune.model.values import FedValues, check_names
 
 DEFAULT_BATCH = 32
 
@@ -324,7 +324,7 @@ def random_dataset(
     samples: int = 1,
     seed: int = 0,
     sizes: OpenSizes | None = None,
-    values: Values | None = None,
+    values: FedValues | None = None,
 ) -> Dataset:
     """Return random rows, marked ``synthetic``: standard normal floats, integers 0 or 1, booleans.
 

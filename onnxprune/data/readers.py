@@ -33,7 +33,7 @@ from onnxprune.data.sources import (
 )
 from onnxprune.errors import DataError
 from onnxprune.model.files import kind_of, require_regular, status
-from onnxprune.model.values import Values
+from onnxprune.model.values import FedValues
 
 
 class ReadOptions(TypedDict, total=False):
@@ -43,7 +43,7 @@ class ReadOptions(TypedDict, total=False):
 
     images: ImageOptions | None
     sizes: Mapping[str, tuple[int, ...]]
-    values: Values
+    values: FedValues
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Request:
     samples: int | None = None
     images: ImageOptions | None = None
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    values: Values = field(default_factory=dict)
+    values: FedValues = field(default_factory=dict)
 
 
 def open_source(data: Any, request: Request) -> RowSource:

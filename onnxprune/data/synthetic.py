@@ -9,7 +9,7 @@ import numpy as np
 from onnxprune.data.columns import ArrayColumn, Column, Index
 from onnxprune.data.inputs import InputSpec, Schema
 from onnxprune.errors import DataError
-from onnxprune.model.values import Values, filled
+from onnxprune.model.values import FedValues, filled
 
 INTEGERS_BELOW = 2
 """Random integers are 0 or 1: valid as masks, as token types and as indices of any table."""
@@ -42,7 +42,7 @@ class RandomColumn(Column):
         return np.asarray(values).astype(self.dtype)
 
 
-def random_columns(schema: Schema, samples: int, seed: int, sizes: OpenSizes, values: Values) -> dict[str, Column]:
+def random_columns(schema: Schema, samples: int, seed: int, sizes: OpenSizes, values: FedValues) -> dict[str, Column]:
     """Return a random column per input; raise DataError for dtypes that cannot be drawn and sizes left open."""
     columns: dict[str, Column] = {}
     for position, spec in enumerate(schema.specs):

@@ -33,7 +33,7 @@ from onnxprune.model.sizes import (
     told,
 )
 from onnxprune.model.trial import Trial
-from onnxprune.model.values import Values, check_names, filled
+from onnxprune.model.values import FedValues, check_names, filled
 
 MOST_AXES = 64
 MOST_TRIALS = 8  # runs to find sizes at which a model runs whose shapes inference cannot settle
@@ -68,7 +68,7 @@ class Facts:
     sizes: Sizes
     batch: int = 1
     batch_axes: frozenset[Axis] = frozenset()
-    values: Values = field(default_factory=dict)
+    values: FedValues = field(default_factory=dict)
 
     @property
     def told(self) -> Sizes:
@@ -114,7 +114,7 @@ def gather_facts(
     graph: Graph,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     rows: Mapping[str, Shape] | None = None,
-    values: Values | None = None,
+    values: FedValues | None = None,
 ) -> Facts:
     """Interpret the model at the first sizes of the free dimensions that work; raise UsageError for shapes that don't fit.
 
@@ -141,7 +141,7 @@ def gather_facts(
 
 
 def _first_assignment(
-    model: Model, graph: Graph, candidates: Iterable[Candidate], fed: Values
+    model: Model, graph: Graph, candidates: Iterable[Candidate], fed: FedValues
 ) -> tuple[Candidate, dict[str, Fact]]:
     """Return the first candidate that settles all shapes and that the model runs at, else the best of those it runs at."""
     trial, rest = Trial(model, graph), list[tuple[int, int, Candidate, dict[str, Fact]]]()
@@ -214,7 +214,7 @@ def _other_sizes(others: Iterable[Sizes], sizes: Sizes, wanted: Sizes, unsettled
     return [o for o in others if o != sizes and (not contradicted or batch(o) == batch(sizes))]
 
 
-def _assigned(graph: Graph, model: Model, sizes: Sizes, fed: Values) -> dict[str, Fact]:
+def _assigned(graph: Graph, model: Model, sizes: Sizes, fed: FedValues) -> dict[str, Fact]:
     """Interpret the model; where it has operators that shape inference knows nothing of, run it as well."""
     values = interpret(graph, model, sizes)
     return _observe(graph, model, sizes, values, fed) if _unknown(graph, values) and _opaque(graph) else values
@@ -231,7 +231,7 @@ def _without_schema(node: Node) -> bool:
 
 
 def _second_assignment(
-    graph: Graph, model: Model, others: Iterator[Sizes], first: dict[str, Fact], fed: Values
+    graph: Graph, model: Model, others: Iterator[Sizes], first: dict[str, Fact], fed: FedValues
 ) -> dict[str, Fact]:
     """Interpret the model on other sizes, observing again (a few times at most) what inference cannot tell."""
     unknown, observations = _unknown(graph, first), 3
@@ -462,7 +462,7 @@ def _with(shape: Shape, axis: int, size: int) -> Shape:
 # --- observation ----------------------------------------------------------------------------------------------------
 
 
-def _observe(graph: Graph, model: Model, sizes: Sizes, values: dict[str, Fact], fed: Values) -> dict[str, Fact]:
+def _observe(graph: Graph, model: Model, sizes: Sizes, values: dict[str, Fact], fed: FedValues) -> dict[str, Fact]:
     """Run the model once on random inputs for the shapes that inference could not tell."""
     from onnxprune.model.runtime import observe_shapes
 
@@ -479,7 +479,7 @@ def _observe(graph: Graph, model: Model, sizes: Sizes, values: dict[str, Fact], 
 
 
 def plain_feeds(
-    graph: Graph, values: Mapping[str, Fact], sizes: Sizes, fed: Values | None = None
+    graph: Graph, values: Mapping[str, Fact], sizes: Sizes, fed: FedValues | None = None
 ) -> dict[str, np.ndarray]:
     """Inputs that every model accepts: what was given, else ones of the right type (valid tokens, masks that mask nothing)."""
     kinds = {name: helper.tensor_dtype_to_np_dtype(values[name].dtype) for name in graph.inputs}

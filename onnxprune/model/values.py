@@ -10,7 +10,7 @@ from onnxprune.errors import UsageError
 from onnxprune.registry import near_names
 
 Numbers = tuple[int | float | bool, ...]
-Values = Mapping[str, Numbers]
+FedValues = Mapping[str, Numbers]
 """Input -> a number, or several that are its last axes or all of it."""
 
 
@@ -33,7 +33,7 @@ def filled(name: str, numbers: Sequence[float], shape: Sequence[int], dtype: np.
     return np.ascontiguousarray(whole).reshape(shape)
 
 
-def check_names(values: Values, inputs: Iterable[str]) -> None:
+def check_names(values: FedValues, inputs: Iterable[str]) -> None:
     """Raise UsageError, with near names, for a value of what is no input."""
     known = list(inputs)
     for name in values:

@@ -1,4 +1,4 @@
-"""Values given to inputs by name: in runs without data, in rows that lack them, on the command line and in Python."""
+"""FedValues given to inputs by name: in runs without data, in rows that lack them, on the command line and in Python."""
 
 from __future__ import annotations
 
