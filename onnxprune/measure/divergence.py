@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
@@ -14,6 +14,9 @@ from onnxprune.means import Means
 from onnxprune.measure.kinds import outputs_like
 from onnxprune.measure.layers import revealing
 from onnxprune.measure.outputs import Errors, Outputs
+from onnxprune.measure.tasks.agreement import TaskAgreement
+from onnxprune.measure.tasks.choice import Judged
+from onnxprune.measure.tasks.task import Answered
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import Results, Session
 
@@ -49,9 +52,27 @@ class Reference:
 
     def divergence(self, pruned: Model) -> float:
         """Return how far a model is from the original on these batches; see ``mean_divergence``."""
+        return self._measured(pruned, None)
+
+    def judged(self, pruned: Model) -> Judged:
+        """Return the divergence and, where the task is known, what is left of it on every sample; see ``least_lost``."""
+        task = self.outputs.task
+        agreement = None if task is None else TaskAgreement(task, self._means.seed)
+        divergence = self._measured(pruned, agreement)
+        return Judged(divergence, None if agreement is None else agreement.scores)
+
+    def _measured(self, pruned: Model, agreement: TaskAgreement | None) -> float:
         found = opened(pruned, self.outputs, self._means)
-        pairs = ((batch, found.run(batch)) for batch in self._batches)
-        return self.outputs.distance(summed(self.outputs, self._expected, pairs))
+
+        def pairs() -> Iterator[tuple[int, dict[str, Errors]]]:
+            for expected, batch in zip(self._expected, self._batches, strict=True):
+                have, mask = found.run(batch), batch.get(self.outputs.mask)
+                if agreement is not None:
+                    agreement.update(*(Answered(results, mask, batch) for results in (expected, have)))
+                yield 1, self.outputs.errors(expected, have, batch)
+
+        (sums,) = summed_up(pairs(), [ErrorSums()])
+        return self.outputs.distance(sums.of)
 
 
 def _bytes(outputs: Results) -> int:

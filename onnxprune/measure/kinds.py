@@ -27,6 +27,7 @@ from onnxprune.measure.outputs import (
 )
 from onnxprune.measure.seen import Seen
 from onnxprune.measure.tasks.find import Shown, task_of
+from onnxprune.measure.tasks.focus import channels_of
 from onnxprune.measure.tasks.task import AS_FOUND, Answered, Asked
 from onnxprune.model.read import Model
 
@@ -88,8 +89,14 @@ def observed(
     sources = [source for layout in layouts.values() for source in layout.sources]
     run, mask = revealing(model, sources, means).run, dataset.schema.padding_mask
     shown: list[Answered] = []
-    found = outputs_like(_first(run, dataset, samples, shown), samples_axes(run, dataset), layouts, mask)
+    places = samples_axes(run, dataset)
+    found = outputs_like(_first(run, dataset, samples, shown), places, layouts, mask)
     task, reason = task_of(asked, Shown(found, layouts, shown, not dataset.schema.samples))
+    told = {} if task is None else channels_of(task)
+    unlike = {name: axis for name, axis in told.items() if name in found.of and found.of[name].channel_axis is None}
+    if unlike:  # the graph does not say where the channels are, the task does
+        known = {**layouts, **{name: replace(layouts.get(name, Layout()), axis=axis) for name, axis in unlike.items()}}
+        found = outputs_like(_first(run, dataset, samples, []), places, known, mask)
     return replace(found, task=task, unknown="" if task else reason)
 
 

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import log_softmax
 
+from onnxprune.measure.tasks.focus import Focus, focused, row_weights
 from onnxprune.measure.tasks.task import Task
 from onnxprune.model.runtime import Results
 
@@ -134,16 +135,25 @@ class Output:
         spread = (mask != 0).reshape(len(mask), *(n if axis == at else 1 for axis, n in enumerate(inner) if axis))
         return np.broadcast_to(spread, inner).reshape(len(mask), -1)
 
-    def errors(self, expected: np.ndarray, found: np.ndarray, mask: np.ndarray | None = None) -> Errors:
-        """Return the errors of one batch; values of different shapes are infinitely far apart."""
+    def errors(
+        self, expected: np.ndarray, found: np.ndarray, mask: np.ndarray | None = None, focus: Focus | None = None
+    ) -> Errors:
+        """Return the errors of one batch; values of different shapes are infinitely far apart. ``focus``: how much rows count."""
         channels = len(self.weight)
         if np.shape(found) != np.shape(expected):
             return Errors(np.full(channels, np.inf), np.ones(channels))
         if not self.fits(np.shape(expected)):
             return self._errors_of_all(expected, found)
-        total = Errors(np.zeros(channels), np.zeros(channels))
-        for part in self._parts(expected, found, mask):
-            total = total + Errors(np.nansum(part, 0), (~np.isnan(part)).sum(0).astype(np.float64))
+        total, start = Errors(np.zeros(channels), np.zeros(channels)), 0
+        valid = self.valid(expected, mask)
+        if focus is not None and valid is not None:
+            focus = focus.only(valid.reshape(-1))
+        for part in self._parts(expected, found, valid):
+            if focus is None:
+                total = total + Errors(np.nansum(part, 0), (~np.isnan(part)).sum(0).astype(np.float64))
+            else:
+                total = total + Errors(*focus.weighed(part, start))
+            start += len(part)
         return total
 
     def _errors_of_all(self, expected: np.ndarray, found: np.ndarray) -> Errors:
@@ -152,9 +162,8 @@ class Output:
         share = np.full(len(self.weight), 1 / len(self.weight))
         return Errors(share * np.nansum(every), share * (~np.isnan(every)).sum())
 
-    def _parts(self, expected: np.ndarray, found: np.ndarray, mask: np.ndarray | None) -> Iterator[np.ndarray]:
+    def _parts(self, expected: np.ndarray, found: np.ndarray, valid: np.ndarray | None) -> Iterator[np.ndarray]:
         """Yield float64[rows, channels]: errors of some rows at a time, NaN where nothing is to be compared."""
-        valid = self.valid(expected, mask)
         a, b = (self.rows(x).reshape(-1, len(self.weight)) for x in (expected, found))
         if valid is not None:
             a, b = a[valid.reshape(-1)], b[valid.reshape(-1)]
@@ -188,7 +197,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Errors:
-    """float64[channels] each: errors summed over rows, and how many were summed."""
+    """float64[channels] each: errors summed over rows, and how many were summed, or how much these count."""
 
     total: np.ndarray
     count: np.ndarray
@@ -199,7 +208,7 @@ class Errors:
     @property
     def mean(self) -> np.ndarray:
         """Mean error per channel; 0 where nothing was compared."""
-        return self.total / np.maximum(self.count, 1)
+        return self.total / np.where(self.count > 0, self.count, 1)
 
     def distance(self, output: Output) -> float:
         """Return how far the two values are apart: KL per row of scores, squared error over variance of others."""
@@ -278,7 +287,15 @@ class Outputs:
         same = (
             o for o in self.judged if o.name not in self.inner or np.shape(expected[o.name]) == np.shape(found[o.name])
         )
-        return {output.name: output.errors(expected[output.name], found[output.name], mask) for output in same}
+        focus = {} if self.task is None else focused(self.task, self.of, expected, found)
+        return {o.name: o.errors(expected[o.name], found[o.name], mask, focus.get(o.name)) for o in same}
+
+    def row_weights(self, expected: Results) -> dict[str, np.ndarray]:
+        """Return output -> float64[samples, positions]: how much the rows of a detector count; other outputs are left out.
+
+        Positions are in the order of ``Output.rows``.
+        """
+        return {} if self.task is None else row_weights(self.task, self.of, expected)
 
     def distance(self, errors: Mapping[str, Errors]) -> float:
         """Return the mean of the outputs' distances, by importance; infinite where a value is not finite."""
