@@ -54,6 +54,18 @@ def _inside(report: ReportView) -> float | None:
     return max((error for error in errors if error is not None), default=None) if len(errors) > len(outputs) else None
 
 
+def _drop(report: ReportView) -> float | None:
+    """The drop of a metric; that against the original is compared as what is lost, whatever labels there are."""
+    task = _part(report, "task")
+    return None if task.get("judge") == "original" else _number(task, "drop")
+
+
+def _lost(report: ReportView) -> float | None:
+    """How much of the task is lost against the original."""
+    score = _number(_part(_part(report, "task"), "agreement"), "score")
+    return None if score is None else 1 - score
+
+
 # name -> (value, whether the tolerance is a share of the earlier value or absolute, least tolerance)
 COMPARED: dict[str, tuple[Callable[[ReportView], float | None], bool, float]] = {
     "bytes": (_after("bytes"), True, 0.0),
@@ -62,7 +74,8 @@ COMPARED: dict[str, tuple[Callable[[ReportView], float | None], bool, float]] = 
     "latency_ratio": (_of("latency", "ratio_p10"), True, LATENCY_TOLERANCE),
     "relative_l2": (_drift, True, 0.0),
     "relative_l2_of_groups": (_inside, True, 0.0),
-    "drop": (_of("task", "drop"), False, 0.0),
+    "drop": (_drop, False, 0.0),
+    "task_lost": (_lost, False, 0.0),
 }
 
 

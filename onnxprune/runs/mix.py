@@ -12,6 +12,7 @@ from onnxprune.changes.change import Totals
 from onnxprune.changes.context import Context, Notes
 from onnxprune.changes.judging import trial
 from onnxprune.errors import DataError, TargetError, UsageError
+from onnxprune.measure.tasks.choice import Judged, least_lost
 from onnxprune.runs.legs import Shares, taken, to_target
 from onnxprune.settings import GRANULARITIES, Settings
 
@@ -63,13 +64,15 @@ def _called(settings: Settings, path: str) -> str:
 
 
 def _judged(context: Context, whole: Totals, given: Shares, kinds: Sequence[str], left: float) -> Shares:
-    """Return the shares of what is ``left`` with which the repaired model comes nearest to the original on held-out rows."""
+    """Return the shares of what is ``left`` with which the repaired model comes nearest to the original on held-out rows: see ``least_lost``."""
     settings = context.settings
     trying, reference = trial(context, TRIAL_ROWS)
 
     def shares(mix: Mix) -> Shares:
         own = {path: left * parts / PARTS for path, parts in zip(kinds, mix, strict=True)}
         return {path: given.get(path, own.get(path, 0.0)) for path in context.settings.spaces}
+
+    judged: dict[Mix, Judged] = {}
 
     def divergence(mix: Mix) -> float:
         context.stages.progress(f"shares: {_told(settings, kinds, mix)}")
@@ -78,17 +81,19 @@ def _judged(context: Context, whole: Totals, given: Shares, kinds: Sequence[str]
             last = taken(own, to_target(own.settings, whole, shares(mix)))[-1]
         except TargetError:
             return np.inf
-        return reference.divergence(last.model)
+        judged[mix] = reference.judged(last.model)
+        return judged[mix].divergence
 
     tried = best_mix(len(kinds), divergence)
-    best = min(tried, key=lambda mix: (tried[mix], mix))
-    if not np.isfinite(tried[best]):
+    if not np.isfinite(min(tried.values())):
         raise TargetError(
             f"--target {settings.aim} is out of reach, by any kind of change alone or with the others; ask for less"
         )
+    best = least_lost({mix: judged[mix] for mix in sorted(judged)})
     context.notes.entries["shares"] = [
         {"shares": {_called(settings, path): share for path, share in shares(mix).items()},
-         "divergence": value if np.isfinite(value) else None, "chosen": mix == best}
+         "divergence": value if np.isfinite(value) else None, "chosen": mix == best,
+         "score": judged[mix].score if mix in judged else None}
         for mix, value in tried.items()
     ]  # fmt: skip
     return shares(best)
