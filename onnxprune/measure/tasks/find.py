@@ -43,7 +43,7 @@ class Shown:
         """Return [samples, positions, channels] of all batches, positions of unlike numbers put one behind the other."""
         rows = [how.rows(batch.results[how.name]) for batch in self.batches]
         alike = len({part.shape[1:] for part in rows}) == 1
-        return np.concatenate(rows if alike else [part.reshape(1, -1, part.shape[-1]) for part in rows[:1]])
+        return _chained(rows if alike else [rows[0].reshape(1, -1, rows[0].shape[-1])])
 
     def rank(self, how: Output) -> int:
         return int(np.ndim(self.batches[0].results[how.name]))
@@ -231,7 +231,7 @@ def _scenes(look: Shown) -> list[Scene]:
     if set(axes) == set(own) and None not in axes.values():
         parts = [batch.results for batch in look.batches]
         try:
-            joined = {name: np.concatenate([part[name] for part in parts], axes[name] or 0) for name in own}
+            joined = {name: _chained([part[name] for part in parts], axes[name] or 0) for name in own}
         except ValueError:  # pictures of unlike sizes
             joined = {name: parts[0][name] for name in own}
         return [Scene(joined, look.outputs.of, joined[own[0]].shape[axes[own[0]] or 0], **shared)]
@@ -239,6 +239,11 @@ def _scenes(look: Shown) -> list[Scene]:
         Scene({name: batch.results[name] for name in own}, look.outputs.of, _samples(look, batch), **shared)
         for batch in look.batches
     ]
+
+
+def _chained(parts: Sequence[np.ndarray], axis: int = 0) -> np.ndarray:
+    """Return arrays one behind the other; a single one as it is, since it may be large."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis)
 
 
 def _picture(shape: Sequence[int]) -> tuple[int, int]:
