@@ -151,8 +151,13 @@ def _root(metric: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
 
 
-def joint_order(problems: Sequence[Problem], *, damping: float = 1e-2, batch: int | None = None) -> Order:
-    """Return the greedy order for units that several consumers read; a unit's cost is the scaled sum over them."""
+def joint_order(
+    problems: Sequence[Problem], *, damping: float = 1e-2, batch: int | None = None, least: int = 0
+) -> Order:
+    """Return the greedy order for units that several consumers read; a unit's cost is the scaled sum over them.
+
+    ``least``: so many units stay in any case, so that their own order is that of what each would cost alone.
+    """
     removals = [_Removal(problem, damping) for problem in problems]
     units = len(problems[0].blocks)
     left = np.ones(units, bool)
@@ -160,9 +165,12 @@ def joint_order(problems: Sequence[Problem], *, damping: float = 1e-2, batch: in
     error = [0.0]
     while left.any():
         cost = sum((removal.costs(left) for removal in removals), np.zeros(units))
-        ranked = np.argsort(np.where(left, cost, np.inf), kind="stable")
-        count = min(int(left.sum()), batch or _step(units, int(left.sum())))
-        chosen = ranked[:count]
+        ranked, there = np.argsort(np.where(left, cost, np.inf), kind="stable"), int(left.sum())
+        if there <= least:
+            order.extend(ranked[:there].tolist())
+            error.extend((error[-1] + np.cumsum(cost[ranked[:there]])).tolist())
+            break
+        chosen = ranked[: min(there - least, batch or _step(units, there))]
         left[chosen] = False
         total = sum(removal.remove(chosen) for removal in removals)
         order.extend(chosen.tolist())

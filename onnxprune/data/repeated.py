@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -24,6 +25,16 @@ class Batches:
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return self.dataset.batches(self.batch)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Parts of data one after the other, each in batches of its own, always the same."""
+
+    parts: tuple[Batches, ...]
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return chain.from_iterable(self.parts)
 
 
 class Remembered(Generic[T]):
@@ -55,10 +66,17 @@ class Remembered(Generic[T]):
 def held_out(dataset: Dataset, share: float, most: int, seed: int) -> tuple[Dataset, Dataset]:
     """Return (the others, a random ``share`` of the rows, ``most`` at most): whole batches where the model insists on them.
 
-    Both are the whole dataset where it is too small to be parted, which is to be said wherever the one judges the other.
+    Both are the whole dataset where it is too small to be drawn_apart, which is to be said wherever the one judges the other.
     """
     count, rest = _parts(dataset, share, most)
     return dataset.split(count, seed) if rest > 0 else (dataset, dataset)
+
+
+def drawn_apart(dataset: Dataset, most: int, seed: int) -> tuple[Dataset, ...]:
+    """Return ``most`` random rows and the others, whole batches where the model insists on them; all in one where there are no more."""
+    unit = dataset.schema.fixed_batch or 1
+    count = max(most // unit, 1) * unit
+    return (dataset,) if count + unit > len(dataset) else dataset.split(count, seed)[::-1]
 
 
 def can_hold_out(dataset: Dataset, share: float, most: int) -> bool:

@@ -19,7 +19,9 @@ class Sampler:
     """Random positions per sample, the same for every value with as many of them.
 
     ``first``: number of the batch's first sample; the positions of a sample depend on the seed and its number alone.
-    ``mask``: bool[samples, steps], True where a step of a sequence counts.
+    ``mask``: bool[samples, steps], True where a step of a sequence counts. ``drawn``: so many are drawn in random order, of which
+    the first ``positions`` are taken, so that rows for few positions are among those for many (0: as many as are taken,
+    in ascending order).
     """
 
     samples: int
@@ -27,21 +29,35 @@ class Sampler:
     seed: int = 0
     first: int = 0
     mask: np.ndarray | None = None
+    drawn: int = 0
 
     def choose(self, size: int, count: int) -> np.ndarray:
-        """Return integers [count, min(size, positions)]: different positions below ``size`` for each sample, ascending.
+        """Return integers [count, min(size, positions)]: different positions below ``size`` for each sample.
 
         ``count``: samples of the value at hand; a model may fold other axes into the first, or unfold it.
         """
-        if size <= self.positions:
+        if size <= self.positions and not self.drawn:
             return np.broadcast_to(np.arange(size), (count, size))
         first = self.unfolded(count).first
+        if self.drawn:
+            each = min(size, self.positions)
+            return np.array([self._permuted(first + i, size)[:each] for i in range(count)])
         return np.array([_draw(self.seed, first + i, size, self.positions) for i in range(count)])
+
+    def _permuted(self, sample: int, size: int) -> np.ndarray:
+        return _draw(self.seed, sample, size, min(size, self.drawn), ascending=False)
 
     def unfolded(self, count: int) -> Sampler:
         """Return the sampler of ``count`` parts that the samples of a value fall into, each with positions of its own."""
         each = max(count // self.samples, 1) if count % self.samples == 0 else 1
         return replace(self, samples=count, first=self.first * each)
+
+    def places(self, valid: np.ndarray) -> list[np.ndarray]:
+        """Return per sample integers: at most ``positions`` of the positions that ``valid``, bool[samples, size], leaves."""
+        if not self.drawn:
+            return [np.flatnonzero(row) for row in self.choose_valid(valid)]
+        rows = [np.flatnonzero(row) for row in valid]
+        return [row[self._permuted(self.first + i, len(row))[: self.positions]] for i, row in enumerate(rows)]
 
     def choose_valid(self, valid: np.ndarray) -> np.ndarray:
         """Return bool[samples, size]: at most ``positions`` of the valid positions of each sample."""
@@ -56,9 +72,10 @@ class Sampler:
 
 
 @lru_cache(maxsize=1 << 16)
-def _draw(seed: int, sample: int, size: int, count: int) -> np.ndarray:
-    """Return int32[count]: a sample's random positions below ``size``, ascending; asked for at every value and in every pass."""
-    return np.sort(np.random.default_rng([seed, sample]).choice(size, count, replace=False)).astype(np.int32)
+def _draw(seed: int, sample: int, size: int, count: int, ascending: bool = True) -> np.ndarray:
+    """Return int32[count]: a sample's random positions below ``size``; asked for at every value and in every pass."""
+    found = np.random.default_rng([seed, sample]).choice(size, count, replace=False)
+    return (np.sort(found) if ascending else found).astype(np.int32)
 
 
 def by_sample(value: np.ndarray, axis: int, samples: int) -> np.ndarray:
@@ -97,39 +114,45 @@ def all_rows(value: np.ndarray, need: Need, sampler: Sampler) -> np.ndarray:
 
 
 def sampled_rows(value: np.ndarray, need: Need, sampler: Sampler) -> np.ndarray:
-    """Return [g, r, c / g]: the sampled positions, or with a window the patches they read."""
-    if need.window is not None and not need.window.is_point:
-        return patches(value, need.window, need.groups, sampler)
-    rows = _some_rows(value, need.axis, sampler)
-    return np.moveaxis(rows.reshape(len(rows), need.groups, rows.shape[-1] // need.groups), 1, 0)
+    """Return [g, r, c / g]: the sampled positions, or with a window the patches they read, channel by channel, tap by tap."""
+    if need.window is None or need.window.is_point:
+        rows = _some_rows(value, need.axis, sampler)
+        return np.moveaxis(rows.reshape(len(rows), need.groups, rows.shape[-1] // need.groups), 1, 0)
+    found = patches(value, need.window, need.groups, sampler)
+    return found.swapaxes(2, 3).reshape(*found.shape[:2], -1)
 
 
 def _some_rows(value: np.ndarray, axis: int, sampler: Sampler) -> np.ndarray:
     rows = by_sample(value, axis, sampler.samples)
     valid = valid_positions(value, axis, sampler.mask)
     if valid is not None:
-        return rows[sampler.choose_valid(valid)]
-    places = sampler.choose(rows.shape[1], len(rows))
-    return np.take_along_axis(rows, places[:, :, None], axis=1).reshape(-1, rows.shape[-1])
+        places = sampler.places(valid)
+        samples = np.repeat(np.arange(len(rows)), [len(own) for own in places])
+        return rows[samples, np.concatenate(places)]
+    chosen = sampler.choose(rows.shape[1], len(rows))
+    return rows[np.arange(len(rows))[:, None], chosen].reshape(-1, rows.shape[-1])
 
 
 def patches(value: np.ndarray, window: Window, groups: int, sampler: Sampler) -> np.ndarray:
-    """Return [g, r, c / g * taps]: what a convolution reads at the sampled output positions, zeros outside the input.
+    """Return [g, r, taps, c / g]: what a convolution reads at the sampled output positions, zeros outside the input.
 
-    ``value``: [samples, c, space..]. The columns are ordered like the weight, channel by channel, tap by tap.
+    ``value``: [samples, c, space..]. All channels of one tap lie side by side, so that they are copied in one run.
     """
     count, channels = value.shape[:2]
     space = window.out_shape(value.shape[2:])
-    padded = np.pad(value, [(0, 0), (0, 0), *window.pads])
+    inner = tuple(slice(before, before + size) for (before, _), size in zip(window.pads, value.shape[2:], strict=True))
+    sizes = [size + sum(pad) for size, pad in zip(value.shape[2:], window.pads, strict=True)]
+    padded = np.zeros((count, *sizes, channels), value.dtype)
+    padded[(slice(None), *inner)] = np.moveaxis(value, 1, -1)
     places = sampler.choose(int(np.prod(space, dtype=np.int64)), count)
     corner = np.stack(np.unravel_index(places, space), axis=-1) * np.array(window.strides)
-    taps = corner[:, :, None, :] + window.offsets()
-    flat = np.ravel_multi_index(tuple(np.moveaxis(taps, -1, 0)), padded.shape[2:])  # [samples, positions, taps]
-    source = padded.reshape(count, channels, -1)
-    found = np.empty((count, places.shape[1], channels, window.taps), value.dtype)
-    for sample in range(count):
-        found[sample] = source[sample][:, flat[sample]].swapaxes(0, 1)
-    return np.moveaxis(found.reshape(-1, groups, channels // groups * window.taps), 1, 0)
+    first = np.ravel_multi_index(tuple(np.moveaxis(corner, -1, 0)), sizes)  # [samples, positions]
+    first = first + np.arange(count)[:, None] * int(np.prod(sizes, dtype=np.int64))
+    steps = np.ravel_multi_index(tuple(window.offsets().T), sizes)
+    flat = first.reshape(-1, 1) + steps
+    found = np.take(padded.reshape(-1, channels), flat.reshape(-1), axis=0, mode="clip")
+    found = found.reshape(len(flat), window.taps, groups, channels // groups)
+    return np.moveaxis(found, 2, 0)
 
 
 def row_pairs(pair: tuple[np.ndarray, np.ndarray], need: Need, sampler: Sampler) -> tuple[np.ndarray, np.ndarray]:

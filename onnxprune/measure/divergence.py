@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from onnxprune.data.repeated import Remembered
 from onnxprune.means import Means
 from onnxprune.measure.kinds import outputs_like
 from onnxprune.measure.layers import revealing
-from onnxprune.measure.outputs import Errors, Outputs
+from onnxprune.measure.outputs import CLASSES, Errors, Outputs
 from onnxprune.measure.tasks.agreement import TaskAgreement
 from onnxprune.measure.tasks.choice import Judged
 from onnxprune.measure.tasks.task import Answered
@@ -21,6 +22,11 @@ from onnxprune.model.read import Model
 from onnxprune.model.runtime import Results, Session
 
 OUTPUTS_IN_MEMORY = 1 << 27  # bytes
+TEMPERATURE = 4.0
+"""At which class scores are compared where models are chosen: networks are certain of the images that they were trained on, which
+calibration data often are, so that at 1 a few doubtful rows decide; at 4 the order of all classes does, which holds on unseen images."""
+
+K = TypeVar("K", bound=Hashable)
 
 
 def opened(model: Model, outputs: Outputs | None, means: Means = Means()) -> Session:
@@ -52,27 +58,34 @@ class Reference:
 
     def divergence(self, pruned: Model) -> float:
         """Return how far a model is from the original on these batches; see ``mean_divergence``."""
-        return self._measured(pruned, None)
+        return self._measured(pruned, (self.outputs,), None)[0]
 
     def judged(self, pruned: Model) -> Judged:
-        """Return the divergence and, where the task is known, what is left of it on every sample; see ``least_lost``."""
+        """Return what to choose by, and, where the task is known, what is left of it on every sample; see ``least_lost``."""
         task = self.outputs.task
         agreement = None if task is None else TaskAgreement(task, self._means.seed)
-        divergence = self._measured(pruned, agreement)
-        return Judged(divergence, None if agreement is None else agreement.scores)
+        classes = any(output.kind in CLASSES for output in self.outputs.judged)
+        softened = (self.outputs.softened(TEMPERATURE),) if classes else ()
+        divergence, *soft = self._measured(pruned, (self.outputs, *softened), agreement)
+        return Judged(divergence, None if agreement is None else agreement.scores, soft[0] if soft else None)
 
-    def _measured(self, pruned: Model, agreement: TaskAgreement | None) -> float:
+    def _measured(self, pruned: Model, ways: Sequence[Outputs], agreement: TaskAgreement | None) -> list[float]:
+        """Return the distance by each of several ways to compare outputs."""
         found = opened(pruned, self.outputs, self._means)
 
-        def pairs() -> Iterator[tuple[int, dict[str, Errors]]]:
+        def pairs() -> Iterator[tuple[int, dict[tuple[int, str], Errors]]]:
             for expected, batch in zip(self._expected, self._batches, strict=True):
                 have, mask = found.run(batch), batch.get(self.outputs.mask)
                 if agreement is not None:
                     agreement.update(*(Answered(results, mask, batch) for results in (expected, have)))
-                yield 1, self.outputs.errors(expected, have, batch)
+                errors = (way.errors(expected, have, batch) for way in ways)
+                yield 1, {(number, name): each for number, one in enumerate(errors) for name, each in one.items()}
 
-        (sums,) = summed_up(pairs(), [ErrorSums()])
-        return self.outputs.distance(sums.of)
+        (sums,) = summed_up(pairs(), [ErrorSums[tuple[int, str]]()])
+        return [
+            way.distance({name: each for (number, name), each in sums.of.items() if number == place})
+            for place, way in enumerate(ways)
+        ]
 
 
 def _bytes(outputs: Results) -> int:
@@ -97,22 +110,22 @@ def summed(
 ) -> dict[str, Errors]:
     """Return the errors per output over all batches; ``found``: inputs (None: unknown) and outputs."""
     pairs = zip(expected, found, strict=True)
-    (sums,) = summed_up(((1, outputs.errors(want, have, inputs)) for want, (inputs, have) in pairs), [ErrorSums()])
+    (sums,) = summed_up(((1, outputs.errors(want, have, inputs)) for want, (inputs, have) in pairs), [ErrorSums[str]()])
     return sums.of
 
 
 @dataclass
-class ErrorSums:
+class ErrorSums(Generic[K]):
     """Errors of outputs by name, added up."""
 
-    of: dict[str, Errors] = field(default_factory=dict)
+    of: dict[K, Errors] = field(default_factory=dict)
 
-    def fresh(self) -> ErrorSums:
+    def fresh(self) -> ErrorSums[K]:
         return ErrorSums()
 
-    def update(self, seen: Mapping[str, Errors]) -> None:
+    def update(self, seen: Mapping[K, Errors]) -> None:
         for name, errors in seen.items():
             self.of[name] = self.of[name] + errors if name in self.of else errors
 
-    def merge(self, other: ErrorSums) -> None:
+    def merge(self, other: ErrorSums[K]) -> None:
         self.update(other.of)

@@ -66,7 +66,8 @@ class Output:
     ``samples_axis``: the axis that follows the samples (None: none does), ``folded`` of its places for each; ``channel_axis``
     (None: all is one channel). ``scale``: float64[channels], what an error is divided by; ``weight``: float64[channels] of sum
     1; ``importance`` among the outputs. ``classes``: whether a row may be read as a choice among its channels. ``shares``: all
-    values that were seen lie between 0 and 1; ``unit_rows``: all rows have the length 1.
+    values that were seen lie between 0 and 1; ``unit_rows``: all rows have the length 1. ``temperature``: what logarithms of
+    probabilities are divided by before they are compared, and errors multiplied by its square (Hinton et al. 2015, section 2.1).
     """
 
     name: str
@@ -81,6 +82,7 @@ class Output:
     importance: float = 1.0
     shares: bool = False
     unit_rows: bool = False
+    temperature: float = 1.0
 
     @cached_property
     def factor(self) -> np.ndarray:
@@ -169,7 +171,15 @@ class Output:
             a, b = a[valid.reshape(-1)], b[valid.reshape(-1)]
         step = max(1, AT_ONCE // len(self.weight))
         for start in range(0, len(a), step):
-            yield ERRORS[self.kind](a[start : start + step], b[start : start + step])
+            yield self._compared(a[start : start + step], b[start : start + step])
+
+    def _compared(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Return float64[rows, channels]: errors of [rows, channels] twice."""
+        if self.temperature == 1.0 or self.kind not in CLASSES:
+            return ERRORS[self.kind](a, b)
+        if self.kind == PROBABILITIES:
+            a, b = (np.log(np.clip(x.astype(np.float64), TINY_PROBABILITY, None)) for x in (a, b))
+        return self.temperature**2 * _of_scores(a / self.temperature, b / self.temperature)
 
     def per_sample(self, expected: np.ndarray, found: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """Return float64[samples]: the distance of every sample."""
@@ -269,6 +279,11 @@ class Outputs:
     mask: str = ""
     task: Task | None = None
     unknown: str = ""
+
+    def softened(self, temperature: float) -> Outputs:
+        """Return the same with class scores compared at a temperature."""
+        of = {name: replace(output, temperature=temperature) for name, output in self.of.items()}
+        return replace(self, of=of)
 
     @cached_property
     def judged(self) -> tuple[Output, ...]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxprune.evidence.needs import Need, Window, convolution_window
-from onnxprune.evidence.rows import Sampler, sampled_rows
+from onnxprune.evidence.rows import Sampler, patches, sampled_rows
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
 from onnxprune.repair.targets import Stored, batch_norm
+from onnxprune.repair.teacher import Sought
 
 MAX_INPUTS = 6144  # wider nodes keep their weights: their second moments alone would take 300 MB
 
@@ -45,32 +46,32 @@ class Linear:
         """Whether an output position reads the input position of the same number alone, so that a padding mask holds for both."""
         return self.window is None or self.window.is_point
 
+    def sought(self, value: str) -> Sought:
+        """Return which rows of a value shaped like the output go with ``rows``."""
+        return Sought(value, self.axis, self.by_position)
+
     def rows(self, x: np.ndarray, sampler: Sampler) -> np.ndarray:
-        """Return float32[groups, rows, d]: what the node sums over at the sampled output positions."""
-        need = Need("gram", self.source, self.reads, self.groups, self.window)
-        return np.ascontiguousarray(sampled_rows(x, need, sampler), np.float32)
-
-    def outputs(self, value: np.ndarray, sampler: Sampler) -> np.ndarray:
-        """Return float32[rows, channels] of a value shaped like the output, at the same positions.
-
-        Patches are drawn from every image of a convolution's first axis, be it a sample of the data or one of its frames.
-        """
-        if not (self.window is None or self.window.is_point):
-            sampler = sampler.unfolded(len(value))
-        return sampled_rows(value, Need("gram", "", self.axis), sampler)[0].astype(np.float32)
+        """Return float32[groups, rows, d]: what the node sums over at the sampled output positions, tap by tap."""
+        if self.window is None or self.window.is_point:
+            need = Need("gram", self.source, self.reads, self.groups)
+            return np.ascontiguousarray(sampled_rows(x, need, sampler), np.float32)
+        found = patches(x, self.window, self.groups, replace(sampler, mask=None))
+        return np.ascontiguousarray(found, np.float32).reshape(*found.shape[:2], -1)
 
     def matrix(self, weight: np.ndarray) -> np.ndarray:
-        """Return float64[groups, o, d] of a stored weight."""
+        """Return float64[groups, o, d] of a stored weight, the inputs of one tap side by side."""
         w = weight.astype(np.float64)
         if self.window is not None:
-            return w.reshape(self.groups, self.channels // self.groups, -1)
+            taps = w.reshape(self.groups, self.channels // self.groups, -1, self.window.taps)
+            return taps.swapaxes(2, 3).reshape(*taps.shape[:2], -1)
         return (w if self._rows_first else w.T)[None] * self._alpha
 
     def stored(self, matrix: np.ndarray, like: np.ndarray) -> np.ndarray:
         """Return a matrix in the layout and type of the weight it replaces; of a product it may have other sizes."""
         if self.window is None:
             return np.ascontiguousarray((matrix[0] if self._rows_first else matrix[0].T) / self._alpha, like.dtype)
-        return np.ascontiguousarray(matrix.reshape(like.shape), like.dtype)
+        channels_last = matrix.reshape(*matrix.shape[:2], self.window.taps, -1).swapaxes(2, 3)
+        return np.ascontiguousarray(channels_last.reshape(like.shape), like.dtype)
 
     @property
     def _rows_first(self) -> bool:

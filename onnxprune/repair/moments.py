@@ -28,7 +28,7 @@ class CrossMoments:
     energy: np.ndarray
     origin_x: np.ndarray
     origin_t: np.ndarray
-    count: int = 0
+    count: float = 0
 
     @classmethod
     def zeros(cls, groups: int, inputs: int, outputs: int) -> CrossMoments:
@@ -53,28 +53,46 @@ class CrossMoments:
     def update(self, x: np.ndarray, t: np.ndarray) -> None:
         """Add rows: x float32[groups, rows, d], t float32[groups, rows, o]."""
         x = x - self.origin_x.astype(np.float32)[:, None]
-        for g in range(len(x)):
-            upper = scipy.linalg.blas.ssyrk(1.0, np.ascontiguousarray(x[g]).T)
-            self.gram[g] += np.triu(upper) + np.triu(upper, 1).T
-        self.sum_x += x.sum(1, np.float64)
-        self.count += x.shape[1]
-        self._add_target(x, t)
+        self.add_inputs(x)
+        self.add_targets(x, t)
 
-    def retarget(self) -> CrossMoments:
-        """Return the same rows without targets, to be filled by ``update_target``."""
-        fresh = {name: np.zeros_like(getattr(self, name)) for name in ("cross", "sum_t", "energy")}
-        return replace(self, **fresh)
+    def add_inputs(self, centred: np.ndarray, weights: np.ndarray | None = None) -> None:
+        """Add rows less their origin, float32[groups, rows, d], without targets; ``weights`` float32[rows]: how often each counts."""
+        weighed = centred if weights is None else centred * np.sqrt(weights)[:, None]
+        for g in range(len(centred)):
+            self.gram[g] += weighed[g].T @ weighed[g]
+        self.sum_x += centred.sum(1, np.float64) if weights is None else np.einsum("grd,r->gd", centred, weights)
+        self.count += centred.shape[1] if weights is None else float(weights.sum())
 
-    def update_target(self, x: np.ndarray, t: np.ndarray) -> None:
-        """Add the targets of rows that ``gram`` already counts."""
-        self._add_target(x - self.origin_x.astype(np.float32)[:, None], t)
-
-    def _add_target(self, x: np.ndarray, t: np.ndarray) -> None:
+    def add_targets(self, centred: np.ndarray, t: np.ndarray, weights: np.ndarray | None = None) -> None:
+        """Add the targets t float32[groups, rows, o] of rows, less their origin, that ``gram`` already counts."""
         t = t - self.origin_t.astype(np.float32)[:, None]
-        for g in range(len(x)):
-            self.cross[g] += x[g].T @ t[g]
-        self.sum_t += t.sum(1, np.float64)
-        self.energy += np.square(t, dtype=np.float64).sum(1)
+        counted = t if weights is None else t * weights[:, None]
+        for g in range(len(centred)):
+            self.cross[g] += centred[g].T @ counted[g]
+        self.sum_t += counted.sum(1, np.float64)
+        self.energy += np.einsum("gro,gro->go", t, counted, dtype=np.float64)
+
+    def towards(self, t: np.ndarray) -> CrossMoments:
+        """Return the same rows without targets, to be filled by ``add_targets`` with some like t float32[groups, rows, o]."""
+        groups, inputs = self.sum_x.shape
+        outputs = t.shape[2]
+        cross, sum_t, energy = (np.zeros(s) for s in ((groups, inputs, outputs), (groups, outputs), (groups, outputs)))
+        origin = t.mean(1, np.float64).astype(np.float32).astype(np.float64)
+        return replace(self, cross=cross, sum_t=sum_t, energy=energy, origin_t=origin)
+
+    def fresh(self, origin: np.ndarray) -> CrossMoments:
+        """Return empty sums of the same sizes for rows around ``origin`` float32[groups, d]."""
+        groups, inputs = self.sum_x.shape
+        return replace(CrossMoments.zeros(groups, inputs, self.sum_t.shape[1]), origin_x=origin.astype(np.float64))
+
+    def moved(self, change: CrossMoments, factor: float) -> CrossMoments:
+        """Return the moments with targets moved: ``change`` has how far on some of the rows, which stand for ``factor`` as many.
+
+        The energy stays that of the targets as they were.
+        """
+        cross, sum_t = self.cross + factor * change.cross, self.sum_t + factor * change.sum_t
+        return replace(self, cross=cross, sum_t=sum_t)
 
     def __add__(self, other: CrossMoments) -> CrossMoments:
         """Return the sums over the rows of both, which have the same origins."""
@@ -181,7 +199,7 @@ class Subspace:
             moments: CrossMoments, old: np.ndarray, damping: float, intercept: bool
         ) -> tuple[np.ndarray, np.ndarray]:
             taps = old.shape[2] // len(self.inputs)
-            basis = np.kron(self.inputs, np.eye(taps))
+            basis = np.kron(np.eye(taps), self.inputs)
             inner = moments.through(basis)
             fitted, bias = solver(inner, old @ basis, damping, intercept)
             reduced = self._truncated(fitted[0], (inner.covariance if intercept else inner.second_moment)[0])

@@ -8,7 +8,7 @@ form of a majorising target). A node may also choose which of its inputs go (lay
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -17,69 +17,41 @@ from onnx import AttributeProto
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
-from onnxprune.criteria.curvature import Order, Problem, joint_order
 from onnxprune.data import Feed
-from onnxprune.data.repeated import Remembered
 from onnxprune.errors import DataError
 from onnxprune.evidence.needs import Need
-from onnxprune.evidence.rows import LARGEST, POSITIONS, Sampler, usable
+from onnxprune.evidence.rows import LARGEST, POSITIONS, usable
 from onnxprune.evidence.unusable import refusal
 from onnxprune.means import Means
-from onnxprune.model.graph import Graph, Node
+from onnxprune.model.graph import Graph, Node, names_read
 from onnxprune.model.model import Model, overwritten
 from onnxprune.model.runtime import Arrays
 from onnxprune.model.tensors import NATIVE_FLOATS
+from onnxprune.repair.fit import Choice, NodeFit, NodeRepair
+from onnxprune.repair.inputs import InputRows, Reads
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
-from onnxprune.repair.moments import SOLVERS, CrossMoments, Solver, Subspace, squared_error
-from onnxprune.repair.targets import DEAD_SCALE, FitTarget, Stored, on_own_scales, own_output, target_of
+from onnxprune.repair.moments import SOLVERS, Solver, Subspace
+from onnxprune.repair.targets import FitTarget, Stored, own_output, target_of
+from onnxprune.repair.teacher import Teacher, samples_in
 
-DAMPING = (1e-3, 1e-2, 1e-1, 1.0)  # of the mean diagonal; chosen per node on held-out rows
 TURNS = 3  # of moving rectified targets
 MULTIPLY = frozenset(
     {"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
 )
 NAMED = 3  # nodes that a warning names
-ROWS_IN_MEMORY = 1 << 28  # bytes of a node's rows that are kept between turns
-
-FittedRows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much work a fit is worth: output ``positions`` sampled of each sample, and ``turns`` of moving rectified targets."""
+    """How much work a fit is worth: output ``positions`` sampled of each sample, and ``turns`` of moving rectified targets.
+
+    ``damping``: times what the rows of each fit ask for.
+    """
 
     positions: int = POSITIONS
     turns: int = TURNS
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Units that a node may choose among: ``units`` int64[inputs channels], how many stay, and where they are reported.
-
-    ``order``: units, the first to go first, where no row of the data tells.
-    """
-
-    group: int
-    units: np.ndarray
-    width: int
-    order: np.ndarray
-
-    def inputs(self, inputs: int) -> np.ndarray:
-        """Return int64[units, taps]: which of a node's ``inputs`` belong to each unit."""
-        taps = inputs // len(self.units)
-        places = [np.flatnonzero(self.units == unit)[:, None] * taps for unit in range(int(self.units.max()) + 1)]
-        return np.stack([(place + np.arange(taps)).reshape(-1) for place in places])
-
-
-@dataclass(frozen=True)
-class NodeRepair:
-    """What happened at one node: relative error before and after, and the removal order if it chose."""
-
-    before: float
-    after: float
-    order: Order | None = None
-    energy: float = 0.0
+    damping: float = 1.0
 
 
 @dataclass
@@ -87,8 +59,9 @@ class Sequential:
     """Refits a cut model against the original of ``analysis``, from which the units outside ``kept`` are gone.
 
     ``subspaces``: weight -> what its repair must keep to, at nodes that are visited whether anything before them is cut or not.
-    ``batches``: calibration inputs, samples along the first axis; every second batch is held out where the damping is chosen,
-    all count in the final solve. ``everything``: visit every linear node; ``frozen``: look, but change no weight. ``choices``: weight -> units to choose among at the node that reads them (they are then still in
+    ``batches``: calibration inputs; every second batch is held out where the damping is chosen, all count in the final solve.
+    ``teacher``: what the original computes on these batches, or on more that begin with these. ``everything``: visit every
+    linear node. ``choices``: weight -> units to choose among at the node that reads them (they are then still in
     the model; those that go are zeroed where they are read, see ``chosen``). ``unmatched``: node -> samples left out, because
     the two models' values cannot be matched row by row. ``unrepaired``: nodes whose weights are stored in a type that is not
     refitted. ``importance``: weight -> float64[channels that it writes], where these are outputs of the model on scales of
@@ -104,9 +77,8 @@ class Sequential:
     effort: Effort = Effort()
     means: Means = Means()
     importance: Mapping[str, np.ndarray] = field(default_factory=dict)
+    teacher: Teacher | None = None
     everything: bool = False
-    frozen: bool = False
-    observe: Callable[[Linear, FitTarget, CrossMoments], None] | None = None
     steps: dict[str, NodeRepair] = field(default_factory=dict)
     chosen: dict[int, np.ndarray] = field(default_factory=dict)
     unmatched: dict[str, int] = field(default_factory=dict)
@@ -120,22 +92,19 @@ class Sequential:
         self._stored = Stored(graph, {name: working.array(tensor) for name, tensor in stored.items()})
         self._solve = SOLVERS[self.method]
         self._left = Kept.of(self.analysis, self.kept)
-        self._sizes = [_samples(batch) for batch in self.batches]
-        self._numbers = _row_numbers(self.batches, self._sizes)
-        self._masks = [batch[self.means.mask] != 0 if self.means.mask else None for batch in self.batches]
-        self._dense = Lockstep(self.analysis.facts.model, self.batches, self.means)
-        self._pruned = Lockstep(working, self.batches, self.means)
         sites = self._sites(graph)
-        done = set(graph.inputs)
-        waiting = iter(graph.top)
-        for number, linear in enumerate(sites):
-            for node in waiting:
-                if node is linear.node:
-                    break
-                done.update(node.outputs)
+        after = last_sites(graph, [site.node for site in sites])
+        targets = [self._target(linear, after, number) for number, linear in enumerate(sites)]
+        self._original = self.teacher or Teacher(
+            self.analysis.facts, self.batches, self.means, positions=self.effort.positions
+        )
+        pairs = list(zip(sites, targets, strict=True))
+        self._original.learn(linear.sought(target.value) for linear, target in pairs)
+        self._pruned = Lockstep(working, self.batches, self.means)
+        self._inputs: dict[Reads, InputRows] = {}
+        for number, (linear, target) in enumerate(pairs):
             self.means.progress(f"{self.method}: node {number + 1} of {len(sites)}", number, len(sites))
-            self._refit(linear, self._target(linear, done))
-            done.update(linear.node.outputs)
+            self._refit(linear, target)
         return self._pruned.model
 
     @property
@@ -163,7 +132,7 @@ class Sequential:
                 linear = as_linear(node, self._stored, self.analysis.facts)
                 if linear is not None and (node.inputs[0] in touched or linear.weight in own):
                     found.append(linear)
-                elif linear is None and not self.frozen and self._is_foreign(graph, node, touched):
+                elif linear is None and self._is_foreign(graph, node, touched):
                     self.unrepaired.append(node.label)
                 touched.update(node.outputs)
         return found
@@ -187,149 +156,98 @@ class Sequential:
     def _is_cut(self, names: Sequence[str]) -> bool:
         return any(self._left.masks(name) for name in names if name)
 
-    def _target(self, linear: Linear, done: set[str]) -> FitTarget:
+    def _target(self, linear: Linear, after: Mapping[str, int], number: int) -> FitTarget:
+        """Return what site ``number`` is to give; ``after``: see ``last_sites``."""
         if self.method != "least-squares":
             return own_output(linear.node, linear.channels)
         rank = len(self.analysis.facts.shape(linear.node.outputs[0]) or ())
-        return target_of(self.analysis, self._stored, linear.node, linear.channels, linear.axis, rank, done)
-
-    # --- rows -------------------------------------------------------------------------------------------------------
-
-    def _rows(self, linear: Linear, target: FitTarget, start: int) -> Iterator[FittedRows]:
-        """Yield per batch x float32[groups, rows, d], the target's value and the offset already there, float32[rows, o] each.
-
-        A batch in which the two models' values cannot be matched row by row (what is found there decides how many) is left out.
-        """
-        axis = linear.axis % len(self.analysis.facts.shape(target.value) or ())
-        kept = self._left.mask(target.value, axis)
-        others = self._pruned.values(target.other) if target.other else [None] * len(self._sizes)
-        firsts = np.cumsum([0, *self._sizes[:-1]]).tolist()
-        values = zip(self._pruned.values(linear.source), self._dense.values(target.value), others, strict=True)
-        batches = zip(values, firsts, self._sizes, self._masks, self._numbers, strict=True)
-        for number, ((x, t, other), first, samples, mask, numbers) in enumerate(islice(batches, start, None)):
-            sampler = Sampler(
-                samples, self.effort.positions, self.means.seed, first, mask if linear.by_position else None
-            )
-            wanted, inputs = linear.outputs(t, sampler), linear.rows(x, sampler)
-            for need, value, rows in (
-                (Need("gram", linear.source, linear.reads), x, inputs),
-                (Need("gram", target.value, linear.axis), t, wanted),
-            ):
-                if not usable(rows, LARGEST):
-                    raise self._refusal(start + number, numbers, need, value)
-            if inputs.shape[1] != len(wanted):
-                self.unmatched[linear.node.label] = self.unmatched.get(linear.node.label, 0) + len(numbers)
-                continue
-            offset = target.shift.astype(np.float32)
-            if other is not None:
-                offset = offset + linear.outputs(other, sampler)
-            wanted = wanted if kept is None else wanted[:, kept]
-            yield inputs, wanted, np.broadcast_to(offset, wanted.shape)
-
-    def _refusal(self, number: int, rows: np.ndarray, need: Need, value: np.ndarray) -> DataError:
-        """Return what to tell about a value of batch ``number`` whose products are no floats."""
-        inputs = next(islice(self.batches, number, None))
-        return refusal(self.analysis.facts, inputs, rows, need, value, limit=LARGEST, means=self.means)
-
-    def _moments(self, linear: Linear, target: FitTarget, rows: Iterable[FittedRows]) -> list[CrossMoments]:
-        """Moments of the even and of the odd batches."""
-        scale = _divisor(target)
-        halves: list[CrossMoments] = []
-        for number, (x, wanted, offset) in enumerate(rows):
-            if not x.shape[1]:
-                continue
-            t = _grouped((wanted - offset) / scale, linear.groups)
-            if not halves:
-                halves = [CrossMoments.around(x, t) for _ in range(2)]
-            halves[number % 2].update(x, t)
-        return [half for half in halves if half.count]
+        ready = {name for name, last in after.items() if last < number}
+        return target_of(self.analysis, self._stored, linear.node, linear.channels, linear.axis, rank, ready)
 
     # --- one node ---------------------------------------------------------------------------------------------------
 
     def _refit(self, linear: Linear, target: FitTarget) -> None:
         self._pruned.advance([linear.source, *([target.other] if target.other else [])])
-        self._dense.advance([target.value])
-        rows = Remembered(lambda start: self._rows(linear, target, start), _bytes, ROWS_IN_MEMORY)
-        halves = self._moments(linear, target, rows)
-        if not halves:
-            self._choose_blindly(linear)
+        inputs = self._rows(linear)
+        targets = [self._wanted(linear, target, *there) for there in self._values(linear, target, inputs)]
+        arrays = self._stored.arrays
+        choice, old = self.choices.get(linear.weight), linear.matrix(arrays[linear.weight])
+        importance = self.importance.get(linear.weight)
+        fit = NodeFit(linear, target, inputs, targets, self._solver(linear), self.effort.damping, importance)
+        if fit.blind:
+            self._choose_blindly(linear, choice, old)
             return
-        moments = halves[0] + halves[1] if len(halves) > 1 else halves[0]
-        if self.observe is not None:
-            self.observe(linear, target, moments)
-        if self.frozen:
-            return
-        weight = self._stored.arrays[linear.weight]
-        old, offset, intercept = linear.matrix(weight), linear.offset(self._stored), bool(linear.bias)
-        keep, order = self._choose(linear, target, moments, old, intercept)
-        solve = self._solver(linear)
-        emphasis = _grouped(self._emphasis(linear, target, moments)[None], linear.groups)[:, 0]
-        damping = self._damping(solve, [half.only(keep) for half in halves], old[:, :, keep], intercept, emphasis)
-        reduced = moments.only(keep)
-        fitted, bias = solve(reduced, old[:, :, keep], damping, intercept)
-        if not intercept:
-            bias = offset
-        for _ in range(self.effort.turns if target.rectified else 0):
-            turned = _majorised(linear, target, _of_inputs(rows, keep), reduced.retarget(), fitted, bias)
-            fitted, free = solve(turned, old[:, :, keep], damping, intercept)
-            bias = free if intercept else offset
-        energy = max(float(moments.variance.sum()) * moments.count, 1e-30)
-        before = float(squared_error(moments, old, offset).sum()) / energy
-        after = float(squared_error(reduced, fitted, bias).sum()) / energy
-        power = float((moments.variance.reshape(-1) * target.scale**2).sum())
-        self.steps[linear.node.label] = NodeRepair(before, after, order, power)
-        self._write(linear, keep, fitted, bias - offset)
+        offset = linear.offset(self._stored)
+        found = fit.solved(old, offset, choice, self.effort.turns)
+        self.steps[linear.node.label] = found.step
+        if choice is not None and found.step.order is not None:
+            self._leave_out(choice, found.step.order.order)
+        self._write(linear, found.keep, found.weights, found.intercept - offset)
 
-    def _choose(
-        self, linear: Linear, target: FitTarget, moments: CrossMoments, old: np.ndarray, intercept: bool
-    ) -> tuple[np.ndarray, Order | None]:
-        """Return bool[d], the inputs that stay, and the order in which units would go."""
-        keep = np.ones(old.shape[2], bool)
-        choice = self.choices.get(linear.weight)
-        if choice is None:
-            return keep, None
-        blocks = choice.inputs(old.shape[2])
-        refitted, _ = self._solve(moments, old, DAMPING[1], intercept)
-        loud = target.scale * self._emphasis(linear, target, moments)
-        order = joint_order([Problem(moments.covariance[0], refitted[0] * loud[:, None], blocks)], damping=DAMPING[1])
-        self._leave_out(choice, order.order, keep)
-        return keep, order
+    def _rows(self, linear: Linear) -> InputRows:
+        """Return what a node sums over; nodes one after the other that read the same share it."""
+        reads = Reads.of(linear)
+        if reads not in self._inputs:
+            self._inputs = {reads: InputRows(lambda start: self._make_rows(linear, start))}
+        return self._inputs[reads]
 
-    def _emphasis(self, linear: Linear, target: FitTarget, moments: CrossMoments) -> np.ndarray:
-        """Return float64[channels]: how much louder each output channel counts than it is."""
-        variance = moments.variance.reshape(-1) * target.scale**2
-        return on_own_scales(variance, self.importance.get(linear.weight))
+    def _make_rows(self, linear: Linear, start: int) -> Iterator[np.ndarray]:
+        values = zip(self._pruned.values(linear.source), self.batches, strict=True)
+        for number, (x, batch) in enumerate(islice(values, start, None), start):
+            rows = linear.rows(x, self._original.sampler(number, batch, self.effort.positions))
+            if not usable(rows, LARGEST):
+                raise self._refusal(batch, Need("gram", linear.source, linear.reads), x)
+            yield rows if rows.base is None and rows.flags.writeable else rows.copy()
 
-    def _leave_out(self, choice: Choice, order: np.ndarray, keep: np.ndarray) -> None:
-        """Report the units that stay, and take the inputs of the others out of ``keep``, bool[d]."""
-        blocks = choice.inputs(len(keep))
-        gone = order[: len(blocks) - choice.width]
-        keep[blocks[gone].reshape(-1)] = False
-        self.chosen[choice.group] = np.isin(np.arange(len(blocks)), gone, invert=True)
+    def _refusal(self, batch: Arrays, need: Need, value: np.ndarray) -> DataError:
+        """Return what to tell about a value of a batch whose products are no floats."""
+        numbers = batch.rows if isinstance(batch, Feed) else np.arange(samples_in(batch))
+        return refusal(self.analysis.facts, batch, numbers, need, value, limit=LARGEST, means=self.means)
 
-    def _choose_blindly(self, linear: Linear) -> None:
+    def _values(
+        self, linear: Linear, target: FitTarget, inputs: InputRows
+    ) -> Iterator[tuple[int, Arrays, int, np.ndarray | None]]:
+        """Yield per batch its number, its inputs, how many rows the node reads, and what is there already."""
+        others = self._pruned.values(target.other) if target.other else iter([None] * len(self._original.sizes))
+        for number, (batch, x, other) in enumerate(zip(self.batches, inputs, others, strict=False)):
+            yield number, batch, x.shape[1], other
+
+    def _wanted(
+        self, linear: Linear, target: FitTarget, number: int, batch: Arrays, count: int, other: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return float32[rows, channels] twice: what is to come out and what is there; None where rows do not match ``count``."""
+        sought = linear.sought(target.value)
+        wanted = self._original.rows(sought, number, self.effort.positions)
+        offset = target.shift.astype(np.float32)
+        if other is not None:
+            sampler = self._original.sampler(number, batch, self.effort.positions)
+            offset = offset + sought.rows(other, sampler)
+        if len(wanted) != count or (other is not None and len(offset) != count):
+            self.unmatched[linear.node.label] = self.unmatched.get(linear.node.label, 0) + self._original.sizes[number]
+            return None
+        axis = linear.axis % len(self.analysis.facts.shape(target.value) or ())
+        kept = self._left.mask(target.value, axis)
+        wanted = wanted if kept is None else wanted[:, kept]
+        return wanted, np.broadcast_to(offset, wanted.shape)
+
+    def _choose_blindly(self, linear: Linear, choice: Choice | None, old: np.ndarray) -> None:
         """Without any row to go by, leave out units in the order that was known before."""
-        choice = self.choices.get(linear.weight)
-        if choice is None or self.frozen:
+        if choice is None:
             return
-        old = linear.matrix(self._stored.arrays[linear.weight])
         keep = np.ones(old.shape[2], bool)
-        self._leave_out(choice, choice.order, keep)
+        gone = self._leave_out(choice, choice.order)
+        keep[choice.inputs(len(keep))[gone].reshape(-1)] = False
         self._write(linear, keep, old[:, :, keep], np.zeros(old.shape[:2]))
+
+    def _leave_out(self, choice: Choice, order: np.ndarray) -> np.ndarray:
+        """Report the units that stay and return those that go."""
+        gone = order[: len(order) - choice.width]
+        self.chosen[choice.group] = np.isin(np.arange(len(order)), gone, invert=True)
+        return gone
 
     def _solver(self, linear: Linear) -> Solver:
         subspace = self.subspaces.get(linear.weight)
         return self._solve if subspace is None else subspace.within(self._solve)
-
-    def _damping(
-        self, solve: Solver, halves: Sequence[CrossMoments], old: np.ndarray, intercept: bool, emphasis: np.ndarray
-    ) -> float:
-        """The strength that predicts the held-out rows best when fitted on the others."""
-        if len(halves) < 2 or self.method != "least-squares":
-            return DAMPING[1]
-        fits = (solve(halves[0], old, damping, intercept) for damping in DAMPING)
-        errors = [float((squared_error(halves[1], *fit) * emphasis**2).sum()) for fit in fits]
-        return DAMPING[int(np.argmin(errors))]
 
     def _write(self, linear: Linear, keep: np.ndarray, fitted: np.ndarray, change: np.ndarray) -> None:
         arrays = self._stored.arrays
@@ -346,6 +264,17 @@ class Sequential:
         self._pruned.use(overwritten(self._stored.graph, self._pruned.model.weights, {name: array}))
 
 
+def last_sites(graph: Graph, sites: Sequence[Node]) -> dict[str, int]:
+    """Return value -> number of the last of ``sites`` that it depends on, itself included; -1 where it depends on none."""
+    numbers = {site.outputs[0]: number for number, site in enumerate(sites)}
+    found = dict.fromkeys(graph.inputs, -1)
+    for node in graph.top:
+        own = max((numbers[name] for name in node.outputs if name in numbers), default=-1)
+        before = max((found.get(name, -1) for name in names_read(node.proto)), default=-1)
+        found.update((name, max(own, before)) for name in node.outputs if name)
+    return found
+
+
 def _is_stored(graph: Graph, name: str) -> bool:
     """Whether a name stands for a tensor of the file that can be replaced: lists of numbers in attributes cannot."""
     producer = graph.producer.get(name)
@@ -356,58 +285,3 @@ def _is_stored(graph: Graph, name: str) -> bool:
 def _named(nodes: Sequence[str]) -> str:
     """Return the first names of a list, and how many more there are."""
     return ", ".join(nodes[:NAMED]) + (f" and {len(nodes) - NAMED} more" if len(nodes) > NAMED else "")
-
-
-def _row_numbers(batches: Iterable[Arrays], sizes: Sequence[int]) -> list[np.ndarray]:
-    """Return the numbers of each batch's rows in the data that it comes from."""
-    firsts = np.cumsum([0, *sizes[:-1]]).tolist()
-    return [
-        batch.rows if isinstance(batch, Feed) else np.arange(first, first + size)
-        for batch, first, size in zip(batches, firsts, sizes, strict=True)
-    ]
-
-
-def _samples(batch: Mapping[str, np.ndarray]) -> int:
-    """How many samples a batch holds: its inputs' common first size; one where they have none."""
-    sizes = {np.shape(array)[:1] for array in batch.values()}
-    return next(iter(sizes), (1,))[0] if len(sizes) == 1 and () not in sizes else 1
-
-
-def _bytes(rows: FittedRows) -> int:
-    return sum(array.nbytes for array in rows)
-
-
-def _divisor(target: FitTarget) -> np.ndarray:
-    """Return float32[channels]: the scale of a target, infinite where the channel is as good as dead."""
-    return np.where(np.abs(target.scale) < DEAD_SCALE, np.inf, target.scale).astype(np.float32)
-
-
-def _of_inputs(rows: Iterable[FittedRows], keep: np.ndarray) -> Iterator[FittedRows]:
-    """Yield rows without the inputs outside ``keep``, bool[d]."""
-    return ((x if keep.all() else x[:, :, keep], wanted, offset) for x, wanted, offset in rows)
-
-
-def _majorised(
-    linear: Linear,
-    target: FitTarget,
-    rows: Iterable[FittedRows],
-    moments: CrossMoments,
-    fitted: np.ndarray,
-    bias: np.ndarray,
-) -> CrossMoments:
-    """Fill ``moments`` with targets of which those below zero become what is predicted now, but at most zero.
-
-    There is no error where both are rectified away.
-    """
-    weights, shift, scale = fitted.astype(np.float32), bias.astype(np.float32), _divisor(target)
-    for x, wanted, offset in rows:
-        predicted = np.moveaxis(x @ weights.swapaxes(1, 2), 0, 1) + shift
-        predicted = predicted.reshape(len(wanted), -1) * target.scale.astype(np.float32) + offset
-        z = np.where(wanted <= 0, np.minimum(predicted, 0), wanted)
-        moments.update_target(x, _grouped((z - offset) / scale, linear.groups))
-    return moments
-
-
-def _grouped(values: np.ndarray, groups: int) -> np.ndarray:
-    """Return [groups, rows, o / groups] of [rows, o]."""
-    return np.moveaxis(values.reshape(len(values), groups, values.shape[1] // groups), 1, 0)

@@ -11,6 +11,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.model.graph import Graph, Node
 
 QUIET = 3e-3  # of the largest deviation: an output that moves less counts as if it moved so much
+NORMALISE = frozenset({"LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"})
 DEAD_SCALE = 1e-6  # a channel scaled by less is silent: nothing can be learned about it
 
 
@@ -19,7 +20,7 @@ class FitTarget:
     """Fit ``scale * y + shift + other`` to the original's ``value`` (``other``: a value of the pruned model, "" for none).
 
     ``scale``, ``shift``: float64[channels] of the affine operators between the node and the sum it feeds. ``rectified``:
-    only the positive part of ``value`` is ever read.
+    only the positive part of ``value`` is ever read. ``normalised``: every row of it is divided by its own deviation.
     """
 
     value: str
@@ -27,6 +28,7 @@ class FitTarget:
     scale: np.ndarray
     shift: np.ndarray
     rectified: bool
+    normalised: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,9 @@ class Stored:
 
 
 def target_of(
-    analysis: Analysis, stored: Stored, node: Node, channels: int, axis: int, rank: int, done: set[str]
+    analysis: Analysis, stored: Stored, node: Node, channels: int, axis: int, rank: int, ready: set[str]
 ) -> FitTarget:
-    """Follow a node's output through per-channel scales and shifts, to a sum with a value already there (in ``done``) if any."""
+    """Follow a node's output through per-channel scales and shifts, to a sum with a value that is ``ready`` if any."""
     axis %= rank
     scale, shift, value, other = np.ones(channels), np.zeros(channels), node.outputs[0], ""
     while (use := stored.sole_user(value)) is not None:
@@ -68,7 +70,7 @@ def target_of(
         step = _affine(stored, user, position, channels, axis, rank)
         if step is not None:
             scale, shift = scale * step[0], shift * step[0] + step[1]
-        elif not other and _is_sum(analysis, stored, user, position, value, done):
+        elif not other and _is_sum(analysis, stored, user, position, value, ready):
             other = user.inputs[1 - position]
         else:
             break
@@ -77,9 +79,7 @@ def target_of(
             break
     use = stored.sole_user(value)
     rectified = use is not None and use[0].op == "Relu"
-    if not other and not rectified:
-        return own_output(node, channels)
-    return FitTarget(value, other, scale, shift, rectified)
+    return FitTarget(value, other, scale, shift, rectified, _is_normalised(stored.graph, value, axis, rank))
 
 
 def own_output(node: Node, channels: int) -> FitTarget:
@@ -98,13 +98,21 @@ def on_own_scales(variance: np.ndarray, importance: np.ndarray | None) -> np.nda
     return np.sqrt(shares / np.maximum(variance, QUIET**2 * variance.max()))
 
 
-def _is_sum(analysis: Analysis, stored: Stored, user: Node, position: int, value: str, done: set[str]) -> bool:
+def _is_normalised(graph: Graph, value: str, axis: int, rank: int) -> bool:
+    """Whether layer normalisation over the channels, in one node or in several, is the first that reads a value."""
+    if axis != rank - 1 or value in graph.outputs:
+        return False
+    ops = {user.op for user, position in graph.consumers.get(value, ()) if position == 0}
+    return bool(ops & NORMALISE) or {"ReduceMean", "Sub"} <= ops
+
+
+def _is_sum(analysis: Analysis, stored: Stored, user: Node, position: int, value: str, ready: set[str]) -> bool:
     if user.op not in ("Add", "Sum") or len(user.inputs) != 2:
         return False
     other = user.inputs[1 - position]
     facts = analysis.facts
     return (
-        other != value and other in done and other not in facts.constants and facts.shape(other) == facts.shape(value)
+        other != value and other in ready and other not in facts.constants and facts.shape(other) == facts.shape(value)
     )
 
 

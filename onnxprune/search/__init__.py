@@ -5,8 +5,8 @@ cheapest error per unit of cost, for several ways of weighing one node's error a
 proposal is then repaired on one part of the data and judged by the divergence of the final outputs on another.
 """
 
-from onnxprune.search.reconstruct import Reconstruction, reconstruct
-from onnxprune.search.run import FIT, HELD_OUT, JUDGE, TABLES, Goal, SearchResult, search_units
+from onnxprune.search.reconstruct import Fitting, Reconstruction, reconstruct
+from onnxprune.search.run import FIT, HELD_OUT, JUDGE, Goal, SearchResult, search_units
 from onnxprune.search.tables import Tables, error_tables
 from onnxprune.search.widths import WEIGHINGS, Proposal, Search
 
@@ -14,8 +14,8 @@ __all__ = [
     "FIT",
     "HELD_OUT",
     "JUDGE",
-    "TABLES",
     "WEIGHINGS",
+    "Fitting",
     "Goal",
     "Proposal",
     "Reconstruction",

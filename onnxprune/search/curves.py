@@ -19,9 +19,11 @@ from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
 from onnxprune.repair import Effort
-from onnxprune.search import FIT, HELD_OUT, JUDGE, TABLES, WEIGHINGS, error_tables, reconstruct
+from onnxprune.repair.teacher import Teacher, batch_of, positions_of
+from onnxprune.search import FIT, HELD_OUT, JUDGE, WEIGHINGS, Fitting, error_tables, reconstruct
 
 SHARES = (0.25, 0.5, 0.75)  # of a group's units that go
+WEAK = 0.01  # damping, times the usual: curves compare groups, of which most are cut far less
 SENSITIVE = 3.0  # times the middle group's divergence: worth an --exclude
 
 
@@ -68,9 +70,12 @@ def curves(
 ) -> list[Curve]:
     """Return the curves of all groups that may be cut; each point repairs on some rows and is judged on others."""
     fit, judge = held_out(dataset, HELD_OUT, JUDGE, means.seed)
-    means, rows = means.masked(dataset.schema.padding_mask), Batches(fit.take(FIT, means.seed))
+    means, rows = means.masked(dataset.schema.padding_mask), fit.take(FIT, means.seed)
     importance = {} if outputs is None else row_importance(analysis.solution.links, outputs)
-    tables = error_tables(analysis, Batches(fit.take(TABLES, means.seed)), fallback, means, importance)
+    batches = Batches(rows, batch_of(analysis, rows, means))
+    teacher = Teacher(analysis.facts, batches, means, positions=positions_of(len(rows)))
+    tables = error_tables(analysis, teacher, fallback, importance)
+    fitting = Fitting(batches, Effort(turns=1, damping=WEAK), means.quiet, importance, teacher)
     orders = [tables.order(group.index, WEIGHINGS["mixed"]) for group in analysis.groups]
     reference = Reference(analysis.facts.model, Batches(judge), means, outputs=outputs)
     found = []
@@ -84,7 +89,7 @@ def curves(
         for width in widths:
             trial = analysis.widths.copy()
             trial[group.index] = width
-            repaired = reconstruct(analysis, trial, orders, rows, Effort(turns=1), means, importance)
+            repaired = reconstruct(analysis, trial, orders, fitting)
             measured.append(reference.divergence(repaired.model))
         error = orders[group.index].error
         share = [float(error[group.width - width] / max(error[-1], 1e-30)) for width in widths]

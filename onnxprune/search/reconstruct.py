@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,7 +16,10 @@ from onnxprune.means import Means
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import FLOATS, Model
 from onnxprune.model.runtime import Arrays
-from onnxprune.repair.sequential import Choice, Effort, Sequential
+from onnxprune.repair.fit import Choice
+from onnxprune.repair.sequential import Effort, Sequential
+from onnxprune.repair.teacher import Teacher
+from onnxprune.search.tables import WIDEST
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,24 @@ class Reconstruction:
         return small.replaced(arrays)
 
 
-def reconstruct(
-    analysis: Analysis,
-    widths: np.ndarray,
-    orders: Sequence[Order],
-    batches: Iterable[Arrays],
-    effort: Effort = Effort(),
-    means: Means = Means(),
-    importance: Mapping[str, np.ndarray] | None = None,
-) -> Reconstruction:
-    """Narrow every group to ``widths`` and repair.
+@dataclass(frozen=True)
+class Fitting:
+    """On what a narrowed model is repaired, and how: ``batches``, ``effort``, ``importance`` and ``teacher`` as ``Sequential`` has them.
 
-    Groups read by one linear node choose there, on the repaired model; the others go by ``orders``. ``importance``: see
-    ``Sequential``.
+    ``choosing``: groups read by one linear node choose there, on the repaired model; else all go by the orders of the original.
     """
-    choices = single_readers(analysis, widths, orders)
+
+    batches: Iterable[Arrays]
+    effort: Effort = Effort()
+    means: Means = Means()
+    importance: Mapping[str, np.ndarray] = field(default_factory=dict)
+    teacher: Teacher | None = None
+    choosing: bool = True
+
+
+def reconstruct(analysis: Analysis, widths: np.ndarray, orders: Sequence[Order], fitting: Fitting) -> Reconstruction:
+    """Narrow every group to ``widths`` and repair."""
+    choices = single_readers(analysis, widths, orders) if fitting.choosing else {}
     chosen = {choice.group for choice in choices.values()}
     flags = [np.ones(group.width, bool) for group in analysis.groups]
     for group, order, width in zip(analysis.groups, orders, widths, strict=True):
@@ -71,7 +77,8 @@ def reconstruct(
     kept = Kept(analysis, flags)
     small = analysis.facts.model if kept.is_whole else cut(analysis, kept)
     walk = Sequential(
-        analysis, kept, batches, choices, effort=effort, means=means.quiet, importance=importance or {},
+        analysis, kept, fitting.batches, choices, effort=fitting.effort, means=fitting.means,
+        importance=fitting.importance, teacher=fitting.teacher,
     )  # fmt: skip
     model = walk.run(small)
     kept_now = Kept(analysis, (walk.chosen.get(g, mask) for g, mask in enumerate(kept)))
@@ -87,7 +94,9 @@ def single_readers(analysis: Analysis, widths: np.ndarray, orders: Sequence[Orde
         if len(readers) == 1 and len(weights[readers[0].parameter]) == 1 and widths[group.index] < group.width:
             complete = (readers[0].units >= 0).all() and readers[0].node.op in ("Conv", "Gemm", "MatMul")
             alone = int(readers[0].node.attribute("group", 1)) == 1
-            if complete and alone and set(readers[0].node.inputs[1:2]) == {readers[0].parameter}:
+            shape = analysis.facts.shape(readers[0].parameter) or ()
+            narrow = shape[readers[0].axis] * np.prod(shape[2:], dtype=np.int64) <= WIDEST
+            if complete and alone and narrow and set(readers[0].node.inputs[1:2]) == {readers[0].parameter}:
                 order, width = orders[group.index].order, int(widths[group.index])
                 found[readers[0].parameter] = Choice(group.index, readers[0].units, width, order)
     return found

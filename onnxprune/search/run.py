@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,20 +12,23 @@ from onnxprune.allocate import Options, Target
 from onnxprune.coupling.channels import row_importance
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
-from onnxprune.data.repeated import Batches, held_out
+from onnxprune.data.repeated import Batches, Joined, drawn_apart, held_out
 from onnxprune.means import Means
+from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.read import Model
-from onnxprune.repair.sequential import TURNS, Effort
-from onnxprune.search.reconstruct import Reconstruction, reconstruct
+from onnxprune.model.runtime import Arrays
+from onnxprune.repair.sequential import Effort
+from onnxprune.repair.teacher import Teacher, batch_of, positions_of
+from onnxprune.search.reconstruct import Fitting, Reconstruction, reconstruct
 from onnxprune.search.tables import error_tables
 from onnxprune.search.widths import Proposal, Search
 
-FIT, JUDGE = 256, 512  # samples: proposals are repaired on the former and judged, later vetoed, on the latter
-FINALISTS = 3  # proposals at most that are repaired on much data before one is taken
+FIT, JUDGE = 512, 512  # samples at most that proposals are repaired on, and judged, later vetoed
+FEW, GLANCE = 96, 128  # samples at most of the first look at many proposals: to repair on, and to judge by
 MOST_HELD = 1 << 27  # bytes of the data that repairs proposals which are kept in memory
 SCARCE = 1024  # with fewer samples, those that judged take part in the last repair
-TABLES = 512  # samples for the error tables
+TRIAL = Effort(32, turns=0)  # that a proposal is worth
 HELD_OUT = 0.25
 
 
@@ -58,6 +61,41 @@ class Goal:
     train: Callable[[Model, Dataset], Model] | None = None
 
 
+@dataclass(frozen=True)
+class Portions:
+    """How the rows of the calibration data are shared out; a part that begins with another looks at the same batches first.
+
+    ``glance`` repairs many proposals, ``trial`` the best of them, ``every`` the one that is taken. ``quick`` judges the first,
+    ``judge`` the others, ``veto`` those of a long search. ``apart``: whether what judges repairs nothing; ``scarce``: whether that
+    holds until the last repair only.
+    """
+
+    glance: Iterable[Arrays]
+    trial: Iterable[Arrays]
+    every: Iterable[Arrays]
+    quick: Dataset
+    judge: Dataset
+    veto: Dataset
+    fit: Dataset
+    apart: bool
+    scarce: bool
+
+    @classmethod
+    def of(cls, dataset: Dataset, batch: int, seed: int, *, long: bool) -> Portions:
+        """``batch``: rows at a time; ``long``: whether a search has time of its own."""
+        rest, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
+        fit, veto = held_out(rest, HELD_OUT, JUDGE, seed + 1) if long else (rest, rest)
+        tried, *others = drawn_apart(fit, min(FIT, len(fit) // 2), seed)
+        few = drawn_apart(tried, min(FEW, len(tried) // 3), seed)
+        apart, scarce = judge is not rest, judge is not rest and len(dataset) < SCARCE
+        last = [*others, *([veto] if veto is not fit else []), *([judge] if scarce else [])]
+        parts = tuple(Batches(part, batch) for part in (*few, *last))
+        return cls(
+            _held(parts[0]), _held(Joined(parts[: len(few)])), Joined(parts),
+            drawn_apart(judge, GLANCE, seed)[0], judge, veto, fit, apart and (not long or veto is not fit), scarce,
+        )  # fmt: skip
+
+
 def search_units(
     analysis: Analysis,
     dataset: Dataset,
@@ -68,45 +106,32 @@ def search_units(
 ) -> SearchResult:
     """Decide what stays.
 
-    A quarter of the calibration data at most judges, a quarter vetoes a long search. A repair on little data favours
-    proposals with little to repair, so those that come near the best are repaired on all but the judging data and judged
-    again. Rectified targets help shallow networks and overfit deep ones: the best proposal is judged without them and
-    with.
+    A quarter of the calibration data at most judges, a quarter vetoes a long search. The original is looked at once, for the tables
+    and for all repairs.
     """
-    rest, judge = held_out(dataset, HELD_OUT, JUDGE, means.seed)
-    fit, veto = held_out(rest, HELD_OUT, JUDGE, means.seed + 1)
     means, train = means.masked(dataset.schema.padding_mask), goal.train
     importance = {} if outputs is None else row_importance(analysis.solution.links, outputs)
-    tables = error_tables(analysis, Batches(fit.take(TABLES, means.seed)), fallback, means, importance)
-    found = Search(
-        analysis, tables, goal.target, goal.options,
-        _held(Batches(fit.take(FIT, means.seed))), Batches(judge), Batches(veto), goal.seconds, means,
-        outputs=outputs, importance=importance,
-        train=None if train is None else lambda model: train(model, fit),
+    data = Portions.of(dataset, batch_of(analysis, dataset, means), means.seed, long=bool(goal.seconds))
+    teacher = Teacher(analysis.facts, data.every, means, positions=positions_of(len(dataset)))
+    tables = error_tables(analysis, teacher, fallback, importance)
+    trial = Fitting(data.trial, TRIAL, means.quiet, importance, teacher, choosing=False)
+    quick = Reference(analysis.facts.model, Batches(data.quick), means, outputs=outputs)
+    search = Search(
+        analysis, tables, goal.target, goal.options, trial, Batches(data.judge), Batches(data.veto), goal.seconds, means,
+        outputs=outputs, first=(replace(trial, batches=data.glance), quick),
+        train=None if train is None else lambda model: train(model, data.fit),
     )  # fmt: skip
-
-    def repaired(proposal: Proposal, turns: int, data: Dataset) -> Reconstruction:
-        means.progress(f"{proposal.name}: repairing on {len(data)} rows")
-        orders = found.orders[proposal.exponent]
-        return reconstruct(analysis, proposal.widths, orders, Batches(data), Effort(turns=turns), means, importance)
-
-    final, best = found.best_of((repaired(finalist, 0, rest), finalist) for finalist in _finalists(found, goal))
-    final, turns = found.best_of([(final, 0), (repaired(best, TURNS, rest), TURNS)])
-    if len(dataset) < SCARCE:
-        final = replace(repaired(best, turns, dataset), divergence=final.divergence)
+    best = search.run() if goal.max_divergence is None else search.smallest(goal.max_divergence)
+    whole = Fitting(
+        data.every, Effort(teacher.positions, damping=search.fitting.effort.damping), means, importance, teacher
+    )
+    final = reconstruct(analysis, best.widths, search.orders[best.exponent], whole)
+    divergence = best.divergence if data.scarce else search.divergence_of(final.model)
     narrowed = [group for group in tables.unread if best.widths[group] < analysis.widths[group]]
-    apart = judge is not rest and (not goal.seconds or veto is not fit)
-    return SearchResult(final, found.history, narrowed, apart, judge is not rest and len(dataset) < SCARCE)
+    return SearchResult(replace(final, divergence=divergence), search.history, narrowed, data.apart, data.scarce)
 
 
-def _finalists(search: Search, goal: Goal) -> list[Proposal]:
-    """Run a search; return the best proposal and those that come near it."""
-    if goal.max_divergence is not None:
-        return [search.smallest(goal.max_divergence)]
-    return search.near(search.run())[:FINALISTS]
-
-
-def _held(batches: Batches) -> Batches | list[dict[str, np.ndarray]]:
+def _held(batches: Iterable[Arrays]) -> Iterable[Arrays]:
     """Return batches as a list where they are small: proposals read them again and again."""
     held, size = [], 0
     for batch in batches:

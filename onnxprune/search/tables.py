@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.kept import Kept
+from onnxprune.coupling.groups import Analysis, Member
 from onnxprune.coupling.readers import reading_weights
 from onnxprune.criteria.curvature import Order, Problem, joint_order
-from onnxprune.evidence.rows import POSITIONS
-from onnxprune.means import Means
+from onnxprune.evidence.rows import LARGEST, Sampler, usable
 from onnxprune.model.runtime import Arrays
-from onnxprune.repair.linear import Linear
+from onnxprune.model.tensors import NATIVE_FLOATS
+from onnxprune.repair.fit import inputs_of_units
+from onnxprune.repair.inputs import Reads
+from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.moments import CrossMoments
-from onnxprune.repair.sequential import Effort, Sequential
-from onnxprune.repair.targets import FitTarget as Fit
-from onnxprune.repair.targets import on_own_scales
+from onnxprune.repair.sequential import last_sites
+from onnxprune.repair.targets import FitTarget, Stored, on_own_scales, target_of
+from onnxprune.repair.teacher import Sought, Teacher
 
-UNFOLDED_BYTES = 1 << 28  # second moments over all taps are kept up to this much in total, per channel beyond
+WIDEST = 1152  # inputs of which second moments are taken over all taps; per channel beyond
+SAMPLES, POSITIONS = 512, 32  # that tables are made of
 DAMPING = 1e-2
 
 
@@ -40,16 +42,30 @@ class Tables:
     analysis: Analysis
     readings: Mapping[int, Sequence[ReaderProblem]]
     fallback: Sequence[np.ndarray]
+    _orders: dict[tuple[int, float], Order] = field(default_factory=dict)
 
     def order(self, group: int, exponent: float) -> Order:
         """Return the order in which a group's units go and the error, with readers weighed by energy to ``exponent``."""
         readings = self.readings.get(group)
         if not readings:
-            scores = np.nan_to_num(np.asarray(self.fallback[group], float), posinf=np.finfo(float).max)
-            order = np.argsort(scores, kind="stable")
-            share = np.cumsum(scores[order]) / max(float(scores.sum()), 1e-30)
-            return Order(order, np.concatenate([[0.0], share * self._typical(exponent)]))
-        return joint_order([r.problem._replace(scale=r.energy ** (exponent - 1)) for r in readings], damping=DAMPING)
+            return self._by_fallback(group, exponent)
+        if len(readings) == 1:  # what weighs one reader alone changes no order
+            (reading,) = readings
+            plain = self._found(group, 1.0)
+            return Order(plain.order, plain.error * reading.energy ** (exponent - 1))
+        return self._found(group, exponent)
+
+    def _found(self, group: int, exponent: float) -> Order:
+        if (group, exponent) not in self._orders:
+            problems = [r.problem._replace(scale=r.energy ** (exponent - 1)) for r in self.readings[group]]
+            self._orders[group, exponent] = joint_order(problems, damping=DAMPING)
+        return self._orders[group, exponent]
+
+    def _by_fallback(self, group: int, exponent: float) -> Order:
+        scores = np.nan_to_num(np.asarray(self.fallback[group], float), posinf=np.finfo(float).max)
+        order = np.argsort(scores, kind="stable")
+        share = np.cumsum(scores[order]) / max(float(scores.sum()), 1e-30)
+        return Order(order, np.concatenate([[0.0], share * self._typical(exponent)]))
 
     @property
     def unread(self) -> list[int]:
@@ -62,51 +78,135 @@ class Tables:
         return float(np.mean(energies)) if energies else 1.0
 
 
+@dataclass(frozen=True)
+class LinearSite:
+    """A linear node of the original, what it is to give, and the group's units that it reads.
+
+    ``targets``: with the shortcuts that are there while every linear node is still to be fitted, and with all.
+    """
+
+    linear: Linear
+    targets: tuple[FitTarget, FitTarget]
+    members: Sequence[tuple[int, Member]]
+
+    @property
+    def sought(self) -> tuple[Sought, ...]:
+        return tuple(dict.fromkeys(self.linear.sought(target.value) for target in self.targets))
+
+    @property
+    def channels(self) -> int:
+        """How many channels it reads."""
+        return len(self.members[0][1].units)
+
+    @property
+    def compact(self) -> bool:
+        """Whether its second moments are taken per channel, every tap being a row of its own."""
+        window = self.linear.window
+        return window is not None and window.taps > 1 and window.taps * self.channels > WIDEST
+
+
+def sites_of(analysis: Analysis) -> list[LinearSite]:
+    """Return the linear nodes of the original."""
+    facts = analysis.facts
+    tensors = {name: t for name, t in facts.graph.tensors.items() if t.data_type in NATIVE_FLOATS}
+    stored = Stored(facts.graph, {name: facts.model.array(tensor) for name, tensor in tensors.items()})
+    found = [as_linear(node, stored, facts) for node in facts.graph.top]
+    linears = [linear for linear in found if linear is not None]
+    after = last_sites(facts.graph, [linear.node for linear in linears])
+    readers = reading_weights(analysis)
+
+    def target(linear: Linear, ready: set[str]) -> FitTarget:
+        rank = len(facts.shape(linear.node.outputs[0]) or ())
+        return target_of(analysis, stored, linear.node, linear.channels, linear.axis, rank, ready)
+
+    sites = []
+    for number, linear in enumerate(linears):
+        early, late = {name for name, last in after.items() if last < number}, set(after)
+        members = tuple(readers.get(linear.weight, ())) if linear.groups == 1 else ()
+        sites.append(LinearSite(linear, (target(linear, early), target(linear, late)), members))
+    return sites
+
+
 def error_tables(
     analysis: Analysis,
-    batches: Iterable[Arrays],
+    teacher: Teacher,
     fallback: Sequence[np.ndarray],
-    means: Means = Means(),
     importance: Mapping[str, np.ndarray] | None = None,
 ) -> Tables:
-    """Run the original once and collect what every linear node reads: O(width^2) memory per reader, not per sample.
+    """Look at the original once, for all fits too, and collect what every linear node reads: O(width^2) memory per reader.
 
     ``importance``: see ``Sequential``; the nodes that it names share out their energy by it.
     """
-    collector = _Collector(analysis, importance or {})
-    Sequential(
-        analysis, Kept.whole(analysis), batches, effort=Effort(POSITIONS // 2), means=means.quiet,
-        everything=True, frozen=True, observe=collector.observe,
-    ).run(analysis.facts.model)  # fmt: skip
-    energies, shared = collector.energies, _shared_out(collector.energies, importance or {})
-    readings = {g: [_reading(p, energies[w], shared[w]) for w, p in there] for g, there in collector.found.items()}
+    importance = importance or {}
+    sites = sites_of(analysis)
+    reads = {Reads.of(site.linear): site for site in sites if site.members}
+    read = {key: _Reading(site) for key, site in reads.items()}
+
+    def onlooker(number: int, batch: Arrays, values: Mapping[str, np.ndarray]) -> None:
+        if sum(teacher.sizes[:number]) < SAMPLES:
+            for reading in read.values():
+                reading.update(values[reading.site.linear.source], teacher.sampler(number, batch, POSITIONS))
+
+    sources = dict.fromkeys(site.linear.source for site in reads.values())
+    teacher.learn([sought for site in sites for sought in site.sought], onlooker, sources)
+    problems: dict[int, list[tuple[str, Problem]]] = defaultdict(list)
+    energies: dict[str, float] = {}
+    for site in sites:
+        reading = read.get(Reads.of(site.linear))
+        if site.members and reading is not None and not reading.empty:
+            weight = site.linear.weight
+            found = reading.problem_of(site, analysis.facts.content(weight), importance.get(weight))
+            energies[weight] = found.energy
+            for group, member in site.members:
+                blocks = inputs_of_units(member.units, reading.taps)
+                problems[group].append((weight, Problem(found.problem.gram, found.problem.weight, blocks)))
+    shared = _shared_out(energies, importance)
+    readings = {g: [_rated(p, energies[w], shared[w]) for w, p in there] for g, there in problems.items()}
     return Tables(analysis, readings, fallback)
 
 
 @dataclass
-class _Collector:
-    """What linear nodes read: ``found`` group -> (weight, problem) of each reader, ``energies`` of their outputs by weight."""
+class _Reading:
+    """Second moments of what some nodes read, the first of which is ``site``'s."""
 
-    analysis: Analysis
-    importance: Mapping[str, np.ndarray]
-    found: dict[int, list[tuple[str, Problem]]] = field(default_factory=lambda: defaultdict(list))
-    energies: dict[str, float] = field(default_factory=dict)
-    used: int = 0
+    site: LinearSite
+    moments: CrossMoments | None = None
 
-    def observe(self, linear: Linear, fit: Fit, moments: CrossMoments) -> None:
-        readers = reading_weights(self.analysis).get(linear.weight, ())
-        if not readers or linear.groups > 1:
+    @property
+    def taps(self) -> int:
+        window = self.site.linear.window
+        return 1 if window is None or self.site.compact else window.taps
+
+    @property
+    def empty(self) -> bool:
+        return self.moments is None
+
+    def update(self, value: np.ndarray, sampler: Sampler) -> None:
+        rows = self.site.linear.rows(value, sampler)
+        if not usable(rows, LARGEST):
+            return  # whoever fits says so
+        if self.site.compact:
+            rows = rows.reshape(1, -1, self.site.channels)
+        if not rows.shape[1]:
             return
-        covariance = moments.covariance[0]
-        variance = moments.variance[0] * fit.scale**2
-        loud = fit.scale * on_own_scales(variance, self.importance.get(linear.weight))
-        matrix = linear.matrix(self.analysis.facts.content(linear.weight))[0] * loud[:, None]
-        self.energies[linear.weight] = float(variance.sum())
-        for group, member in readers:
-            taps = covariance.shape[0] // len(member.units)
-            self.used += covariance.nbytes
-            compact = self.used > UNFOLDED_BYTES and taps > 1
-            self.found[group].append((linear.weight, _problem(covariance, matrix, member.units, taps, compact)))
+        nothing = np.zeros((*rows.shape[:2], 0), np.float32)
+        self.moments = self.moments or CrossMoments.around(rows, nothing)
+        self.moments.update(rows, nothing)
+
+    def problem_of(self, site: LinearSite, weight: np.ndarray, importance: np.ndarray | None) -> ReaderProblem:
+        """Return the removal problem of a node that reads this, and the energy of its output on the target's scale."""
+        assert self.moments is not None
+        covariance, scale = self.moments.covariance[0], site.targets[0].scale
+        matrix = site.linear.matrix(weight)[0]
+        if self.site.compact:
+            matrix = matrix.reshape(-1, site.channels)  # a row for each output and tap
+            scale = np.repeat(scale, len(matrix) // len(scale))
+        matrix = matrix * scale[:, None]
+        variance = np.einsum("od,de,oe->o", matrix, covariance, matrix, optimize=True)
+        variance = np.maximum(variance.reshape(site.linear.channels, -1).sum(1), 0.0)
+        loud = on_own_scales(variance, importance)
+        matrix = matrix * np.repeat(loud, len(matrix) // len(loud))[:, None]
+        return ReaderProblem(Problem(covariance, matrix, np.zeros((0, 1), np.int64)), float(variance.sum()))
 
 
 def _shared_out(energies: Mapping[str, float], importance: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -116,20 +216,7 @@ def _shared_out(energies: Mapping[str, float], importance: Mapping[str, np.ndarr
     return {w: whole * shares[w] / total if w in shares and total else energy for w, energy in energies.items()}
 
 
-def _reading(problem: Problem, energy: float, shared: float) -> ReaderProblem:
+def _rated(problem: Problem, energy: float, shared: float) -> ReaderProblem:
     """Put a reader's problem on the scale of the energy that it counts with."""
     factor = float(np.sqrt(shared / energy)) if energy else 1.0
     return ReaderProblem(problem._replace(weight=problem.weight * factor), max(shared, 1e-30))
-
-
-def _problem(covariance: np.ndarray, matrix: np.ndarray, units: np.ndarray, taps: int, compact: bool) -> Problem:
-    """The removal problem of one reader; ``compact``: per channel, its taps' cross terms averaged."""
-    if compact:
-        channels = len(units)
-        folded = covariance.reshape(channels, taps, channels, taps)
-        covariance = np.einsum("atbt->ab", folded) / taps
-        matrix = np.moveaxis(matrix.reshape(-1, channels, taps), 2, 1).reshape(-1, channels)
-        taps = 1
-    width = int(units.max()) + 1
-    blocks = [(np.flatnonzero(units == u)[:, None] * taps + np.arange(taps)).reshape(-1) for u in range(width)]
-    return Problem(covariance, matrix, np.stack(blocks))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TypeVar
 
 import numpy as np
 
@@ -18,40 +17,44 @@ from onnxprune.allocate.legal import narrower_widths, nearest
 from onnxprune.allocate.target import KINDS
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import TargetError
-from onnxprune.evidence.rows import POSITIONS
 from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
+from onnxprune.measure.tasks.choice import Judged, least_lost
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import Arrays
-from onnxprune.repair.sequential import Effort
-from onnxprune.search.reconstruct import Reconstruction, reconstruct
+from onnxprune.search.reconstruct import Fitting, reconstruct
 from onnxprune.search.tables import Tables
-
-T = TypeVar("T")
 
 WEIGHINGS = {
     "relative": 0.0,
     "mixed": 0.5,
     "raw": 1.0,
+    "raw, shared last": 1.0,
 }  # exponent of a node's output energy in the weight of its relative error
+PLAIN = ("relative", "mixed", "raw")
+DAMPINGS = (1.0, 0.1, 4.0)  # times the usual, that are tried
+PROMISING = 2  # starting points that are tried on more than a few data
 SPREAD = 0.6  # standard deviation of a proposal's change, in the logarithm of a group's weight
 SHARED_LAST = (
     1e3  # weight of groups with several readers (residual streams) where they are to go only when nothing else can
 )
-NEAR = 1.25  # times the best divergence: proposals this good on little data may be better on much
 FLOOR = 0.5  # of the uniform width: what every group keeps in one of the starting points
 BISECTIONS = 7  # of the share of MACs: to 1 %
 
 
-@dataclass
+@dataclass(eq=False)
 class Proposal:
     """Widths to try, where they come from, and what came of it."""
 
     name: str
     weights: np.ndarray
     widths: np.ndarray
-    divergence: float = np.inf
+    judged: Judged = field(default_factory=lambda: Judged(np.inf))
+
+    @property
+    def divergence(self) -> float:
+        return self.judged.divergence
 
     @property
     def exponent(self) -> float:
@@ -62,26 +65,24 @@ class Proposal:
 class Search:
     """Finds the units to keep for ``target`` under ``options``.
 
-    ``fit`` batches repair each proposal, ``judge`` batches score it, ``veto`` batches (may be empty) decide at the end between the
+    ``fitting`` repairs each proposal (``first``: what repairs and judges many at a first glance), ``judge`` batches score it, ``veto`` batches (may be empty) decide at the end between the
     best proposal and the best starting point, so that a long search cannot overfit. ``seconds``: time for the search beyond the
-    starting points. ``outputs``: how the model's outputs are compared; ``importance``: of the channels that
-    weights write, see ``Sequential``. ``train``: what a repaired proposal goes through before
-    it is scored.
+    starting points. ``outputs``: how the model's outputs are compared. ``train``: what a repaired proposal goes through
+    before it is scored.
     """
 
     analysis: Analysis
     tables: Tables
     target: Target
     options: Options
-    fit: Iterable[Arrays]
+    fitting: Fitting
     judge: Iterable[Arrays]
     veto: Iterable[Arrays] = ()
     seconds: float = 0.0
     means: Means = Means()
-    effort: Effort = Effort(POSITIONS // 2, 0)
     outputs: Outputs | None = None
-    importance: Mapping[str, np.ndarray] = field(default_factory=dict)
     train: Callable[[Model], Model] | None = None
+    first: tuple[Fitting, Reference] | None = None
     history: list[Proposal] = field(default_factory=list)
     starts: list[Proposal] = field(default_factory=list)
 
@@ -123,37 +124,47 @@ class Search:
 
     def run(self) -> Proposal:
         """Return the best proposal; raises TargetError where the budget cannot be met."""
-        self.starts = self._all_evaluated(self._starts())
-        best = start = min(self.starts, key=lambda p: p.divergence)
+        promising = self._promising(self._starts())
+        self._settle_damping(promising[0])
+        self.starts = self._all_evaluated(promising, self.fitting, self._judge)
+        best = start = _best(self.starts)
         if self.seconds:
             best = self._improve(start)
         if best is not start and self._vetoed(best, start):
             best = start
         return best
 
-    def near(self, best: Proposal) -> list[Proposal]:
-        """Return ``best`` and the starting points whose divergence is not much larger, the best first, equal widths once."""
-        close = [p for p in self.starts if p.divergence <= NEAR * best.divergence]
-        distinct: dict[tuple[int, ...], Proposal] = {}
-        for proposal in [best, *sorted(close, key=lambda p: p.divergence)]:
-            distinct.setdefault(tuple(proposal.widths), proposal)
-        return list(distinct.values())
+    def divergence_of(self, model: Model) -> float:
+        """Return the divergence of a model on the rows that judge."""
+        return self._judge.divergence(model)
 
-    def best_of(self, made: Iterable[tuple[Reconstruction, T]]) -> tuple[Reconstruction, T]:
-        """Return the reconstruction that diverges least (once trained, where proposals are), with what it is paired with."""
-        ranked: list[tuple[float, Reconstruction, T]] = []
-        for found, other in made:
-            own = self._judge.divergence(found.model)
-            after = own if self.train is None else self._judge.divergence(self.train(found.model))
-            ranked.append((after, replace(found, divergence=own), other))
-        return min(ranked, key=lambda entry: entry[0])[1:]
+    def _promising(self, starts: list[Proposal]) -> list[Proposal]:
+        """Return the starting points that are best at a first glance, where that takes less than a trial."""
+        if self.first is None or len(starts) <= PROMISING:
+            return starts
+        fitting, judge = self.first
+        left, found = self._all_evaluated(starts, fitting, judge), list[Proposal]()
+        while len(found) < PROMISING:
+            found.append(_best(left))
+            left.remove(found[-1])
+        return found
+
+    def _settle_damping(self, proposal: Proposal) -> None:
+        """Damp all fits as strongly as brings the outputs back best: a node's own error does not see what that does to later ones."""
+        fitting, judge = self.first or (self.fitting, self._judge)
+        found: dict[float, Judged] = {}
+        for factor in DAMPINGS:
+            effort = replace(fitting.effort, damping=factor)
+            found[factor] = judge.judged(self._repaired(proposal, replace(fitting, effort=effort)))
+        self.fitting = replace(self.fitting, effort=replace(self.fitting.effort, damping=least_lost(found)))
 
     def _vetoed(self, best: Proposal, start: Proposal) -> bool:
         """Whether data that the search never saw prefers the start."""
         if not self.veto:
             return False
         unseen = Reference(self.analysis.facts.model, self.veto, self.means, outputs=self.outputs)
-        return unseen.divergence(self._repaired(best)) > unseen.divergence(self._repaired(start))
+        found = {proposal: unseen.judged(self._repaired(proposal, self.fitting)) for proposal in (start, best)}
+        return least_lost(found) is start
 
     # --- proposals --------------------------------------------------------------------------------------------------
 
@@ -164,11 +175,12 @@ class Search:
                 widths[g] = nearest(self.legal[g], (1 - self.target.value) * self.legal[g][-1])
             return [Proposal("uniform", np.ones(len(widths)), widths)]
         ones = np.ones(len(self.analysis.groups))
-        found = [Proposal(name, ones, self._widths(ones, exponent)) for name, exponent in WEIGHINGS.items()]
+        found = [Proposal(name, ones, self._widths(ones, WEIGHINGS[name])) for name in PLAIN]
         shared = [len(self.tables.readings.get(g, ())) > 1 for g in range(len(ones))]
         if any(shared) and not all(shared):
             last = np.where(shared, SHARED_LAST, 1.0)
             found.append(Proposal("shared last", last, self._widths(last, WEIGHINGS["mixed"])))
+            found.append(Proposal("raw, shared last", last, self._widths(last, WEIGHINGS["raw"])))
         uniform = self._uniform()
         floors = [min(nearest(legal, FLOOR * w), w) for legal, w in zip(self.legal, uniform.tolist(), strict=True)]
         found.append(Proposal("floored", ones, self._widths(ones, WEIGHINGS["mixed"], floors)))
@@ -251,26 +263,24 @@ class Search:
     def _trained(self, model: Model) -> Model:
         return model if self.train is None else self.train(model)
 
-    def _repaired(self, proposal: Proposal, means: Means | None = None) -> Model:
-        found = reconstruct(
-            self.analysis, proposal.widths, self.orders[proposal.exponent], self.fit,
-            self.effort, means or self.means, self.importance,
-        )  # fmt: skip
+    def _repaired(self, proposal: Proposal, fitting: Fitting) -> Model:
+        found = reconstruct(self.analysis, proposal.widths, self.orders[proposal.exponent], fitting)
         return self._trained(found.model)
 
-    def _all_evaluated(self, proposals: Sequence[Proposal]) -> list[Proposal]:
+    def _all_evaluated(self, proposals: Sequence[Proposal], fitting: Fitting, judge: Reference) -> list[Proposal]:
         """Repair side by side, with a thread for each, where the data that repairs is in memory; judge one after the other."""
-        workers = self.means.threads if isinstance(self.fit, list) else 1
+        workers = self.means.threads if isinstance(fitting.batches, list) else 1
         if workers == 1:
-            return [self._evaluated(proposal) for proposal in proposals]
-        alone = replace(self.means, threads=1)
+            return [self._evaluated(proposal, self._repaired(proposal, fitting), judge) for proposal in proposals]
+        alone = replace(fitting, means=replace(self.means, threads=1))
         with ThreadPoolExecutor(workers) as pool:
             models = pool.map(lambda proposal: self._repaired(proposal, alone), proposals)
-            return [self._evaluated(proposal, model) for proposal, model in zip(proposals, models, strict=True)]
+            return [self._evaluated(proposal, model, judge) for proposal, model in zip(proposals, models, strict=True)]
 
-    def _evaluated(self, proposal: Proposal, model: Model | None = None) -> Proposal:
-        proposal.divergence = self._judge.divergence(model or self._repaired(proposal))
-        self.history.append(proposal)
+    def _evaluated(self, proposal: Proposal, model: Model, judge: Reference) -> Proposal:
+        proposal.judged = judge.judged(model)
+        if proposal not in self.history:
+            self.history.append(proposal)
         self.means.progress(f"{proposal.name}: divergence {proposal.divergence:.4g}")
         return proposal
 
@@ -289,10 +299,14 @@ class Search:
                 continue
             idle = 0
             tried.add(tuple(widths))
-            proposal = self._evaluated(Proposal(start.name, weights, widths))
-            if proposal.divergence < best.divergence:
-                best = proposal
+            fresh = Proposal(start.name, weights, widths)
+            proposal = self._evaluated(fresh, self._repaired(fresh, self.fitting), self._judge)
+            best = _best([best, proposal])
         return best
+
+
+def _best(proposals: Sequence[Proposal]) -> Proposal:
+    return least_lost({proposal: proposal.judged for proposal in proposals})
 
 
 def _hull(legal: Sequence[int], error: np.ndarray) -> dict[int, tuple[int, float]]:

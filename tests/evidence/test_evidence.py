@@ -193,9 +193,9 @@ def test_patches_are_what_the_convolution_reads(data):
     value = np.random.default_rng(0).standard_normal((2, 4, 7, 6)).astype(np.float32)
     window = convolution_window(facts.graph.nodes[0], kernel, (7, 6))
     found = patches(value, window, groups, Sampler(2, positions=1000))
-    weight = facts.content("w").reshape(groups, 6 // groups, -1)
+    weight = facts.content("w").reshape(groups, 6 // groups, 4 // groups, -1).swapaxes(2, 3)
     want = ort.InferenceSession(facts.model.proto.SerializeToString()).run(None, {"x": value})[0]
-    have = np.einsum("grn,gon->rgo", found, weight).reshape(2, *want.shape[2:], 6)
+    have = np.einsum("grtc,gotc->rgo", found, weight).reshape(2, *want.shape[2:], 6)
     np.testing.assert_allclose(np.moveaxis(have, -1, 1), want, atol=1e-4)
 
 
@@ -205,7 +205,7 @@ def test_patches_of_a_value_that_folds_another_axis_into_the_samples():
     value = np.random.default_rng(0).standard_normal((6, 4, 7, 6)).astype(np.float32)
     window = convolution_window(facts.graph.nodes[0], (3, 3), (7, 6))
     found = patches(value, window, 1, Sampler(2, positions=5))
-    assert found.shape == (1, 30, 36)
+    assert found.shape == (1, 30, 9, 4)
     whole = patches(value, window, 1, Sampler(2, positions=1000)).reshape(6, 20, 36)
     for image, rows in zip(whole, found.reshape(6, 5, 36), strict=True):
         assert all((image == row).all(axis=1).any() for row in rows)

@@ -28,10 +28,12 @@ from onnxprune.model.graph import Graph
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
 from onnxprune.repair import Effort, Sequential, lockstep, repair
-from onnxprune.repair.linear import as_linear
+from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.moments import CrossMoments, match_moments, shift_only, solve, squared_error
-from onnxprune.repair.targets import Stored, target_of
+from onnxprune.repair.sequential import last_sites
+from onnxprune.repair.targets import FitTarget, Stored, target_of
+from onnxprune.repair.teacher import Sought, Teacher
 
 MODELS = Path(__file__).parents[2] / "models"
 FLOAT32 = 2e-4  # sums of some thousand float32 products, against numbers of order 1
@@ -147,7 +149,7 @@ def test_rows_matrix_and_offset_give_the_nodes_output(case):
     sampler = Sampler(shape[0], positions=1000)
     weight = stored.arrays[linear.weight]
     product = linear.rows(feed["x"], sampler) @ linear.matrix(weight).swapaxes(1, 2) + linear.offset(stored)[:, None]
-    expected = linear.outputs(output, sampler)
+    expected = linear.sought("y").rows(output, sampler)
     np.testing.assert_allclose(np.moveaxis(product, 0, 1).reshape(expected.shape), expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(linear.stored(linear.matrix(weight), weight), weight, rtol=1e-6)
 
@@ -312,11 +314,80 @@ def test_an_intact_model_is_given_back_as_it_is():
         np.testing.assert_allclose(array, _tensors(model)[name], rtol=0, atol=1e-3)
 
 
-def test_a_frozen_walk_changes_nothing():
-    analysis, kept, small, batches = _case(network(CHAIN))
-    seen = []
-    walk = Sequential(analysis, kept, batches, frozen=True, observe=lambda linear, *_: seen.append(linear.weight))
-    assert walk.run(small).proto == small.proto and seen
+BEHIND = """a = Conv<pads=[1,1,1,1]>(x, %8x3x3x3, %8); b = Relu(a)
+c = Conv<pads=[1,1,1,1]>(b, %6x8x3x3); d = BatchNormalization(c, %+6, %6, %6, %+6)
+s = Conv(x, %6x3x1x1); y = Add(d, s)"""
+
+
+def _asked(model: ModelProto, **changes) -> tuple[list[Linear], list[FitTarget]]:
+    """Return the nodes of a halved network that are fitted, and what each is to give."""
+    analysis, kept, small, batches = _case(model)
+    walk = Sequential(analysis, kept, batches, **changes)
+    walk.run(small)
+    graph = Graph(small.structure)
+    linears = walk._sites(graph)
+    after = last_sites(graph, [linear.node for linear in linears])
+    return linears, [walk._target(linear, after, number) for number, linear in enumerate(linears)]
+
+
+def test_a_shortcut_that_stands_behind_its_convolution_in_the_file_is_subtracted():
+    """What a node is to give is told by what can be computed, not by what stands before it."""
+    linears, targets = _asked(network(BEHIND))
+    assert [linear.node.outputs[0] for linear in linears] == ["c"]
+    assert (targets[0].value, targets[0].other) == ("y", "s")
+
+
+def test_a_shortcut_that_is_still_to_be_fitted_is_not_subtracted():
+    """Then errors are in units behind BatchNormalization all the same."""
+    linears, targets = _asked(network(BEHIND), everything=True)
+    of = {linear.node.outputs[0]: target for linear, target in zip(linears, targets, strict=True)}
+    assert (of["c"].value, of["c"].other) == ("d", "") and of["c"].scale.std() > 0
+    assert (of["s"].value, of["s"].other) == ("y", "d")
+
+
+def test_rows_that_are_normalised_count_by_their_own_deviation():
+    body = "h = MatMul(x, %6x8); r = Relu(h); m = MatMul(r, %8x6); s = Add(x, m); y = LayerNormalization(s, %+6, %6)"
+    _, targets = _asked(network(body, "float[40,6] x"))
+    assert [target.normalised for target in targets] == [True]
+
+
+def test_weighed_moments_are_those_of_repeated_rows():
+    x, t, old = _rows(3)
+    often = np.random.default_rng(0).integers(0, 4, x.shape[1])
+    weighed = CrossMoments.around(x, t)
+    weighed.add_inputs(x - weighed.origin_x.astype(np.float32)[:, None], often.astype(np.float32))
+    weighed.add_targets(x - weighed.origin_x.astype(np.float32)[:, None], t, often.astype(np.float32))
+    repeated = _moments(np.repeat(x, often, 1), np.repeat(t, often, 1), (x, t))
+    for a, b in zip(solve(weighed, old, 0.1, True), solve(repeated, old, 0.1, True), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=FLOAT32)
+
+
+def test_rows_for_few_positions_are_among_those_for_many():
+    """One look at the original serves trials that look at fewer positions."""
+    model = network("a = Conv<pads=[1,1,1,1]>(x, %8x3x3x3); y = Relu(a)", "float[2,3,9,9] x")
+    batches = [feeds(model, seed) for seed in range(2)]
+    teacher = Teacher(onnxprune.analyze(model).facts, batches, positions=20)
+    sought = Sought("a", 1, by_position=False)
+    teacher.learn([sought])
+    many, few = (teacher.rows(sought, 1, positions).reshape(2, positions, 8) for positions in (20, 7))
+    np.testing.assert_array_equal(few, many[:, :7])
+    model.graph.output.add().name = "a"
+    value = session(model).run(batches[1])["a"]
+    np.testing.assert_allclose(few.reshape(14, 8), sought.rows(value, teacher.sampler(1, batches[1], 7)), atol=1e-6)
+
+
+def test_rows_that_do_not_fit_are_kept_in_half_precision_and_then_from_fewer_positions():
+    model = network("a = Conv<pads=[1,1,1,1]>(x, %8x3x3x3); y = Relu(a)", "float[2,3,9,9] x")
+    batches, facts = [feeds(model, seed) for seed in range(2)], onnxprune.analyze(model).facts
+    sought, exact = Sought("a", 1, by_position=False), 4 * 8 * 20 * 4
+    found = []
+    for limit in (exact, exact // 2, exact // 4):
+        teacher = Teacher(facts, batches, positions=20, limit=limit)
+        teacher.learn([sought])
+        found.append((teacher.positions, teacher.rows(sought, 0, 8)))
+    assert [positions for positions, _ in found] == [20, 20, 10]
+    np.testing.assert_allclose(found[1][1], found[0][1], rtol=0, atol=2e-3 * np.abs(found[0][1]).max())
+    assert not np.array_equal(found[1][1], found[0][1])
 
 
 @pytest.mark.parametrize("method", ["least-squares", "batchnorm", "bias"])

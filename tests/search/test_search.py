@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,23 @@ from onnxprune.data.inputs import input_specs
 from onnxprune.errors import DataError, TargetError, UsageError
 from onnxprune.means import Means
 from onnxprune.model.runtime import session
-from onnxprune.search import Goal, Proposal, Search, Tables, error_tables, reconstruct, search_units
+from onnxprune.repair import Effort
+from onnxprune.repair.teacher import Teacher
+from onnxprune.search import (
+    Fitting,
+    Goal,
+    Proposal,
+    Search,
+    Tables,
+    error_tables,
+    reconstruct,
+    search_units,
+)
 from onnxprune.search.curves import curves, most_sensitive
 from onnxprune.search.widths import _hull
 
 HALF = Target("macs", 0.5)
+TRIAL = partial(Fitting, effort=Effort(32, 0), choosing=False)
 MODELS = Path(__file__).parents[2] / "models"
 NET = """a = Conv<pads=[1,1,1,1]>(x, %8x3x3x3, %8); b = Relu(a)
 c = Conv<pads=[1,1,1,1]>(b, %12x8x3x3, %12); d = Relu(c)
@@ -35,12 +48,14 @@ def case():
     analysis = onnxprune.analyze(model)
     batches = [feeds(model, seed) for seed in range(6)]
     fallback = [np.arange(group.width, dtype=float) for group in analysis.groups]
-    return analysis, batches, error_tables(analysis, batches, fallback)
+    return analysis, batches, error_tables(analysis, Teacher(analysis.facts, batches), fallback)
 
 
 def _search(case, target=HALF, **changes):
     analysis, batches, tables = case
-    return Search(analysis, tables, target, Options(**changes.pop("options", {})), batches[:3], batches[3:], **changes)
+    return Search(
+        analysis, tables, target, Options(**changes.pop("options", {})), TRIAL(batches[:3]), batches[3:], **changes
+    )
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -124,7 +139,7 @@ def test_a_ratio_per_layer_is_the_same_share_everywhere(case):
 def test_without_time_the_best_start_wins_and_nothing_is_random(case):
     first, second = _search(case), _search(case, means=Means(seed=7))
     best = first.run()
-    assert best.divergence == min(p.divergence for p in first.history)
+    assert best.judged.cost == min(p.judged.cost for p in first.history)
     assert len(first.history) == len({(*p.widths, p.exponent) for p in first.history}) >= 3
     assert second.run().widths.tolist() == best.widths.tolist()
 
@@ -132,7 +147,7 @@ def test_without_time_the_best_start_wins_and_nothing_is_random(case):
 def test_the_search_never_ends_below_its_start(case):
     search = _search(case, seconds=1.0)
     best = search.run()
-    assert best.divergence <= min(p.divergence for p in search.history[:4])
+    assert best.judged.cost <= min(p.judged.cost for p in search.history[:4])
     assert len({tuple(p.widths) for p in search.history[4:]}) == len(search.history[4:])
 
 
@@ -147,7 +162,7 @@ def test_unseen_data_vetoes_what_only_the_judges_like(case):
 def test_units_are_chosen_where_they_are_read_and_silenced_there(case):
     analysis, batches, tables = case
     orders = [tables.order(group.index, 0.5) for group in analysis.groups]
-    found = reconstruct(analysis, np.array([5, 7]), orders, batches)
+    found = reconstruct(analysis, np.array([5, 7]), orders, Fitting(batches))
     model, kept = found.model, found.kept
     assert [int(flags.sum()) for flags in kept] == [5, 7]
     for group, flags in zip(analysis.groups, kept, strict=True):
@@ -171,9 +186,9 @@ def test_weights_carried_over_compute_what_the_silent_model_does(body):
     analysis = onnxprune.analyze(model)
     batches = [feeds(model, seed) for seed in range(3)]
     fallback = [np.ones(group.width) for group in analysis.groups]
-    tables = error_tables(analysis, batches, fallback)
+    tables = error_tables(analysis, Teacher(analysis.facts, batches), fallback)
     orders = [tables.order(group.index, 0.5) for group in analysis.groups]
-    found = reconstruct(analysis, analysis.widths - 3, orders, batches)
+    found = reconstruct(analysis, analysis.widths - 3, orders, Fitting(batches))
     small = found.carried(analysis, cut(analysis, found.kept))
     onnx.checker.check_model(small.proto, full_check=True)
     for batch in batches:
@@ -190,7 +205,7 @@ def test_groups_with_several_readers_go_by_the_joint_order():
     orders = [Order(np.arange(g.width)[::-1], np.arange(g.width + 1.0)) for g in analysis.groups]
     widths = analysis.widths.copy()
     widths[group.index] = 5
-    kept = reconstruct(analysis, widths, orders, [feeds(model)]).kept
+    kept = reconstruct(analysis, widths, orders, Fitting([feeds(model)])).kept
     assert kept[group.index].tolist() == [True] * 5 + [False] * 3
 
 

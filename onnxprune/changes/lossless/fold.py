@@ -45,12 +45,12 @@ def _take_over(
     taps = matrix.shape[2] // per_group
     places = unit_positions(analysis.groups[unit.group], reading.units)
     for number, place in enumerate(places[unit.unit]):
-        group, columns = place // per_group, place % per_group * taps + np.arange(taps)
+        group, columns = place // per_group, place % per_group + per_group * np.arange(taps)
         value = found.observed[reading.value, reading.axis][0, place]
         if unit.twin >= 0:
             other = places[unit.twin][number]
             ratio = value / found.observed[reading.value, reading.axis][0, other] if unit.reason == "constant" else 1.0
-            matrix[group][:, other % per_group * taps + np.arange(taps)] += ratio * matrix[group][:, columns]
+            matrix[group][:, other % per_group + per_group * np.arange(taps)] += ratio * matrix[group][:, columns]
         else:
             _shift(linear, stored, int(group), matrix[group][:, columns].sum(axis=1) * value)
         matrix[group][:, columns] = 0.0

@@ -57,7 +57,7 @@ class Layer:
 
     def matrix(self, weight: np.ndarray) -> np.ndarray:
         """Return float64[outputs, inputs, taps] of the stored weight."""
-        return self.linear.matrix(weight)[0].reshape(self.outputs, self.inputs, self.taps)
+        return self.linear.matrix(weight)[0].reshape(self.outputs, self.taps, self.inputs).swapaxes(1, 2)
 
 
 class Layers(NamedTuple):

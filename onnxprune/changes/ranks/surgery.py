@@ -33,7 +33,7 @@ def projected(facts: Facts, cuts: Sequence[Cut]) -> Model:
     arrays = {}
     for cut in cuts:
         layer, old = cut.layer, facts.content(cut.layer.name)
-        fresh = projection(cut, layer.matrix(old)).reshape(1, layer.outputs, -1)
+        fresh = projection(cut, layer.matrix(old)).swapaxes(1, 2).reshape(1, layer.outputs, -1)
         arrays[layer.name] = layer.linear.stored(fresh, old)
     return facts.model.replaced(arrays)
 

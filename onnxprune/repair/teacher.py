@@ -1,0 +1,199 @@
+"""What the original computes at sampled positions: looked at in one pass over the data, and kept for every fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from onnx import ValueInfoProto
+
+from onnxprune.coupling.groups import Analysis
+from onnxprune.data import Dataset, Feed
+from onnxprune.data.repeated import BATCH
+from onnxprune.evidence.needs import Need
+from onnxprune.evidence.rows import LARGEST, POSITIONS, Sampler, by_sample, sampled_rows, usable, valid_positions
+from onnxprune.evidence.unusable import refusal
+from onnxprune.means import Means
+from onnxprune.model.facts import Facts
+from onnxprune.model.runtime import Arrays, observe_shapes, session
+
+MEMORY = 1 << 29  # bytes of rows that are kept, in half precision where that is what it takes
+LEAST_POSITIONS = 8
+ROWS = 1 << 15  # of a value, at the least, that a fit looks at where samples have so many positions
+VALUES = 1 << 28  # bytes of all values of a batch
+PARTS = 4  # batches, at the least, that data is looked at in
+HALF_RANGE = 6e4  # deviations from the mean that half precision holds
+
+Onlooker = Callable[[int, Arrays, Mapping[str, np.ndarray]], None]
+"""Is shown the number of a batch, its inputs, and the values that it asked for."""
+
+
+@dataclass(frozen=True)
+class Sought:
+    """Rows of a value: its channels along ``axis``, one row per sampled position.
+
+    ``by_position``: positions are those of the sequence that a padding mask tells of; else they are drawn from every entry of the
+    first axis, be it a sample or one of its frames.
+    """
+
+    value: str
+    axis: int
+    by_position: bool = True
+
+    def sampler(self, array: np.ndarray, sampler: Sampler) -> Sampler:
+        return sampler if self.by_position else replace(sampler, mask=None).unfolded(len(array))
+
+    def rows(self, array: np.ndarray, sampler: Sampler) -> np.ndarray:
+        """Return float32[rows, channels]."""
+        need = Need("gram", self.value, self.axis)
+        return sampled_rows(array, need, self.sampler(array, sampler))[0].astype(np.float32)
+
+    def counts(self, array: np.ndarray, sampler: Sampler) -> np.ndarray:
+        """Return int64[parts]: how many rows come from each part of the value that has positions of its own."""
+        own = self.sampler(array, sampler)
+        parts = by_sample(array, self.axis, own.samples)
+        valid = valid_positions(array, self.axis, own.mask)
+        sizes = np.full(len(parts), parts.shape[1]) if valid is None else valid.sum(axis=1)
+        return np.minimum(sizes, own.positions)
+
+
+@dataclass
+class _Stored:
+    """Rows of one batch: (rows - origin) / scale, and from how many positions of each part they are."""
+
+    rows: np.ndarray
+    counts: np.ndarray
+    origin: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, rows: np.ndarray, counts: np.ndarray, half: bool) -> _Stored:
+        origin, scale = np.zeros(1, np.float32), np.ones(1, np.float32)
+        if half and len(rows):
+            origin, spread = rows.mean(0), rows.std(0)
+            scale = np.where(spread > 0, spread, 1.0).astype(np.float32)
+            scaled = (rows - origin) / scale
+            if usable(scaled, HALF_RANGE):
+                return cls(scaled.astype(np.float16), counts, origin, scale)
+            origin, scale = np.zeros(1, np.float32), np.ones(1, np.float32)
+        return cls(rows, counts, origin, scale)
+
+    def read(self, positions: int) -> np.ndarray:
+        """Return float32[rows, channels] of the first ``positions`` of every part."""
+        rows = self.rows
+        if self.counts.max(initial=0) > positions:
+            starts = np.cumsum(self.counts) - self.counts
+            rows = rows[np.arange(len(rows)) - np.repeat(starts, self.counts) < positions]
+        return rows if rows.dtype == np.float32 else rows * self.scale + self.origin
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows.nbytes
+
+
+class Teacher:
+    """Rows of the original's values on fixed batches; what has not been looked at yet takes another pass.
+
+    ``positions`` of each part of a value are drawn, fewer where rows would not fit into ``limit`` bytes. ``frames``: samples of
+    every batch.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        batches: Iterable[Arrays],
+        means: Means = Means(),
+        *,
+        positions: int = POSITIONS,
+        limit: int = MEMORY,
+    ):
+        self.facts, self.batches, self.means = facts, batches, means
+        self.positions, self._limit = positions, limit
+        self.sizes = [samples_in(batch) for batch in batches]
+        self._firsts = np.cumsum([0, *self.sizes[:-1]]).tolist()
+        self._known: dict[Sought, list[_Stored]] = {}
+
+    def sampler(self, number: int, batch: Arrays, positions: int) -> Sampler:
+        """Return which positions of batch ``number`` are looked at; the same ones for all values with as many."""
+        mask = batch[self.means.mask] != 0 if self.means.mask else None
+        seed, first = self.means.seed, self._firsts[number]
+        return Sampler(self.sizes[number], min(positions, self.positions), seed, first, mask, self.positions)
+
+    def rows(self, sought: Sought, number: int, positions: int) -> np.ndarray:
+        """Return float32[rows, channels] of batch ``number``."""
+        return self._known[sought][number].read(positions)
+
+    def learn(self, wanted: Iterable[Sought], onlooker: Onlooker | None = None, values: Iterable[str] = ()) -> None:
+        """Look at what is not known yet; ``onlooker`` is shown these and ``values`` batch by batch.
+
+        Raises DataError for values that are not finite.
+        """
+        missing = [sought for sought in dict.fromkeys(wanted) if sought not in self._known]
+        names = list(dict.fromkeys([*(sought.value for sought in missing), *values]))
+        if not names:
+            return
+        found: dict[Sought, list[_Stored]] = {sought: [] for sought in missing}
+        half = False
+        for number, (batch, arrays) in enumerate(self._passes(names)):
+            if not number:
+                half = self._settle(missing, batch, arrays)
+            sampler = self.sampler(number, batch, self.positions)
+            for sought in missing:
+                rows = self._usable(sought, sought.rows(arrays[sought.value], sampler), batch, arrays)
+                found[sought].append(_Stored.of(rows, sought.counts(arrays[sought.value], sampler), half))
+            if onlooker is not None:
+                onlooker(number, batch, arrays)
+            self.means.progress(f"the original: batch {number + 1} of {len(self.sizes)}")
+        self._known |= found
+
+    def _passes(self, names: list[str]) -> Iterable[tuple[Arrays, Mapping[str, np.ndarray]]]:
+        """Yield the inputs and the named values of every batch."""
+        proto = self.facts.model.draft()
+        given = {value.name for value in proto.graph.output}
+        made = [name for name in names if name not in self.facts.graph.inputs]
+        proto.graph.output.extend(ValueInfoProto(name=name) for name in made if name not in given)
+        opened = session(self.facts.model.derived(proto), threads=self.means.threads)
+        for batch in self.batches:
+            found = opened.run(batch, made) if made else {}
+            yield batch, {name: batch[name] if name in batch else found[name] for name in names}
+
+    def _settle(self, missing: list[Sought], batch: Arrays, arrays: Mapping[str, np.ndarray]) -> bool:
+        """Choose how many positions fit, while nothing is known yet, and whether rows are kept in half precision."""
+        sampler = self.sampler(0, batch, self.positions)
+        known = sum(part.nbytes for stored in self._known.values() for part in stored)
+        first = sum(sought.rows(arrays[sought.value], sampler).nbytes for sought in missing)
+        total = first * sum(self.sizes) / self.sizes[0]
+        room = max(self._limit - known, 1)
+        if not self._known and total / 2 > room:
+            self.positions = max(int(self.positions * room / (total / 2)), LEAST_POSITIONS)
+        return total > room
+
+    def _usable(self, sought: Sought, rows: np.ndarray, batch: Arrays, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return rows whose products are floats; raises DataError naming the samples where they are not."""
+        if usable(rows, LARGEST):
+            return rows
+        need = Need("gram", sought.value, sought.axis)
+        numbers = batch.rows if isinstance(batch, Feed) else np.arange(samples_in(batch))
+        raise refusal(self.facts, batch, numbers, need, arrays[sought.value], limit=LARGEST, means=self.means)
+
+
+def positions_of(samples: int) -> int:
+    """Return how many positions of each sample make up the rows of a fit: more where there are few samples."""
+    return max(POSITIONS, ROWS // max(samples, 1))
+
+
+def batch_of(analysis: Analysis, dataset: Dataset, means: Means) -> int:
+    """Return how many samples at a time a model is shown: as many as leave room for all of its values, and some batches."""
+    first = next(iter(dataset.batches(1)))
+    samples = max(dataset.samples(first), 1)
+    names = list(dict.fromkeys(name for node in analysis.facts.graph.top for name in node.outputs if name))
+    shapes = observe_shapes(analysis.facts.model, first, names)
+    size = sum(4 * int(np.prod(shape, dtype=np.int64)) for _, shape in shapes.values()) / samples
+    return int(np.clip(min(VALUES / max(size, 1), len(dataset) / PARTS), 1, BATCH))
+
+
+def samples_in(batch: Mapping[str, np.ndarray]) -> int:
+    """How many samples a batch holds: its inputs' common first size; one where they have none."""
+    sizes = {np.shape(array)[:1] for array in batch.values()}
+    return next(iter(sizes), (1,))[0] if len(sizes) == 1 and () not in sizes else 1
