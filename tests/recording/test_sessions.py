@@ -228,6 +228,16 @@ def test_a_whole_recording_serves_each_of_its_models(tmp_path: Path) -> None:
         open_dataset(tmp_path / "calib", input_specs(model(["N", "M"], ["N", "M"])))
 
 
+def test_a_file_that_is_gone_is_named_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "gone.onnx"
+    path.write_bytes(RELU.SerializeToString())
+    session = ort.InferenceSession(path)
+    path.unlink()
+    with onnxprune.record(tmp_path / "calib") as found:
+        by_run(session, rows())
+    assert [(m.folder, m.kept, m.bytes) for m in found[0].models] == [("gone", 6, 0)]
+
+
 # --- what is left out -----------------------------------------------------------------------------------------------
 
 

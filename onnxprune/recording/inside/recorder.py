@@ -35,8 +35,12 @@ class Described:
         self.counts["left_out"][reason] = self.counts["left_out"].get(reason, 0) + count
 
     def save(self) -> None:
-        with open(self._file, "wb") as stream:
-            stream.write(json.dumps(self.counts).encode().ljust(ROOM))
+        """Write the counts in place: whoever ends the process, the last ones that were written whole are there."""
+        handle = os.open(self._file, os.O_WRONLY | os.O_CREAT, 0o666)
+        try:
+            os.write(handle, json.dumps(self.counts).encode().ljust(ROOM))
+        finally:
+            os.close(handle)
 
 
 class Recorder:
@@ -195,10 +199,13 @@ def _facts(session: Any) -> dict[str, Any]:
     digest, size = hashlib.sha256(), 0
     if path:
         path = os.path.abspath(os.fsdecode(path))
-        with open(path, "rb") as stream:
-            for block in iter(lambda: stream.read(BLOCK), b""):
-                digest.update(block)
-                size += len(block)
+        try:
+            with open(path, "rb") as stream:
+                for block in iter(lambda: stream.read(BLOCK), b""):
+                    digest.update(block)
+                    size += len(block)
+        except OSError:  # gone since it was opened, or elsewhere: the program has changed its folder
+            digest.update(os.fsencode(path))
     else:
         digest.update(content or repr([_value(value) for value in session.get_inputs()]).encode())
         size = len(content or b"")
