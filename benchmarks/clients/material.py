@@ -30,7 +30,9 @@ def sentences() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {part: [] for part in PARTS}
     for number, path in enumerate(sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))):
         tree = ast.parse(path.read_text(errors="replace"))
-        texts = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Module)]
+        texts = [
+            ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.Module)
+        ]
         for text in texts:
             line = " ".join(text.split("\n\n")[0].split())
             if 30 < len(line) < 160 and line.isascii():
@@ -55,12 +57,15 @@ def crops(photos: list[Path], count: int, seed: int) -> list[Image.Image]:
         cut = picture.crop((left, top, left + width, top + height))
         if draw.random() < 0.5:
             cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        found.append(cut.point(lambda value, by=draw.uniform(0.75, 1.2): min(255, int(value * by))))
+        light = draw.uniform(0.75, 1.2)
+        found.append(cut.point([min(255, int(value * light)) for value in range(256)] * 3))
     return found
 
 
 def make_photos(folder: Path, part: str, photos: Path) -> None:
-    for number, picture in enumerate(crops(sorted((photos / part).glob("*.png")), 160 if part == "calib" else 80, PARTS[part])):
+    for number, picture in enumerate(
+        crops(sorted((photos / part).glob("*.png")), 160 if part == "calib" else 80, PARTS[part])
+    ):
         picture.save(folder / f"{number:04}.png")
 
 
@@ -71,7 +76,9 @@ def page(lines: list[str], draw: random.Random, size: tuple[int, int]) -> Image.
     canvas, font = ImageDraw.Draw(picture), ImageFont.truetype(str(draw.choice(FONTS)), draw.randint(16, 26))
     top = draw.randint(10, 40)
     for line in lines:
-        canvas.text((draw.randint(10, 40), top), line[: draw.randint(24, 44)], fill=(draw.randint(0, 80),) * 3, font=font)
+        canvas.text(
+            (draw.randint(10, 40), top), line[: draw.randint(24, 44)], fill=(draw.randint(0, 80),) * 3, font=font
+        )
         top += font.size + draw.randint(8, 30)
         if top > size[1] - 40:
             break
@@ -95,7 +102,9 @@ def make_turned(folder: Path, part: str, photos: Path) -> None:
     draw, texts, truth = random.Random(f"turned {part}"), sentences()[part], {}
     for number in range(120 if part == "calib" else 80):
         turn = draw.choice([0, 90, 180, 270])
-        page(draw.sample(texts, 12), draw, (480, 640)).rotate(turn, expand=True).save(folder / f"{number:04}.png", compress_level=1)
+        page(draw.sample(texts, 12), draw, (480, 640)).rotate(turn, expand=True).save(
+            folder / f"{number:04}.png", compress_level=1
+        )
         truth[f"{number:04}.png"] = turn
     (folder / "truth.json").write_text(json.dumps(truth))
 
@@ -118,8 +127,20 @@ def make_captchas(folder: Path, part: str, photos: Path) -> None:
 
 def spoken(text: str, draw: random.Random) -> np.ndarray:
     """Return speech, float64[samples] at 16 kHz, by one of several voices of espeak-ng."""
-    voice = f"{draw.choice(['en-us', 'en-gb', 'en-gb-scotland', 'de', 'es'])}+{draw.choice(['m1', 'm3', 'f2', 'f4', 'm7'])}"
-    command = ["espeak-ng", "-v", voice, "-s", str(draw.randint(120, 200)), "-p", str(draw.randint(30, 70)), "--stdout", text]
+    voice = (
+        f"{draw.choice(['en-us', 'en-gb', 'en-gb-scotland', 'de', 'es'])}+{draw.choice(['m1', 'm3', 'f2', 'f4', 'm7'])}"
+    )
+    command = [
+        "espeak-ng",
+        "-v",
+        voice,
+        "-s",
+        str(draw.randint(120, 200)),
+        "-p",
+        str(draw.randint(30, 70)),
+        "--stdout",
+        text,
+    ]
     content = subprocess.run(command, capture_output=True, check=True).stdout
     sound, rate = np.frombuffer(content[44:], np.int16).astype(float), 22050
     places = np.arange(0, len(sound) - 1, rate / RATE)
@@ -150,7 +171,12 @@ def make_speech(folder: Path, part: str, photos: Path) -> None:
 def make_wake(folder: Path, part: str, photos: Path) -> None:
     """Speech, two of three times with a wake word in front; the truth is the word."""
     draw, texts, truth = random.Random(f"wake {part}"), sentences()[part], {}
-    words = {"alexa": "alexa", "hey_mycroft": "hey mycroft", "hey_jarvis": "hey jarvis", "timer": "set a timer for ten minutes"}
+    words = {
+        "alexa": "alexa",
+        "hey_mycroft": "hey mycroft",
+        "hey_jarvis": "hey jarvis",
+        "timer": "set a timer for ten minutes",
+    }
     for number in range(50 if part == "calib" else 40):
         word = draw.choice([*words, *words, "", ""])
         text = f"{words[word]}. {texts[number][:40]}" if word else texts[number][:60]
@@ -176,7 +202,9 @@ def make_music(folder: Path, part: str, photos: Path) -> None:
         root = draw.randint(40, 60)
         while at < 15:
             long = draw.choice([0.25, 0.5, 0.5, 1.0])
-            for pitch in {root + draw.choice(scale) + 12 * draw.randint(0, 2) for _ in range(draw.choice([1, 1, 2, 3]))}:
+            for pitch in {
+                root + draw.choice(scale) + 12 * draw.randint(0, 2) for _ in range(draw.choice([1, 1, 2, 3]))
+            }:
                 one = note(pitch, min(long * 1.2, 15.9 - at), draw)
                 sound[int(at * RATE) : int(at * RATE) + len(one)] += one * draw.uniform(0.05, 0.2)
             at += long
@@ -190,7 +218,13 @@ def make_music(folder: Path, part: str, photos: Path) -> None:
 def make_files(folder: Path, part: str, photos: Path) -> None:
     """A list of files of this machine, at most 60 of a suffix; halves by the name of their folder."""
     draw, by_suffix = random.Random("files"), {}
-    places = (Path(sysconfig.get_paths()["stdlib"]), Path("/usr/share"), Path("/usr/lib"), Path("/etc"), Path("/usr/bin"))
+    places = (
+        Path(sysconfig.get_paths()["stdlib"]),
+        Path("/usr/share"),
+        Path("/usr/lib"),
+        Path("/etc"),
+        Path("/usr/bin"),
+    )
     for path in sorted(p for place in places for p in place.rglob("*") if p.is_file() and not p.is_symlink()):
         if (sum(map(ord, str(path.parent))) % 2 == 0) == (part == "calib") and 64 < path.stat().st_size < 1 << 22:
             by_suffix.setdefault(path.suffix, []).append(path)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from common import box_f1, files, main
 
 PACKAGES = ("rapidocr-onnxruntime==1.4.4",)
@@ -16,8 +17,8 @@ def work(folder: Path) -> list:
     client, found = RapidOCR(), []
     for path in files(folder, ".png"):
         boxes, _ = client(str(path), use_det=True, use_cls=False, use_rec=False)
-        corners = [[[float(v) for v in point] for point in box] for box in boxes or []]
-        found.append([["", [*map(min, zip(*box)), *map(max, zip(*box))]] for box in corners])
+        corners = [np.array(box, float) for box in boxes or []]
+        found.append([["", [*box.min(0).tolist(), *box.max(0).tolist()]] for box in corners])
     return found
 
 

@@ -1,7 +1,7 @@
 """Ten clients and more: recorded, pruned, and judged with the pruned file in the original's place. See README.md.
 
-    python run.py WORK [CLIENT...] [--target macs=70%] [--recover 2m] [--stages install,record,prune,judge]
-    python run.py WORK --table
+python run.py WORK [CLIENT...] [--target macs=70%] [--recover 2m] [--stages install,record,prune,judge]
+python run.py WORK --table
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def client_of(name: str) -> ModuleType:
 def measured(command: list[str], log: Path, **env: str) -> dict[str, Any]:
     """Run a command and return its exit code, CPU seconds and peak resident bytes."""
     with log.open("w") as stream:
-        child = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, **ONE_THREAD, **env})
+        child = subprocess.Popen(
+            command, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, **ONE_THREAD, **env}
+        )
         _, status, used = os.wait4(child.pid, 0)
     return {
         "exit_code": os.waitstatus_to_exitcode(status),
@@ -81,7 +83,12 @@ class Trial:
     def record(self) -> None:
         """Let the client work on its calibration inputs while it is recorded."""
         place = self.folder / "calib"
-        command = [str(self.python), str(HERE / f"{self.name}.py"), str(self.inputs / "calib"), str(self.folder / "calib.json")]
+        command = [
+            str(self.python),
+            str(HERE / f"{self.name}.py"),
+            str(self.inputs / "calib"),
+            str(self.folder / "calib.json"),
+        ]
         record = [sys.executable, "-m", "onnxprune", "record", "-o", str(place), "--force", "--", *command]
         self.found["record"] = measured(record, self.folder / "record.log")
         original = self.folder / "original.onnx"
@@ -90,9 +97,17 @@ class Trial:
     def prune(self) -> None:
         for old in (self.pruned, self.folder / "report.json"):
             old.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "onnxprune", str(self.folder / "original.onnx"), str(self.pruned), "--target", self.target]
+        command = [
+            sys.executable,
+            "-m",
+            "onnxprune",
+            str(self.folder / "original.onnx"),
+            str(self.pruned),
+            "--target",
+            self.target,
+        ]
         command += ["--calib", str(self.recorded), "--no-latency", "--json", str(self.folder / "report.json")]
-        command += ["--recover", self.recover] if self.recover else []
+        command += [*getattr(self.client, "OPTIONS", ()), *(["--recover", self.recover] if self.recover else [])]
         self.found["prune"] = measured(command, self.folder / "prune.log")
         report = json.loads((self.folder / "report.json").read_text()) if (self.folder / "report.json").exists() else {}
         self.found["prune"] |= {"error": report.get("error")}
@@ -144,7 +159,10 @@ class Trial:
         path = sorted(self.recorded.glob("*.npz"))[0]
         with np.load(path) as rows:
             feed = {v.name: rows[v.name][:1] for v in sessions[0].get_inputs()}
-        feed = {v.name: feed[v.name][0] if len(v.shape) < feed[v.name].ndim else feed[v.name] for v in sessions[0].get_inputs()}
+        feed = {
+            v.name: feed[v.name][0] if len(v.shape) < feed[v.name].ndim else feed[v.name]
+            for v in sessions[0].get_inputs()
+        }
         times: tuple[list[float], list[float]] = ([], [])
         for turn in range(runs + 2):
             for which in ((0, 1), (1, 0))[turn % 2]:
@@ -175,11 +193,26 @@ def table(work: Path) -> None:
         if not run:
             continue
         known = f.get("after") is not None
-        figures = [f"{f[k]:.3f}" for k in ("before", "after")] if known else ["", f"none: {run['error'] or 'see prune.log'}"]
+        figures = (
+            [f"{f[k]:.3f}" for k in ("before", "after")] if known else ["", f"none: {run['error'] or 'see prune.log'}"]
+        )
         shares = [f"{f[k]:.0%}" if known else "" for k in ("macs", "bytes", "latency")]
         cost = [f"{run['cpu_seconds']:.0f}", f"{run['peak_bytes'] / 1e6:.0f}"]
         package = trial.client.PACKAGES[0].replace("==", " ")
-        print("|", " | ".join([f"{package}, {Path(trial.client.MODEL).name}", trial.client.FIGURE, str(f.get("samples", "")), *figures, *shares, *cost]), "|")
+        print(
+            "|",
+            " | ".join(
+                [
+                    f"{package}, {Path(trial.client.MODEL).name}",
+                    trial.client.FIGURE,
+                    str(f.get("samples", "")),
+                    *figures,
+                    *shares,
+                    *cost,
+                ]
+            ),
+            "|",
+        )
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from common import files, main, sound
 
-PACKAGES = ("speechmos==0.0.1.1",)
+PACKAGES = ("speechmos==0.0.1.1", "librosa", "requests", "tqdm", "pandas", "onnxruntime")
 MODEL = "speechmos/dnsmos_models/sig_bak_ovr.onnx"
 INPUTS = "speech"
 FIGURE = "correlation of opinion scores"
