@@ -30,7 +30,7 @@ CALIB = (
 )  # fmt: skip
 EVAL = (
     f"{ROOM}/gender_detection_input.jpg", f"{FACES}/biden.jpg", f"{FACES}/obama3.jpg", "images/Tom_Hanks_54745.png",
-    "data/astronaut.png", "data/camera.png", "basketball1.png", "julia_facedetect_sample.png",
+    "data/astronaut.png", "data/camera.png", "basketball1.png", "julia_facedetect_sample.jpg",
     "Cascade_Classifier_Tutorial_Result_Haar.jpg", "2.jpg", "superpixels_demo.png", "inpaint_basics.jpg", "12.jpg",
     "visualisation_video.png", "bbox_detection/data_annotated/2011_000003.jpg", "assets/zidane.jpg", "data/chelsea.png",
     "images/flower.jpg",

@@ -55,8 +55,9 @@ def measured(command: list[str], log: Path, **env: str) -> dict[str, Any]:
 class Trial:
     """One client in a working folder; ``found`` is what was measured, kept as JSON."""
 
-    def __init__(self, work: Path, name: str, target: str, recover: str):
+    def __init__(self, work: Path, name: str, target: str = "", recover: str = "", samples: int = 512):
         self.name, self.client, self.target, self.recover = name, client_of(name), target, recover
+        self.samples = samples
         self.folder = work / name
         self.folder.mkdir(parents=True, exist_ok=True)
         package = self.client.PACKAGES[0].partition("==")[0]
@@ -107,6 +108,7 @@ class Trial:
             self.target,
         ]
         command += ["--calib", str(self.recorded), "--no-latency", "--json", str(self.folder / "report.json")]
+        command += ["--samples", str(self.samples)]
         command += [*getattr(self.client, "OPTIONS", ()), *(["--recover", self.recover] if self.recover else [])]
         self.found["prune"] = measured(command, self.folder / "prune.log")
         report = json.loads((self.folder / "report.json").read_text()) if (self.folder / "report.json").exists() else {}
@@ -124,7 +126,7 @@ class Trial:
         """Return the folder of this client's model among those that were recorded."""
         listed = json.loads((self.folder / "calib" / "recording.json").read_text())["models"]
         (model,) = (m for m in listed if Path(m["path"] or "").name == self.model.name and m["folder"])
-        self.found["samples"] = model["kept"]
+        self.found["samples"] = min(model["kept"], self.samples)
         return self.folder / "calib" / model["folder"]
 
     def judge(self) -> None:
@@ -188,7 +190,7 @@ def table(work: Path) -> None:
     print("| client | figure | samples | before | after | MACs | bytes | latency | CPU s | peak MB |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name in CLIENTS:
-        trial = Trial(work, name, "", "")
+        trial = Trial(work, name)
         f, run = trial.found, trial.found.get("prune")
         if not run:
             continue
@@ -221,6 +223,7 @@ def main() -> None:
     parser.add_argument("clients", nargs="*", metavar="CLIENT", help=f"of {', '.join(CLIENTS)}")
     parser.add_argument("--target", default="macs=70%")
     parser.add_argument("--recover", default="")
+    parser.add_argument("--samples", type=int, default=512, help="of those that were recorded, to prune by")
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
@@ -228,7 +231,7 @@ def main() -> None:
         table(args.work)
         return
     for name in args.clients or CLIENTS:
-        trial = Trial(args.work, name, args.target, args.recover)
+        trial = Trial(args.work, name, args.target, args.recover, args.samples)
         for stage in args.stages.split(","):
             getattr(trial, stage)()
             trial.save()
