@@ -23,7 +23,7 @@ from onnxprune.measure.kinds import observed
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
 
-ROWS, BATCH = 40, 20
+ROWS, BATCH = 20, 20
 
 
 def perturbed(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
@@ -50,7 +50,7 @@ def main() -> None:
     batches = list(data.batches(BATCH))
     focused, plain = (Reference(model, batches, outputs=how) for how in (outputs, replace(outputs, task=None)))
     found = []
-    for seed in range(int(sys.argv[3]) if len(sys.argv) > 3 else 36):
+    for seed in range(int(sys.argv[3]) if len(sys.argv) > 3 else 60):
         other = onnxprune.load(perturbed(model.proto, seed))
         judged = focused.judged(other)
         found.append((judged.score or 0.0, judged.divergence, plain.divergence(other)))

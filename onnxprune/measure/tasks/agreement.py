@@ -16,20 +16,24 @@ HELD = 1 << 26  # bytes of answers at most that are compared all at once
 
 @dataclass
 class TaskAgreement:
-    """The score of every sample, and the parts it is made of: see ``Scored``; ``left_out``: samples that were too many to be held."""
+    """The score of every sample, and the parts it is made of: see ``Scored``.
+
+    ``held``: answers that are compared all at once, ``together`` what came of it; ``left_out``: samples that were too many to be held.
+    """
 
     task: Task
     seed: int = 0
     left_out: int = 0
     parts: list[Scored] = field(default_factory=list)
     held: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    together: Scored | None = None
 
     def fresh(self) -> TaskAgreement:
         return TaskAgreement(self.task, self.seed)
 
     def update(self, before: Answered, after: Answered) -> None:
         """Add one batch."""
-        kind = TASKS[self.task.kind]
+        kind, self.together = TASKS[self.task.kind], None
         pair = kind.read(self.task, before), kind.read(self.task, after)
         if not kind.together:
             self.parts.append(kind.score(self.task, *pair))
@@ -39,7 +43,7 @@ class TaskAgreement:
             self.left_out += len(pair[0])
 
     def merge(self, other: TaskAgreement) -> None:
-        self.left_out += other.left_out
+        self.left_out, self.together = self.left_out + other.left_out, None
         self.parts += other.parts
         self.held += other.held
 
@@ -47,8 +51,10 @@ class TaskAgreement:
     def scored(self) -> list[Scored]:
         if not self.held:
             return self.parts
-        before, after = (np.concatenate(each) for each in zip(*self.held, strict=True))
-        return [TASKS[self.task.kind].score(self.task, before, after)]
+        if self.together is None:
+            before, after = (np.concatenate(each) for each in zip(*self.held, strict=True))
+            self.together = TASKS[self.task.kind].score(self.task, before, after)
+        return [self.together]
 
     @property
     def scores(self) -> np.ndarray:

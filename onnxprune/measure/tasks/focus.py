@@ -14,8 +14,7 @@ from onnxprune.measure.tasks.task import Task
 if TYPE_CHECKING:
     from onnxprune.measure.outputs import Output
 
-HALF = 0.5  # an error of so much probability counts as one
-QUARTER = 0.25  # as does one of so much of a box's side
+HALF = 0.5  # an error of so much probability, or of so much of a box's side, counts as one
 SMALLEST = 1e-4  # of the largest area: no box counts as smaller
 FAINT = 0.02  # the least weight of a place
 
@@ -52,12 +51,12 @@ def focused(
 ) -> dict[str, Focus]:
     """Return how much each row of a detector's outputs counts, for those whose channels are where the head has them.
 
-    A place counts by the square of the confidence there: the original's, for class scores the larger of both models'. Errors of
-    probabilities are in halves, errors of boxes in quarters of the original box's side, whatever their scales.
+    A place counts by the confidence there: the original's, for class scores the larger of both models'. Errors of probabilities
+    are in halves, errors of boxes in halves of the original box's side, whatever their scales.
     """
     result: dict[str, Focus] = {}
     for head in heads(task):
-        mine, other = (np.square(confidence(head, results)) for results in (expected, found))
+        mine, other = (confidence(head, results) for results in (expected, found))
         if mine.shape != other.shape:
             continue
         corners = head.corners(expected)
@@ -112,7 +111,7 @@ def _channels(head: Dense, how: Output) -> tuple[np.ndarray, np.ndarray]:
     is_box, unit = np.zeros(len(how.weight), bool), np.ones(len(how.weight))
     if head.boxes.name == how.name:
         is_box[slice(*(head.boxes.channels or (None,)))] = True
-        unit[is_box] = np.square(how.scale[is_box] / QUARTER)
+        unit[is_box] = np.square(how.scale[is_box] / HALF)
     if head.scores.name == how.name and head.squash == "none" and how.kind == "values":
         there = np.zeros(len(unit), bool)
         there[slice(*(head.scores.channels or (None,)))] = True

@@ -20,7 +20,7 @@ def vectors(task: Task, answered: Answered) -> np.ndarray:
 
 
 def neighbours_kept(task: Task, before: np.ndarray, after: np.ndarray) -> Scored:
-    """Return per sample the share of its nearest neighbours by cosine, among all samples, that stay such.
+    """Return per sample the share of its nearest neighbours by cosine, among the first ``MOST`` samples, that stay such.
 
     A vector of zeros has none. Fewer than three samples have no neighbours to lose: their cosine to the original, not below 0, counts.
     """
@@ -33,7 +33,9 @@ def neighbours_kept(task: Task, before: np.ndarray, after: np.ndarray) -> Scored
     count = int(min(task["neighbours"], max((min(len(before), MOST) - 1) // CHANCE, 1)))
     a, b = (nearest_rows(x[:MOST], count) for x in (before, after))
     kept = np.array([len(np.intersect1d(one, two)) for one, two in zip(a, b, strict=True)]) / count
-    return Scored(np.where(after[:MOST].any(axis=1), kept, 0.0), parts)
+    scores = np.full(len(before), np.nan)
+    scores[:MOST] = np.where(after[:MOST].any(axis=1), kept, 0.0)
+    return Scored(scores, parts)
 
 
 def nearest_rows(rows: np.ndarray, count: int) -> np.ndarray:
