@@ -268,7 +268,9 @@ REPAIR = (
     ),
     click.option("--learning-rate", type=float, help="The largest of the training; it falls to zero. Default 0.001."),
     click.option(
-        "--augment", type=NAMES, help="Images seen in training: flip, shift or flip,shift. Default: as given."
+        "--augment",
+        type=NAMES,
+        help="Images in training: flip, shift or flip,shift, none, or auto (default): what still looks real to the model.",
     ),
     click.option(
         "--memory",

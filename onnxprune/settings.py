@@ -126,7 +126,7 @@ class Settings:
     recover: str | int = 0
     recover_loss: str = "auto"
     learning_rate: float | None = None
-    augment: tuple[str, ...] = ()
+    augment: tuple[str, ...] = ("auto",)
     search: float = 0.0
     search_recover: int = 0
     output_weight: tuple[tuple[str, float], ...] = ()
@@ -277,7 +277,8 @@ class Settings:
             loss=self.recover_loss,
             learning_rate=self.learning_rate,
             augment=self.augment,
-            batch=self.batch or Recipe.batch,
+            batch=self.batch,
+            hints=0.0 if self.pairs else Recipe.hints,  # pairs put channels elsewhere
             seed=self.seed,
         )
 

@@ -6,13 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from onnxprune.data import InputSpec
+from onnxprune.data import Dataset, InputSpec
 from onnxprune.data.images import CHANNEL_AXIS, MODES
+from onnxprune.data.inputs import Rows
 from onnxprune.errors import UsageError
+from onnxprune.measure.outputs import CLASSES, Outputs
+from onnxprune.model.runtime import Results
 from onnxprune.registry import Registry
 
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
+
+AUTO, NONE = "auto", "none"
+ROWS = 64  # by which it is seen whether a change does harm
+ODD = (
+    0.25  # how far outputs may move on average, in deviations of their channels, or in nats of entropy for class scores
+)
 
 SHIFT = 8  # images move by up to 1/8 of their size
 
@@ -68,3 +77,45 @@ def augmenter(
         return result
 
     return augment
+
+
+# --- which changes do no harm ---------------------------------------------------------------------------------------
+
+
+def chosen(names: Sequence[str], dataset: Dataset, run: Callable[[Rows], Results], outputs: Outputs) -> tuple[str, ...]:
+    """Return the augmentations that ``names`` stand for: ``auto`` is those after which pictures still look real to a model.
+
+    ``run`` gives its outputs. What it says of changed rows may differ from row to row, but not as a whole: neither how sure it is
+    of classes, nor mean and deviation of the channels of other outputs.
+    """
+    if AUTO not in names:
+        return tuple(name for name in names if name != NONE)
+    if not image_axes(dataset.specs) or not dataset.schema.samples:
+        return ()
+    inputs = next(dataset.batches(dataset.schema.fixed_batch or ROWS))
+    plain = _looks(run(inputs), outputs)
+
+    def odd(name: str) -> float:
+        changed = augmenter([name], dataset.specs)(inputs, np.random.default_rng(0))
+        return max(map(_difference, plain, _looks(run(changed), outputs)), default=np.inf)
+
+    return tuple(name for name in AUGMENTATIONS if odd(name) <= ODD)
+
+
+def _looks(found: Results, outputs: Outputs) -> list[np.ndarray]:
+    """Return per output float64[2, channels]: mean and deviation on each channel's scale, the mean entropy of class scores."""
+    looks = []
+    for output in outputs.judged:
+        if output.kind in CLASSES:
+            logs = output.log_probabilities(found[output.name])
+            looks.append(np.array([[-(np.exp(logs) * logs).sum(-1).mean()], [0.0]]))
+        else:
+            rows = output.rows(found[output.name]).astype(np.float64) / output.scale
+            looks.append(np.stack([rows.mean((0, 1)), rows.std((0, 1))]))
+    return looks
+
+
+def _difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Return how far two looks are apart, the mean over channels; infinite where that is no number."""
+    found = float(np.abs(one - other).sum(0).mean()) if one.shape == other.shape else np.inf
+    return found if np.isfinite(found) else np.inf

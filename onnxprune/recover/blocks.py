@@ -27,7 +27,7 @@ from onnxprune.model.model import Model, overwritten
 from onnxprune.model.runtime import session
 from onnxprune.model.tensors import FLOATS
 from onnxprune.progress import Progress, Share
-from onnxprune.recover.hints import Positions, comparable, sliced
+from onnxprune.recover.hints import Positions, comparable
 from onnxprune.recover.lessons import Arrays, Part, WholeModel, mean_loss
 from onnxprune.recover.objective import Objective, objective
 from onnxprune.recover.parameters import as_stored, stored_weights, to_train, with_parameters
@@ -153,6 +153,13 @@ class Pairs:
         return self.inputs[number], {n: sliced(a, self.kept[n]) for n, a in self.targets[number].items()}
 
 
+def sliced(array: np.ndarray, kept: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Return the positions that are left of each axis."""
+    for axis, indices in kept.items():
+        array = np.take(array, indices, axis)
+    return array
+
+
 class BlockLessons:
     """Lessons for one block: mean squared error to ``fit``'s targets; ``last``: distance to the original's outputs."""
 
@@ -162,11 +169,12 @@ class BlockLessons:
         how = whole.outputs if last else as_wholes(seen)
         self.objective: Objective = objective(seen, None, loss, temperature, how=how)
         fixed = whole.fit.schema.fixed_batch
-        self.runs = min(max(whole.recipe.batch // fixed, 1), len(fit.inputs)) if fixed else 1
+        self.runs = min(max(whole.recipe.rows // fixed, 1), len(fit.inputs)) if fixed else 1
         self.shapes: Mapping[str, Sequence[int]] | None
         self.shapes, self.places = alike(fit.inputs)
 
-    def feeds(self, start: int) -> Iterator[dict[str, np.ndarray]]:
+    def feeds(self, start: int, rows: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yield batches as they were read, whatever ``rows`` says."""
         count = len(self.places)
         for step in itertools.count(start):
             order = np.random.default_rng([self.whole.recipe.seed, step // count]).permutation(count)
@@ -211,7 +219,7 @@ class Walk:
     """Both models on one dataset, run as far as the blocks go."""
 
     def __init__(self, original: Model, pruned: Model, dataset: Dataset, whole: WholeModel):
-        batches = Batches(dataset, even(dataset, whole.recipe.batch))
+        batches = Batches(dataset, even(dataset, whole.recipe.rows))
         self.dense = Lockstep(original, batches, whole.means)
         self.pruned = Lockstep(pruned, batches, whole.means)
 
@@ -330,7 +338,7 @@ class BlockTraining:
 
     def _recipe(self, share: float) -> Recipe:
         """As many steps for each block as asked for, or a ``share`` of the time that is left."""
-        recipe = self.lessons.recipe
+        recipe = replace(self.lessons.recipe, batch=self.lessons.recipe.rows)
         if recipe.steps:
             return recipe
         rest = recipe.seconds - (time.perf_counter() - self._began)

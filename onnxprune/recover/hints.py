@@ -1,7 +1,6 @@
 """Hints: values inside the original that the pruned model is to give as well, beside the outputs.
 
-Source: Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", eq. 3, without a regressor: what is left of a value is compared
-with the same positions of the original's.
+Source: Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", eq. 3, without a regressor, for values that lost nothing.
 """
 
 from __future__ import annotations
@@ -31,13 +30,6 @@ def hint_name(value: str) -> str:
     return f"recover:hint:{value}"
 
 
-def sliced(array: np.ndarray, kept: Mapping[int, np.ndarray]) -> np.ndarray:
-    """Return the positions that are left of each axis."""
-    for axis, indices in kept.items():
-        array = np.take(array, indices, axis)
-    return array
-
-
 def comparable(name: str, pruned: Facts, dense: Facts, kept: Mapping[int, np.ndarray]) -> bool:
     """Whether the original has the value too, and what is left of it is what the pruned model has."""
     shape = dense.shape(name) if name in dense.first else None
@@ -48,35 +40,32 @@ def comparable(name: str, pruned: Facts, dense: Facts, kept: Mapping[int, np.nda
 
 @dataclass(frozen=True)
 class Hint:
-    """A ``value``, the positions ``kept`` of it, and the ``variance`` of these in the original."""
+    """A ``value`` that both models compute, and its ``variance`` in the original."""
 
     value: str
-    kept: Mapping[int, np.ndarray]
     variance: float
 
     def target(self, outputs: Results) -> np.ndarray:
         """Return what the loss compares with, given the original's values."""
-        found = sliced(outputs[self.value], self.kept)
+        found = outputs[self.value]
         return found if found.dtype == np.float64 else np.ascontiguousarray(found, np.float32)
 
     def loss(self, emit: Emitter, mask: str) -> Value:
         """Mean squared error over the variance, as nodes."""
-        return losses.mse(hint_name(self.value), weights=np.array([1 / self.variance]), mask=mask)(
-            emit, [emit.value(self.value)]
-        )
+        distance = losses.mse(hint_name(self.value), weights=np.array([1 / self.variance]), mask=mask)
+        return distance(emit, [emit.value(self.value)])
 
 
 def hinted(
     pruned: Model, original: Model, positions: Positions, shapes: Mapping[str, Sequence[int]]
-) -> dict[str, Mapping[int, np.ndarray]]:
-    """Return what layers with trained matrices read and both models compute -> the positions left of it; ``shapes``: of inputs."""
+) -> tuple[str, ...]:
+    """Return what layers with trained matrices read and both models compute whole, such as the outputs of residual blocks.
+
+    ``shapes``: input -> its shape.
+    """
     narrow, dense = (gather_facts(model, Graph(model.structure), shapes) for model in (pruned, original))
-    found = {}
-    for name in _read_by_layers(narrow):
-        kept = positions(name)
-        if comparable(name, narrow, dense, kept):
-            found[name] = kept
-    return found
+    read = dict.fromkeys(_read_by_layers(narrow))
+    return tuple(name for name in read if not positions(name) and comparable(name, narrow, dense, {}))
 
 
 def _read_by_layers(facts: Facts) -> Iterable[str]:
@@ -89,12 +78,12 @@ def _read_by_layers(facts: Facts) -> Iterable[str]:
                     yield name
 
 
-def with_variances(hints: Mapping[str, Mapping[int, np.ndarray]], seen: Iterable[Results]) -> tuple[Hint, ...]:
-    """Return the hints whose values, seen in runs of the original, vary at all and are finite."""
-    sums = {name: np.zeros(3) for name in hints}
+def with_variances(names: Sequence[str], seen: Iterable[Results]) -> tuple[Hint, ...]:
+    """Return hints of the values that vary at all, and are finite, in runs of the original."""
+    sums = {name: np.zeros(3) for name in names}
     for values in seen:
-        for name, kept in hints.items():
-            found = sliced(values[name], kept).astype(np.float64)
-            sums[name] += found.size, found.sum(), np.square(found).sum()
+        for name, total in sums.items():
+            found = values[name].astype(np.float64)
+            total += found.size, found.sum(), np.square(found).sum()
     variances = {name: powers / count - (total / count) ** 2 for name, (count, total, powers) in sums.items()}
-    return tuple(Hint(name, kept, variances[name]) for name, kept in hints.items() if LEAST < variances[name] < np.inf)
+    return tuple(Hint(name, variance) for name, variance in variances.items() if LEAST < variance < np.inf)

@@ -20,7 +20,7 @@ from onnxprune.measure.outputs import Outputs
 from onnxprune.model.memory import bytes_allowed, bytes_per_row
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import Arrays
-from onnxprune.recover.augment import augmenter
+from onnxprune.recover.augment import augmenter, chosen
 from onnxprune.recover.batches import Shuffled
 from onnxprune.recover.hints import with_variances
 from onnxprune.recover.objective import LABELS, Objective, objective
@@ -49,8 +49,8 @@ class Lessons(Protocol):
     objective: Objective
     runs: int
 
-    def feeds(self, start: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yield batches from number ``start`` on: inputs and what the loss compares with."""
+    def feeds(self, start: int, rows: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yield batches of so many rows from number ``start`` on: inputs and what the loss compares with."""
         ...
 
     def fitted(self, gradients: Model) -> str:
@@ -93,12 +93,12 @@ class WholeModel:
         teaching: Teaching,
         recipe: Recipe,
         means: Means = Means(),
-        hints: Mapping[str, Mapping[int, np.ndarray]] = {},
+        hints: Sequence[str] = (),
     ):
         dataset, judge, outputs = teaching.dataset, teaching.judge, teaching.outputs
         self.teaching, self.fit, self.recipe, self.means, self.outputs = teaching, dataset, recipe, means, outputs
         fixed = dataset.schema.fixed_batch
-        self.batch = max(recipe.batch // fixed, 1) * fixed if fixed else recipe.batch
+        self.batch = self._whole(recipe.rows)
         self.limit = bytes_allowed(means.memory)
         self.part = self.judged = fixed or self._held_at_once(teaching.original, self._rows)
         inner = (*(outputs.inner if outputs else ()), *hints)
@@ -113,12 +113,26 @@ class WholeModel:
             few = islice(self.fit.batches(self.judged), -(-HINT_ROWS // self.judged))
             found = with_variances(hints, (self.teacher.run(inputs) for inputs in few))
             self.objective = replace(self.objective, hints=found, hint_weight=recipe.hints)
-        self.fresh = bool(recipe.augment or self.objective.hints)
-        self.augment = augmenter(recipe.augment, dataset.specs) if recipe.augment else None
+        self.changes = self._changes()
+        self.fresh = bool(self.changes or self.objective.hints)
+        self.augment = augmenter(self.changes, dataset.specs) if self.changes else None
 
-    def feeds(self, start: int) -> Iterator[dict[str, np.ndarray]]:
+    def _changes(self) -> tuple[str, ...]:
+        """Return how rows are changed before they are trained on."""
+        if self.recipe.by_blocks:
+            return ()
+        run = partial(self.teacher.run, outputs=self.taught)
+        return chosen(self.recipe.augment, self.fit, run, self.objective.outputs)
+
+    def _whole(self, rows: int) -> int:
+        """Return the nearest number of rows below that makes whole runs of a file with a batch of its own."""
+        fixed = self.fit.schema.fixed_batch
+        return max(rows // fixed, 1) * fixed if fixed else rows
+
+    def feeds(self, start: int, rows: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yield batches of so many rows from number ``start`` on: inputs and what the loss compares with."""
         stream = Shuffled(
-            self.fit, self.batch, self.recipe.seed, self._complete, int(HELD * self.limit), part=self.judged
+            self.fit, self._whole(rows), self.recipe.seed, self._complete, int(HELD * self.limit), part=self.judged
         )
         for step, batch in enumerate(islice(stream, start, None), start):
             if self.augment is None:
@@ -153,9 +167,8 @@ class WholeModel:
         """Take as many rows at once as memory has room for their gradients; return what is to be said of it."""
         if self.fit.schema.samples and not self.fit.schema.fixed_batch:
             self.part = self._held_at_once(gradients, self._fed_rows)
-        return (
-            f"{self.batch} rows a step, {min(self.part, self.batch)} at once, to stay within {self.limit / 1e9:.1f} GB"
-        )
+        changed = f", {' and '.join(self.changes)} at random" if self.changes else ""
+        return f"at most {min(self.part, self.batch)} rows at once, to stay within {self.limit / 1e9:.1f} GB{changed}"
 
     def _held_at_once(self, model: Model, shapes: Callable[[int], Mapping[str, Sequence[int]]]) -> int:
         """Return how many rows of a batch go through a model at once so that memory has room for it, in equal parts."""

@@ -7,9 +7,18 @@ import re
 from dataclasses import dataclass
 
 from onnxprune.errors import UsageError
-from onnxprune.recover.augment import AUGMENTATIONS
+from onnxprune.recover.augment import AUGMENTATIONS, AUTO, NONE
 from onnxprune.recover.objective import LOSSES
 from onnxprune.recover.optimisers import OPTIMISERS
+
+ROWS = 64
+"""Of a step, where nothing says otherwise."""
+
+STEPS, LEAST_ROWS = 256, 4
+"""So many steps a training that ends by time is to have: steps take fewer rows where rows are slow, down to the least."""
+
+RATE_PER_STEP, RATES = 1.25e-6, (3e-4, 1.5e-3)
+"""The largest learning rate of Adam grows with the number of steps that the training has, between two ends."""
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -19,9 +28,10 @@ class Recipe:
     """Stop after ``steps`` or, where that is 0, after ``seconds``.
 
     ``loss``: see ``LOSSES``; by blocks every block takes so many steps, or its part of the time. ``label_weight``: share of the task loss where labels are given. ``learning_rate`` None:
-    the optimiser's own default. ``warm_up``: share of the training in which the rate rises; it then falls along a
+    the optimiser's own default, for Adam by the number of steps. ``batch`` None: 64 rows a step, or in a given time as many as leave
+    enough steps. ``warm_up``: share of the training in which the rate rises; it then falls along a
     cosine. ``clip``: largest norm of all gradients together. ``weight_decay``: per step and unit of rate, of all but
-    vectors.
+    vectors. ``hints``: how much inner values count beside the outputs. ``augment``: see ``chosen``.
     """
 
     steps: int = 0
@@ -29,30 +39,34 @@ class Recipe:
     loss: str = "auto"
     label_weight: float = 0.5
     temperature: float = 4.0
-    hints: float = 0.0
+    hints: float = 1.0
     optimiser: str = "adam"
     learning_rate: float | None = None
-    batch: int = 64
+    batch: int | None = None
     warm_up: float = 0.05
     clip: float = 1.0
     weight_decay: float = 0.0
-    augment: tuple[str, ...] = ()
+    augment: tuple[str, ...] = (AUTO,)
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Raise UsageError for what makes no sense."""
-        for registry, names in ((LOSSES, [self.loss]), (OPTIMISERS, [self.optimiser]), (AUGMENTATIONS, self.augment)):
+        for registry, names in (
+            (LOSSES, [self.loss]),
+            (OPTIMISERS, [self.optimiser]),
+            (AUGMENTATIONS, set(self.augment) - {AUTO, NONE}),
+        ):
             for name in names:
                 registry[name]
         if bool(self.steps) == bool(self.seconds) or self.steps < 0 or self.seconds < 0:
             raise UsageError("recovery stops after a number of steps or after a time: give one of them, above zero")
-        if self.by_blocks and self.augment:
+        if self.by_blocks and set(self.augment) - {AUTO, NONE}:
             raise UsageError("recovery by blocks sees what the blocks read once, as it is; leave augmentation out")
         limits = {"batch": 1, "temperature": 0, "clip": 0, "label_weight": 0, "warm_up": 0, "weight_decay": 0}
         for name, least in limits.items():
-            if not getattr(self, name) >= least:
+            if getattr(self, name) is not None and not getattr(self, name) >= least:
                 raise UsageError(f"{name} {getattr(self, name)}: give a number of at least {least}")
-        if not 0 < self.rate < math.inf:
+        if not 0 < self.rate(1) < math.inf:
             raise UsageError(f"learning rate {self.learning_rate}: give a number above zero, such as 0.001")
 
     @property
@@ -66,19 +80,36 @@ class Recipe:
         return "auto" if self.by_blocks else self.loss
 
     @property
-    def rate(self) -> float:
-        """The largest learning rate."""
-        return OPTIMISERS[self.optimiser].rate if self.learning_rate is None else self.learning_rate
+    def rows(self) -> int:
+        """How many rows a step has where time does not tell."""
+        return self.batch or ROWS
 
-    def rate_at(self, share: float) -> float:
+    def affordable(self, seconds: float) -> int:
+        """Return how many rows a step can have, a power of two, where each takes so many ``seconds``."""
+        if self.batch or not self.seconds:
+            return self.rows
+        fit = self.seconds / (STEPS * max(seconds, 1e-9))
+        return int(min(max(2 ** math.floor(math.log2(fit)), LEAST_ROWS), ROWS))
+
+    def rate(self, steps: float) -> float:
+        """The largest learning rate of a training of so many steps."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        if self.optimiser == "adam":
+            return min(max(RATE_PER_STEP * steps, RATES[0]), RATES[1])
+        return OPTIMISERS[self.optimiser].rate
+
+    def rate_at(self, share: float, steps: float | None = None) -> float:
         """Return the learning rate once ``share`` of the training is done: a linear rise, then half a cosine to zero.
 
-        Source: Loshchilov and Hutter 2017, "SGDR", eq. 5, without restarts.
+        ``steps``: how many there will be (None: as the recipe says). Source: Loshchilov and Hutter 2017, "SGDR", eq. 5, without
+        restarts.
         """
+        peak = self.rate(self.steps if steps is None else steps)
         if share < self.warm_up:
-            return self.rate * share / self.warm_up
+            return peak * share / self.warm_up
         rest = (share - self.warm_up) / max(1 - self.warm_up, 1e-12)
-        return self.rate * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
+        return peak * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
 
 
 def parse_length(text: str | int) -> dict[str, float | int]:

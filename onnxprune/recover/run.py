@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,12 +97,10 @@ def recover(
     return replace(_best(training, lessons), held_out=judge is not rest)
 
 
-def _hints(
-    pruned: Model, teaching: Teaching, recipe: Recipe, positions: Positions
-) -> dict[str, Mapping[int, np.ndarray]]:
+def _hints(pruned: Model, teaching: Teaching, recipe: Recipe, positions: Positions) -> tuple[str, ...]:
     """Return the inner values that the pruned model is to give as the original does; none where labels alone are learnt from."""
     if not recipe.hints or recipe.loss not in ("auto", "distill"):
-        return {}
+        return ()
     first = next(teaching.dataset.batches(1))
     return hinted(pruned, teaching.original, positions, {name: np.shape(array) for name, array in first.items()})
 
@@ -123,7 +121,7 @@ def _best(training: Training | BlockTraining, lessons: WholeModel) -> Recovered:
     found = {"original": (at.before, training.pruned)}
     if (trained := training.trained) is not None:
         found["trained"] = (at.best, trained)
-        fresh = with_statistics(trained, lessons.fit.batches(lessons.recipe.batch), lessons.means)
+        fresh = with_statistics(trained, lessons.fit.batches(lessons.recipe.rows), lessons.means)
         if fresh is not trained:
             found["trained+statistics"] = (lessons.score(fresh), fresh)
     kept = min(found, key=lambda name: found[name][0])

@@ -35,6 +35,7 @@ class TrainingState:
     factor: float = 1.0
     went_back: int = 0
     updates: int = 0
+    rows: int = 0
 
 
 class Training:
@@ -88,7 +89,8 @@ class Training:
         if not self.at.evaluations:
             self.at.before = self.at.best = self._score()
             self.at.evaluations = 1
-        feeds = self.lessons.feeds(self.at.steps * self.lessons.runs)
+        self.at.rows = self.at.rows or self.recipe.affordable(self._seconds_of_a_row())
+        feeds = self.lessons.feeds(self.at.steps * self.lessons.runs, self.at.rows)
         while self.share < 1:
             start = time.perf_counter()
             self._step(list(islice(feeds, self.lessons.runs)))
@@ -111,7 +113,18 @@ class Training:
             self._go_back()
             return
         middle = self.share + 0.5 / self.recipe.steps if self.recipe.steps else self.share
-        self.optimiser.update(gradients, self.at.factor * self.recipe.rate_at(middle))
+        steps = self.recipe.steps or (self.at.steps / self.share if self.at.steps else 0)
+        self.optimiser.update(gradients, self.at.factor * self.recipe.rate_at(middle, steps))
+
+    def _seconds_of_a_row(self) -> float:
+        """Return how long a row takes of the gradients; 0 where nothing depends on it."""
+        if self.recipe.batch or not self.recipe.seconds:
+            return 0.0
+        part = self.lessons.parts(next(self.lessons.feeds(0, self.recipe.rows)))[0]
+        for _ in range(2):  # the first is slower
+            start = time.perf_counter()
+            self._mean_gradients([part])
+        return (time.perf_counter() - start) / part.rows
 
     def _mean_gradients(self, parts: Sequence[Part]) -> dict[str, np.ndarray]:
         """Return the gradients of the mean loss over all rows: those of the parts, weighed by their rows."""

@@ -58,4 +58,4 @@ def _training(context: Context, run: float) -> float:
     recipe = context.settings.recipe
     if recipe is None:
         return 0.0
-    return recipe.seconds or recipe.steps * recipe.batch * run * PASSES["recover"]
+    return recipe.seconds or recipe.steps * recipe.rows * run * PASSES["recover"]
