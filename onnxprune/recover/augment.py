@@ -82,7 +82,9 @@ def augmenter(
 # --- which changes do no harm ---------------------------------------------------------------------------------------
 
 
-def chosen(names: Sequence[str], dataset: Dataset, run: Callable[[Rows], Results], outputs: Outputs) -> tuple[str, ...]:
+def harmless(
+    names: Sequence[str], dataset: Dataset, run: Callable[[Rows], Results], outputs: Outputs
+) -> tuple[str, ...]:
     """Return the augmentations that ``names`` stand for: ``auto`` is those after which pictures still look real to a model.
 
     ``run`` gives its outputs. What it says of changed rows may differ from row to row, but not as a whole: neither how sure it is

@@ -20,7 +20,7 @@ from onnxprune.measure.outputs import Outputs
 from onnxprune.model.memory import bytes_allowed, bytes_per_row
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import Arrays
-from onnxprune.recover.augment import augmenter, chosen
+from onnxprune.recover.augment import augmenter, harmless
 from onnxprune.recover.batches import Shuffled
 from onnxprune.recover.hints import with_variances
 from onnxprune.recover.objective import LABELS, Objective, objective
@@ -122,7 +122,7 @@ class WholeModel:
         if self.recipe.by_blocks:
             return ()
         run = partial(self.teacher.run, outputs=self.taught)
-        return chosen(self.recipe.augment, self.fit, run, self.objective.outputs)
+        return harmless(self.recipe.augment, self.fit, run, self.objective.outputs)
 
     def _whole(self, rows: int) -> int:
         """Return the nearest number of rows below that makes whole runs of a file with a batch of its own."""

@@ -31,7 +31,7 @@ class Recipe:
     the optimiser's own default, for Adam by the number of steps. ``batch`` None: 64 rows a step, or in a given time as many as leave
     enough steps. ``warm_up``: share of the training in which the rate rises; it then falls along a
     cosine. ``clip``: largest norm of all gradients together. ``weight_decay``: per step and unit of rate, of all but
-    vectors. ``hints``: how much inner values count beside the outputs. ``augment``: see ``chosen``.
+    vectors. ``hints``: how much inner values count beside the outputs. ``augment``: see ``harmless``.
     """
 
     steps: int = 0

@@ -15,7 +15,7 @@ from onnxprune.model import read
 from onnxprune.model.model import Model
 from onnxprune.model.runtime import session
 from onnxprune.recover import Recipe, Teaching
-from onnxprune.recover.augment import chosen
+from onnxprune.recover.augment import harmless
 from onnxprune.recover.hints import hinted
 from onnxprune.recover.lessons import WholeModel
 from onnxprune.recover.parameters import to_train, trainable, with_parameters
@@ -123,15 +123,17 @@ def test_pictures_are_changed_as_far_as_they_look_real(body: str, flips: bool) -
     x = np.random.default_rng(0).standard_normal((64, 3, 6, 6)).astype(np.float32) + ramp
     rows, run = open_dataset(x, input_specs(model.proto)), session(model).run
     outputs = outputs_like([run({"x": x})])
-    assert ("flip" in chosen(("auto",), rows, run, outputs)) == flips
-    assert chosen(("none",), rows, run, outputs) == ()
-    assert chosen(("shift",), rows, run, outputs) == ("shift",)
+    assert ("flip" in harmless(("auto",), rows, run, outputs)) == flips
+    assert harmless(("none",), rows, run, outputs) == ()
+    assert harmless(("shift",), rows, run, outputs) == ("shift",)
 
 
 def test_what_is_no_picture_is_not_changed() -> None:
     model = read.load(network("w = %6x3; y = MatMul(x, w)", "float[n,6] x", "float[n,3] y"))
     rows = open_dataset(np.zeros((8, 6), np.float32), input_specs(model.proto))
-    assert chosen(("auto",), rows, session(model).run, outputs_like([session(model).run(next(rows.batches(8)))])) == ()
+    assert (
+        harmless(("auto",), rows, session(model).run, outputs_like([session(model).run(next(rows.batches(8)))])) == ()
+    )
 
 
 # --- length ---------------------------------------------------------------------------------------------------------
