@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Generic, TypeVar
@@ -31,10 +31,15 @@ class Batches:
 class Joined:
     """Parts of data one after the other, each in batches of its own, always the same."""
 
-    parts: tuple[Batches, ...]
+    parts: tuple[Iterable[Mapping[str, np.ndarray]], ...]
 
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+    def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
         return chain.from_iterable(self.parts)
+
+
+def is_held(batches: Iterable[Mapping[str, np.ndarray]]) -> bool:
+    """Whether batches are in memory, so that several threads may read them."""
+    return all(map(is_held, batches.parts)) if isinstance(batches, Joined) else isinstance(batches, list)
 
 
 class Remembered(Generic[T]):

@@ -9,14 +9,16 @@ from functools import cached_property
 import numpy as np
 
 from onnxprune.criteria.curvature import Order, Problem, joint_order
+from onnxprune.repair.few import solve_among_rows
 from onnxprune.repair.inputs import InputRows, RowWeights
 from onnxprune.repair.linear import Linear
-from onnxprune.repair.moments import CrossMoments, Solver, squared_error
+from onnxprune.repair.moments import CrossMoments, Solver, solve
 from onnxprune.repair.targets import DEAD_SCALE, FitTarget, on_own_scales
 
 USUAL, MOST_DAMPING = 1e-2, 1.0  # of the mean diagonal
 LEAST_VARIANCE = 1e-2  # of the mean: rows that vary less count as if they varied so much
 PER_INPUT = 1.0  # of the mean diagonal for each input that a row would have to itself
+MANY_INPUTS = 512
 TURNED = 1 << 14  # rows that tell how targets move, and as many that judge whether moving them helps
 
 
@@ -45,22 +47,16 @@ def inputs_of_units(units: np.ndarray, taps: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class NodeRepair:
-    """What happened at one node: error before and after as a share of the target's variance, and the order if it chose."""
-
-    before: float
-    after: float
-    order: Order | None = None
-
-
-@dataclass(frozen=True)
 class Solved:
-    """New weights float64[groups, o, d'] of the inputs that stay, ``keep`` bool[d], and the intercept float64[groups, o]."""
+    """New weights float64[groups, o, d'] of the inputs that stay, ``keep`` bool[d], and the intercept float64[groups, o].
+
+    ``order``: in which units would go, if the node chose.
+    """
 
     keep: np.ndarray
     weights: np.ndarray
     intercept: np.ndarray
-    step: NodeRepair
+    order: Order | None = None
 
 
 TargetRows = Sequence[tuple[np.ndarray, np.ndarray] | None]
@@ -129,6 +125,8 @@ class NodeFit:
 
     def solved(self, old: np.ndarray, offset: np.ndarray, choice: Choice | None, turns: int) -> Solved:
         """Return the best weights in place of ``old`` float64[groups, o, d] and ``offset`` float64[groups, o]."""
+        if choice is None and self._is_underdetermined(old):
+            return self._solved_among_rows(old, offset)
         keep, order = self._choose(old, choice)
         start, intercept = old[:, :, keep], bool(self.linear.bias)
         damping = self.ridge
@@ -137,10 +135,22 @@ class NodeFit:
         bias = bias if intercept else offset
         if turns and self.target.rectified:
             weights, bias = _Turning(self, keep, reduced).turned(weights, bias, start, damping, turns)
-        energy = max(float(self.moments.variance.sum()) * self.moments.count, 1e-30)
-        before = float(squared_error(self.moments, old, offset).sum()) / energy
-        after = float(squared_error(reduced, weights, bias).sum()) / energy
-        return Solved(keep, weights, bias, NodeRepair(before, after, order))
+        return Solved(keep, weights, bias, order)
+
+    def _is_underdetermined(self, old: np.ndarray) -> bool:
+        """Whether there are fewer rows than inputs, and so many inputs that it matters how they are solved for."""
+        rows = sum(len(there[0]) for there in self.targets if there is not None)
+        return self.solve is solve and MANY_INPUTS <= old.shape[2] > rows
+
+    def _solved_among_rows(self, old: np.ndarray, offset: np.ndarray) -> Solved:
+        counted = [n for n, there in enumerate(self.targets) if there is not None]
+        weights = None if self._weights is None else np.concatenate([self._weights[n] for n in counted])
+        pairs = [(x.copy(), t) for x, t in self._pairs()]
+        x, t = (np.concatenate(rows, axis=1) for rows in zip(*pairs, strict=True))
+        x += self.inputs.origin[:, None]
+        rows = x.shape[1] if weights is None else float(weights.sum())
+        fitted, bias = solve_among_rows(x, t, old, self.ridge_of(old.shape[2], rows), bool(self.linear.bias), weights)
+        return Solved(np.ones(old.shape[2], bool), fitted, bias if self.linear.bias else offset)
 
     def _choose(self, old: np.ndarray, choice: Choice | None) -> tuple[np.ndarray, Order | None]:
         """Return bool[d], the inputs that stay, and the order in which units would go."""
@@ -157,8 +167,10 @@ class NodeFit:
 
     @property
     def ridge(self) -> float:
-        """The damping, of the mean diagonal: few rows for many inputs say little, so that weights had better stay near the old ones."""
-        inputs, rows = self.moments.gram.shape[1], self.moments.count
+        return self.ridge_of(self.moments.gram.shape[1], self.moments.count)
+
+    def ridge_of(self, inputs: int, rows: float) -> float:
+        """Return the damping, of the mean diagonal: where few rows tell of many inputs, weights had better stay near the old ones."""
         return float(min(self.damping * max(PER_INPUT * inputs / max(rows, 1), USUAL), MOST_DAMPING))
 
 

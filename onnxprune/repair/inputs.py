@@ -12,7 +12,7 @@ from onnxprune.evidence.needs import Window
 from onnxprune.repair.linear import Linear
 from onnxprune.repair.moments import CrossMoments
 
-ROWS_IN_MEMORY = 1 << 28  # bytes of a value's rows that are kept while its readers are fitted
+ROWS_IN_MEMORY = 5 << 25  # bytes of a value's rows that are kept while its readers are fitted
 
 
 RowWeights = Sequence[np.ndarray] | None

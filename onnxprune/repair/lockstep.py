@@ -21,7 +21,7 @@ from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
 from onnxprune.model.weights import Weights
 
-MEMORY_LIMIT = 1 << 28  # bytes of kept values per model before they go to a file
+MEMORY_LIMIT = 1 << 27  # bytes of kept values per model before they go to a file
 
 
 class Lockstep:

@@ -125,8 +125,7 @@ class CrossMoments:
     @property
     def covariance(self) -> np.ndarray:
         """float64[groups, d, d]: covariance of the inputs."""
-        gap = self.sum_x / self.count
-        return self.gram / self.count - gap[:, :, None] * gap[:, None, :]
+        return self._second(-1.0, self.sum_x / self.count)
 
     @property
     def cross_covariance(self) -> np.ndarray:
@@ -136,7 +135,17 @@ class CrossMoments:
     @property
     def second_moment(self) -> np.ndarray:
         """float64[groups, d, d]: E x x^T."""
-        return self.covariance + self.mean_x[:, :, None] * self.mean_x[:, None, :]
+        found = self.covariance
+        for g, mean in enumerate(self.mean_x):
+            scipy.linalg.blas.dger(1.0, mean, mean, a=found[g].T, overwrite_a=1)
+        return found
+
+    def _second(self, factor: float, gap: np.ndarray) -> np.ndarray:
+        """Return the Gram matrices per row plus ``factor`` gap gap^T, without any other matrix of their size."""
+        found = self.gram / self.count
+        for g in range(len(found)):
+            scipy.linalg.blas.dger(factor, gap[g], gap[g], a=found[g].T, overwrite_a=1)
+        return found
 
     @property
     def variance(self) -> np.ndarray:
@@ -152,28 +161,33 @@ def solve(moments: CrossMoments, old: np.ndarray, damping: float, intercept: boo
     stays as it was, and a constant input, whose variance is rounding alone, by NOISE of its square.
     """
     mean_x, mean_t = moments.mean_x, moments.mean_t
-    count, gram, cross = moments.count, moments.covariance, moments.cross_covariance
+    gram = moments.covariance if intercept else moments.second_moment
+    count, cross = moments.count, moments.cross_covariance
     noise = NOISE * (np.einsum("gdd->g", gram) + np.square(mean_x).sum(1)) / max(gram.shape[1], 1)
     if not intercept:
-        gram = gram + mean_x[:, :, None] * mean_x[:, None, :]
         cross = cross + mean_x[:, :, None] * mean_t[:, None, :]
     fitted = np.array(old, np.float64)
     for g in range(len(fitted)):
         ridge = damping * max(float(np.trace(gram[g])) / max(len(gram[g]), 1), LEAST / count) + noise[g]
-        fitted[g] += _solve_damped(gram[g], cross[g] - gram[g] @ old[g].T, ridge).T
+        fitted[g] += solve_damped(gram[g], cross[g] - gram[g] @ old[g].T, ridge).T
     return fitted, mean_t - np.einsum("god,gd->go", fitted, mean_x) if intercept else np.zeros_like(mean_t)
 
 
-def _solve_damped(gram: np.ndarray, right: np.ndarray, ridge: float) -> np.ndarray:
-    """Return (gram + ridge I)^-1 right, the ridge ten times larger until rounding leaves a positive matrix."""
+def solve_damped(gram: np.ndarray, right: np.ndarray, ridge: float) -> np.ndarray:
+    """Return (gram + ridge I)^-1 right, the ridge ten times larger until rounding leaves a positive matrix.
+
+    ``gram``: float64[d, d], symmetric; it is overwritten, which spares a second matrix of its size.
+    """
+    matrix, diagonal = gram.T, gram.diagonal().copy()  # as Fortran has it: the factor takes the lower triangle's place
     while True:
-        damped = gram.copy()
-        damped.flat[:: len(gram) + 1] += ridge
-        factor, failed = scipy.linalg.lapack.dpotrf(damped, lower=1, overwrite_a=1)
+        np.fill_diagonal(matrix, diagonal + ridge)
+        factor, failed = scipy.linalg.lapack.dpotrf(matrix, lower=1, overwrite_a=1, clean=0)
         if not failed:
             return scipy.linalg.cho_solve((factor, True), right, check_finite=False)
         if not ridge < np.finfo(np.float64).max / 10:
             raise np.linalg.LinAlgError("second moments are not finite")
+        upper = np.triu(factor, 1)
+        matrix = np.asfortranarray(upper + upper.T)
         ridge *= 10
 
 

@@ -25,9 +25,9 @@ from onnxprune.evidence.unusable import refusal
 from onnxprune.means import Means
 from onnxprune.model.graph import Graph, Node, names_read
 from onnxprune.model.model import Model, overwritten
-from onnxprune.model.runtime import Arrays
+from onnxprune.model.runtime import Arrays, release_memory
 from onnxprune.model.tensors import NATIVE_FLOATS
-from onnxprune.repair.fit import Choice, NodeFit, NodeRepair
+from onnxprune.repair.fit import Choice, NodeFit
 from onnxprune.repair.inputs import InputRows, Reads
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
@@ -79,13 +79,12 @@ class Sequential:
     importance: Mapping[str, np.ndarray] = field(default_factory=dict)
     teacher: Teacher | None = None
     everything: bool = False
-    steps: dict[str, NodeRepair] = field(default_factory=dict)
     chosen: dict[int, np.ndarray] = field(default_factory=dict)
     unmatched: dict[str, int] = field(default_factory=dict)
     unrepaired: list[str] = field(default_factory=list)
 
     def run(self, small: Model) -> Model:
-        """Return the repaired model; ``steps`` and ``chosen`` (group -> bool[width]) tell what was done."""
+        """Return the repaired model; ``chosen``: group -> bool[width], where nodes chose."""
         working = small.derived(small.draft())
         graph = Graph(working.structure)
         stored = {name: tensor for name, tensor in graph.tensors.items() if _is_stored(graph, name)}
@@ -179,15 +178,16 @@ class Sequential:
             return
         offset = linear.offset(self._stored)
         found = fit.solved(old, offset, choice, self.effort.turns)
-        self.steps[linear.node.label] = found.step
-        if choice is not None and found.step.order is not None:
-            self._leave_out(choice, found.step.order.order)
+        if choice is not None and found.order is not None:
+            self._leave_out(choice, found.order.order)
         self._write(linear, found.keep, found.weights, found.intercept - offset)
 
     def _rows(self, linear: Linear) -> InputRows:
         """Return what a node sums over; nodes one after the other that read the same share it."""
         reads = Reads.of(linear)
         if reads not in self._inputs:
+            self._inputs = {}
+            release_memory()
             self._inputs = {reads: InputRows(lambda start: self._make_rows(linear, start))}
         return self._inputs[reads]
 

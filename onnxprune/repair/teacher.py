@@ -18,10 +18,10 @@ from onnxprune.means import Means
 from onnxprune.model.facts import Facts
 from onnxprune.model.runtime import Arrays, observe_shapes, session
 
-MEMORY = 1 << 29  # bytes of rows that are kept, in half precision where that is what it takes
+MEMORY = 1 << 28  # bytes of rows that are kept, in half precision where that is what it takes
 LEAST_POSITIONS = 8
 ROWS = 1 << 15  # of a value, at the least, that a fit looks at where samples have so many positions
-VALUES = 1 << 28  # bytes of all values of a batch
+VALUES = 1 << 27  # bytes of all values of a batch
 PARTS = 4  # batches, at the least, that data is looked at in
 HALF_RANGE = 6e4  # deviations from the mean that half precision holds
 

@@ -73,9 +73,9 @@ class Portions:
     glance: Iterable[Arrays]
     trial: Iterable[Arrays]
     every: Iterable[Arrays]
-    quick: Dataset
-    judge: Dataset
-    veto: Dataset
+    quick: Iterable[Arrays]
+    judge: Iterable[Arrays]
+    veto: Iterable[Arrays]
     fit: Dataset
     apart: bool
     scarce: bool
@@ -89,10 +89,10 @@ class Portions:
         few = drawn_apart(tried, min(FEW, len(tried) // 3), seed)
         apart, scarce = judge is not rest, judge is not rest and len(dataset) < SCARCE
         last = [*others, *([veto] if veto is not fit else []), *([judge] if scarce else [])]
-        parts = tuple(Batches(part, batch) for part in (*few, *last))
+        parts = tuple(_held(Batches(part, batch)) for part in (*few, *last))
         return cls(
-            _held(parts[0]), _held(Joined(parts[: len(few)])), Joined(parts),
-            drawn_apart(judge, GLANCE, seed)[0], judge, veto, fit, apart and (not long or veto is not fit), scarce,
+            parts[0], Joined(parts[: len(few)]), Joined(parts),
+            _held(Batches(drawn_apart(judge, GLANCE, seed)[0])), _held(Batches(judge)), _held(Batches(veto)), fit, apart and (not long or veto is not fit), scarce,
         )  # fmt: skip
 
 
@@ -115,9 +115,9 @@ def search_units(
     teacher = Teacher(analysis.facts, data.every, means, positions=positions_of(len(dataset)))
     tables = error_tables(analysis, teacher, fallback, importance)
     trial = Fitting(data.trial, TRIAL, means.quiet, importance, teacher, choosing=False)
-    quick = Reference(analysis.facts.model, Batches(data.quick), means, outputs=outputs)
+    quick = Reference(analysis.facts.model, data.quick, means, outputs=outputs)
     search = Search(
-        analysis, tables, goal.target, goal.options, trial, Batches(data.judge), Batches(data.veto), goal.seconds, means,
+        analysis, tables, goal.target, goal.options, trial, data.judge, data.veto, goal.seconds, means,
         outputs=outputs, first=(replace(trial, batches=data.glance), quick),
         train=None if train is None else lambda model: train(model, data.fit),
     )  # fmt: skip
@@ -132,7 +132,7 @@ def search_units(
 
 
 def _held(batches: Iterable[Arrays]) -> Iterable[Arrays]:
-    """Return batches as a list where they are small: proposals read them again and again."""
+    """Return batches as a list where they are small: they are read again and again."""
     held, size = [], 0
     for batch in batches:
         held.append(batch)

@@ -16,6 +16,7 @@ from onnxprune.allocate.hull import lower_hull
 from onnxprune.allocate.legal import narrower_widths, nearest
 from onnxprune.allocate.target import KINDS
 from onnxprune.coupling.groups import Analysis
+from onnxprune.data.repeated import is_held
 from onnxprune.errors import TargetError
 from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
@@ -269,7 +270,7 @@ class Search:
 
     def _all_evaluated(self, proposals: Sequence[Proposal], fitting: Fitting, judge: Reference) -> list[Proposal]:
         """Repair side by side, with a thread for each, where the data that repairs is in memory; judge one after the other."""
-        workers = self.means.threads if isinstance(fitting.batches, list) else 1
+        workers = self.means.threads if is_held(fitting.batches) else 1
         if workers == 1:
             return [self._evaluated(proposal, self._repaired(proposal, fitting), judge) for proposal in proposals]
         alone = replace(fitting, means=replace(self.means, threads=1))

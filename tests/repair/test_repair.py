@@ -28,6 +28,7 @@ from onnxprune.model.graph import Graph
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
 from onnxprune.repair import Effort, Sequential, lockstep, repair
+from onnxprune.repair.few import solve_among_rows
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.moments import CrossMoments, match_moments, shift_only, solve, squared_error
@@ -83,6 +84,22 @@ def test_solve_is_ridge_regression_towards_the_old_weights(seed, damping, interc
         np.testing.assert_allclose(weights[g], expected, rtol=0, atol=FLOAT32)
         shift = target.mean(0) - expected @ rows.mean(0)
         np.testing.assert_allclose(bias[g], shift if intercept else 0, rtol=0, atol=FLOAT32)
+
+
+@pytest.mark.parametrize("weighed", [False, True])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_solving_among_rows_is_solving_among_inputs(intercept, weighed):
+    """Fewer rows than inputs: both forms of the regression have one answer."""
+    x, t, old = _rows(5, rows=7, inputs=12)
+    often = np.random.default_rng(1).integers(1, 4, 7).astype(np.float32) if weighed else None
+    moments = CrossMoments.around(x, t)
+    centred = x - moments.origin_x.astype(np.float32)[:, None]
+    moments.add_inputs(centred, often)
+    moments.add_targets(centred, t, often)
+    for a, b in zip(
+        solve(moments, old, 0.1, intercept), solve_among_rows(x, t, old, 0.1, intercept, often), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=0, atol=FLOAT32)
 
 
 def test_strong_damping_keeps_the_old_weights():
