@@ -45,7 +45,7 @@ def target(path: Path, folder: Path, repeats: int, aim: float) -> str:
     for _ in range(repeats):
         onnxprune.prune(path, output=small, target=f"latency={aim}x", **FIXED)
         latency = bench(path, small)["latency"]
-        found.append(f"{latency['ratio_p10']:.3f}" + ("" if latency["conclusive"] else " (inconclusive)"))
+        found.append("too noisy to say" if latency["ratio"] is None else f"{latency['ratio']:.3f}")
     return f"| {path.stem} | {' | '.join(found)} | {(time.perf_counter() - start) / repeats:.0f} |"
 
 
@@ -60,7 +60,7 @@ def alignment(path: Path, folder: Path, repeats: int, aim: float) -> str:
         macs[step] = report["after"]["macs"] / report["before"]["macs"]
     measured = [bench(files[1], files["auto"])["latency"] for _ in range(repeats)]
     times = [f"{min(m[side]['p10'] for m in measured):.0f}" for side in ("before", "after")]
-    ratios = ", ".join(f"{m['ratio_p10']:.3f}" for m in measured)
+    ratios = ", ".join("noisy" if m["ratio"] is None else f"{m['ratio']:.3f}" for m in measured)
     return f"| {path.stem} | {macs[1]:.1%} | {macs['auto']:.1%} | {times[0]} | {times[1]} | {ratios} |"
 
 

@@ -16,6 +16,7 @@ from onnxprune.report.entries import (
     comparison,
     drift_rows,
     gate_rows,
+    gate_value,
     keeper,
     part_tables,
     proof_rows,
@@ -25,6 +26,7 @@ from onnxprune.report.entries import (
     step_rows,
     verdict,
 )
+from onnxprune.report.latency import OPEN, latency_doubt, way_out
 from onnxprune.report.remedies import WINDOW
 from onnxprune.report.sizes import sizes_sentence
 from onnxprune.report.tasks import task_sentence
@@ -91,22 +93,31 @@ def show_proof(terminal: Terminal, surgery: dict[str, Any]) -> None:
 
 def show_latency(terminal: Terminal, report: dict[str, Any], names: tuple[str, str | None]) -> None:
     """Print how long two models take and what they hold, ``names`` being what the user calls them."""
-    latency = report["latency"]
+    latency, cpu = report["latency"], report["latency"]["cpu"]
     percentiles = ("p10", "min", "p50", "p90", "p99")
     rows = [
-        (str(name), *(f"{latency[key][p]:,.0f}" for p in percentiles), str(latency[key]["runs"]))
+        (f"{name}{clock}", *(f"{found[key][p]:,.0f}" for p in percentiles), str(found[key]["runs"]))
+        for clock, found in (("", latency), (", CPU time", cpu or {}))
         for name, key in zip(names, ("before", "after"), strict=True)
-        if key in latency
+        if found.get(key)
     ]
-    title = f"latency, threads: {latency['threads']}, on {', '.join(latency['providers'])}"
+    sizes = ", ".join(f"{name} {'x'.join(map(str, size)) or 'scalar'}" for name, size in latency["sizes"].items())
+    title = f"latency, threads: {latency['threads']}, on {', '.join(latency['providers'])}, of {sizes}"
     terminal.table(("µs", *percentiles, "runs"), rows, title)
     terminal.table(("bytes", "weights", "peak activations", "peak resident"), list(memory_rows(report)))
     if report["gates"]:
         terminal.table(("gate", "limit", "value", "passed"), gate_rows(report["gates"]))
-    if latency.get("ratio_p10"):
-        by_p10, fastest = (f"{latency[key]:.3f}" for key in ("ratio_p10", "ratio_min"))
-        doubt = "" if latency["conclusive"] else ": inconclusive"
-        terminal.say(f"{names[1]} takes {by_p10} of the time of {names[0]} by p10, {fastest} by the fastest run{doubt}")
+    ratio = latency.get("ratio")
+    if ratio:
+        clock = "CPU time" if latency["by"] == "cpu" else "time"
+        wall = "" if latency["by"] == "wall" else f"; by the clock on the wall {_wall(latency)}"
+        terminal.say(f"{names[1]} takes {ratio:.3f} of the {clock} of {names[0]} by p10{wall}")
+    elif latency_doubt(report):
+        terminal.say(f"how fast {names[1]} is: {OPEN} ({latency_doubt(report)}); {way_out(report)}")
+
+
+def _wall(latency: dict[str, Any]) -> str:
+    return OPEN if latency["ratio_p10"] is None else f"{latency['ratio_p10']:.3f}"
 
 
 def show_layers(terminal: Terminal, report: dict[str, Any]) -> None:
@@ -134,7 +145,9 @@ def show_jobs(terminal: Terminal, reports: dict[str, dict[str, Any]]) -> None:
     for name, report in reports.items():
         for gate in report.get("gates", ()):
             if not gate["passed"]:
-                terminal.say(f"{name}: {gate['name']} is {amount(gate['value'])}, the limit is {amount(gate['limit'])}")
+                terminal.say(
+                    f"{name}: {gate['name']} is {gate_value(gate['value'])}, the limit is {amount(gate['limit'])}"
+                )
 
 
 def _reconstruction(report: dict[str, Any]) -> list[str]:

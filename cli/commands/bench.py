@@ -43,7 +43,8 @@ def command(
         report = bench(model, other, progress=progress, **given(values))
     show_latency(terminal, report, (model, other))
     show_sizes(terminal, report)
-    terminal.warn([f"inconclusive: {reason}" for reason in report["latency"]["reasons"]])
+    found = report["latency"]
+    terminal.warn([f"inconclusive: {reason}" for reason in (found["cpu"] or found)["reasons"]])
     write_documents(ctx, report)
     ctx.exit(report["exit_code"])
 

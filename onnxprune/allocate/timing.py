@@ -1,7 +1,7 @@
 """Measure what each node takes at several widths on this machine, for latency targets.
 
 Runtimes compute channels in blocks, so time falls in steps and MACs say little about it. Every distinct multiplying node is timed
-alone, at full, half and quarter widths of each letter that can shrink; what the whole model takes beyond that follows its channels.
+alone, with one thread by its CPU time, at full, half and quarter widths of each letter that can shrink; what the whole model takes beyond that follows its channels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from onnxprune.coupling.groups import Analysis, linear_width
 from onnxprune.coupling.spec import Spec, Term
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.means import Means
-from onnxprune.measure.latency import interleave
+from onnxprune.measure.latency import clock_of, cpu_tells, interleave
 from onnxprune.model.facts import Shape
 from onnxprune.model.files import atomic_file
 from onnxprune.model.graph import Node
@@ -42,13 +42,14 @@ def with_times(
     *,
     cache: Path | None = None,
 ) -> Analysis:
-    """Return the analysis with measured times; ``whole_us``: the original's latency. Raises ModelError where a node does not run."""
+    """Return the analysis with measured times; ``whole_us``: the original's latency by the same clock. Raises ModelError where a node does not run."""
     table = _Table(means, cache_file(means) if cache is None else cache)
-    nodes = [
-        table.node(analysis, index, node, spec)
+    costly = [
+        (index, node, spec)
         for index, (node, spec) in enumerate(analysis.solution.links.specs)
         if spec.cost and not all(name in analysis.facts.constants for name in node.inputs if name)
     ]
+    nodes = [table.at(number, len(costly)).node(analysis, *one) for number, one in enumerate(costly)]
     table.save()
     full = analysis.widths
     alone = sum(float(node.at(full)) for node in nodes)
@@ -62,7 +63,10 @@ def cache_file(means: Means) -> Path:
         cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     except (OSError, StopIteration):
         cpu = platform.processor()
-    key = hashlib.sha256(f"{cpu}|{platform.machine()}|{runtime_version()}|{means.threads}".encode()).hexdigest()[:16]
+    clock = "cpu" if cpu_tells(means.threads) else "wall"
+    key = hashlib.sha256(
+        f"{cpu}|{platform.machine()}|{runtime_version()}|{means.threads}|{clock}".encode()
+    ).hexdigest()[:16]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "onnxprune" / f"times-{key}.json"
 
@@ -72,12 +76,17 @@ class _Table:
 
     def __init__(self, means: Means, path: Path):
         self.means, self.path = means, path
-        self.fresh = False
+        self.fresh, self.place = False, (0, 1)
         try:
             entries = json.loads(path.read_text())
             self.entries = {str(key): float(value) for key, value in entries.items()}
         except (OSError, ValueError, AttributeError, TypeError):
             self.entries = {}
+
+    def at(self, number: int, of: int) -> _Table:
+        """Take note of which of all nodes is timed now."""
+        self.place = number, of
+        return self
 
     def save(self) -> None:
         """Write what was measured; a folder that cannot be written only costs measuring again."""
@@ -114,11 +123,11 @@ class _Table:
         attributes = sorted(a.SerializeToString().hex() for a in proto.graph.node[0].attribute)
         key = hashlib.sha256(json.dumps([node.op, node.version, operands, attributes]).encode()).hexdigest()[:24]
         if key not in self.entries:
-            self.means.progress(f"timing {node.op} {shapes}")
+            self.means.progress(f"timing {node.op} {shapes}", *self.place)
             opened = session(proto, threads=self.means.threads)
             (times,) = interleave(
                 [lambda: opened.run(feeds)], rounds=RUNS, max_seconds=SECONDS,
-                warmup_runs=WARMUP_RUNS, warmup_seconds=WARMUP_SECONDS,
+                warmup_runs=WARMUP_RUNS, warmup_seconds=WARMUP_SECONDS, clock=clock_of(self.means.threads),
             )  # fmt: skip
             self.entries[key] = float(np.percentile(times, 10)) / 1000
             self.fresh = True

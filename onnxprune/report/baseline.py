@@ -9,8 +9,10 @@ from typing import Any
 
 from onnxprune.errors import DataError
 from onnxprune.report.entries import ReportView
+from onnxprune.report.latency import believed_ratio, latency_doubt
 
 TOLERANCE = 0.02
+SPEED = "latency_ratio"
 LATENCY_TOLERANCE = 0.10
 """The least tolerance of latency ratios, whatever is asked for: repeated measurements differ by that much."""
 
@@ -37,6 +39,14 @@ def _after(key: str) -> Callable[[ReportView], float | None]:
 
 def _of(part: str, key: str) -> Callable[[ReportView], float | None]:
     return lambda report: _number(_part(report, part), key)
+
+
+def _speed(report: ReportView) -> float | None:
+    """The ratio of two latencies that can be believed, None where there is none."""
+    latency = _part(report, "latency")
+    for key in ("ratio", "ratio_p10"):
+        _number(latency, key)
+    return believed_ratio(report)
 
 
 def _drift(report: ReportView) -> float | None:
@@ -71,7 +81,7 @@ COMPARED: dict[str, tuple[Callable[[ReportView], float | None], bool, float]] = 
     "bytes": (_after("bytes"), True, 0.0),
     "parameters": (_after("parameters"), True, 0.0),
     "macs": (_after("macs"), True, 0.0),
-    "latency_ratio": (_of("latency", "ratio_p10"), True, LATENCY_TOLERANCE),
+    SPEED: (_speed, True, LATENCY_TOLERANCE),
     "relative_l2": (_drift, True, 0.0),
     "relative_l2_of_groups": (_inside, True, 0.0),
     "drop": (_drop, False, 0.0),
@@ -96,8 +106,9 @@ class Baseline:
     def _gates(self, report: ReportView) -> Iterator[dict[str, Any]]:
         for name, (read, relative, least) in COMPARED.items():
             now, then = read(report), read(self.report)
-            if now is None or then is None:
+            doubtful = name == SPEED and bool(latency_doubt(report))
+            if then is None or (now is None and not doubtful):
                 continue
             slack = max(self.tolerance, least)
             limit = then + (slack * abs(then) if relative else slack)
-            yield {"name": f"baseline_{name}", "limit": limit, "value": now, "passed": now <= limit}
+            yield {"name": f"baseline_{name}", "limit": limit, "value": now, "passed": now is not None and now <= limit}

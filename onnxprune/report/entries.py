@@ -16,6 +16,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.links import RULES
 from onnxprune.model.read import Model
 from onnxprune.proof.check import OutputProof, SurgeryCheck
+from onnxprune.report.latency import OPEN, believed_ratio, latency_doubt, latency_rows
 from onnxprune.report.remedies import remedies
 from onnxprune.report.visible import visible_json
 from onnxprune.version import __version__
@@ -176,12 +177,10 @@ def comparison(report: Report) -> list[tuple[str, str, str, str]]:
         for key, title in TOTALS.items()
         if key in before and key in after
     ]
-    latency = report.get("latency") or {}
-    if latency.get("after"):
-        one, two = latency["before"]["p10"], latency["after"]["p10"]
-        doubt = "" if latency["conclusive"] else " (noisy)"
-        title = f"latency p10 (µs, {latency['threads']} thread{'s' * (latency['threads'] > 1)}){doubt}"
-        rows.append((title, f"{one:,.0f}", f"{two:,.0f}", _change(one, two)))
+    rows += [
+        (title, f"{one:,.0f}", f"{two:,.0f}", _change(one, two) if told else OPEN)
+        for title, one, two, told in latency_rows(report)
+    ]
     task = report.get("task") or {}
     if task.get("before") is not None:
         rows.append(
@@ -269,7 +268,7 @@ def some(names: Sequence[str], most: int = 5) -> str:
 
 def gate_rows(gates: Sequence[Report]) -> list[tuple[str, str, str, str]]:
     return [
-        (gate["name"], amount(gate["limit"]), amount(gate["value"]), "yes" if gate["passed"] else "no")
+        (gate["name"], amount(gate["limit"]), gate_value(gate["value"]), "yes" if gate["passed"] else "no")
         for gate in gates
     ]
 
@@ -322,6 +321,11 @@ def amount(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
 
 
+def gate_value(value: float | None) -> str:
+    """Return a number that a gate judged; there is none where what was measured was too noisy."""
+    return OPEN if value is None else amount(value)
+
+
 def _number(value: float | None, spec: str, absent: str = "-") -> str:
     return absent if value is None else format(value, spec)
 
@@ -333,10 +337,8 @@ def verdict(report: Report) -> str:
         return ""
     told = [key for key in TOTALS if key != "channels" and key in before and key in after]
     gone = [f"{TOTALS[key]} {_change(before[key], after[key])}" for key in told]
-    ratio = (report.get("latency") or {}).get("ratio_p10")
-    speed = (
-        "" if ratio is None else f", {1 / ratio:.2f}x as fast" + ("" if report["latency"]["conclusive"] else " (noisy)")
-    )
+    ratio = believed_ratio(report)
+    speed = f", {1 / ratio:.2f}x as fast" if ratio else f", how fast is {OPEN}" if latency_doubt(report) else ""
     failed = [gate["name"] for gate in report.get("gates", ()) if not gate["passed"]]
     nothing = "; nothing was written" if "output" in report else ""
     doubt = "; nothing says that it still works: give --calib" if report.get("unjudged") else ""

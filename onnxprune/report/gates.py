@@ -20,10 +20,10 @@ from onnxprune.measure.tasks.task import NONE, OPTIONS
 from onnxprune.model.facts import Facts
 from onnxprune.model.read import Model
 from onnxprune.proof.inputs import random_feeds
+from onnxprune.report.latency import believed_ratio, latency_doubt
 from onnxprune.settings import AUTO, Settings
 
 LATENCY_SECONDS = 2.0
-LATENCY_PAIRS = 50
 
 QUALITY = ("max_drop", "min_agreement", "min_cosine")
 """Gates on what data shows."""
@@ -97,7 +97,6 @@ def measure_latency(
         after,
         single_feeds(facts, settings.seed, survey),
         settings.means,
-        pairs=LATENCY_PAIRS,
         max_seconds=LATENCY_SECONDS,
     )
 
@@ -106,12 +105,16 @@ def measure_latency(
 
 
 class Gate(NamedTuple):
-    """``value`` out of what was measured; ``possible``: whether a run with these settings and data will know it."""
+    """``value`` out of what was measured; ``possible``: whether a run with these settings and data will know it.
+
+    ``open``: whether it was measured and nothing can be concluded from it, so that the gate is not passed.
+    """
 
     value: Callable[[Measured], float | None]
     possible: Callable[[Settings, Dataset | None], bool]
     at_least: bool
     needs: str
+    open: Callable[[Measured], bool] = lambda _: False
 
 
 def _of(part: str, key: str) -> Callable[[Measured], float | None]:
@@ -146,7 +149,9 @@ GATES: dict[str, Gate] = {
     ),
     "min_agreement": Gate(_worst("top1_agreement"), _has_data, True, "data for a classifier"),
     "min_cosine": Gate(_worst("cosine"), _has_data, True, "data"),
-    "max_latency_ratio": Gate(_of("latency", "ratio_p10"), lambda s, _: s.latency, False, "a latency measurement"),
+    "max_latency_ratio": Gate(
+        believed_ratio, lambda s, _: s.latency, False, "a latency measurement", lambda m: bool(latency_doubt(m))
+    ),
     "max_size": Gate(_of("after", "bytes"), lambda _, data: True, False, "the size of the result"),
 }
 
@@ -212,9 +217,9 @@ def judge(settings: Settings, measured: Measured) -> list[dict[str, Any]]:
         if limit is None:
             continue
         value = gate.value(measured)
-        if value is None:
+        if value is None and not gate.open(measured):
             raise _undecidable(name, gate)
-        passed = value >= limit if gate.at_least else value <= limit
+        passed = value is not None and (value >= limit if gate.at_least else value <= limit)
         gates.append({"name": name, "limit": limit, "value": value, "passed": bool(passed)})
     return gates
 

@@ -166,7 +166,7 @@ def time_models(model: Model, other: Model | None, timing: Timing, settings: Set
     gates = judge(settings, {"latency": found.to_json()})
     missed = int(not all(gate["passed"] for gate in gates))
     return entries.header("bench", settings.to_json()) | {
-        "exit_code": Inconclusive.exit_code if timing.strict and not found.conclusive else missed,
+        "exit_code": Inconclusive.exit_code if timing.strict and found.by is None else missed,
         "model": entries.model_entry(model),
         "other": None if other is None else entries.model_entry(other),
         "sizes": sizes_entry(facts, settings),

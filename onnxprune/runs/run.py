@@ -32,6 +32,7 @@ from onnxprune.report import entries
 from onnxprune.report.baseline import Baseline
 from onnxprune.report.entries import Report
 from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_judges
+from onnxprune.report.latency import latency_doubt, way_out
 from onnxprune.report.sizes import sizes_entry
 from onnxprune.report.stages import Stages
 from onnxprune.report.tasks import unjudged
@@ -206,13 +207,13 @@ class Run:
         return measured
 
     def _judge_noise(self, facts: Report) -> None:
-        latency = facts["latency"]
-        gated = self.settings.max_latency_ratio is not None and latency is not None
-        if gated and not latency["conclusive"]:
-            reason = f"the latency measurement is inconclusive ({'; '.join(latency['reasons'])})"
+        """Say why a gate on latency is missed where nothing can be concluded; raises Inconclusive for that when ``strict``."""
+        doubt = latency_doubt(facts)
+        if self.settings.max_latency_ratio is not None and doubt:
+            reason = f"the latency measurement is inconclusive ({doubt})"
             if self.settings.strict:
-                raise Inconclusive(f"{reason}; nothing was written. Run again on a quieter machine")
-            self.notes.warn(f"{reason}; the gate was judged all the same (--strict refuses that)")
+                raise Inconclusive(f"{reason}; nothing was written, {way_out(facts)}")
+            self.notes.warn(f"{reason}, so that the gate max_latency_ratio is not passed; {way_out(facts)}")
 
     def _save(self, small: Model, path: Path) -> Report:
         with self.stages("save"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from onnxprune.changes.units import choose
 from onnxprune.changes.units.choose import next_budget
 from onnxprune.errors import TargetError, UsageError
 from onnxprune.means import Means
+from onnxprune.measure.latency import Latency, LatencyReport
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
 
@@ -84,7 +86,7 @@ def test_a_latency_target_is_a_share() -> None:
 def by_size(before: Model, after: Model, *_: object) -> SimpleNamespace:
     """A clock that never wavers: time is the model's size."""
     return SimpleNamespace(
-        before=SimpleNamespace(p10=100.0), ratio_p10=after.proto.ByteSize() / before.proto.ByteSize()
+        before=SimpleNamespace(p10=100.0), cpu=None, ratio=after.proto.ByteSize() / before.proto.ByteSize()
     )
 
 
@@ -115,3 +117,24 @@ def test_times_of_one_element_type_are_not_those_of_another(tmp_path: Path) -> N
         )
     assert timed.count("float") == timed.count("double") == timed.count("float16") > 0
     assert [path.name for path in tmp_path.iterdir()] == ["times.json"]
+
+
+def test_a_latency_target_that_cannot_be_judged_is_not_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several threads only the wall clock tells latency, and here that tells nothing."""
+    noisy, tried = Latency(100.0, 300.0, 900.0, 900.0, 90.0, 50), []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(timing, "interleave", lambda *_, **__: [[1000] * 3])
+    monkeypatch.setattr(choose, "measure_latency", lambda *_: tried.append(1) or LatencyReport(noisy, noisy, threads=2))
+    with pytest.raises(TargetError, match=r"cannot be judged: .* too noisy to say .*--threads 1"):
+        onnxprune.prune(MODEL, target="latency=0.7x", latency=False, threads=2)
+    assert len(tried) == 1 + choose.LATENCY_TRIES
+
+
+def test_nodes_are_timed_by_cpu_time_where_one_thread_does_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = []
+    monkeypatch.setattr(timing, "interleave", lambda *_, clock, **__: clocks.append(clock) or [[1000] * 3])
+    for threads, expected in ((1, time.thread_time_ns), (2, time.perf_counter_ns)):
+        clocks.clear()
+        timing.with_times(onnxprune.analyze(MODEL), 100.0, Means(threads), cache=tmp_path / f"{threads}.json")
+        assert set(clocks) == {expected}
+    assert timing.cache_file(Means(1)) != timing.cache_file(Means(2))

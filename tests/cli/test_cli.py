@@ -143,7 +143,9 @@ def test_validate_reports_drift_and_accuracy(small: Path) -> None:
 def test_bench_measures_in_turns(small: Path) -> None:
     report = json.loads(run("bench", CNN, small, "--pairs", "12", "--seconds", "1", "--json", "-").stdout)
     assert report["latency"]["before"]["runs"] == report["latency"]["after"]["runs"] <= 12
-    assert report["latency"]["ratio_p10"] > 0
+    assert report["latency"]["cpu"]["after"]["runs"] == report["latency"]["after"]["runs"]
+    assert min(report["latency"]["after"]["p10"], report["latency"]["cpu"]["after"]["p10"]) > 0
+    assert report["latency"]["sizes"] == {"image": [1, 1, 8, 8]}
     assert "p10" in run("bench", small, "--pairs", "10", "--seconds", "1").stdout
 
 

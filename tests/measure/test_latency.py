@@ -15,8 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.measure.latency import Latency, LatencyReport, interleave, measure, measure_pair
-from onnxprune.model.runtime import session
+from onnxprune.means import Means
+from onnxprune.measure.latency import Latency, LatencyReport, Clocked, interleave, measure, measure_pair, rounds_of
+from onnxprune.model.runtime import CPU, session
+from onnxprune.report.baseline import Baseline
+from onnxprune.report.entries import gate_rows, verdict
+from onnxprune.report.gates import judge
+from onnxprune.report.latency import latency_rows
+from onnxprune.settings import make_settings
 
 MS = 1_000_000
 
@@ -115,7 +121,7 @@ def test_verdict(before: Latency, after: Latency, reason: str | None) -> None:
 
 
 def test_json() -> None:
-    pair = LatencyReport(quiet(100), quiet(60), threads=2, providers=("CPUExecutionProvider",)).to_json()
+    pair = LatencyReport(quiet(100), quiet(60), threads=2, providers=CPU).to_json()
     assert (
         pair["unit"] == "us"
         and pair["ratio_p10"] == pair["ratio_min"] == 0.6
@@ -128,10 +134,110 @@ def test_json() -> None:
     json.dumps([pair, single], allow_nan=False)
 
 
+class Busy(Bench):
+    """The same on a machine on which other programs run: what a run waits is on the wall clock alone; ``waits``: per run, in turn."""
+
+    def __init__(self, waits: list[int], **milliseconds: float):
+        super().__init__(**milliseconds)
+        self.waited, self.waits, self.number = 0, waits, 0
+
+    def _run(self, name: str, duration: int) -> Callable[[], None]:
+        run = super()._run(name, duration)
+
+        def disturbed() -> None:
+            run()
+            self.waited += self.waits[self.number % len(self.waits)] * MS
+            self.number += 1
+
+        return disturbed
+
+    def wall(self) -> int:
+        return self.now + self.waited
+
+
+def report_of(bench: Busy, threads: int = 1) -> LatencyReport:
+    both = rounds_of(
+        bench.runs, rounds=50, warmup_runs=0, warmup_seconds=0, max_seconds=1e6, clocks=(bench.wall, bench.clock)
+    )
+    wall, cpu = ([[found[clock] for found in column] for column in both] for clock in (0, 1))
+    whole = Clocked.of(*wall)
+    return LatencyReport(
+        whole.before, whole.after, whole.drift, threads, CPU, Clocked.of(*cpu) if threads == 1 else None
+    )
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=7))
+def test_cpu_time_is_the_same_however_busy_the_machine_is(waits: list[int]) -> None:
+    report = report_of(Busy(waits, a=10, b=6))
+    assert (report.by, report.ratio) == ("cpu", pytest.approx(0.6))
+    assert report.to_json()["cpu"]["ratio_p10"] == pytest.approx(0.6)
+
+
+def test_noisy_times_give_no_factor() -> None:
+    waits = [0, 90, 40, 7, 0, 30]
+    alone, several = (report_of(Busy(waits, a=10, b=6), threads).to_json() for threads in (1, 2))
+    assert (alone["ratio_p10"], alone["ratio_min"], alone["conclusive"]) == (None, None, False)
+    assert (alone["by"], alone["ratio"]) == ("cpu", pytest.approx(0.6))
+    assert (several["by"], several["ratio"], several["ratio_p10"], several["cpu"]) == (None, None, None, None)
+    assert verdict({"before": {"macs": 2}, "after": {"macs": 1}, "latency": several}) == (
+        "MACs -50.0%, how fast is too noisy to say."
+    )
+    assert verdict({"before": {"macs": 2}, "after": {"macs": 1}, "latency": alone}) == "MACs -50.0%, 1.67x as fast."
+    rows = latency_rows({"latency": alone})
+    assert [(row[0], row[3]) for row in rows] == [("latency p10 (µs, 1 thread)", False), ("CPU time p10 (µs)", True)]
+
+
+def test_quiet_walls_tell_where_several_threads_work() -> None:
+    report = report_of(Busy([0], a=10, b=6), threads=4)
+    assert (report.by, report.ratio, report.cpu) == ("wall", pytest.approx(0.6), None)
+    assert "4 threads work side by side" in report.cpu_reasons[0]
+
+
+def test_cpu_times_that_stray_give_no_factor() -> None:
+    """As where the processor's own speed changes between any two runs."""
+    times = [[10, 17, 10, 21, 33, 9] * 3, [6, 15, 30, 3, 6, 14] * 3]
+    pair = Clocked.of(*[[t * MS for t in column] for column in times])
+    report = LatencyReport(quiet(100), quiet(60), threads=1, providers=CPU, cpu=pair)
+    assert (report.by, report.ratio) == (None, None)
+    assert "leave the factor open" in report.to_json()["cpu"]["reasons"][0]
+
+
+def test_a_clock_that_ticks_too_seldom_tells_nothing() -> None:
+    pair = Clocked.of([0] * 20, [0] * 20)
+    report = LatencyReport(quiet(100), quiet(60), threads=1, providers=CPU, cpu=pair)
+    assert (report.by, report.ratio) == (None, None)
+    assert report.to_json()["cpu"]["reasons"][0] == "a run is shorter than this system's clock of CPU time ticks"
+
+
+@pytest.mark.parametrize(
+    ("latency", "passed", "value"),
+    [
+        ({"ratio": 0.5}, True, 0.5),
+        ({"ratio": 0.7}, False, 0.7),
+        ({"ratio": None, "after": {}, "cpu": None, "reasons": ["noise"], "threads": 2}, False, None),
+    ],
+)
+def test_a_gate_on_latency_goes_by_what_is_believed_or_is_missed(
+    latency: dict, passed: bool, value: float | None
+) -> None:
+    if value is None:
+        latency["after"] = {"p10": 1.0}
+    (gate,) = judge(make_settings({"max_latency_ratio": 0.6}), {"latency": latency})
+    assert (gate["passed"], gate["value"]) == (passed, value)
+    before = {"latency": {"ratio_p10": 0.6, "conclusive": True}}
+    (again,) = Baseline(before, 0.0).judge({"latency": latency})
+    assert (again["name"], again["passed"]) == ("baseline_latency_ratio", passed if value is None else value <= 0.66)
+    assert gate_rows([gate])[0][2] == ("too noisy to say" if value is None else str(value))
+
+
 def test_real_models_are_measured() -> None:
     feeds = {"x": np.ones((1, 2), np.float32)}
     pair = measure_pair(DOUBLE, DOUBLE.SerializeToString(), feeds, pairs=20)
-    assert pair.before.runs == pair.after.runs == 20 and pair.ratio_p10 > 0
+    assert (
+        pair.before.runs == pair.after.runs == pair.cpu.before.runs == pair.cpu.after.runs == 20 and pair.ratio_p10 > 0
+    )
+    assert pair.sizes == {"x": (1, 2)}
+    assert measure_pair(DOUBLE, DOUBLE, feeds, Means(threads=2), pairs=10).cpu is None
     assert measure(DOUBLE, feeds, runs=11).before.runs == 11
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from onnxprune.report.documents.tables import parts, shortened
-from onnxprune.report.entries import amount
+from onnxprune.report.entries import amount, gate_value
 from onnxprune.report.tasks import task_sentence
 
 LONGEST = 500
@@ -60,5 +60,5 @@ def _cases(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield (
             gate["name"],
             "" if gate["passed"] else "failure",
-            f"value {amount(gate['value'])}, limit {amount(gate['limit'])}",
+            f"value {gate_value(gate['value'])}, limit {amount(gate['limit'])}",
         )
