@@ -25,6 +25,7 @@ from onnxprune.model import read
 from onnxprune.model.paths import refuse_data_files, settle_paths
 from onnxprune.model.read import Model
 from onnxprune.model.surgeon import from_surgeon
+from onnxprune.model.threads import load_blas
 from onnxprune.model.write import output_path
 from onnxprune.model.write import save as write_model
 from onnxprune.options import (
@@ -318,6 +319,7 @@ def _dataset(
     images: ImageOptions | None = None,
     samples: int | None = None,
 ) -> Dataset:
+    load_blas()
     specs, sizes, values = input_specs(model.structure), dict(settings.input_shape), dict(settings.input_value)
     return open_dataset(
         data, specs, labels=labels, samples=samples, seed=settings.seed, images=images, sizes=sizes, values=values

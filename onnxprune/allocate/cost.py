@@ -5,26 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from onnxprune.coupling.groups import Analysis, Volume
 
 
 class _Products:
-    """A list of volumes evaluated together: ``slopes`` int64[factors, groups], factors of one volume side by side."""
+    """A list of volumes evaluated together: every factor is ``fixed`` and, in some ``rows``, slopes times what groups keep.
 
-    def __init__(self, volumes: Sequence[Volume], groups: int):
+    Factors of one volume stand side by side.
+    """
+
+    def __init__(self, volumes: Sequence[Volume]):
         factors = [(fixed, slope) for v in volumes for fixed, slope in zip(v.fixed, v.slopes, strict=True)]
         rows = [(row, g, n) for row, (_, slope) in enumerate(factors) for g, n in slope.items()]
-        row, column, value = np.array(rows, np.int64).reshape(-1, 3).T
+        row, self._groups, self._slopes = np.array(rows, np.int64).reshape(-1, 3).T
         self._fixed = np.array([fixed for fixed, _ in factors], np.int64)
-        self._slopes = csr_array((value, (row, column)), shape=(len(factors), groups))
+        self._rows, self._places = np.unique(row, return_index=True)
         self._starts = np.cumsum([0, *(len(v.fixed) for v in volumes)])[:-1]
 
     def at(self, kept: np.ndarray) -> np.ndarray:
         """Return int64[volumes] for ``kept`` int64[groups], int64[volumes, n] for int64[groups, n]."""
         fixed = self._fixed.reshape(-1, *[1] * (kept.ndim - 1))
-        widths = fixed + self._slopes @ kept
+        widths = np.repeat(fixed, kept.shape[1], 1) if kept.ndim > 1 else fixed.copy()
+        if len(self._rows):
+            slopes = self._slopes.reshape(-1, *[1] * (kept.ndim - 1))
+            widths[self._rows] += np.add.reduceat(slopes * kept[self._groups], self._places, axis=0)
         return np.multiply.reduceat(widths, self._starts, axis=0) if len(self._starts) else widths
 
 
@@ -32,11 +37,10 @@ class Costs:
     """Totals of a model: parameters, macs, weight_bytes, bytes (of the file), channels."""
 
     def __init__(self, analysis: Analysis):
-        groups = len(analysis.groups)
         facts = analysis.facts
         self.widths = analysis.widths
-        self._parameters = _Products(analysis.parameters, groups)
-        self._macs = _Products(analysis.macs, groups)
+        self._parameters = _Products(analysis.parameters)
+        self._macs = _Products(analysis.macs)
         stored = [v.itemsize if v.name in facts.graph.tensors else 0.0 for v in analysis.parameters]
         self._itemsizes = np.array(stored)
         self._multiplicity = np.array([group.multiplicity for group in analysis.groups], np.int64)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.interpolate import RegularGridInterpolator
+import scipy
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class NodeTime:
         if not self.widths:
             return np.full(kept.shape[1:], float(self.table))
         points = np.stack([width.at(kept) for width in self.widths], axis=-1)
-        read = RegularGridInterpolator(self.grid, self.table, bounds_error=False, fill_value=None)
+        read = scipy.interpolate.RegularGridInterpolator(self.grid, self.table, bounds_error=False, fill_value=None)
         return np.maximum(read(points).reshape(kept.shape[1:]), 0.0)
 
 

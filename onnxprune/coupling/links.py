@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from onnxprune.coupling import rules as _rules  # noqa: F401  (fills the table)
 from onnxprune.coupling.spec import LOSSY, RULES, Operand, Spec, View, frozen
@@ -80,13 +78,24 @@ class Links:
 
 
 def components(size: int, left: np.ndarray, right: np.ndarray) -> tuple[int, np.ndarray]:
-    """Return the number of connected components and each node's component, numbered in order of first appearance."""
-    graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(size, size))
-    count, labels = connected_components(graph, directed=False)
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.empty(count, np.int64)
-    rank[np.argsort(first)] = np.arange(count)
-    return count, rank[inverse]
+    """Return the number of connected components and each node's component, numbered in order of first appearance.
+
+    The same as scipy.sparse.csgraph, whose import takes longer than a whole analysis. Every component is led to its first member
+    in as many turns as the logarithm of its size.
+    """
+    root = np.arange(size)
+    while True:
+        ends = root[left], root[right]
+        apart = ends[0] != ends[1]
+        if not apart.any():
+            break
+        one, two = ends[0][apart], ends[1][apart]
+        np.minimum.at(root, np.maximum(one, two), np.minimum(one, two))  # a root is led to the smallest that it meets
+        while not np.array_equal(root, root[root]):
+            root = root[root]
+        left, right = left[apart], right[apart]
+    firsts, inverse = np.unique(root, return_inverse=True)
+    return len(firsts), inverse.reshape(-1)
 
 
 def signature(node: Node, facts: Facts, second: bool = False) -> Spec:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, lapack, solve_triangular
+import scipy
 
 DEAD = 1e-10  # inputs with less than this share of the largest second moment carry nothing
 DOWNDATES = 64  # steps between two exact factorisations
@@ -74,9 +74,9 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
     for jitter in JITTERS:
         trial = matrix.copy()
         trial[np.diag_indices_from(trial)] += jitter * level
-        factor, failed = lapack.dpotrf(trial, lower=1, overwrite_a=1)
+        factor, failed = scipy.linalg.lapack.dpotrf(trial, lower=1, overwrite_a=1)
         if not failed:
-            lower, failed = lapack.dpotri(factor, lower=1)
+            lower, failed = scipy.linalg.lapack.dpotri(factor, lower=1)
         if not failed and np.isfinite(lower).all():
             half = np.tril(lower, -1)
             return half + half.T + np.diag(lower.diagonal())
@@ -121,7 +121,7 @@ def _solve_positive(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     if not matrix.size:
         return np.zeros((len(matrix), right.shape[1]))
     try:
-        return cho_solve(cho_factor(matrix, lower=True), right)
+        return scipy.linalg.cho_solve(scipy.linalg.cho_factor(matrix, lower=True), right)
     except np.linalg.LinAlgError:
         return inverse(matrix) @ right
 
@@ -269,7 +269,7 @@ def _eliminated(matrix: np.ndarray, inputs: np.ndarray) -> np.ndarray:
 def _whitened(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return C^-1 right for C C^T = matrix; by eigenvalues, floored, where rounding left it indefinite."""
     try:
-        return solve_triangular(np.linalg.cholesky(matrix), right, lower=True)
+        return scipy.linalg.solve_triangular(np.linalg.cholesky(matrix), right, lower=True)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(matrix)
         floor = max(float(values[-1]), np.finfo(np.float64).tiny) * np.finfo(np.float64).eps

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.special import log_softmax
+import scipy
 
 from onnxprune.measure.tasks.focus import Focus, focused, row_weights
 from onnxprune.measure.tasks.task import Task
@@ -194,7 +194,7 @@ class Output:
         rows = self.rows(array).astype(np.float64)
         if self.kind == PROBABILITIES:
             return np.log(np.clip(rows, TINY_PROBABILITY, None))
-        return log_softmax(rows, axis=-1)
+        return scipy.special.log_softmax(rows, axis=-1)
 
     def weighed(self, factors: Mapping[tuple[int, int] | None, float]) -> Output:
         """Return the same with ranges of channels (None: all of them) weighed by so much more."""
@@ -237,7 +237,7 @@ def _divergences(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 def _of_scores(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
-        return _divergences(*(log_softmax(x.astype(np.float64), 1) for x in (a, b)))
+        return _divergences(*(scipy.special.log_softmax(x.astype(np.float64), 1) for x in (a, b)))
 
 
 def _of_probabilities(a: np.ndarray, b: np.ndarray) -> np.ndarray:

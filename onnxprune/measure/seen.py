@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp
+import scipy
 
 CLOSE = 1e-3  # by which a sum of probabilities may miss 1
 EMBEDDING = 8  # channels at least of rows whose length of 1 is no chance
@@ -30,7 +30,7 @@ class Seen:
         finite = np.isfinite(rows)
         values = np.where(finite, rows, 0.0).astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
-            sums, logs = rows.sum(axis=1, dtype=np.float64), logsumexp(rows.astype(np.float64), axis=1)
+            sums, logs = rows.sum(axis=1, dtype=np.float64), scipy.special.logsumexp(rows.astype(np.float64), axis=1)
             lengths = np.sqrt(np.square(values).sum(axis=1))
         return cls(
             finite.sum(0).astype(np.float64),

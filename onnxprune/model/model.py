@@ -20,6 +20,7 @@ from onnxprune.model.tensors import (
     Home,
     copy_field,
     external_region,
+    set_fields,
     skeleton_without_data,
 )
 from onnxprune.model.weights import ABOUT, Tensor, Weights, stored_tensor
@@ -180,9 +181,8 @@ def _refer(header: TensorProto, tensor: TensorProto) -> None:
 
 
 def _describe(source: TensorProto, target: TensorProto) -> None:
-    for descriptor, value in source.ListFields():
-        if descriptor.name in ABOUT:
-            copy_field(target, descriptor.name, value)
+    for name, value in set_fields(source, ABOUT):
+        copy_field(target, name, value)
 
 
 def weight_name(tensor: TensorProto) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,6 +158,15 @@ def skeleton_without_data(proto: ModelProto) -> ModelProto:
         if descriptor.name != "initializer":
             copy_field(result.graph, descriptor.name, value)
     return result
+
+
+def set_fields(message: Message, names: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Yield name and value of those of the fields that are set; others are not looked at: to look at bytes is to copy them."""
+    for name in names:
+        value = getattr(message, name)
+        single = isinstance(value, int | float | str | bytes | Message)
+        if message.HasField(name) if single else len(value):
+            yield name, value
 
 
 def copy_field(target: Message, name: str, value: Any) -> None:

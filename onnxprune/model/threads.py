@@ -35,5 +35,10 @@ class OneBlasThread:
                 self._before.clear()
 
 
+def load_blas() -> None:
+    """Load what works on data, whose threads can only be limited once it is there: scipy has a BLAS of its own."""
+    import scipy.linalg  # noqa: F401
+
+
 one_blas_thread = OneBlasThread()
 """The one that all runs share, as they share the libraries."""

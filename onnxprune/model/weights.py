@@ -17,17 +17,14 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.model.tensors import BITS, CHUNK, copy_checked, copy_field, packed_size, short_reason
+from onnxprune.model.tensors import BITS, CHUNK, copy_checked, copy_field, packed_size, set_fields, short_reason
 
 ELEMENTS = 1 << 20  # of a block
 TOGETHER = 8  # elements of any packed type that end with a byte
-ABOUT = (
-    "name",
-    "dims",
-    "data_type",
-    "doc_string",
-    "metadata_props",
-)  # fields that say what a tensor is, not what it holds
+KNOWN = tuple(field.name for field in TensorProto.DESCRIPTOR.fields)
+ABOUT = tuple(name for name in ("name", "dims", "data_type", "doc_string", "metadata_props") if name in KNOWN)
+"""Fields that say what a tensor is, not what it holds; older releases of onnx have fewer."""
+REST = tuple(name for name in KNOWN if name not in {*ABOUT, "raw_data"})
 
 Masks = Mapping[int, np.ndarray]  # axis -> bool[size]: the positions that stay
 
@@ -98,7 +95,7 @@ class _Bytes(Tensor):
     def __init__(self, tensor: TensorProto):
         super().__init__(tensor.data_type, tuple(tensor.dims))
         self._content = tensor.raw_data
-        self._rest = [(d.name, v) for d, v in tensor.ListFields() if d.name not in ABOUT and d.name != "raw_data"]
+        self._rest = list(set_fields(tensor, REST))
 
     @property
     def nbytes(self) -> int:

@@ -18,8 +18,9 @@ from onnxprune.model.model import Model
 from onnxprune.model.runtime import Session, release_memory, session
 from onnxprune.proof.float32 import has_bfloat16, in_float32
 from onnxprune.proof.inputs import Feeds, has_switches, other_sizes, random_feeds, severed_values
-from onnxprune.proof.positions import Difference, difference, step_difference
+from onnxprune.proof.positions import WRONG, Difference, difference, step_difference
 from onnxprune.proof.rounding import shaken, shaken_weights, with_inputs
+from onnxprune.proof.smaller import smaller_sizes, with_free_inputs
 from onnxprune.proof.stand_ins import compressed, stand_ins
 from onnxprune.proof.verdict import Observations, SurgeryCheck
 from onnxprune.proof.witnesses import LIVE_BYTES, Witnesses, drawable, steps
@@ -30,6 +31,7 @@ ENOUGH = {"again": 1 << 12, "wide": 1 << 16}
 """Kind -> numbers in an input from which on it adds nothing to one standard normal draw."""
 
 SWITCHED = ("unit", "image")  # further ones where flags and masks choose between paths
+SMALLER = ("rows", "smaller", "smaller sizes")  # where smaller inputs show as much
 FURTHER = (*SWITCHED, "negative", "broken")  # and where something has not been seen yet
 
 
@@ -55,6 +57,8 @@ class Prover:
         self._plain = has_bfloat16(facts.model.structure)
         self._runs: dict[str, list[tuple[Feeds, dict[str, Any]]]] = {}
         self._refusal = ""
+        alike = not self.stand_ins.fixed_sizes and not self.stand_ins.recorded
+        self.smaller = smaller_sizes(facts) if alike else ()
 
     def compare(self, reference: Model, small: Model, witnesses: Witnesses | None) -> SurgeryCheck:
         """Compare until everything is seen or something differs, at last on every kind of input.
@@ -63,7 +67,7 @@ class Prover:
         the original cannot be run.
         """
         trial = _Trial(self, reference, small, witnesses)
-        first = [*ALWAYS, *(SWITCHED if has_switches(self.facts) else ())]
+        first = [*(SMALLER if self.smaller else ALWAYS), *(SWITCHED if has_switches(self.facts) else ())]
         further = [kind for kind in FURTHER if kind not in first]
         looks: tuple[Callable[[], None], ...] = (
             lambda: trial.run(self.original(first)),
@@ -122,14 +126,20 @@ class Prover:
             raise ModelError(f"the original model is refused: {error}") from error
 
     def open(self, model: Model) -> Session:
-        """Open a model as it stands, without optimisation."""
-        return session(in_float32(model) if self._plain else model, threads=self.threads, optimise=False)
+        """Open a model without optimisation, as it stands but for the sizes of inputs where smaller ones are given."""
+        taking = with_free_inputs(model, self.smaller[0]) if self.smaller else model
+        return session(in_float32(taking) if self._plain else taking, threads=self.threads, optimise=False)
 
     def _feeds(self, kind: str) -> list[Feeds]:
         facts, seed = self.facts, self.seed
         if kind == "rows":
             return [dict(row) for row in self.rows]
-        if kind == "sizes":
+        if kind in SMALLER:
+            other = int(kind == SMALLER[-1])  # the other assignment of free sizes, where there is one
+            found = [
+                random_feeds(facts, seed + other, sizes, integers=self.integers) for sizes in self.smaller[other:][:1]
+            ]
+        elif kind == "sizes":
             sizes = None if self.stand_ins.fixed_sizes else other_sizes(facts)
             found = [] if sizes is None else [random_feeds(facts, seed, sizes, integers=self.integers)]
         else:
@@ -170,6 +180,7 @@ class _Trial:
         self.prover, self.reference, self.small = prover, reference, small
         self.witnesses = witnesses or Witnesses(prover.facts, {}, ())
         self.seen = Observations(prover.stand_ins, self.witnesses, witnesses is None)
+        self._declared = False  # whether the result has run at the sizes that it declares
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -281,10 +292,27 @@ class _Trial:
                         values |= {n: self.witnesses.sample(n, v) if n in inner else v for n, v in given.items()}
                         del given
                 yield values
+            if which == "result":
+                self._run_as_declared(opened, plain)
         except ModelError as error:
             raise _NotRun(which, error) from error
         del opened
         release_memory()
+
+    def _run_as_declared(self, opened: Session, outputs: Sequence[str]) -> None:
+        """Run the result once on inputs as large as it declares, where smaller ones stand in for them; raises ModelError."""
+        facts = self.prover.facts
+        if not self.prover.smaller or self._declared:
+            return
+        self._declared = True
+        given = opened.run(random_feeds(facts, self.prover.seed, facts.told, integers=self.prover.integers), outputs)
+        for name, value in given.items():
+            shape = facts.shape(name)
+            if not self._is_output(name) or not isinstance(value, np.ndarray) or shape is None:
+                continue
+            if value.shape[1:] != shape[1:] or value.ndim != len(shape):
+                self.seen.shapes[name] = f"has shape {list(value.shape)} instead of {list(shape)}"
+                self.seen.judge(name, WRONG, 0.0)
 
     def _is_output(self, name: str) -> bool:
         return name in self.prover.facts.graph.outputs

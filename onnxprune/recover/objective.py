@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax, softmax
+import scipy
 
 from onnxprune.errors import DataError
 from onnxprune.grad import Loss, losses
@@ -73,7 +73,9 @@ class OutputTerm:
             return value
         if self.output.kind == PROBABILITIES:
             axis = self.output.channel_axis
-            return softmax(np.log(value.astype(np.float64) + FLOOR) / temperature, -1 if axis is None else axis)
+            return scipy.special.softmax(
+                np.log(value.astype(np.float64) + FLOOR) / temperature, -1 if axis is None else axis
+            )
         return value.astype(np.float64) / temperature
 
 
@@ -144,7 +146,7 @@ class Objective:
 
 
 def _entropy(scores: np.ndarray, labels: np.ndarray) -> float:
-    logs = log_softmax(scores.astype(np.float64), -1)
+    logs = scipy.special.log_softmax(scores.astype(np.float64), -1)
     return -float(np.take_along_axis(logs, labels.astype(np.int64)[..., None], -1).mean())
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.linalg
+import scipy  # its parts are imported where they are used
 
 METRIC_DAMPING = 1e-2  # of the mean: outputs that hardly matter still count a little
 NOISE = 1e-12  # of the mean square: a network of float32 knows a value to about 1e-6 of its size

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import isotonic_regression
+import scipy
 
 from onnxprune.allocate import Options
 from onnxprune.allocate.legal import legal_widths, nearest
@@ -48,7 +48,7 @@ class Curve:
     ) -> Curve:
         """Return the curve through what was measured at ``widths``."""
         finite = np.minimum(measured, np.finfo(np.float32).max)
-        fitted = tuple(float(value) for value in isotonic_regression(finite).x)
+        fitted = tuple(float(value) for value in scipy.optimize.isotonic_regression(finite).x)
         return cls(name, width, tuple(widths), tuple(error), tuple(measured), fitted)
 
     @property

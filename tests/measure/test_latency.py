@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.means import Means
-from onnxprune.measure.latency import Latency, LatencyReport, Clocked, interleave, measure, measure_pair, rounds_of
+from onnxprune.measure.latency import Clocked, Latency, LatencyReport, interleave, measure, measure_pair, rounds_of
 from onnxprune.model.runtime import CPU, session
 from onnxprune.report.baseline import Baseline
 from onnxprune.report.entries import gate_rows, verdict

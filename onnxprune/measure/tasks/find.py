@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
+import scipy
 
 from onnxprune.errors import UsageError
 from onnxprune.measure.outputs import CLASSES, INTEGERS, PROBABILITIES, VALUES, Layout, Output, Outputs
@@ -132,7 +132,9 @@ def _chooses(look: Shown, how: Output) -> bool:
     if len(how.weight) < MANY or look.layouts.get(how.name, Layout()).scores or look.named:
         return True
     rows = look.rows(how).astype(np.float64)
-    return bool((rows if how.kind == PROBABILITIES else softmax(rows, axis=-1)).max(axis=-1).mean() >= SURE)
+    return bool(
+        (rows if how.kind == PROBABILITIES else scipy.special.softmax(rows, axis=-1)).max(axis=-1).mean() >= SURE
+    )
 
 
 def _ctc(look: Shown) -> Fit | None:

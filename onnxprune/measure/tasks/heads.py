@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import expit, softmax
+import scipy
 
 from onnxprune.measure.tasks.boxes import Detections, best_of_each, confident, corners_of
 from onnxprune.measure.tasks.task import Answered, Task
@@ -15,7 +15,7 @@ from onnxprune.measure.tasks.task import Answered, Task
 RAW: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "none": lambda x: x,
     "sigmoid": expit,
-    "softmax": lambda x: softmax(x, axis=-1),
+    "softmax": lambda x: scipy.special.softmax(x, axis=-1),
 }
 """How class scores become probabilities."""
 
