@@ -14,7 +14,7 @@ from onnxprune.measure.tasks.task import Answered, Task
 
 RAW: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "none": lambda x: x,
-    "sigmoid": expit,
+    "sigmoid": lambda x: scipy.special.expit(x),
     "softmax": lambda x: scipy.special.softmax(x, axis=-1),
 }
 """How class scores become probabilities."""
