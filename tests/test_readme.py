@@ -57,7 +57,7 @@ def test_main_command_prints_what_the_readme_says(folder: Path, monkeypatch: pyt
     command = SETUP[0].rpartition(" && ")[2]
     output = run(folder, monkeypatch, [*shlex.split(command)[1:], "--round-to", "16", "--no-latency"])
     shown = next(text for kind, text in BLOCKS if kind == "text")
-    timed = ("latency", "as fast", "──", "before ")
+    timed = ("latency", "CPU time", "as fast", "──", "before ")
     assert [
         line for line in worded(shown) if line not in worded(output) and not any(word in line for word in timed)
     ] == []
