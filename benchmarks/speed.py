@@ -1,6 +1,8 @@
 """Time and memory of a whole run on a model the size of ResNet-50, by stage; start-up; analysis, cut and proof by number of nodes.
 
 python benchmarks/speed.py [resnet50 | startup | analysis]
+python benchmarks/speed.py against MODEL.onnx [PYTHON]: the command by weights alone, in turns with onnxsim's simplify and structured
+pruning of the same file, by the Python of an environment that has onnxsim; CPU seconds of one thread, from start to exit.
 """
 
 from __future__ import annotations
@@ -133,11 +135,48 @@ def analysis() -> None:
         print(f"  {4 * blocks:6} {len(found.groups):7} {columns}")
 
 
+SIMPLIFIED = """
+import sys, onnx, onnxsim
+model, _ = onnxsim.simplify(onnx.load(sys.argv[1]))
+onnx.save(onnxsim.apply_structured_pruning_cpp(model, 0.5), sys.argv[2])
+"""
+
+
+def spent(command: list[str]) -> tuple[float, float]:
+    """Return the CPU seconds and the peak MiB of a process, whose files of bytecode are there as after an installation."""
+    own = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    assert status == 0, command
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+
+
+def against(model: str, other: str = "") -> None:
+    """Print what either took in each of five turns, the first of which fills caches and does not count."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = str(Path(folder) / "small.onnx")
+        commands = {
+            "onnxprune": [sys.executable, "-m", "onnxprune", "prune", model, "-o", out, "--force", "--no-latency", "-q"]
+        }
+        if other:
+            commands["onnxsim"] = [other, "-c", SIMPLIFIED, model, out]
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+        for _ in range(6):
+            for name, command in commands.items():
+                found[name].append(spent(command))
+    for name, runs in found.items():
+        seconds, peaks = zip(*runs[1:], strict=True)
+        told = ", ".join(f"{s:.2f}" for s in seconds)
+        print(f"{name:10} {sorted(seconds)[2]:.2f} CPU s in the middle of {told}; {max(peaks):.0f} MiB at most")
+
+
 PARTS = {"resnet50": resnet50, "startup": startup, "analysis": analysis}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["once"]:
         prune_once(sys.argv[2], sys.argv[3] == "1")
+    elif sys.argv[1:2] == ["against"]:
+        against(*sys.argv[2:])
     else:
         for part in sys.argv[1:] or PARTS:
             PARTS[part]()
