@@ -96,8 +96,31 @@ ONLY: dict[str, tuple[str, ...]] = {
     "RNN": (*GRADIENTS, "target"),
 }
 """Forms that differ from another one for some options alone."""
+ALIKE: tuple[tuple[str, ...], ...] = (
+    ("obs", "apoz", "entropy", "hrank", "wanda"),
+    tuple(GRADIENTS),
+    tuple(f"repair {name}" for name in REPAIRS if name != "auto"),
+    ("recover distill", "recover mse", "recover blocks"),
+    ("search", "sensitivity", "sweep"),
+)
+"""Options that go the same way through a file and its rows, and differ in what they do with numbers: a form gets a part of them."""
 ASKED = {"schedule": 0.8, "target": 0.8, "eigen": 0.95, "mix": 0.85}
 """Share of the MACs that may be left."""
+
+
+def options_for(form: str) -> list[str]:
+    """Return what a form is tried with: every way, and two of those that are alike, other ones than the forms beside it."""
+    number, given = list(FORMS).index(form), list(ONLY.get(form, OPTIONS))
+    left_out = set()
+    for alike in ALIKE if form not in ONLY else ():
+        rotated = [alike[(number + place) % len(alike)] for place in range(len(alike))]
+        left_out.update(rotated[2 if len(alike) > 3 else 1 :])
+    return [option for option in given if option not in left_out]
+
+
+def test_every_option_meets_several_forms() -> None:
+    met = {option: [form for form in FORMS if option in options_for(form)] for option in OPTIONS}
+    assert all(len(found) >= 5 for found in met.values()), {o: len(f) for o, f in met.items()}
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +134,10 @@ def test_every_option_takes_every_form_of_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # external data is beside the model, not here
     monkeypatch.setattr("onnxprune.search.widths.BISECTIONS", 2)
-    monkeypatch.setattr("onnxprune.search.widths.WEIGHINGS", {"mixed": 0.5})  # fewer proposals
+    monkeypatch.setattr("onnxprune.search.widths.PLAIN", ("mixed",))  # fewer proposals
     found = forms(form)
     wrong = {}
-    for option in ONLY.get(form, OPTIONS):
+    for option in options_for(form):
         if option == "recover labels" and found.labels is None:
             continue
         problem = _problem(option, OPTIONS[option], found, FAILS.get(form, {}).get(option))
