@@ -26,13 +26,13 @@ CALIB = (
     "227943776_1.jpg", "230501201_1.jpg", "edsr_comic.jpg", "face_swapped.jpg", "facereg.jpg", "visualisation_single_stage.png",
     "lbp_yale.jpg", "05.jpg", "06.jpg", "3.jpg", "lena/lena.png", "bbox_detection/data_annotated/2011_000006.jpg",
     "resultOutputWideoWrite.png", "messi5.jpg", "ab.jpg", "images/china.jpg", "assets/bus.jpg", "data/coffee.png", "fruits.jpg",
-    "home.jpg", "data/rocket.jpg",
+    "home.jpg", "data/rocket.jpg", f"{FACES}/obama3.jpg", "visualisation_video.png",
 )  # fmt: skip
 EVAL = (
-    f"{ROOM}/gender_detection_input.jpg", f"{FACES}/biden.jpg", f"{FACES}/obama3.jpg", "images/Tom_Hanks_54745.png",
+    f"{ROOM}/gender_detection_input.jpg", f"{FACES}/biden.jpg", "images/Tom_Hanks_54745.png",
     "data/astronaut.png", "data/camera.png", "basketball1.png", "julia_facedetect_sample.jpg",
     "Cascade_Classifier_Tutorial_Result_Haar.jpg", "2.jpg", "superpixels_demo.png", "inpaint_basics.jpg", "12.jpg",
-    "visualisation_video.png", "bbox_detection/data_annotated/2011_000003.jpg", "assets/zidane.jpg", "data/chelsea.png",
+    "bbox_detection/data_annotated/2011_000003.jpg", "assets/zidane.jpg", "data/chelsea.png",
     "images/flower.jpg",
 )  # fmt: skip
 
