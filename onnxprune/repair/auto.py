@@ -18,7 +18,9 @@ from onnxprune.measure.outputs import Outputs
 from onnxprune.model.read import Model
 from onnxprune.repair.moments import SOLVERS, Subspace
 from onnxprune.repair.sequential import TURNS, Effort, Sequential
+from onnxprune.repair.teacher import batch_of, positions_of
 
+DAMPED, DAMPINGS = "least-squares", (1.0, 0.1)  # the solver that is damped, and how strongly, times the usual
 HELD_OUT = 0.25  # of the calibration data, to choose a method by
 MOST, FEW = 512, 128  # samples that judge a method, and that fit one whose solver needs moments of channels alone
 MOST_ROWS = 8192  # of the data that a repair looks at: what it keeps of them is in memory, or in mapped files
@@ -69,27 +71,34 @@ def repair(
     ``outputs``: how the model's outputs are compared.
     """
     importance = {} if outputs is None else row_importance(analysis.solution.links, outputs)
-    trial = _Trial(
-        analysis, Kept.of(analysis, kept), small, method, means.masked(dataset.schema.padding_mask), importance
-    )
+    means, batch = means.masked(dataset.schema.padding_mask), batch_of(analysis, dataset, means)
+    trial = _Trial(analysis, Kept.of(analysis, kept), small, method, means, importance, batch)
     if method.name != "auto":
         return Repaired(trial.by(method.name, dataset), method.name, {}, trial.warned.get(method.name, ()))
     fit, judge = held_out(dataset, HELD_OUT, MOST, means.seed)
     reference = Reference(analysis.facts.model, Batches(judge), means, outputs=outputs)
     known = {} if method.fitted is None else {"least-squares": method.fitted[1]}
-    names = () if known else SOLVERS
-    trials = {name: trial.by(name, fit.take(FITTED_ON[name], means.seed), 1) for name in names} | {"none": small}
-    found = known | {name: reference.divergence(made) for name, made in trials.items()}
+    damping, tried = (1.0, {}) if known else _tried(trial, fit, reference)
+    found = known | tried | {"none": reference.divergence(small)}
     best = min(found, key=lambda name: found[name])
-    model = small if best == "none" else trial.by(best, dataset)
+    model = small if best == "none" else trial.by(best, dataset, damping=damping)
     refitted = judge is not fit and best not in known and best != "none"
     warnings = trial.warned.get("least-squares" if best == "none" else best, ())
     return Repaired(model, best, found, warnings, judge is not fit, refitted)
 
 
+def _tried(trial: _Trial, fit: Dataset, reference: Reference) -> tuple[float, dict[str, float]]:
+    """Return the damping that suits least squares best, and the divergence of every solver on rows that it was not fitted to."""
+    rows = {name: fit.take(most, trial.means.seed) for name, most in FITTED_ON.items()}
+    found = {name: reference.divergence(trial.by(name, rows[name], 1)) for name in SOLVERS if name != DAMPED}
+    by_damping = {damping: reference.divergence(trial.by(DAMPED, rows[DAMPED], 1, damping)) for damping in DAMPINGS}
+    best = min(DAMPINGS, key=lambda damping: by_damping[damping])
+    return best, {name: by_damping[best] if name == DAMPED else found[name] for name in SOLVERS}
+
+
 @dataclass(frozen=True)
 class _Trial:
-    """Solvers tried on one cut model; ``warned``: solver -> what it could not look at."""
+    """Solvers tried on one cut model, ``batch`` rows at a time; ``warned``: solver -> what it could not look at."""
 
     analysis: Analysis
     kept: Kept
@@ -97,15 +106,16 @@ class _Trial:
     method: Method
     means: Means
     importance: Mapping[str, np.ndarray]
+    batch: int
     warned: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def by(self, name: str, data: Dataset, turns: int = TURNS) -> Model:
+    def by(self, name: str, data: Dataset, turns: int = TURNS, damping: float = 1.0) -> Model:
         """Return the model repaired by the solver ``name``."""
         if self.method.fitted is not None and name == "least-squares":
             return self.method.fitted[0]
         walk = Sequential(
-            self.analysis, self.kept, Batches(data), subspaces=self.method.subspaces, method=name,
-            effort=Effort(turns=turns), means=self.means, importance=self.importance,
+            self.analysis, self.kept, Batches(data, self.batch), subspaces=self.method.subspaces, method=name,
+            effort=Effort(positions_of(len(data)), turns, damping), means=self.means, importance=self.importance,
         )  # fmt: skip
         repaired = walk.run(self.small)
         self.warned[name] = walk.warnings
