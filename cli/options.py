@@ -222,7 +222,7 @@ CALIBRATION = (
     click.option(
         "--calib",
         type=FILE,
-        help="Data that may decide: .npy, .npz, a folder of them, test_data_set_* folders, images, or a .py file.",
+        help="Data that may decide: .npy, .npz, a folder of them, test_data_set_* folders, images, .wav, .txt, or a .py file.",
     ),
     click.option("--cache", type=FILE, help="Folder that keeps what criteria gather from --calib for the next run."),
     click.option(
@@ -287,6 +287,36 @@ IMAGES = (
     click.option("--mean", type=NUMBERS, help="Images: subtracted after scaling, one number or one per channel."),
     click.option("--std", type=NUMBERS, help="Images: divided by, one number or one per channel."),
     click.option("--scale", type=float, help="Images: pixels are multiplied by this. Default 1/255 for float inputs."),
+    click.option("--channel-order", metavar="ORDER", help="Images: RGB (default) or BGR, as the model takes them."),
+    click.option(
+        "--fit",
+        metavar="NAME",
+        help="Images: crop (default: the centre), letterbox (all of it, with a border) or stretch, to the model's size.",
+    ),
+    click.option(
+        "--resize", type=int, help="Images: the shorter side in pixels before the centre is cut out, e.g. 256."
+    ),
+    click.option("--fill", type=int, help="Images: grey of a letterbox's border, 0 to 255. Default 114."),
+)
+AUDIO = (
+    click.option(
+        "--audio-rate", type=int, help="Recordings (.wav): samples per second that the model takes, e.g. 16000."
+    ),
+    click.option(
+        "--audio-window", type=int, help="Recordings: samples of a row. Default: the model's size, else the recording."
+    ),
+    click.option("--audio-hop", type=int, help="Recordings: samples from one window to the next. Default: a window."),
+    click.option(
+        "--audio-scale",
+        type=float,
+        help="Recordings: samples in [-1, 1] are multiplied by this. Default 1 for float inputs.",
+    ),
+)
+TEXT = (
+    click.option("--tokenizer", type=FILE, help="Text (.txt, a row per line): the model's tokenizer.json."),
+    click.option(
+        "--text-length", type=int, help="Text: tokens of a row. Default: the model's, else the longest line's."
+    ),
 )
 JUDGE = (
     click.option(
@@ -309,6 +339,8 @@ DATA = (
     click.option("--samples", type=int, help="Use so many random rows of --calib (of --data)."),
     click.option("--batch", type=int, help="Rows that go through the model at once, where it leaves that open."),
     *IMAGES,
+    *AUDIO,
+    *TEXT,
     *JUDGE,
 )
 QUALITY_GATES = (
@@ -404,11 +436,25 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None and value != ()}
 
 
-def take_images(values: dict[str, Any]) -> Any:
-    """Take the image options out of ``values``; None where there are none."""
-    found = given({name: values.pop(name, None) for name in ("layout", "mean", "std", "scale")})
+def take_reading(values: dict[str, Any]) -> dict[str, Any]:
+    """Take out of ``values`` how pictures, recordings and text are read; only what was said."""
+    kinds = {
+        kind: given({own: values.pop(name, None) for name, own in names.items()}) for kind, names in READING.items()
+    }
+    found = {kind: own for kind, own in kinds.items() if own}
     if not found:
-        return None
-    from onnxprune.data.images import ImageOptions
+        return {}
+    from onnxprune.data import AudioOptions, ImageOptions, TextOptions
 
-    return ImageOptions(**found)
+    if "text" in found and "tokenizer" not in found["text"]:
+        raise UsageError("--text-length goes with text; say --tokenizer too")
+    classes: dict[str, Any] = {"images": ImageOptions, "audio": AudioOptions, "text": TextOptions}
+    return {kind: classes[kind](**own) for kind, own in found.items()}
+
+
+READING = {
+    "images": {n: n for n in ("layout", "mean", "std", "scale", "channel_order", "fit", "resize", "fill")},
+    "audio": {f"audio_{n}": n for n in ("rate", "window", "hop", "scale")},
+    "text": {"tokenizer": "tokenizer", "text_length": "length"},
+}
+"""Kind of files -> option -> field of the options of that kind."""

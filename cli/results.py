@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from onnxprune.cli.options import given, take_images
+from onnxprune.cli.options import given, take_reading
 from onnxprune.errors import OnnxPruneError, UsageError
 from onnxprune.progress import Progress
 
@@ -45,7 +45,7 @@ def perform(run: Callable[..., Any], progress: Progress, **values: Any) -> dict[
     values["output"] = None if dry_run else output_path(Path(model), out or output, force)
     if plan_path is not None:
         check_document(plan_path, "plan", "--plan", force)
-    values |= {"calibration": values.pop("calib"), "images": take_images(values), "force": force}
+    values |= {"calibration": values.pop("calib"), **take_reading(values), "force": force}
     result = run(model, progress=progress, **given(values))
     if plan_path is not None:
         with _said_what_was_written(result.report):

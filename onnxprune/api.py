@@ -19,7 +19,7 @@ from onnxprune.changes.context import Data
 from onnxprune.changes.plan import Plan, from_json
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset, input_specs, open_dataset
-from onnxprune.data.images import ImageOptions
+from onnxprune.data.readers import ReadOptions
 from onnxprune.errors import DataError, UsageError
 from onnxprune.model import read
 from onnxprune.model.paths import refuse_data_files, settle_paths
@@ -114,7 +114,12 @@ def prune(model: Source, **options: Unpack[PruneOptions]) -> Result:
     of ``onnxprune.errors``.
     """
     given, chosen = parted(options, PruneOptions, tolerance=TOLERANCE)
-    settle_paths(model=model, steps=chosen.steps.steps, **{name: given[name] for name in (*READ, *WRITTEN)})
+    settle_paths(
+        model=model,
+        steps=chosen.steps.steps,
+        tokenizer=_tokenizer(given),
+        **{name: given[name] for name in (*READ, *WRITTEN)},
+    )
     require_data(chosen, given["calibration"] is not None)
     run = _start("prune", model, chosen, given)
     run.data = _open(run.model, chosen, given)
@@ -129,7 +134,9 @@ def apply(plan: Plan | PathLike, model: Source, **options: Unpack[ApplyOptions])
     base = analysis_settings(recorded.settings)
     analysed = {name: getattr(base, name) for name in ANALYSED}
     given, chosen = parted(analysed | options, ApplyOptions)
-    settle_paths(model=model, plan=plan, **{name: given[name] for name in (*READ, *WRITTEN)})
+    settle_paths(
+        model=model, plan=plan, tokenizer=_tokenizer(given), **{name: given[name] for name in (*READ, *WRITTEN)}
+    )
     run = _start("apply", model, chosen, given)
     run.data = _open(run.model, chosen, given)
     require_measurable(chosen, run.data.measured)
@@ -142,11 +149,11 @@ def validate(before: Source, after: Source, data: Any, **options: Unpack[Validat
     stages = Stages(given["progress"])
     with stages("load"):
         models = load(before), load(after)
-    dataset = _dataset(models[0], data, chosen, given["labels"], given["images"], chosen.samples)
+    dataset = _dataset(models[0], data, chosen, given, given["labels"], chosen.samples)
     require_measurable(chosen, dataset)
     earlier, decided = _baseline(given), given["calibration"]
     if decided is not None:
-        decided = _dataset(models[0], decided, chosen, images=given["images"])
+        decided = _dataset(models[0], decided, chosen, given)
     comparison = Comparison(dataset, given["metric"], decided, bool(given["layers"]))
     found = compare_models(*models, comparison, chosen, stages)
     return found if earlier is None else _judged(found, earlier.judge(found))
@@ -194,7 +201,7 @@ def sensitivity(model: Source, data: Any, **options: Unpack[CurveOptions]) -> Re
     stages = Stages(given["progress"])
     with stages("load"):
         loaded = load(model)
-    dataset = _dataset(loaded, data, chosen, images=given["images"], samples=chosen.samples)
+    dataset = _dataset(loaded, data, chosen, given, samples=chosen.samples)
     return describe_curves(loaded, dataset, chosen, stages)
 
 
@@ -302,28 +309,27 @@ def _open(model: Model, settings: Settings, given: Given) -> Data:
     calibration, evaluation, labels = given["calibration"], given["evaluation"], given["labels"]
     if labels is not None and calibration is None and evaluation is None:
         raise UsageError("labels without data; give evaluation or calibration data with them")
-    own, images = labels if evaluation is None else None, given["images"]
+    own = labels if evaluation is None else None
     found = Data(
-        None if calibration is None else _dataset(model, calibration, settings, own, images, settings.samples),
-        None if evaluation is None else _dataset(model, evaluation, settings, labels, images),
+        None if calibration is None else _dataset(model, calibration, settings, given, own, settings.samples),
+        None if evaluation is None else _dataset(model, evaluation, settings, given, labels),
         cache=_path(given["cache"]),
     )
     return found.parted(settings.seed) if settings.recipe else found
 
 
+def _tokenizer(given: Given) -> PathLike | None:
+    return None if given["text"] is None else given["text"].tokenizer
+
+
 def _dataset(
-    model: Model,
-    data: Any,
-    settings: Settings,
-    labels: Any = None,
-    images: ImageOptions | None = None,
-    samples: int | None = None,
+    model: Model, data: Any, settings: Settings, given: Given, labels: Any = None, samples: int | None = None
 ) -> Dataset:
     load_blas()
-    specs, sizes, values = input_specs(model.structure), dict(settings.input_shape), dict(settings.input_value)
-    return open_dataset(
-        data, specs, labels=labels, samples=samples, seed=settings.seed, images=images, sizes=sizes, values=values
-    )
+    how: ReadOptions = {"images": given["images"], "audio": given["audio"], "text": given["text"]}
+    how |= {"sizes": dict(settings.input_shape), "values": dict(settings.input_value)}
+    specs = input_specs(model.structure)
+    return open_dataset(data, specs, labels=labels, samples=samples, seed=settings.seed, **how)
 
 
 def record(

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypedDict
 import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
-from onnxprune.data.images import ImageOptions
+from onnxprune.data import AudioOptions, ImageOptions, TextOptions
 from onnxprune.model.model import Model
 from onnxprune.progress import Listener, Progress
 from onnxprune.settings import Settings, make_settings
@@ -83,7 +83,15 @@ class CheckOptions(RunOptions, total=False):
     min_prunable: float | None
 
 
-class DataOptions(RunOptions, total=False):
+class FileOptions(RunOptions, total=False):
+    """How files of data are read: ``images``, ``audio`` (.wav), ``text`` (.txt, with a tokenizer)."""
+
+    images: ImageOptions | None
+    audio: AudioOptions | None
+    text: TextOptions | None
+
+
+class DataOptions(FileOptions, total=False):
     """``calibration`` and ``evaluation``: arrays, dicts of arrays, paths, iterables, whatever ``--calib`` takes.
 
     ``labels`` are the evaluation data's, or without such the calibration data's. ``images``: how folders of them are read.
@@ -94,7 +102,6 @@ class DataOptions(RunOptions, total=False):
     calibration: Any
     evaluation: Any
     labels: Any
-    images: ImageOptions | None
 
 
 class ApplyOptions(DataOptions, total=False):
@@ -118,14 +125,13 @@ class PruneOptions(ApplyOptions, total=False):
     tolerance: float
 
 
-class ValidateOptions(RunOptions, total=False):
+class ValidateOptions(FileOptions, total=False):
     """``metric``: ``script.py:function``, one number per sample. ``calibration``: data that decided, which should share no row.
 
     ``layers``: also compare every inner tensor that both models have. ``baseline``, ``tolerance``: as of ``prune``.
     """
 
     labels: Any
-    images: ImageOptions | None
     metric: str | None
     calibration: Any
     layers: bool
@@ -156,10 +162,8 @@ class SweepOptions(DataOptions, total=False):
     folder: PathLike | None
 
 
-class CurveOptions(RunOptions, total=False):
-    """``images``: how folders of them are read."""
-
-    images: ImageOptions | None
+class CurveOptions(FileOptions, total=False):
+    """Nothing of its own."""
 
 
 class Given(dict[str, Any]):

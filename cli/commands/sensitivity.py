@@ -18,7 +18,7 @@ from onnxprune.cli.options import (
     WHERE,
     given,
     options,
-    take_images,
+    take_reading,
 )
 
 
@@ -35,14 +35,14 @@ def command(ctx: click.Context, model: str, calib: str, **values: Any) -> None:
     """
     from onnxprune.cli.console import Terminal, write_documents
 
-    images = take_images(values)
+    reading = take_reading(values)
     terminal = Terminal(ctx)
     with terminal.progress() as progress:
         from onnxprune.api import sensitivity
         from onnxprune.cli.tables import show_curves, show_sizes
         from onnxprune.report.documents.tables import exclude_lines
 
-        report = sensitivity(model, calib, images=images, progress=progress, **given(values))
+        report = sensitivity(model, calib, progress=progress, **reading, **given(values))
     terminal.warn(report["warnings"])
     show_curves(terminal, report["curves"])
     show_sizes(terminal, report)

@@ -18,7 +18,7 @@ from onnxprune.cli.options import (
     WHERE,
     given,
     options,
-    take_images,
+    take_reading,
 )
 from onnxprune.cli.values import NAMES, SHARE, SHARES
 
@@ -39,13 +39,13 @@ def command(ctx: click.Context, calib: str | None, **values: Any) -> None:
     """
     from onnxprune.cli.console import Terminal, write_documents
 
-    images = take_images(values)
+    reading = take_reading(values)
     terminal = Terminal(ctx)
     with terminal.progress() as progress:
         from onnxprune.api import sweep
         from onnxprune.report.documents.tables import POINT, points
 
-        report = sweep(calibration=calib, images=images, progress=progress, **given(values))
+        report = sweep(calibration=calib, progress=progress, **reading, **given(values))
     terminal.warn(report["warnings"])
     head = (POINT, "MACs left", "bytes", "lost", "")
     terminal.table(head, list(points(report)), f"lost: {report['quality']}")

@@ -17,7 +17,7 @@ from onnxprune.cli.options import (
     SHAPES,
     given,
     options,
-    take_images,
+    take_reading,
 )
 from onnxprune.cli.values import SCRIPT
 
@@ -58,5 +58,5 @@ def evaluate(values: dict[str, Any], progress: Any) -> dict[str, Any]:
     """Return the report of a comparison."""
     from onnxprune.api import validate
 
-    images = take_images(values)
-    return validate(images=images, progress=progress, **given(values))
+    reading = take_reading(values)
+    return validate(progress=progress, **reading, **given(values))

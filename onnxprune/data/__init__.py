@@ -3,13 +3,17 @@
 from onnxprune.data.dataset import DEFAULT_BATCH, Dataset, Feed, open_dataset, random_dataset, shared_rows
 from onnxprune.data.images import ImageOptions
 from onnxprune.data.inputs import InputSpec, input_specs
+from onnxprune.data.sounds import AudioOptions
+from onnxprune.data.texts import TextOptions
 
 __all__ = [
     "DEFAULT_BATCH",
+    "AudioOptions",
     "Dataset",
     "Feed",
     "ImageOptions",
     "InputSpec",
+    "TextOptions",
     "input_specs",
     "open_dataset",
     "random_dataset",

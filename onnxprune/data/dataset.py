@@ -246,7 +246,7 @@ def open_dataset(
 ) -> Dataset:
     """Return the data behind a path or Python value as a Dataset for a model with these inputs.
 
-    Paths: .npy, .npz, a folder of either, ``test_data_set_*`` folders, a folder of images, or a .py file with
+    Paths: .npy, .npz, .wav, .txt (with a tokenizer), a folder of .npy, .npz or .wav, ``test_data_set_*`` folders, a folder of images, or a .py file with
     ``load_data()`` or a CalibrationDataReader; the .py file is executed, nothing else ever is. Values: an array, a dict
     of arrays, an iterable of dicts or arrays, a function returning one of these, a data reader.
     ``labels``: a path or an array, one per row. ``samples``: so many random rows (of unknown length: the first).
@@ -289,7 +289,8 @@ def _open_whole(data: Any, request: Request, labels: Any, origin: str) -> tuple[
             continue
         whole = replace(schema, whole_feeds=True)
         return Completed(source, given, tuple(lacking), values, request.sizes, origin), whole
-    return _labelled(open_source(data, request), labels, origin), schema
+    source = _labelled(open_source(data, request), labels, origin)
+    return source, replace(schema, whole_feeds=True) if source.whole_feeds else schema
 
 
 def _labelled(source: RowSource, labels: Any, origin: str) -> RowSource:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,9 @@ from onnxprune.errors import DataError, UsageError
 EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 CHANNEL_AXIS = {"NCHW": 1, "NHWC": 3}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+ORDERS = {"RGB": (0, 1, 2), "BGR": (2, 1, 0)}
+GREY = 114
+"""What letterboxes are filled with, as detectors are trained (YOLOv5 and later)."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,9 @@ class ImageOptions:
 
     ``layout`` None: read off the model's input. ``scale`` None: 1/255 for float inputs, 1 for integer inputs.
     ``mean``, ``std``: one value per channel or one for all. ``size``: (height, width) where the model's are dynamic.
-    ``resize``: shorter side in pixels before the centre crop; None: as small as covers the crop.
+    ``channel_order``: of the colours that the model takes; pixels come as RGB. ``fit``: how a picture comes to the model's size, see
+    ``FITS``. ``resize``: shorter side in pixels before the centre crop; None: as small as covers the crop. ``fill``: what a letterbox
+    is filled with.
     """
 
     layout: str | None = None
@@ -30,10 +37,21 @@ class ImageOptions:
     scale: float | None = None
     size: tuple[int, int] | None = None
     resize: int | None = None
+    channel_order: str = "RGB"
+    fit: str = "crop"
+    fill: int = GREY
 
     def __post_init__(self) -> None:
         if self.layout not in (None, *CHANNEL_AXIS):
             raise UsageError(f"image layout {self.layout!r} is not one of {', '.join(CHANNEL_AXIS)}")
+        if self.channel_order not in ORDERS:
+            raise UsageError(f"channel order {self.channel_order!r} is not one of {', '.join(ORDERS)}")
+        if self.fit not in FITS:
+            raise UsageError(f"image fit {self.fit!r} is not one of {', '.join(FITS)}")
+        if self.resize is not None and (self.resize < 1 or self.fit != "crop"):
+            raise UsageError(f"--resize {self.resize}: give the shorter side in pixels, such as 256, and --fit crop")
+        if not 0 <= self.fill <= 255:
+            raise UsageError(f"--fill {self.fill}: give a number from 0 to 255")
         if any(value <= 0 for value in self.std):
             raise UsageError("every --std value must be above zero")
         if not np.isfinite([*self.mean, *self.std, self.scale or 0.0]).all():
@@ -43,6 +61,8 @@ class ImageOptions:
         """Convert uint8[n, h, w, c] (or already [n, c, h, w]) to the input's layout and scale; raise DataError."""
         layout = self.layout_of(spec)
         nhwc = _channels_last(pixels, spec, layout)
+        if nhwc.shape[3] == len(ORDERS[self.channel_order]):
+            nhwc = nhwc[..., ORDERS[self.channel_order]]
         is_float = np.issubdtype(spec.dtype, np.floating)
         scale = self.scale if self.scale is not None else 1 / 255 if is_float else 1.0
         if is_float or self.mean or self.std or scale != 1.0:
@@ -99,8 +119,8 @@ def _sizes_fit(actual: tuple[int, ...], wanted: tuple[int | str | None, ...]) ->
     return all(not isinstance(want, int) or want == got for want, got in zip(wanted, actual, strict=True))
 
 
-def decode(path: Path, height: int, width: int, channels: int, resize: int | None) -> np.ndarray:
-    """Return a picture as uint8[height, width, channels]: resized to cover the crop, then cropped at the centre.
+def decode(path: Path, height: int, width: int, channels: int, options: ImageOptions) -> np.ndarray:
+    """Return a picture as uint8[height, width, channels], brought to that size as ``options.fit`` says.
 
     Raises DataError for a file that is no picture, or when pillow is not installed.
     """
@@ -115,10 +135,46 @@ def decode(path: Path, height: int, width: int, channels: int, resize: int | Non
             image = picture.convert(MODES[channels])
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be decoded as an image: {error}") from error
+    fitted = FITS[options.fit](image, height, width, options)
+    return np.asarray(fitted, np.uint8).reshape(height, width, channels)
+
+
+def _crop(image: Any, height: int, width: int, options: ImageOptions) -> Any:
+    """Resize to cover the size, or so that the shorter side is as long as was said; cut out the centre."""
     factor = max(height / image.height, width / image.width)
-    if resize is not None:
-        factor = max(factor, resize / min(image.height, image.width))
+    if options.resize is not None:
+        factor = max(factor, options.resize / min(image.height, image.width))
     wide, high = max(width, round(image.width * factor)), max(height, round(image.height * factor))
     left, top = (wide - width) // 2, (high - height) // 2
-    image = image.resize((wide, high), Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
-    return np.asarray(image, np.uint8).reshape(height, width, channels)
+    return _resized(image, high, wide).crop((left, top, left + width, top + height))
+
+
+def _letterbox(image: Any, height: int, width: int, options: ImageOptions) -> Any:
+    """Resize to fit into the size with both sides in proportion; the rest, shared by both ends, is filled."""
+    from PIL import Image
+
+    factor = min(height / image.height, width / image.width)
+    wide, high = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    colours = (*[options.fill] * 3, 255)[: len(image.getbands())]
+    whole = Image.new(image.mode, (width, height), colours if len(colours) > 1 else options.fill)
+    whole.paste(_resized(image, high, wide), ((width - wide) // 2, (height - high) // 2))
+    return whole
+
+
+def _stretch(image: Any, height: int, width: int, options: ImageOptions) -> Any:
+    """Resize each side by itself."""
+    return _resized(image, height, width)
+
+
+def _resized(image: Any, height: int, width: int) -> Any:
+    from PIL import Image
+
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+FITS: dict[str, Callable[[Any, int, int, ImageOptions], Any]] = {
+    "crop": _crop,
+    "letterbox": _letterbox,
+    "stretch": _stretch,
+}
+"""How a picture (of pillow) comes to a size: the centre of it, all of it with a border, all of it out of proportion."""

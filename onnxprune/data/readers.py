@@ -19,6 +19,7 @@ from onnxprune.data.images import EXTENSIONS, ImageOptions
 from onnxprune.data.inputs import LABEL_KEYS, Schema
 from onnxprune.data.recordings import folder_of_model
 from onnxprune.data.scripts import load_module
+from onnxprune.data.sounds import AudioOptions, Sounds
 from onnxprune.data.sources import (
     Chain,
     Columns,
@@ -31,17 +32,20 @@ from onnxprune.data.sources import (
     guarded,
     hold,
 )
+from onnxprune.data.texts import TextOptions, Texts
 from onnxprune.errors import DataError
 from onnxprune.model.files import kind_of, require_regular, status
 from onnxprune.model.values import FedValues
 
 
 class ReadOptions(TypedDict, total=False):
-    """How data is read: ``images``: pictures. ``sizes``: whole shapes of inputs that leave theirs open. ``values``: of inputs that
-    the data may lack.
+    """How data is read: ``images``, ``audio``, ``text``: files of that kind. ``sizes``: whole shapes of inputs that leave theirs open.
+    ``values``: of inputs that the data may lack.
     """
 
     images: ImageOptions | None
+    audio: AudioOptions | None
+    text: TextOptions | None
     sizes: Mapping[str, tuple[int, ...]]
     values: FedValues
 
@@ -53,6 +57,8 @@ class Request:
     schema: Schema
     samples: int | None = None
     images: ImageOptions | None = None
+    audio: AudioOptions | None = None
+    text: TextOptions | None = None
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     values: FedValues = field(default_factory=dict)
 
@@ -143,10 +149,39 @@ def _data_readers(module: ModuleType) -> dict[str, Any]:
     return instances or own
 
 
+def _open_sound(path: Path, request: Request) -> RowSource:
+    return _open_sounds([path], request)
+
+
+def _open_sounds(paths: list[Path], request: Request) -> RowSource:
+    """Open recordings for the one input that no value is given for."""
+    schema = request.schema
+    if len(schema.specs) > 1:
+        other = schema.specs[1]
+        raise DataError(
+            f"recordings serve models with one input, and there is {other} too; give the others a value "
+            f"(--input-value {other.name}:0), or write a .py loader with load_data()"
+        )
+    spec = schema.specs[0]
+    shape = request.sizes.get(spec.name) or spec.shape
+    if shape is None:
+        raise DataError(f"input {spec} does not say how many axes it has; give --input-shape {spec.name}:1,16000")
+    alone = len(shape) == 1 or not schema.samples
+    return Sounds(paths, spec, shape if alone else shape[1:], request.audio or AudioOptions(), whole_feeds=alone)
+
+
+def _open_text(path: Path, request: Request) -> RowSource:
+    if request.text is None:
+        raise DataError(f"{path}: text is read with the model's own tokenizer; say --tokenizer tokenizer.json")
+    return Texts(path, request.schema, request.text, request.sizes)
+
+
 FILE_READERS: dict[str, Callable[[Path, Request], RowSource]] = {
     ".npy": _open_npy,
     ".npz": _open_npz,
     ".py": _open_script,
+    ".wav": _open_sound,
+    ".txt": _open_text,
 }
 
 
@@ -214,6 +249,11 @@ def _find_pictures(folder: Path) -> list[Path]:
     return sorted(found, key=_natural)
 
 
+def _find_sounds(folder: Path) -> list[Path]:
+    found = (path for path in folder.rglob("*") if path.suffix.lower() == ".wav" and path.is_file())
+    return sorted(found, key=_natural)
+
+
 def _find_test_sets(folder: Path) -> list[Path]:
     sets = [path.parent for path in folder.glob("test_data_set_*/input_0.pb")]
     return sorted(sets, key=_natural) or ([folder] if (folder / "input_0.pb").is_file() else [])
@@ -260,7 +300,7 @@ def _open_pictures(paths: list[Path], request: Request) -> RowSource:
     given = request.sizes.get(spec.name)
     spec = spec if given is None else replace(spec, shape=given)
     options = replace(options, layout=options.layout_of(spec))
-    return Converted(Pictures(paths, spec.name, options.geometry(spec), options.resize), options, request.schema)
+    return Converted(Pictures(paths, spec.name, options.geometry(spec), options), options, request.schema)
 
 
 FOLDER_READERS: dict[str, tuple[Callable[[Path], list[Path]], Callable[[list[Path], Request], RowSource]]] = {
@@ -268,4 +308,5 @@ FOLDER_READERS: dict[str, tuple[Callable[[Path], list[Path]], Callable[[list[Pat
     "npz files": (_matching("*.npz"), _open_npzs),
     "npy files": (_matching("*.npy"), _open_npys),
     "images": (_find_pictures, _open_pictures),
+    "wav files": (_find_sounds, _open_sounds),
 }

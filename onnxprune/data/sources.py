@@ -25,9 +25,13 @@ HELD_BYTES = 1 << 30
 
 
 class RowSource(ABC):
-    """Rows that can be read any number of times; ``count`` is None where only reading tells."""
+    """Rows that can be read any number of times; ``count`` is None where only reading tells.
+
+    ``whole_feeds``: a row is all that a run of the model takes, though its first axis looks like a batch.
+    """
 
     count: int | None
+    whole_feeds = False
 
     @abstractmethod
     def read(self, keep: Index | None, size: int) -> Iterator[Rows]:
@@ -84,15 +88,15 @@ class Chain(RowSource):
 class Pictures(RowSource):
     """Image files for a model with one image input, as uint8[n, height, width, channels]."""
 
-    def __init__(self, paths: list[Path], name: str, geometry: tuple[int, int, int], resize: int | None):
-        self.paths, self.name, self.geometry, self.resize = paths, name, geometry, resize
+    def __init__(self, paths: list[Path], name: str, geometry: tuple[int, int, int], options: ImageOptions):
+        self.paths, self.name, self.geometry, self.options = paths, name, geometry, options
         self.count = len(paths)
 
     def read(self, keep: Index | None, size: int) -> Iterator[Rows]:
         keep = np.arange(self.count or 0) if keep is None else keep
         for start in range(0, len(keep), size):
             part = keep[start : start + size]
-            yield {self.name: np.stack([decode(self.paths[row], *self.geometry, self.resize) for row in part])}
+            yield {self.name: np.stack([decode(self.paths[row], *self.geometry, self.options) for row in part])}
 
 
 @dataclass
@@ -149,7 +153,7 @@ class Labelled(RowSource):
     where: str
 
     def __post_init__(self) -> None:
-        self.count = self.inner.count
+        self.count, self.whole_feeds = self.inner.count, self.inner.whole_feeds
         if self.count is not None:
             equal_count({"the inputs": self.count, "the labels": self.labels.shape[0]}, self.where)
 

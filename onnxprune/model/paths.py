@@ -19,7 +19,7 @@ Inode = tuple[int, int]  # device, number
 HEAD = 1 << 14
 COMMANDS = "prune|apply|inspect|validate|bench|sensitivity|sweep|report|criteria|ops|check|run"
 MODELS = (".onnx", ".ort")
-DATA_SUFFIXES = (".npz", ".npy", ".pb")
+DATA_SUFFIXES = (".npz", ".npy", ".pb", ".wav")
 
 READ = {
     "model": "the input file",
@@ -32,6 +32,7 @@ READ = {
     "evaluation": "read as evaluation data",
     "data": "read as data",
     "labels": "read as labels",
+    "tokenizer": "read as the tokenizer",
     "metric": "the script of the metric",
     "plan": "the plan that is carried out",
     "baseline": "read as the baseline",

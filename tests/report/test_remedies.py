@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 import tomllib
+import wave
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from click.testing import CliRunner, Result
 from onnx import ModelProto
 from onnxruntime import InferenceSession
 from support.networks import network, unseen_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from onnxprune.api import inspect, record
 from onnxprune.cli import main
@@ -206,6 +209,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         'd = Pad<mode = "reflect">(x, @[0, 0, 20000, 0, 0, 0]); p = Conv(d, %6x3x1); r = Relu(p); y = Conv(r, %5x6x1)',
         "float[N,3,L] x",
     )
+    sound = "u = Unsqueeze(x, @[1]); p = Conv(u, %6x1x8); r = Relu(p); g = GlobalAveragePool(r); f = Flatten(g); "
+    models["wave"] = network(sound + "y = MatMul(f, %6x5)", "float[N,64] x", "float[N,5] y")
+    rate = "k = Cast<to = 1>(s); m = Add(f, k); y = MatMul(m, %6x5)"
+    models["voice"] = network(sound + rate, "float[N,64] x, int64 s", "float[N,5] y")
+    words = "e = Gather(%8x6, ids); p = MatMul(e, %6x6); r = Relu(p); "
+    models["words"] = network(words + "y = MatMul(r, %6x5)", "int64[N,L] ids", "float[N,L,5] y")
+    models["scaled"] = network(
+        words + "m = Mul(r, z); y = MatMul(m, %6x5)", "int64[N,L] ids, float[1] z", "float[N,L,5] y"
+    )
     for name, model in models.items():
         onnx.save(model, path / f"{name}.onnx")
     x = draw.standard_normal((24, 3, 6, 6)).astype(np.float32)
@@ -224,6 +236,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "pictures").mkdir()
     for number in range(4):
         Image.fromarray(draw.integers(0, 255, (6, 6, 3), np.uint8)).save(path / "pictures" / f"{number}.png")
+    for folder, rates in (("takes", (8000,)), ("rates", (8000, 16000))):
+        (path / folder).mkdir()
+        for rate in rates:
+            with wave.open(str(path / folder / f"{rate}.wav"), "wb") as stream:
+                stream.setparams((1, 2, rate, 0, "NONE", ""))
+                stream.writeframes(draw.integers(-9000, 9000, 640).astype("<i2").tobytes())
+    (path / "words.txt").write_text("a cat\ncat a\na\ncat\n" * 4)
+    Tokenizer(WordLevel({"[UNK]": 0, "a": 1, "cat": 2}, unk_token="[UNK]")).save(str(path / "tokenizer.json"))
     (path / "metric.py").write_text(
         "import numpy as np\ndef score(outputs, labels):\n    return np.ones(len(outputs['y']))\n"
     )
@@ -267,6 +287,7 @@ def run(command: str) -> Result:
 DRY = "--dry-run --no-latency"
 PROGRAM = f"{sys.executable} feeds.py"
 DATA = f"--calib x.npz {DRY}"
+TEXT, SOUND = f"--calib words.txt {DRY}", f"--calib takes {DRY}"
 # what the message says -> (command that calls it forth, command that follows it; several in a row with &&)
 ERRORS = {
     "give ones that it takes, like --input-shape": (f"long.onnx {DRY}", f"long.onnx {DRY} --input-shape x:1,3,30000"),
@@ -274,6 +295,18 @@ ERRORS = {
     "numbers do not fill an input": (f"rated.onnx {DRY} --input-value s:1,2", f"rated.onnx {DRY} --input-value s:2"),
     "so that no data is needed": (f"rated.onnx --calib one.npy {DRY} --input-value s:2 --input-value x:1", f"rated.onnx {DRY} --input-value s:2 --input-value x:1"),
     "no data gives it the sizes": (f"masked.onnx --calib one.npy {DRY} --input-value m:1", f"masked.onnx --calib one.npy {DRY} --input-value m:1 --input-shape m:1,4"),
+    "goes with text; say --tokenizer too": (f"words.onnx {TEXT} --text-length 4", f"words.onnx {TEXT} --text-length 4 --tokenizer tokenizer.json"),
+    "text is read with the model's own tokenizer": (f"words.onnx {TEXT}", f"words.onnx {TEXT} --tokenizer tokenizer.json"),
+    "give a number of tokens": (f"words.onnx {TEXT} --tokenizer tokenizer.json --text-length 0", f"words.onnx {TEXT} --tokenizer tokenizer.json --text-length 3"),
+    "takes no line of text": (f"scaled.onnx {TEXT} --tokenizer tokenizer.json", f"scaled.onnx {TEXT} --tokenizer tokenizer.json --input-value z:1"),
+    "recordings serve models with one input": (f"voice.onnx {SOUND}", f"voice.onnx {SOUND} --input-value s:0"),
+    "takes no plain sound": (f"net.onnx {SOUND}", f"net.onnx --calib returns.py {DRY}"),
+    "give a finite number other than zero": (f"wave.onnx {SOUND} --audio-scale 0", f"wave.onnx {SOUND} --audio-scale 32768"),
+    "samples per second; say --audio-rate": (f"wave.onnx --calib rates {DRY}", f"wave.onnx --calib rates {DRY} --audio-rate 16000"),
+    "samples; leave the option out": (f"wave.onnx {SOUND} --audio-window 32", f"wave.onnx {SOUND}"),
+    "give a whole number above zero": (f"wave.onnx {SOUND} --audio-hop 0", f"wave.onnx {SOUND} --audio-hop 16000"),
+    "and --fit crop": (f"net.onnx --calib pictures {DRY} --fit stretch --resize 8", f"net.onnx --calib pictures {DRY} --fit crop --resize 256"),
+    "give a number from 0 to 255": (f"net.onnx --calib pictures {DRY} --fit letterbox --fill 300", f"net.onnx --calib pictures {DRY} --fit letterbox --fill 0"),
     "cannot be run on drawn inputs": (f"picky.onnx {DRY}", f"picky.onnx {DRY} --calib picky.npz --criterion l2 --repair none"),
     "not everything was seen": (f"unseen.onnx {DRY}", f"unseen.onnx {DRY} --allow-unproven"),
     "removed nothing": (f"net.onnx {DRY} --ratio 5% --round-to 4", f"net.onnx {DRY} --ratio 20% --round-to 1"),
@@ -440,6 +473,8 @@ ADVICE = re.compile(
 )
 EXPLAINED = {
     "--criterion {} --repair {} --ratio {}": "followed by test_the_line_that_sweep_prints_is_a_command",
+    "which are one row; say --audio-window": "a recording of hours is not written by a test",
+    "reading text needs tokenizers": "followed by test_extras_named_in_messages_exist",
     "reading images needs pillow": "followed by test_extras_named_in_messages_exist",
     "needs {}; pip install": "followed by test_extras_named_in_messages_exist",
     "take its elements out before the model": "the file has to be exported anew (test_analysed_forms.py)",
