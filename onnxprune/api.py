@@ -104,7 +104,10 @@ def plan(model: Source | Analysis, *, calibration: Any = None, **settings: Unpac
     run = _start("plan", source, replace(chosen, **undecided), Given())
     run.given = model if isinstance(model, Analysis) else None
     run.data = _open(run.model, chosen, Given(calibration=calibration))
-    return replace(run.prune().plan, settings=chosen.to_json())
+    found = run.prune().plan
+    return replace(
+        found, settings=chosen.to_json() | {name: found.settings[name] for name in ("row_shape", "input_value")}
+    )
 
 
 def prune(model: Source, **options: Unpack[PruneOptions]) -> Result:

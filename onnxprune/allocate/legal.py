@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from onnxprune.coupling.groups import Analysis, Group, groups_on
+from onnxprune.coupling.rules.recurrent import QUANTISED
 from onnxprune.errors import TargetError, UsageError
 from onnxprune.model.facts import free_dimensions
 from onnxprune.model.graph import Node
@@ -77,6 +78,8 @@ def _why_nothing(analysis: Analysis) -> str:
             "nothing in this model can be pruned as it is, some axes because statistics are taken over them: "
             "onnxprune inspect MODEL says which node keeps each axis, why, and where --granularity stream or --allow-lossy is a way out"
         )
+    if not analysis.groups and any(frozen.barrier.reason == QUANTISED for frozen in analysis.frozen):
+        return f"nothing in this model can be pruned: {QUANTISED}; prune the float model, then quantise it"
     free = [f"{name}[{axis}]" for name, axis, _ in free_dimensions(analysis.facts.graph) if axis]
     if not analysis.groups and free and any(f.barrier.reason.startswith("the shape of") for f in analysis.frozen):
         return (

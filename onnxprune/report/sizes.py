@@ -12,7 +12,8 @@ from onnxprune.settings import Settings
 
 MOST_INPUTS = 3  # named in a sentence
 FILE, OPTION, SETTING = "the file", "--input-shape", "the setting row_shape"
-TRIED = "sizes that the model runs at (others: --input-shape, --calib)"
+TRIED = "trial runs"
+REAL = " (--input-shape or --calib gives real sizes)"
 
 
 def sizes_entry(facts: Facts, settings: Settings, survey: Survey | None = None, rows: str = "the rows") -> Report:
@@ -21,7 +22,7 @@ def sizes_entry(facts: Facts, settings: Settings, survey: Survey | None = None, 
         "inputs": {name: list(shape) for name, shape in facts.told.items()},
         "from": _source(facts, settings),
     }
-    if found["from"] != SETTING or survey is None:
+    if found["from"] != SETTING or survey is None or dict(settings.row_shape) != survey.shapes:
         return found
     found["from"] = rows
     if survey.smallest != survey.largest:
@@ -51,7 +52,8 @@ def sizes_sentence(report: ReportView) -> str:
     if "smallest" in sizes:
         ends = (_named(sizes[end]) for end in ("smallest", "largest"))
         between = f", which go from {' to '.join(ends)}"
-    return f"costs at {_named(sizes['inputs'])}, from {sizes['from']}{between}"
+    advice = REAL if sizes["from"] == TRIED else ""
+    return f"costs at {_named(sizes['inputs'])}, from {sizes['from']}{between}{advice}"
 
 
 def _named(inputs: Mapping[str, Sequence[int]]) -> str:

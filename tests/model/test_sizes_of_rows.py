@@ -155,6 +155,8 @@ def test_integers_of_the_proof_are_those_of_the_rows() -> None:
 def test_a_replayed_plan_is_analysed_at_the_sizes_it_was_made_at(tmp_path: Path) -> None:
     result = onnxprune.prune(wave("strides"), ratio=0.5, criterion="l2", calibration=normal(6, 2000), latency=False)
     assert result.plan.settings["row_shape"] == [["x", [1, 2000]]]
+    planned = onnxprune.plan(wave("strides"), ratio=0.5, criterion="l2", calibration=normal(6, 2000))
+    assert planned.settings["row_shape"] == [["x", [1, 2000]]]
     again = onnxprune.apply(result.plan, wave("strides"), latency=False, calibration=normal(6, 2000), repair="none")
     assert again.report["before"]["macs"] == result.report["before"]["macs"]
 

@@ -209,6 +209,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         'd = Pad<mode = "reflect">(x, @[0, 0, 20000, 0, 0, 0]); p = Conv(d, %6x3x1); r = Relu(p); y = Conv(r, %5x6x1)',
         "float[N,3,L] x",
     )
+    weights = "w = %1x3x20{0}; r = %1x5x20{0}; ws = %+1; wz = %1{0}; "
+    quantised = "q = com.microsoft.DynamicQuantizeLSTM<hidden_size = 5>(x, w, r, , , , , , ws, wz, ws, wz); {}"
+    ending = "h = Squeeze(q, @[1]); y = MatMul(h, %5x4)"
+    models["states"] = network(
+        weights.format(":int8") + quantised.format(ending), "float[2,4,3] x", "float[] y", domains={"com.microsoft": 1}
+    )
+    models["float_states"] = network(
+        f"w = %1x20x3; r = %1x20x5; q = LSTM<hidden_size = 5>(x, w, r); {ending}", "float[2,4,3] x", "float[] y"
+    )
     sound = "u = Unsqueeze(x, @[1]); p = Conv(u, %6x1x8); r = Relu(p); g = GlobalAveragePool(r); f = Flatten(g); "
     models["wave"] = network(sound + "y = MatMul(f, %6x5)", "float[N,64] x", "float[N,5] y")
     rate = "k = Cast<to = 1>(s); m = Add(f, k); y = MatMul(m, %6x5)"
@@ -307,6 +316,7 @@ ERRORS = {
     "give a whole number above zero": (f"wave.onnx {SOUND} --audio-hop 0", f"wave.onnx {SOUND} --audio-hop 16000"),
     "and --fit crop": (f"net.onnx --calib pictures {DRY} --fit stretch --resize 8", f"net.onnx --calib pictures {DRY} --fit crop --resize 256"),
     "give a number from 0 to 255": (f"net.onnx --calib pictures {DRY} --fit letterbox --fill 300", f"net.onnx --calib pictures {DRY} --fit letterbox --fill 0"),
+    "prune the float model, then quantise it": (f"states.onnx {DRY}", f"float_states.onnx {DRY}"),
     "cannot be run on drawn inputs": (f"picky.onnx {DRY}", f"picky.onnx {DRY} --calib picky.npz --criterion l2 --repair none"),
     "not everything was seen": (f"unseen.onnx {DRY}", f"unseen.onnx {DRY} --allow-unproven"),
     "removed nothing": (f"net.onnx {DRY} --ratio 5% --round-to 4", f"net.onnx {DRY} --ratio 20% --round-to 1"),
@@ -497,7 +507,7 @@ EXPLAINED = {
     "holds weights of the model that is written": "a race of two runs; test_paths.py",
     "; leave these rows out": "gradients of finite values; rows to leave out are followed where values are not finite",
     "nothing was trained: no step of the recovery": "rows are named where they can be; test_few_rows.py",
-    "sizes that the model runs at (others": "what other sizes come from; test_sizes_of_rows.py",
+    " (--input-shape or --calib gives real sizes)": "followed by test_costs_are_those_of_real_rows",
     ". Give real inputs (--calib)": "followed below 'cannot be run on drawn inputs'",
     "read as --": "what a path is, not what to do",
     " of --calib, which decided": "what rows are, not what to do",
