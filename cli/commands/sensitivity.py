@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from onnxprune.cli.options import (
+    AUDIO,
     FILE,
     IMAGES,
     JUDGE,
@@ -15,6 +16,7 @@ from onnxprune.cli.options import (
     OUTPUT,
     RUN,
     SHAPES,
+    TEXT,
     WHERE,
     given,
     options,
@@ -26,7 +28,7 @@ from onnxprune.cli.options import (
 @click.argument("model", type=FILE)
 @click.option("--calib", type=FILE, required=True, help="Data to repair and to judge on (different rows of it).")
 @click.option("--samples", type=int, help="Use so many random rows of --calib.")
-@options(KINDS[:1], IMAGES, JUDGE, WHERE, SHAPES, RUN, OUTPUT, MESSAGES)
+@options(KINDS[:1], IMAGES, AUDIO, TEXT, JUDGE, WHERE, SHAPES, RUN, OUTPUT, MESSAGES)
 @click.pass_context
 def command(ctx: click.Context, model: str, calib: str, **values: Any) -> None:
     """Cut each group of MODEL alone to three quarters, half and a quarter of its units, repair, and judge the outputs.

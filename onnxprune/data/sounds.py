@@ -47,7 +47,7 @@ class AudioOptions:
 
 
 @dataclass
-class Recording:
+class WaveFile:
     """One .wav file of PCM samples, read at a rate of its own or resampled, from any place on."""
 
     path: Path
@@ -142,7 +142,7 @@ class Sounds(RowSource):
         whole_feeds: bool = False,
     ):
         self.spec, self.options, self.whole_feeds = spec, options, whole_feeds
-        self.files = [Recording(path, options.rate) for path in paths]
+        self.files = [WaveFile(path, options.rate) for path in paths]
         rates = {file.recorded for file in self.files}
         if options.rate is None and len(rates) > 1:
             listed = ", ".join(map(str, sorted(rates)))
@@ -158,7 +158,7 @@ class Sounds(RowSource):
         self._starts = np.cumsum([0, *map(self._windows, self.files)])
         self.count = int(self._starts[-1])
 
-    def _windows(self, file: Recording) -> int:
+    def _windows(self, file: WaveFile) -> int:
         if self.window is not None:
             return max((file.length - self.window) // self.hop + 1, 1)
         if file.length > LONGEST:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from onnxprune.coupling.links import RULES, Barrier
 from onnxprune.model.facts import Facts, free_dimensions
 from onnxprune.model.graph import Node
@@ -12,6 +14,9 @@ WINDOW = "a window slides over this axis"
 UNKNOWN_SHAPE = "the shape of"
 SHARING = ("Softmax", "LogSoftmax", "Hardmax", "com.microsoft::QLinearSoftmax")
 NOTHING = "nothing to do"
+COUNTED = f"{NOTHING}: its positions are numbers, whose mean is taken behind it (the bins of a box)"
+MOVING = ("Transpose", "Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze")
+WEIGHING = ("Conv", "MatMul", "Gemm", "Mul")
 STANDARD = "export it as standard operators, or add a rule (CONTRIBUTING.md)"
 
 # (kind, operators or None for all, beginning of the reason) -> remedy; the first row that fits counts
@@ -57,6 +62,8 @@ def remedies(facts: Facts) -> Callable[[Barrier], str]:
             if found is not None:
                 return found
         op = None if node is None else node.op
+        if node is not None and op in SHARING and barrier.kind == "lossy" and _weighs_numbers(facts, node):
+            return COUNTED
         return next(
             text
             for kind, ops, start, text in REMEDIES
@@ -64,6 +71,29 @@ def remedies(facts: Facts) -> Callable[[Barrier], str]:
         )
 
     return remedy
+
+
+def _weighs_numbers(facts: Facts, node: Node) -> bool:
+    """Whether what a node gives is weighed, moved about at most, by a stored tensor that counts: a, a + d, a + 2 d, ..."""
+    waiting, seen = list(node.outputs), set(node.outputs)
+    while waiting:
+        for reader, _ in facts.graph.consumers.get(waiting.pop(), ()):
+            weights = (name for name in reader.inputs if name in facts.constants)
+            if reader.op in WEIGHING and any(_counts(facts, name) for name in weights):
+                return True
+            if reader.op in MOVING and reader.outputs[0] not in seen:
+                seen.add(reader.outputs[0])
+                waiting.append(reader.outputs[0])
+    return False
+
+
+def _counts(facts: Facts, name: str) -> bool:
+    shape = facts.shape(name) or ()
+    if max(shape, default=0) < 3 or max(shape) != np.prod(shape):
+        return False
+    array = facts.array(name)
+    steps = np.zeros(1) if array is None else np.diff(array.astype(np.float64).reshape(-1))
+    return bool(steps[0]) and bool(np.allclose(steps, steps[0], rtol=1e-3))
 
 
 def _lost_shapes(facts: Facts) -> dict[str, Node]:

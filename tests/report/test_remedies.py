@@ -151,6 +151,28 @@ def test_no_setting_is_advised_where_the_boundary_keeps_an_axis(body: str, input
     assert [row["axis"] for row in stream["frozen"]] == [row["axis"] for row in found["frozen"]]
 
 
+BOX = (
+    "p = Conv(x, %16x3x1x1); r = Reshape(p, @[-1, 1, 16, 36]); t = Transpose<perm=[0,2,1,3]>(r); q = Softmax<axis=1>(t); {}; "
+    "y = Flatten(d)"
+)
+
+
+@pytest.mark.parametrize(
+    ("mean", "numbers"),
+    [
+        ("k = @[0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.]; b = Unsqueeze(k, @[0, 2, 3]); d = Conv(q, b)", True),
+        ("m = Transpose<perm=[0,2,3,1]>(q); b = @[0., 2., 4., 6., 8., 10., 12., 14., 16., 18., 20., 22., 24., 26., 28., 30.]; d = MatMul(m, b)", True),
+        ("d = Conv(q, %1x16x1x1)", False),
+    ],
+)  # fmt: skip
+def test_the_bins_of_a_box_are_not_called_a_matter_of_granularity(mean: str, numbers: bool) -> None:
+    """A distribution over numbers of which the mean is taken, however it is written."""
+    found = [row["remedy"] for row in inspect(free(BOX.format(mean)))["frozen"] if row["op"] == "Softmax"]
+    assert found
+    assert all(("whose mean is taken" in remedy) == numbers for remedy in found)
+    assert all(("--granularity" in remedy) != numbers for remedy in found)
+
+
 def test_a_value_whose_size_is_in_the_data_has_no_remedy() -> None:
     found = inspect(
         free("p = Conv(x, %6x3x1x1); q = NonZero(p); r = Cast<to=1>(q); y = MatMul(%3x4, r)", outputs="float[A,B] y")

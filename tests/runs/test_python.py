@@ -18,6 +18,8 @@ from support.networks import network
 import onnxprune
 from onnxprune import api
 from onnxprune.cli import main
+from onnxprune.cli.options import READING
+from onnxprune.data import AudioOptions, ImageOptions, TextOptions
 from onnxprune.errors import DataError, TargetError, UsageError
 from onnxprune.options import (
     ApplyOptions,
@@ -217,7 +219,6 @@ COMMANDS = {
 BY_OTHER_NAMES = {
     *("model", "other", "before", "after", "data", "plan", "calib"),  # arguments, and --calib, which is calibration
     *("out", "dry_run", "plan_path", "structured", "everything"),  # what is written and shown
-    *("layout", "mean", "std", "scale"),  # ImageOptions
     *("config", "json", "html", "junit", "markdown", "no_color", "quiet", "verbose"),  # of the console
 }
 
@@ -238,4 +239,9 @@ def test_options_of_the_command_line_are_options_in_python(command: str) -> None
     """An option can be followed from the command line to its use by its name and its type."""
     own = {parameter.name for parameter in import_module(f"onnxprune.cli.commands.{command}").command.params}
     told = COMMANDS[command].__annotations__.keys()
-    assert own - told - BY_OTHER_NAMES == set()
+    files = {option: (kind, field) for kind, fields in READING.items() for option, field in fields.items()}
+    assert own - told - BY_OTHER_NAMES - files.keys() == set()
+    for option in own & files.keys():
+        kind, field = files[option]
+        assert kind in told
+        assert field in {"images": ImageOptions, "audio": AudioOptions, "text": TextOptions}[kind].__dataclass_fields__

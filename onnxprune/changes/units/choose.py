@@ -131,7 +131,7 @@ def _within_latency(context: Context, analysis: Analysis, aim: Target) -> Chosen
     """Choose again with a corrected budget until what is measured meets the aim."""
     original, tell = context.original, context.stages.progress
     with context.stages("timing"):
-        found = measure_latency(original, original, analysis.facts, context.settings)
+        found = measure_latency(original, original, analysis.facts, context.settings, context.survey)
         timed = with_times(analysis, (found.cpu or found).before.p10, context.means.part(0, 2))
     budget, tried = aim.value, list[tuple[float, float, Chosen]]()
     for turn in range(LATENCY_TURNS):
