@@ -60,6 +60,9 @@ class WaveFile:
             self.recorded, self.frames = stream.getframerate(), stream.getnframes()
         if self.recorded < 1 or not self.channels:
             raise DataError(f"{self.path} claims {self.channels} channels and {self.recorded} samples per second")
+        self.frames = min(
+            self.frames, self.path.stat().st_size // (self.width * self.channels)
+        )  # a header may claim more
         if not self.frames:
             raise DataError(f"{self.path} has no samples")
 
