@@ -34,9 +34,9 @@ from onnxprune.options import (
     CheckOptions,
     CurveOptions,
     Given,
+    InspectOptions,
     PathLike,
     PruneOptions,
-    RunOptions,
     SettingOptions,
     Source,
     SweepOptions,
@@ -80,9 +80,9 @@ def analyze(model: Source, **settings: Unpack[SettingOptions]) -> Analysis:
     return analyse_model(load(model), make_settings(settings))
 
 
-def inspect(model: Source, **options: Unpack[RunOptions]) -> Report:
+def inspect(model: Source, **options: Unpack[InspectOptions]) -> Report:
     """Return what can be cut, what stays and why, as the report of ``inspect --json``."""
-    given, chosen = parted(options, RunOptions)
+    given, chosen = parted(options, InspectOptions)
     return _inspected(model, chosen, given)
 
 
@@ -90,7 +90,9 @@ def _inspected(model: Source, settings: Settings, given: Given) -> Report:
     stages = Stages(given["progress"])
     with stages("load"):
         loaded = load(model)
-    return describe(loaded, settings, stages)
+    data = given["calibration"]
+    dataset = None if data is None else _dataset(loaded, data, settings, given)
+    return describe(loaded, settings, stages, dataset)
 
 
 def plan(model: Source | Analysis, *, calibration: Any = None, **settings: Unpack[SettingOptions]) -> Plan:

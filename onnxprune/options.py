@@ -91,6 +91,12 @@ class FileOptions(RunOptions, total=False):
     text: TextOptions | None
 
 
+class InspectOptions(FileOptions, total=False):
+    """``calibration``: data whose sizes the costs are counted at, where the file leaves them open."""
+
+    calibration: Any
+
+
 class DataOptions(FileOptions, total=False):
     """``calibration`` and ``evaluation``: arrays, dicts of arrays, paths, iterables, whatever ``--calib`` takes.
 

@@ -6,7 +6,18 @@ from typing import Any
 
 import click
 
-from onnxprune.cli.options import FILE, MESSAGES, OUTPUT, SHAPES, given, options
+from onnxprune.cli.options import (
+    AUDIO,
+    FILE,
+    IMAGES,
+    MESSAGES,
+    OUTPUT,
+    SHAPES,
+    TEXT,
+    given,
+    options,
+    take_reading,
+)
 
 
 @click.command(short_help="Show what can be cut, what stays, and why.")
@@ -17,15 +28,17 @@ from onnxprune.cli.options import FILE, MESSAGES, OUTPUT, SHAPES, given, options
     multiple=True,
     help="heads (default), width, groups, paired, stream, block, eigen, lossless. Repeatable.",
 )
-@options(SHAPES)
+@click.option("--calib", type=FILE, help="Data whose sizes costs are counted at, where the file leaves some open.")
+@options(SHAPES, IMAGES, AUDIO, TEXT)
 @click.option("--all", "everything", is_flag=True, help="Show every group and every axis.")
 @options(OUTPUT, MESSAGES)
 @click.pass_context
 def command(
     ctx: click.Context,
     model: str,
+    calib: str | None,
     everything: bool,
-    **settings: Any,
+    **values: Any,
 ) -> None:
     """Show the groups of MODEL, the share that can be pruned, and every weight axis that stays.
 
@@ -33,12 +46,13 @@ def command(
     """
     from onnxprune.cli.console import Terminal, write_documents
 
+    reading = take_reading(values)
     terminal = Terminal(ctx)
     with terminal.progress() as progress:
         from onnxprune.api import inspect
         from onnxprune.cli.tables import show_frozen, show_groups, show_parts, show_sizes
 
-        report = inspect(model, progress=progress, **given(settings))
+        report = inspect(model, calibration=calib, progress=progress, **reading, **given(values))
     share, before = report["prunable"], report["before"]
     terminal.say(f"{model}: {before['parameters']:,} parameters, {before['macs']:,} MACs, {before['bytes']:,} bytes")
     terminal.say(f"prunable: {share['macs']:.1%} of the MACs, {share['parameters']:.1%} of the parameters")

@@ -40,15 +40,16 @@ from onnxprune.search.curves import HELD_OUT, JUDGE, Curve, curves, most_sensiti
 from onnxprune.settings import GRANULARITIES, Settings, space_of
 
 
-def describe(model: Model, settings: Settings, stages: Stages) -> Report:
+def describe(model: Model, settings: Settings, stages: Stages, dataset: Dataset | None = None) -> Report:
     """Return the report of ``inspect``: what every kind of change of the settings finds, branches beside it, and what stays."""
     with stages("analyze"):
+        settings, survey = sized(model, settings, dataset)
         analysis = analyse_model(model, settings)
     context = Context(analysis, model, settings, stages=stages)
     spaces = [space_of(path)(context) for path in settings.spaces]
     found = entries.header("inspect", settings.to_json()) | {
         "model": entries.model_entry(model),
-        "sizes": sizes_entry(analysis.facts, settings),
+        "sizes": sizes_entry(analysis.facts, settings, survey),
         "before": model_totals(analysis, analysis.widths) | {"bytes": model.size},
         "prunable": spaces[0].prunable(),
     }

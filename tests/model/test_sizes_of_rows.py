@@ -71,6 +71,8 @@ def test_costs_are_those_of_real_rows(name: str, rows: str) -> None:
     report = pruned(wave(name), criterion="l2", repair="none", **{rows: normal(6, 2000)})
     assert report["sizes"] == {"inputs": {"x": [1, 2000]}, "from": f"the {rows} rows"}
     assert report["before"]["macs"] == steps * 16 * (kernel + 5)
+    seen = inspect(wave(name), calibration=normal(6, 2000))
+    assert (seen["sizes"]["inputs"], seen["before"]["macs"]) == (report["sizes"]["inputs"], report["before"]["macs"])
     assert sizes_sentence(report) == f"costs at 1x2000, from the {rows} rows"
 
 

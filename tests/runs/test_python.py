@@ -26,8 +26,8 @@ from onnxprune.options import (
     BenchOptions,
     CheckOptions,
     CurveOptions,
+    InspectOptions,
     PruneOptions,
-    RunOptions,
     SettingOptions,
     SweepOptions,
     ValidateOptions,
@@ -214,7 +214,7 @@ def test_every_setting_has_a_reader_that_takes_its_default() -> None:
 
 COMMANDS = {
     "prune": PruneOptions, "apply": ApplyOptions, "validate": ValidateOptions, "bench": BenchOptions, "sweep": SweepOptions,
-    "sensitivity": CurveOptions, "inspect": RunOptions, "check": CheckOptions,
+    "sensitivity": CurveOptions, "inspect": InspectOptions, "check": CheckOptions,
 }  # fmt: skip
 BY_OTHER_NAMES = {
     *("model", "other", "before", "after", "data", "plan", "calib"),  # arguments, and --calib, which is calibration
