@@ -584,8 +584,9 @@ def test_every_message_that_advises_is_followed_here() -> None:
 def test_extras_named_in_messages_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = {match for _, text in messages() for match in re.findall(r"onnxprune\[(\w+)\]", text)}
-    assert named == {"images", "report"}
+    assert named == {"images", "report", "text"}
     assert any(package.startswith("pillow") for package in extras["images"])
+    assert any(package.startswith("tokenizers") for package in extras["text"])
     assert {"jinja2", "matplotlib"} <= {re.split(r"\W", package)[0] for package in extras["report"]}
 
 
