@@ -162,7 +162,7 @@ def _within_latency(context: Context, analysis: Analysis, aim: Target) -> Chosen
 def _believed_ratio(context: Context, analysis: Analysis, small: Model, aim: Target) -> float:
     """Return what share of the original's time a result takes; raises TargetError where that cannot be told, again and again."""
     for _ in range(LATENCY_TRIES):
-        found = measure_latency(context.original, small, analysis.facts, context.settings)
+        found = measure_latency(context.original, small, analysis.facts, context.settings, context.survey)
         if found.ratio is not None:
             return found.ratio
     facts = {"latency": found.to_json()}
