@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -43,12 +44,11 @@ class InputRows:
         self.origin = first.mean(1, np.float64).astype(np.float32) if first.shape[1] else np.zeros_like(first[:, :, 0])
         if not first.shape[1]:
             self.origin = np.zeros((first.shape[0], first.shape[2]), np.float32)
-        self._rows = Remembered(lambda start: map(self._centred, make(start)), lambda rows: rows.nbytes, ROWS_IN_MEMORY)
+        centre = partial(
+            _centred, self.origin
+        )  # nothing that holds these rows' holder: they are to go with their last reader
+        self._rows = Remembered(lambda start: map(centre, make(start)), lambda rows: rows.nbytes, ROWS_IN_MEMORY)
         self._known: dict[frozenset[int], CrossMoments] = {}
-
-    def _centred(self, rows: np.ndarray) -> np.ndarray:
-        rows -= self.origin[:, None]
-        return rows
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield float32[groups, rows, d] of every batch, less the origin."""
@@ -71,3 +71,9 @@ class InputRows:
             if number not in left_out:
                 found.add_inputs(centred, None if weights is None else weights[number])
         return found
+
+
+def _centred(origin: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Take ``origin`` float32[groups, d] off rows float32[groups, rows, d], in place."""
+    rows -= origin[:, None]
+    return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class Reconstruction:
         return small.replaced(arrays)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fitting:
     """On what a narrowed model is repaired, and how: ``batches``, ``effort``, ``importance`` and ``teacher`` as ``Sequential`` has them.
 
@@ -81,6 +81,8 @@ def reconstruct(analysis: Analysis, widths: np.ndarray, orders: Sequence[Order],
         importance=fitting.importance, teacher=fitting.teacher,
     )  # fmt: skip
     model = walk.run(small)
+    if chosen - walk.chosen.keys():  # a node that the walk does not fit, in a body for instance, chooses nothing
+        return reconstruct(analysis, widths, orders, replace(fitting, choosing=False))
     kept_now = Kept(analysis, (walk.chosen.get(g, mask) for g, mask in enumerate(kept)))
     return Reconstruction(model, kept_now, kept, warnings=walk.warnings)
 

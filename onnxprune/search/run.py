@@ -122,9 +122,9 @@ def search_units(
         train=None if train is None else lambda model: train(model, data.fit),
     )  # fmt: skip
     best = search.run() if goal.max_divergence is None else search.smallest(goal.max_divergence)
-    whole = Fitting(
-        data.every, Effort(teacher.positions, damping=search.fitting.effort.damping), means, importance, teacher
-    )
+    fitting = search.fitting_of(best)
+    effort = Effort(teacher.positions, damping=fitting.effort.damping)
+    whole = replace(fitting, batches=data.every, effort=effort, means=means)
     final = reconstruct(analysis, best.widths, search.orders[best.exponent], whole)
     divergence = best.divergence if data.scarce else search.divergence_of(final.model)
     narrowed = [group for group in tables.unread if best.widths[group] < analysis.widths[group]]

@@ -34,7 +34,7 @@ WEIGHINGS = {
     "raw, shared last": 1.0,
 }  # exponent of a node's output energy in the weight of its relative error
 PLAIN = ("relative", "mixed", "raw")
-DAMPINGS = (1.0, 0.1, 4.0)  # times the usual, that are tried
+DAMPINGS = (1.0, 4.0)  # times the usual, that are tried
 PROMISING = 2  # starting points that are tried on more than a few data
 SPREAD = 0.6  # standard deviation of a proposal's change, in the logarithm of a group's weight
 SHARED_LAST = (
@@ -134,6 +134,15 @@ class Search:
         if best is not start and self._vetoed(best, start):
             best = start
         return best
+
+    def fitting_of(self, best: Proposal) -> Fitting:
+        """Return how the proposal is best repaired: with units chosen where they are read, or by the orders of the original.
+
+        The former helps shallow networks and costs deep ones, whose later nodes meet what nobody has looked at.
+        """
+        choosing = replace(self.fitting, choosing=True)
+        found = {choosing: self._judge.judged(self._repaired(best, choosing)), self.fitting: best.judged}
+        return least_lost(found)
 
     def divergence_of(self, model: Model) -> float:
         """Return the divergence of a model on the rows that judge."""
