@@ -67,9 +67,11 @@ class Terminal:
         table = Table(box=box.SIMPLE_HEAD, title=shown, title_justify="left", title_style="bold")
         for number, name in enumerate(head):
             numeric = number > 0 and all(_is_number(row[number]) for row in rows)
+            numbers = [len(row[number]) for row in rows if row[number] and _is_number(row[number])]
             table.add_column(
-                self._plain(name), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric
-            )
+                self._plain(name), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric,
+                min_width=max(numbers, default=None),
+            )  # fmt: skip
         for row in rows:
             table.add_row(*map(self._plain, row))
         self.results.print(table)

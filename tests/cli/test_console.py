@@ -196,7 +196,7 @@ def shell(script: str, folder: Path, **environment: str) -> subprocess.Completed
     "command",
     [
         "inspect {} --all",
-        "{} out.onnx --no-latency --json r.json",
+        "{} out.onnx --no-latency --ratio 0.03 --round-to 1 --json r.json",
         "criteria",
         "ops",
         "schema",
@@ -260,7 +260,9 @@ def test_quiet_prints_errors_only(tmp_path: Path) -> None:
 
 
 def test_verbose_says_more_on_stderr(tmp_path: Path) -> None:
-    plain, more = (run(CNN, tmp_path / f"{n}.onnx", "--no-latency", *n) for n in ([], ["-v"]))
+    plain, more = (
+        run(CNN, tmp_path / f"{n}.onnx", "--no-latency", "--ratio", "0.03", "--round-to", "1", *n) for n in ([], ["-v"])
+    )
     assert messages(plain.stderr) == ""
     assert [line.split("s  ")[1] for line in more.stderr.splitlines()][:2] == [
         "reading the model",

@@ -409,7 +409,7 @@ ERRORS = {
     "give the number of steps, 2 to 999": (f"net.onnx {DRY} --schedule linear:1", f"net.onnx {DRY} --schedule linear:2"),
     "give at least one pair and some time": ("bench net.onnx --pairs 0 --seconds 1", "bench net.onnx --pairs 100 --seconds 0.1"),
     "compares two models; give the other one too": (
-        "bench net.onnx --max-latency-ratio 90", "bench net.onnx net.onnx --max-latency-ratio 90 --seconds 0.2"),
+        "bench net.onnx --max-latency-ratio 90", "bench net.onnx net.onnx --seconds 0.2"),
     "rewind goes with widths": (f"branch.onnx {DRY} --rewind branch.onnx --granularity block", f"branch.onnx {DRY} --rewind branch.onnx"),
     "labels without data; give": (f"net.onnx {DRY} --labels labels.npy", f"classes.onnx {DATA} --labels labels.npy --criterion l2"),
     "let it return or raise instead": (f"net.onnx --calib exits.py {DRY}", f"net.onnx --calib returns.py {DRY}"),
@@ -504,6 +504,8 @@ ADVICE = re.compile(
     r"[;:,.] (?:\w+ )?(?:try|leave|give|pass|drop|relax|create|choose|add|delete|prune|let|name|use|take|make|write|settle|look) "
 )
 EXPLAINED = {
+    "cannot be judged: what is measured is": "a machine too noisy to measure on is not made by a test (test_latency.py has the rule)",
+    "on a quieter machine": "a machine too noisy to measure on is not made by a test (test_latency.py has the rule)",
     "--criterion {} --repair {} --ratio {}": "followed by test_the_line_that_sweep_prints_is_a_command",
     "which are one row; say --audio-window": "a recording of hours is not written by a test",
     "reading text needs tokenizers": "followed by test_extras_named_in_messages_exist",
@@ -543,7 +545,6 @@ EXPLAINED = {
     "{} {} does not go with {}; leave it out": "followed below, with the names of kinds",
     "target {} does not go with {}; give {}": "followed below, with the names of kinds",
     "is out of reach: the smallest result has": "names the best, advises nothing",
-    "(--strict refuses that)": "what the option does; a measurement is noisy or not",
     ": give {} as {} from {} to {}": "followed below, with the name of an option",
     "is missed: the result would have": "a guard behind the choice, which meets the target itself; test_proof.py",
 }
