@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 from support.networks import feeds, network
 
 import onnxprune
@@ -307,3 +308,20 @@ def test_proposals_repaired_side_by_side_are_those_repaired_one_after_the_other(
 def test_a_search_without_data_is_refused(asked):
     with pytest.raises(DataError, match="--calib"):
         onnxprune.prune(MODELS / "digits_cnn.onnx", latency=False, **asked)
+
+
+def test_units_that_a_body_alone_reads_go_with_data_too():
+    """No node of the walk chooses among them, so that they go by the orders of the original."""
+    body = (
+        "p = MatMul(x, %8x16); h = Relu(p); s = ReduceSum<keepdims=0>(x); z = Constant<value_float=0.0>()\n"
+        "c = Greater(s, z)\n"
+        "y = If(c) <then_branch = a () => (float[n,4] ya) { ya = MatMul(h, w) }, "
+        "else_branch = b () => (float[n,4] yb) { yb = MatMul(x, v) }>"
+    )
+    model = network(body, "float[n,8] x", "float[n,4] y")
+    for name, inputs in (("w", 16), ("v", 8)):
+        array = np.random.default_rng(inputs).standard_normal((inputs, 4)).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    rows = np.random.default_rng(0).standard_normal((96, 8)).astype(np.float32)
+    report = onnxprune.prune(model, calibration=rows, target="params=75%", round_to=1, latency=False).report
+    assert report["after"]["parameters"] <= 0.75 * report["before"]["parameters"]
