@@ -17,7 +17,7 @@ from onnxprune.repair.targets import DEAD_SCALE, FitTarget, on_own_scales
 
 USUAL, MOST_DAMPING = 1e-2, 1.0  # of the mean diagonal
 LEAST_VARIANCE = 1e-2  # of the mean: rows that vary less count as if they varied so much
-PER_INPUT = 0.2  # of the mean diagonal for each input that a row would have to itself
+PER_INPUT = 0.5  # of the mean diagonal for each input that a row would have to itself
 MANY_INPUTS = 512
 TURNED = 1 << 14  # rows that tell how targets move, and as many that judge whether moving them helps
 

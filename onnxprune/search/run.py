@@ -123,8 +123,7 @@ def search_units(
     )  # fmt: skip
     best = search.run() if goal.max_divergence is None else search.smallest(goal.max_divergence)
     fitting = search.fitting_of(best)
-    effort = Effort(teacher.positions, damping=fitting.effort.damping)
-    whole = replace(fitting, batches=data.every, effort=effort, means=means)
+    whole = replace(fitting, batches=data.every, effort=Effort(teacher.positions), means=means)
     final = reconstruct(analysis, best.widths, search.orders[best.exponent], whole)
     divergence = best.divergence if data.scarce else search.divergence_of(final.model)
     narrowed = [group for group in tables.unread if best.widths[group] < analysis.widths[group]]

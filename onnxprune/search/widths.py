@@ -34,7 +34,6 @@ WEIGHINGS = {
     "raw, shared last": 1.0,
 }  # exponent of a node's output energy in the weight of its relative error
 PLAIN = ("relative", "mixed", "raw")
-DAMPINGS = (1.0, 4.0)  # times the usual, that are tried
 PROMISING = 2  # starting points that are tried on more than a few data
 SPREAD = 0.6  # standard deviation of a proposal's change, in the logarithm of a group's weight
 SHARED_LAST = (
@@ -125,9 +124,7 @@ class Search:
 
     def run(self) -> Proposal:
         """Return the best proposal; raises TargetError where the budget cannot be met."""
-        promising = self._promising(self._starts())
-        self._settle_damping(promising[0])
-        self.starts = self._all_evaluated(promising, self.fitting, self._judge)
+        self.starts = self._all_evaluated(self._promising(self._starts()), self.fitting, self._judge)
         best = start = _best(self.starts)
         if self.seconds:
             best = self._improve(start)
@@ -158,15 +155,6 @@ class Search:
             found.append(_best(left))
             left.remove(found[-1])
         return found
-
-    def _settle_damping(self, proposal: Proposal) -> None:
-        """Damp all fits as strongly as brings the outputs back best: a node's own error does not see what that does to later ones."""
-        fitting, judge = self.first or (self.fitting, self._judge)
-        found: dict[float, Judged] = {}
-        for factor in DAMPINGS:
-            effort = replace(fitting.effort, damping=factor)
-            found[factor] = judge.judged(self._repaired(proposal, replace(fitting, effort=effort)))
-        self.fitting = replace(self.fitting, effort=replace(self.fitting.effort, damping=least_lost(found)))
 
     def _vetoed(self, best: Proposal, start: Proposal) -> bool:
         """Whether data that the search never saw prefers the start."""
