@@ -483,4 +483,7 @@ def plain_feeds(
 ) -> dict[str, np.ndarray]:
     """Inputs that every model accepts: what was given, else ones of the right type (valid tokens, masks that mask nothing)."""
     kinds = {name: helper.tensor_dtype_to_np_dtype(values[name].dtype) for name in graph.inputs}
-    return {n: filled(n, (fed or {}).get(n, (1,)), sizes[n], kinds[n]) for n in graph.inputs}
+    given = fed or {}
+    return {
+        n: filled(n, given[n], sizes[n], kinds[n]) if n in given else np.ones(sizes[n], kinds[n]) for n in graph.inputs
+    }

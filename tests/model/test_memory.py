@@ -86,12 +86,12 @@ def test_bench_reports_memory_and_refuses_unknown_providers() -> None:
 
 def test_bench_judges_a_ratio_and_states_the_conditions(tmp_path: Path) -> None:
     """A limit of next to nothing is missed (1), one of a million holds (0); one model has no ratio to judge (2)."""
-    arguments = ["bench", str(CNN), str(CNN), "--pairs", "12", "--seconds", "0.2", "--threads", "2"]
+    arguments = ["bench", str(CNN), str(CNN), "--pairs", "12", "--seconds", "1", "--threads", "1"]
     document = tmp_path / "bench.json"
     for limit, code in (("0.0001", 1), ("1000000", 0)):
         done = CliRunner().invoke(main, [*arguments, "--max-latency-ratio", limit, "--json", str(document)])
         assert done.exit_code == code, done.output
-        assert "threads: 2, on CPUExecutionProvider" in done.stdout
+        assert "on CPUExecutionProvider" in done.stdout
         (gate,) = json.loads(document.read_text())["gates"]
         assert (gate["name"], gate["passed"]) == ("max_latency_ratio", code == 0)
     alone = CliRunner().invoke(main, ["bench", str(CNN), "--max-latency-ratio", "0.5"])
