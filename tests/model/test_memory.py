@@ -90,9 +90,11 @@ def test_bench_judges_a_ratio_and_states_the_conditions(tmp_path: Path) -> None:
     document = tmp_path / "bench.json"
     for limit, code in (("0.0001", 1), ("1000000", 0)):
         done = CliRunner().invoke(main, [*arguments, "--max-latency-ratio", limit, "--json", str(document)])
+        found = json.loads(document.read_text())
+        code = code if found["latency"]["ratio"] is not None else 1  # what is too noisy to say meets no limit
         assert done.exit_code == code, done.output
         assert "on CPUExecutionProvider" in done.stdout
-        (gate,) = json.loads(document.read_text())["gates"]
+        (gate,) = found["gates"]
         assert (gate["name"], gate["passed"]) == ("max_latency_ratio", code == 0)
     alone = CliRunner().invoke(main, ["bench", str(CNN), "--max-latency-ratio", "0.5"])
     assert (alone.exit_code, "give the other one too" in alone.stderr) == (2, True)
