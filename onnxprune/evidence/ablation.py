@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ValueInfoProto, helper
+from onnx import helper
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
@@ -18,6 +18,7 @@ from onnxprune.means import Means
 from onnxprune.measure.divergence import opened
 from onnxprune.measure.kinds import outputs_like
 from onnxprune.measure.outputs import CLASSES, INTEGERS, Outputs
+from onnxprune.model.graph import give_out
 from onnxprune.model.runtime import Arrays, Session, session
 
 Measure = Callable[[Arrays, Arrays, np.ndarray | None, np.ndarray | None, Outputs], np.ndarray]
@@ -126,7 +127,6 @@ def _switchable(
     names = [header.name for header in switches]
     for header in switches:
         proto.graph.initializer.remove(header)
-    declared = {value.name for value in proto.graph.output}
-    proto.graph.output.extend(ValueInfoProto(name=name) for name in inner if name not in declared)
+    give_out(proto, inner)
     opened = session(silent.derived(proto), threads=means.threads)
     return opened, [{name: content[name] for name in names} for content in contents]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from onnxprune.errors import UsageError
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.stats import Moments
 from onnxprune.model.facts import Facts
-from onnxprune.model.graph import Names
+from onnxprune.model.graph import Names, give_out
 from onnxprune.model.read import FLOATS
 
 REDUCE_AXES_AS_INPUT = {"ReduceMean": 18, "ReduceSum": 13}
@@ -54,7 +54,7 @@ def build_probe(facts: Facts, needs: Sequence[Need], masked: bool) -> Probe:
     names = Names(proto.graph)
     for number, need in enumerate(reducible):
         probe.reduced[need] = _reduce(proto, need, facts, names, f"evidence_{number}")
-    _add_outputs(proto, probe.outputs)
+    give_out(proto, probe.outputs)
     return probe
 
 
@@ -62,11 +62,6 @@ def observable(facts: Facts) -> set[str]:
     """Values that can be graph outputs: tensors made by the nodes of the main graph, and the inputs."""
     made = {name for node in facts.graph.top for name in node.outputs if name and name not in facts.constants}
     return {name for name in (*made, *facts.graph.inputs) if facts.dtype(name) and facts.shape(name) is not None}
-
-
-def _add_outputs(proto: ModelProto, names: Iterable[str]) -> None:
-    declared = {value.name for value in proto.graph.output}
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
 
 
 def _reduce(proto: ModelProto, need: Need, facts: Facts, names: Names, prefix: str) -> tuple[str, str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from onnx import ValueInfoProto
 
 from onnxprune.errors import DataError, ModelError
 from onnxprune.evidence.needs import Need
@@ -14,7 +13,7 @@ from onnxprune.evidence.rows import by_sample, usable
 from onnxprune.means import Means
 from onnxprune.model.facts import Facts
 from onnxprune.model.read import FLOATS
-from onnxprune.model.runtime import Arrays, session
+from onnxprune.model.runtime import Arrays, revealing
 
 LISTED = 8  # rows that a message names
 
@@ -84,11 +83,8 @@ def observed_values(
     facts: Facts, names: Iterable[str], inputs: Arrays, means: Means = Means()
 ) -> dict[str, np.ndarray]:
     """Return values of the model for one feed; raises ModelError where it cannot be run."""
-    proto = facts.model.draft()
-    declared = {value.name for value in proto.graph.output}
     inner = [name for name in names if name not in inputs]
-    proto.graph.output.extend(ValueInfoProto(name=name) for name in inner if name not in declared)
-    found = session(facts.model.derived(proto), threads=means.threads).run(inputs, inner)
+    found = revealing(facts.model, inner, threads=means.threads).run(inputs, inner)
     return {**{name: inputs[name] for name in names if name in inputs}, **found}
 
 

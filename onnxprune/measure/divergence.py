@@ -13,13 +13,12 @@ from onnxprune.data.observe import summed_up
 from onnxprune.data.repeated import Remembered
 from onnxprune.means import Means
 from onnxprune.measure.kinds import outputs_like
-from onnxprune.measure.layers import revealing
 from onnxprune.measure.outputs import CLASSES, Errors, Outputs
 from onnxprune.measure.tasks.agreement import TaskAgreement
 from onnxprune.measure.tasks.choice import Judged
 from onnxprune.measure.tasks.task import Answered
 from onnxprune.model.read import Model
-from onnxprune.model.runtime import Results, Session
+from onnxprune.model.runtime import Results, Session, revealing
 
 OUTPUTS_IN_MEMORY = 1 << 27  # bytes
 TEMPERATURE = 4.0
@@ -31,7 +30,7 @@ K = TypeVar("K", bound=Hashable)
 
 def opened(model: Model, outputs: Outputs | None, means: Means = Means()) -> Session:
     """Load a model with the inner values among its outputs that are compared in place of some."""
-    return revealing(model, outputs.inner if outputs else (), means)
+    return revealing(model, outputs.inner if outputs else (), threads=means.threads)
 
 
 class Reference:

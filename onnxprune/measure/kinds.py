@@ -11,7 +11,6 @@ import numpy as np
 from onnxprune.data import Dataset
 from onnxprune.errors import ModelError
 from onnxprune.means import Means
-from onnxprune.measure.layers import revealing
 from onnxprune.measure.outputs import (
     AT_ONCE,
     CLASSES,
@@ -30,6 +29,7 @@ from onnxprune.measure.tasks.find import Shown, task_of
 from onnxprune.measure.tasks.focus import channels_of
 from onnxprune.measure.tasks.task import AS_FOUND, Answered, Asked
 from onnxprune.model.read import Model
+from onnxprune.model.runtime import revealing
 
 SAMPLES = 256  # rows at most whose outputs tell ranges and variances
 BATCH = 32
@@ -87,7 +87,7 @@ def observed(
     to be read from the outputs.
     """
     sources = [source for layout in layouts.values() for source in layout.sources]
-    run, mask = revealing(model, sources, means).run, dataset.schema.padding_mask
+    run, mask = revealing(model, sources, threads=means.threads).run, dataset.schema.padding_mask
     shown: list[Answered] = []
     places = samples_axes(run, dataset)
     found = outputs_like(_first(run, dataset, samples, shown), places, layouts, mask)

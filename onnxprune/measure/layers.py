@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto
 
 from onnxprune.data import Dataset
 from onnxprune.data.observe import Batch, observe
 from onnxprune.means import Means
 from onnxprune.model.read import Model
-from onnxprune.model.runtime import Session, session
+from onnxprune.model.runtime import Session, revealing
 
 TOGETHER = 16  # tensors handed out by one run, and
 ROWS = 8  # rows that go through at once: both bound the memory
@@ -78,7 +78,7 @@ def compare_layers(before: Model, after: Model, dataset: Dataset, means: Means =
     for start in range(0, len(found), TOGETHER):
         part = found[start : start + TOGETHER]
         names = [drift.name for drift in part]
-        pair = [revealing(model, names, means) for model in (before, after)]
+        pair = [revealing(model, names, threads=means.threads) for model in (before, after)]
         look = partial(_both, pair, names)
         found[start : start + TOGETHER] = observe(look, dataset, part, means.quiet)
     comparable = [drift for drift in found if drift.same_shape]
@@ -99,13 +99,3 @@ def common_tensors(before: ModelProto, after: ModelProto) -> Iterator[tuple[str,
     for node in before.graph.node:
         if node.op_type != "Constant":
             yield from ((name, node.op_type) for name in node.output if name and name in there)
-
-
-def revealing(model: Model, names: Sequence[str], means: Means = Means()) -> Session:
-    """Load a model with inner tensors among its outputs."""
-    declared = {value.name for value in model.structure.graph.output}
-    if declared.issuperset(names):
-        return session(model, threads=means.threads)
-    probe = model.draft()
-    probe.graph.output.extend(ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in declared)
-    return session(model.derived(probe), threads=means.threads)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
@@ -137,6 +137,12 @@ class Graph:
             self.tensors[node.outputs[0]] = _constant_tensor(proto)
         self.nodes.append(node)
         return node
+
+
+def give_out(proto: ModelProto, names: Iterable[str]) -> None:
+    """Let a model give out inner values too; those that are outputs already stay as they are."""
+    declared = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in declared)
 
 
 def names_read(proto: NodeProto) -> set[str]:

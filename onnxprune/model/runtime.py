@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import ModelError, UsageError
+from onnxprune.model.graph import give_out
 from onnxprune.model.model import Model, embed_header
 from onnxprune.model.weights import Tensor
 from onnxprune.registry import near_names
@@ -95,6 +96,13 @@ def session(
         return Session(ort.InferenceSession(content, options, providers=chosen), name, weights)
     except Exception as error:
         raise ModelError(f"{name} cannot be loaded by ONNX Runtime: {_reason(error)}") from error
+
+
+def revealing(model: Model, names: Iterable[str], *, threads: int = 1, optimise: bool = True) -> Session:
+    """Load a model with inner values among its outputs; see ``session``."""
+    probe = model.draft()
+    give_out(probe, names)
+    return session(model.derived(probe), threads=threads, optimise=optimise)
 
 
 def _loadable(model: ModelLike, options: Any) -> tuple[str | bytes, list[Any]]:
@@ -192,11 +200,8 @@ def observe_shapes(
     model: Model, feeds: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> dict[str, tuple[int, tuple[int, ...]]]:
     """Run a model once and return (element type, shape) of the named inner tensors; {} where it cannot be run."""
-    declared = {value.name for value in model.structure.graph.output}
-    probe = model.draft()
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
     try:
-        found = session(model.derived(probe), optimise=False).run(feeds, names)
+        found = revealing(model, names, optimise=False).run(feeds, names)
     except ModelError:
         return {}
     arrays = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}

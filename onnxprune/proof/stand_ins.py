@@ -14,7 +14,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, helper, numpy_helper
 
 from onnxprune.model.facts import RANDOM_OPS, UNKNOWN, Facts
-from onnxprune.model.graph import Graph, Node
+from onnxprune.model.graph import Graph, Node, give_out
 from onnxprune.model.model import Model
 from onnxprune.model.weights import Masks
 
@@ -81,8 +81,7 @@ class StandIns:
         for node in result.graph.node:
             if node.op_type in RANDOM_OPS and not any(a.name == "seed" for a in node.attribute):
                 node.attribute.append(helper.make_attribute("seed", float(seed)))
-        known = {value.name for value in result.graph.output}
-        result.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.recorded if name not in known)
+        give_out(result, self.recorded)
         return result
 
     def given(self, proto: ModelProto) -> ModelProto:

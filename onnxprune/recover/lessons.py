@@ -15,11 +15,10 @@ from onnxprune.data.observe import Sums, summed_up
 from onnxprune.data.repeated import Remembered
 from onnxprune.means import Means
 from onnxprune.measure.divergence import opened
-from onnxprune.measure.layers import revealing
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.memory import bytes_allowed, bytes_per_row
 from onnxprune.model.read import Model
-from onnxprune.model.runtime import Arrays
+from onnxprune.model.runtime import Arrays, revealing
 from onnxprune.recover.augment import augmenter, harmless
 from onnxprune.recover.batches import Shuffled
 from onnxprune.recover.hints import with_variances
@@ -102,7 +101,7 @@ class WholeModel:
         self.limit = bytes_allowed(means.memory)
         self.part = self.judged = fixed or self._held_at_once(teaching.original, self._rows)
         inner = (*(outputs.inner if outputs else ()), *hints)
-        self.teacher = revealing(teaching.original, inner, means)
+        self.teacher = revealing(teaching.original, inner, threads=means.threads)
         self.taught = tuple(name for name in self.teacher.outputs if name not in hints)
         self.judge = Remembered(partial(self._judged, judge), nested_bytes, int(HELD * self.limit))
         seen, labels = next(iter(self.judge))[1], _all_labels(dataset, judge)

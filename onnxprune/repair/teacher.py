@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import ValueInfoProto
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset, Feed
@@ -16,7 +15,7 @@ from onnxprune.evidence.rows import LARGEST, POSITIONS, Sampler, by_sample, samp
 from onnxprune.evidence.unusable import refusal
 from onnxprune.means import Means
 from onnxprune.model.facts import Facts
-from onnxprune.model.runtime import Arrays, observe_shapes, session
+from onnxprune.model.runtime import Arrays, observe_shapes, revealing
 
 MEMORY = 1 << 28  # bytes of rows that are kept, in half precision where that is what it takes
 LEAST_POSITIONS = 8
@@ -149,11 +148,8 @@ class Teacher:
 
     def _passes(self, names: list[str]) -> Iterable[tuple[Arrays, Mapping[str, np.ndarray]]]:
         """Yield the inputs and the named values of every batch."""
-        proto = self.facts.model.draft()
-        given = {value.name for value in proto.graph.output}
         made = [name for name in names if name not in self.facts.graph.inputs]
-        proto.graph.output.extend(ValueInfoProto(name=name) for name in made if name not in given)
-        opened = session(self.facts.model.derived(proto), threads=self.means.threads)
+        opened = revealing(self.facts.model, made, threads=self.means.threads)
         for batch in self.batches:
             found = opened.run(batch, made) if made else {}
             yield batch, {name: batch[name] if name in batch else found[name] for name in names}

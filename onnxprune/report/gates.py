@@ -13,12 +13,12 @@ from onnxprune.errors import DataError, OnnxPruneError, UsageError
 from onnxprune.measure.bootstrap import unseen_bound
 from onnxprune.measure.drift import DriftReport, compare
 from onnxprune.measure.latency import LatencyReport, measure_pair
-from onnxprune.measure.layers import revealing
 from onnxprune.measure.metrics import script_metric
 from onnxprune.measure.outputs import VARYING, Outputs
 from onnxprune.measure.tasks.task import NONE, OPTIONS
 from onnxprune.model.facts import Facts
 from onnxprune.model.read import Model
+from onnxprune.model.runtime import revealing
 from onnxprune.proof.inputs import random_feeds
 from onnxprune.report.latency import believed_ratio, latency_doubt
 from onnxprune.settings import AUTO, Settings
@@ -52,7 +52,7 @@ def measure_drift(
     """
     made = [{name for node in model.structure.graph.node for name in node.output} for model in (before, after)]
     inner = [name for name in (outputs.inner if outputs else ()) if all(name in there for there in made)]
-    first, second = (revealing(model, inner, settings.means) for model in (before, after))
+    first, second = (revealing(model, inner, threads=settings.threads) for model in (before, after))
     task = None if metric is None else script_metric(metric)
     return compare(first, second, dataset, settings.means, metric=task, outputs=outputs)
 

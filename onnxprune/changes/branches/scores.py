@@ -17,7 +17,7 @@ from onnxprune.means import Means
 from onnxprune.measure.kinds import outputs_like
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.facts import Facts
-from onnxprune.model.graph import Names
+from onnxprune.model.graph import Names, give_out
 from onnxprune.model.read import FLOATS
 from onnxprune.model.runtime import session
 
@@ -79,9 +79,7 @@ class Silencing:
         self._types = [(name, helper.tensor_dtype_to_np_dtype(dtype)) for name, dtype in switches]
         self._how, self._dataset, self._means = how, dataset, means
         self._outputs = [*facts.graph.outputs, *(how.inner if how else ())]
-        proto.graph.output.extend(
-            ValueInfoProto(name=name) for name in self._outputs if name not in facts.graph.outputs
-        )
+        give_out(proto, self._outputs)
         self._session = session(facts.model.derived(proto), threads=means.threads)
 
     def effects(self) -> Effects:

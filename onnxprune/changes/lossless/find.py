@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import onnx
 
 from onnxprune.changes.lossless.readings import Reading, readings, stored_tensors
 from onnxprune.coupling.groups import Analysis, Group
@@ -19,7 +18,7 @@ from onnxprune.criteria.tensors import unit_positions
 from onnxprune.errors import ModelError
 from onnxprune.model.facts import Facts
 from onnxprune.model.read import NATIVE_FLOATS
-from onnxprune.model.runtime import session
+from onnxprune.model.runtime import revealing
 from onnxprune.proof.inputs import random_feeds
 
 REASONS = ("unread", "zero", "constant", "duplicate")
@@ -195,10 +194,8 @@ def _observe(facts: Facts, candidates: Sequence[_Candidates], seed: int, threads
     names = sorted({value for value, _ in wanted})
     if not names:
         return {}
-    probe = facts.model.draft()
-    declared = {value.name for value in probe.graph.output} | set(facts.graph.inputs)
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
-    opened = session(facts.model.derived(probe), threads=threads, optimise=False)
+    inner = [name for name in names if name not in facts.graph.inputs]
+    opened = revealing(facts.model, inner, threads=threads, optimise=False)
     feeds = [random_feeds(facts, seed + run) for run in range(RUNS)]
     try:
         found = [feed | opened.run(feed, [name for name in names if name not in feed]) for feed in feeds]
