@@ -18,7 +18,7 @@ from onnxprune.repair.targets import DEAD_SCALE, FitTarget, on_own_scales
 USUAL, MOST_DAMPING = 1e-2, 1.0  # of the mean diagonal
 LEAST_VARIANCE = 1e-2  # of the mean: rows that vary less count as if they varied so much
 PER_INPUT = 0.5  # of the mean diagonal for each input that a row would have to itself
-MANY_INPUTS = 512
+MANY_INPUTS = 512  # from here on fewer rows than inputs are solved for among the rows
 TURNED = 1 << 14  # rows that tell how targets move, and as many that judge whether moving them helps
 
 
@@ -109,10 +109,10 @@ class NodeFit:
         """Yield centred inputs and what the node itself is to give, both float32[groups, rows, ..]."""
         for x, there in zip(self.inputs, self.targets, strict=True):
             if there is not None:
-                yield x, _grouped((there[0] - there[1]) / self._divisor, self.linear.groups)
+                yield x, _grouped((there[0] - there[1]) / self.divisor, self.linear.groups)
 
     @cached_property
-    def _divisor(self) -> np.ndarray:
+    def divisor(self) -> np.ndarray:
         """float32[channels]: the scale of the target, infinite where the channel is as good as dead."""
         scale = self.target.scale
         return np.where(np.abs(scale) < DEAD_SCALE, np.inf, scale).astype(np.float32)
@@ -145,8 +145,7 @@ class NodeFit:
     def _solved_among_rows(self, old: np.ndarray, offset: np.ndarray) -> Solved:
         counted = [n for n, there in enumerate(self.targets) if there is not None]
         weights = None if self._weights is None else np.concatenate([self._weights[n] for n in counted])
-        pairs = [(x.copy(), t) for x, t in self._pairs()]
-        x, t = (np.concatenate(rows, axis=1) for rows in zip(*pairs, strict=True))
+        x, t = (np.concatenate(rows, axis=1) for rows in zip(*self._pairs(), strict=True))
         x += self.inputs.origin[:, None]
         rows = x.shape[1] if weights is None else float(weights.sum())
         fitted, bias = solve_among_rows(x, t, old, self.ridge_of(old.shape[2], rows), bool(self.linear.bias), weights)
@@ -230,7 +229,7 @@ class _Turning:
         change = self.moments.towards(np.zeros((groups, 1, weights.shape[1]), np.float32))
         for x, wanted, offset in self.tell:
             predicted = self._predicted(x, weights, bias) + offset
-            moved = np.where(wanted <= 0, np.minimum(predicted, 0) - wanted, 0) / self.fit._divisor
+            moved = np.where(wanted <= 0, np.minimum(predicted, 0) - wanted, 0) / self.fit.divisor
             change.add_targets(x, _grouped(moved.astype(np.float32), groups))
             seen += x.shape[1]
         return self.moments.moved(change, self.moments.count / max(seen, 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,6 @@ from onnxprune.repair.linear import Linear
 from onnxprune.repair.moments import CrossMoments
 
 ROWS_IN_MEMORY = 5 << 25  # bytes of a value's rows that are kept while its readers are fitted
-
 
 RowWeights = Sequence[np.ndarray] | None
 """float32[rows] of every batch: how often each row counts; None: all count alike."""
@@ -41,14 +40,18 @@ class InputRows:
 
     def __init__(self, make: Callable[[int], Iterator[np.ndarray]]):
         first = next(make(0))
-        self.origin = first.mean(1, np.float64).astype(np.float32) if first.shape[1] else np.zeros_like(first[:, :, 0])
-        if not first.shape[1]:
-            self.origin = np.zeros((first.shape[0], first.shape[2]), np.float32)
+        rows = first if first.shape[1] else np.zeros_like(first, shape=(len(first), 1, first.shape[2]))
+        self.origin = rows.mean(1, np.float64).astype(np.float32)
         centre = partial(
             _centred, self.origin
-        )  # nothing that holds these rows' holder: they are to go with their last reader
+        )  # a bound method would hold these rows in a cycle, long after their last reader
         self._rows = Remembered(lambda start: map(centre, make(start)), lambda rows: rows.nbytes, ROWS_IN_MEMORY)
         self._known: dict[frozenset[int], CrossMoments] = {}
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """How many rows each batch has."""
+        return [centred.shape[1] for centred in self]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield float32[groups, rows, d] of every batch, less the origin."""
@@ -66,7 +69,7 @@ class InputRows:
         return self._known[left_out]
 
     def _summed(self, left_out: frozenset[int], weights: RowWeights) -> CrossMoments:
-        found = CrossMoments.zeros(len(self.origin), self.origin.shape[1], 0).fresh(self.origin)
+        found = CrossMoments.zeros(len(self.origin), self.origin.shape[1], 0, self.origin)
         for number, centred in enumerate(self):
             if number not in left_out:
                 found.add_inputs(centred, None if weights is None else weights[number])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnxprune.coupling.groups import Analysis
 from onnxprune.evidence.needs import Need, Window, convolution_window
 from onnxprune.evidence.rows import Sampler, patches, sampled_rows
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
-from onnxprune.repair.targets import Stored, batch_norm
+from onnxprune.repair.targets import FitTarget, Stored, batch_norm, target_of
 from onnxprune.repair.teacher import Sought
 
 MAX_INPUTS = 6144  # wider nodes keep their weights: their second moments alone would take 300 MB
@@ -45,6 +47,11 @@ class Linear:
     def by_position(self) -> bool:
         """Whether an output position reads the input position of the same number alone, so that a padding mask holds for both."""
         return self.window is None or self.window.is_point
+
+    def target(self, analysis: Analysis, stored: Stored, ready: Callable[[str], bool]) -> FitTarget:
+        """Return what the node is to give; see ``target_of``."""
+        rank = len(analysis.facts.shape(self.node.outputs[0]) or ())
+        return target_of(analysis, stored, self.node, self.channels, self.axis, rank, ready)
 
     def sought(self, value: str) -> Sought:
         """Return which rows of a value shaped like the output go with ``rows``."""

@@ -31,24 +31,17 @@ class CrossMoments:
     count: float = 0
 
     @classmethod
-    def zeros(cls, groups: int, inputs: int, outputs: int) -> CrossMoments:
-        """Return empty sums whose origins are zero."""
-        wide, long, read, made = (
-            (groups, inputs, inputs),
-            (groups, inputs, outputs),
-            (groups, inputs),
-            (groups, outputs),
-        )
-        gram, cross, sum_x, sum_t, energy, origin_x, origin_t = map(
-            np.zeros, (wide, long, read, made, made, read, made)
-        )
-        return cls(gram, cross, sum_x, sum_t, energy, origin_x, origin_t)
+    def zeros(cls, groups: int, inputs: int, outputs: int, origin: np.ndarray | None = None) -> CrossMoments:
+        """Return empty sums for rows around ``origin`` float[groups, inputs] (None: zero), whose targets' origins are zero."""
+        read, made = (groups, inputs), (groups, outputs)
+        around = np.zeros(read) if origin is None else origin.astype(np.float64)
+        gram, cross = np.zeros((*read, inputs)), np.zeros((*read, outputs))
+        return cls(gram, cross, np.zeros(read), np.zeros(made), np.zeros(made), around, np.zeros(made))
 
     @classmethod
     def around(cls, x: np.ndarray, t: np.ndarray) -> CrossMoments:
         """Return empty sums for rows like x float32[groups, rows, d] and t float32[groups, rows, o], whose means are the origins."""
-        origins = [rows.mean(1, np.float64).astype(np.float32).astype(np.float64) for rows in (x, t)]
-        return replace(cls.zeros(x.shape[0], x.shape[2], t.shape[2]), origin_x=origins[0], origin_t=origins[1])
+        return cls.zeros(x.shape[0], x.shape[2], 0, _middle(x)).towards(t)
 
     def update(self, x: np.ndarray, t: np.ndarray) -> None:
         """Add rows: x float32[groups, rows, d], t float32[groups, rows, o]."""
@@ -75,16 +68,9 @@ class CrossMoments:
 
     def towards(self, t: np.ndarray) -> CrossMoments:
         """Return the same rows without targets, to be filled by ``add_targets`` with some like t float32[groups, rows, o]."""
-        groups, inputs = self.sum_x.shape
-        outputs = t.shape[2]
-        cross, sum_t, energy = (np.zeros(s) for s in ((groups, inputs, outputs), (groups, outputs), (groups, outputs)))
-        origin = t.mean(1, np.float64).astype(np.float32).astype(np.float64)
-        return replace(self, cross=cross, sum_t=sum_t, energy=energy, origin_t=origin)
-
-    def fresh(self, origin: np.ndarray) -> CrossMoments:
-        """Return empty sums of the same sizes for rows around ``origin`` float32[groups, d]."""
-        groups, inputs = self.sum_x.shape
-        return replace(CrossMoments.zeros(groups, inputs, self.sum_t.shape[1]), origin_x=origin.astype(np.float64))
+        read, made = self.sum_x.shape, (len(self.sum_x), t.shape[2])
+        cross, sum_t, energy = np.zeros((*read, t.shape[2])), np.zeros(made), np.zeros(made)
+        return replace(self, cross=cross, sum_t=sum_t, energy=energy, origin_t=_middle(t))
 
     def moved(self, change: CrossMoments, factor: float) -> CrossMoments:
         """Return the moments with targets moved: ``change`` has how far on some of the rows, which stand for ``factor`` as many.
@@ -125,7 +111,7 @@ class CrossMoments:
     @property
     def covariance(self) -> np.ndarray:
         """float64[groups, d, d]: covariance of the inputs."""
-        return self._second(-1.0, self.sum_x / self.count)
+        return _plus_squares(self.gram / self.count, self.sum_x / self.count, -1.0)
 
     @property
     def cross_covariance(self) -> np.ndarray:
@@ -135,22 +121,24 @@ class CrossMoments:
     @property
     def second_moment(self) -> np.ndarray:
         """float64[groups, d, d]: E x x^T."""
-        found = self.covariance
-        for g, mean in enumerate(self.mean_x):
-            scipy.linalg.blas.dger(1.0, mean, mean, a=found[g].T, overwrite_a=1)
-        return found
-
-    def _second(self, factor: float, gap: np.ndarray) -> np.ndarray:
-        """Return the Gram matrices per row plus ``factor`` gap gap^T, without any other matrix of their size."""
-        found = self.gram / self.count
-        for g in range(len(found)):
-            scipy.linalg.blas.dger(factor, gap[g], gap[g], a=found[g].T, overwrite_a=1)
-        return found
+        return _plus_squares(self.covariance, self.mean_x, 1.0)
 
     @property
     def variance(self) -> np.ndarray:
         """float64[groups, o]: variance of the targets."""
         return np.maximum(self.energy / self.count - (self.sum_t / self.count) ** 2, 0.0)
+
+
+def _middle(rows: np.ndarray) -> np.ndarray:
+    """Return float64[groups, columns]: the mean of rows [groups, rows, columns], as float32 holds it."""
+    return rows.mean(1, np.float64).astype(np.float32).astype(np.float64)
+
+
+def _plus_squares(matrices: np.ndarray, vectors: np.ndarray, factor: float) -> np.ndarray:
+    """Add ``factor`` v v^T to each of the matrices float64[groups, d, d], in place, and return them; v: float64[groups, d]."""
+    for matrix, vector in zip(matrices, vectors, strict=True):
+        scipy.linalg.blas.dger(factor, vector, vector, a=matrix.T, overwrite_a=1)
+    return matrices
 
 
 def solve(moments: CrossMoments, old: np.ndarray, damping: float, intercept: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ form of a majorising target). A node may also choose which of its inputs go (lay
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -17,11 +17,8 @@ from onnx import AttributeProto
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
-from onnxprune.data import Feed
-from onnxprune.errors import DataError
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.rows import LARGEST, POSITIONS, usable
-from onnxprune.evidence.unusable import refusal
 from onnxprune.means import Means
 from onnxprune.model.graph import Graph, Node, names_read
 from onnxprune.model.model import Model, overwritten
@@ -32,8 +29,8 @@ from onnxprune.repair.inputs import InputRows, Reads
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.moments import SOLVERS, Solver, Subspace
-from onnxprune.repair.targets import FitTarget, Stored, own_output, target_of
-from onnxprune.repair.teacher import Teacher, samples_in
+from onnxprune.repair.targets import FitTarget, Stored, own_output
+from onnxprune.repair.teacher import Teacher
 
 TURNS = 3  # of moving rectified targets
 MULTIPLY = frozenset(
@@ -59,7 +56,7 @@ class Sequential:
     """Refits a cut model against the original of ``analysis``, from which the units outside ``kept`` are gone.
 
     ``subspaces``: weight -> what its repair must keep to, at nodes that are visited whether anything before them is cut or not.
-    ``batches``: calibration inputs; every second batch is held out where the damping is chosen, all count in the final solve.
+    ``batches``: calibration inputs.
     ``teacher``: what the original computes on these batches, or on more that begin with these. ``everything``: visit every
     linear node. ``choices``: weight -> units to choose among at the node that reads them (they are then still in
     the model; those that go are zeroed where they are read, see ``chosen``). ``unmatched``: node -> samples left out, because
@@ -159,9 +156,7 @@ class Sequential:
         """Return what site ``number`` is to give; ``after``: see ``last_sites``."""
         if self.method != "least-squares":
             return own_output(linear.node, linear.channels)
-        rank = len(self.analysis.facts.shape(linear.node.outputs[0]) or ())
-        ready = {name for name, last in after.items() if last < number}
-        return target_of(self.analysis, self._stored, linear.node, linear.channels, linear.axis, rank, ready)
+        return linear.target(self.analysis, self._stored, ready_at(after, number))
 
     # --- one node ---------------------------------------------------------------------------------------------------
 
@@ -196,21 +191,16 @@ class Sequential:
         for number, (x, batch) in enumerate(islice(values, start, None), start):
             rows = linear.rows(x, self._original.sampler(number, batch, self.effort.positions))
             if not usable(rows, LARGEST):
-                raise self._refusal(batch, Need("gram", linear.source, linear.reads), x)
-            yield rows if rows.base is None and rows.flags.writeable else rows.copy()
-
-    def _refusal(self, batch: Arrays, need: Need, value: np.ndarray) -> DataError:
-        """Return what to tell about a value of a batch whose products are no floats."""
-        numbers = batch.rows if isinstance(batch, Feed) else np.arange(samples_in(batch))
-        return refusal(self.analysis.facts, batch, numbers, need, value, limit=LARGEST, means=self.means)
+                raise self._original.refusal(batch, Need("gram", linear.source, linear.reads), x)
+            yield rows
 
     def _values(
         self, linear: Linear, target: FitTarget, inputs: InputRows
     ) -> Iterator[tuple[int, Arrays, int, np.ndarray | None]]:
         """Yield per batch its number, its inputs, how many rows the node reads, and what is there already."""
         others = self._pruned.values(target.other) if target.other else iter([None] * len(self._original.sizes))
-        for number, (batch, x, other) in enumerate(zip(self.batches, inputs, others, strict=False)):
-            yield number, batch, x.shape[1], other
+        for number, (batch, count, other) in enumerate(zip(self.batches, inputs.counts, others, strict=False)):
+            yield number, batch, count, other
 
     def _wanted(
         self, linear: Linear, target: FitTarget, number: int, batch: Arrays, count: int, other: np.ndarray | None
@@ -273,6 +263,11 @@ def last_sites(graph: Graph, sites: Sequence[Node]) -> dict[str, int]:
         before = max((found.get(name, -1) for name in names_read(node.proto)), default=-1)
         found.update((name, max(own, before)) for name in node.outputs if name)
     return found
+
+
+def ready_at(after: Mapping[str, int], number: int) -> Callable[[str], bool]:
+    """Return what tells whether a value depends on sites before ``number`` alone; ``after``: see ``last_sites``."""
+    return lambda name: after.get(name, number) < number
 
 
 def _is_stored(graph: Graph, name: str) -> bool:

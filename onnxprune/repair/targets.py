@@ -60,7 +60,7 @@ class Stored:
 
 
 def target_of(
-    analysis: Analysis, stored: Stored, node: Node, channels: int, axis: int, rank: int, ready: set[str]
+    analysis: Analysis, stored: Stored, node: Node, channels: int, axis: int, rank: int, ready: Callable[[str], bool]
 ) -> FitTarget:
     """Follow a node's output through per-channel scales and shifts, to a sum with a value that is ``ready`` if any."""
     axis %= rank
@@ -106,14 +106,14 @@ def _is_normalised(graph: Graph, value: str, axis: int, rank: int) -> bool:
     return bool(ops & NORMALISE) or {"ReduceMean", "Sub"} <= ops
 
 
-def _is_sum(analysis: Analysis, stored: Stored, user: Node, position: int, value: str, ready: set[str]) -> bool:
+def _is_sum(
+    analysis: Analysis, stored: Stored, user: Node, position: int, value: str, ready: Callable[[str], bool]
+) -> bool:
     if user.op not in ("Add", "Sum") or len(user.inputs) != 2:
         return False
     other = user.inputs[1 - position]
     facts = analysis.facts
-    return (
-        other != value and other in ready and other not in facts.constants and facts.shape(other) == facts.shape(value)
-    )
+    return other != value and ready(other) and other not in facts.constants and facts.shape(other) == facts.shape(value)
 
 
 def _affine(

@@ -10,6 +10,7 @@ import numpy as np
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset, Feed
 from onnxprune.data.repeated import BATCH
+from onnxprune.errors import DataError
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.rows import LARGEST, POSITIONS, Sampler, by_sample, sampled_rows, usable, valid_positions
 from onnxprune.evidence.unusable import refusal
@@ -94,8 +95,8 @@ class _Stored:
 class Teacher:
     """Rows of the original's values on fixed batches; what has not been looked at yet takes another pass.
 
-    ``positions`` of each part of a value are drawn, fewer where rows would not fit into ``limit`` bytes. ``frames``: samples of
-    every batch.
+    ``positions`` of each part of a value are drawn, fewer where rows would not fit into ``limit`` bytes. ``sizes``: samples of
+    every batch; ``firsts``: how many came before it.
     """
 
     def __init__(
@@ -110,13 +111,13 @@ class Teacher:
         self.facts, self.batches, self.means = facts, batches, means
         self.positions, self._limit = positions, limit
         self.sizes = [samples_in(batch) for batch in batches]
-        self._firsts = np.cumsum([0, *self.sizes[:-1]]).tolist()
+        self.firsts = np.cumsum([0, *self.sizes[:-1]]).tolist()
         self._known: dict[Sought, list[_Stored]] = {}
 
     def sampler(self, number: int, batch: Arrays, positions: int) -> Sampler:
         """Return which positions of batch ``number`` are looked at; the same ones for all values with as many."""
         mask = batch[self.means.mask] != 0 if self.means.mask else None
-        seed, first = self.means.seed, self._firsts[number]
+        seed, first = self.means.seed, self.firsts[number]
         return Sampler(self.sizes[number], min(positions, self.positions), seed, first, mask, self.positions)
 
     def rows(self, sought: Sought, number: int, positions: int) -> np.ndarray:
@@ -139,11 +140,14 @@ class Teacher:
                 half = self._settle(missing, batch, arrays)
             sampler = self.sampler(number, batch, self.positions)
             for sought in missing:
-                rows = self._usable(sought, sought.rows(arrays[sought.value], sampler), batch, arrays)
-                found[sought].append(_Stored.of(rows, sought.counts(arrays[sought.value], sampler), half))
+                value = arrays[sought.value]
+                rows = sought.rows(value, sampler)
+                if not usable(rows, LARGEST):
+                    raise self.refusal(batch, Need("gram", sought.value, sought.axis), value)
+                found[sought].append(_Stored.of(rows, sought.counts(value, sampler), half))
             if onlooker is not None:
                 onlooker(number, batch, arrays)
-            self.means.progress(f"the original: batch {number + 1} of {len(self.sizes)}")
+            self.means.progress(f"the original: batch {number + 1} of {len(self.sizes)}", number + 1, len(self.sizes))
         self._known |= found
 
     def _passes(self, names: list[str]) -> Iterable[tuple[Arrays, Mapping[str, np.ndarray]]]:
@@ -165,13 +169,10 @@ class Teacher:
             self.positions = max(int(self.positions * room / (total / 2)), LEAST_POSITIONS)
         return total > room
 
-    def _usable(self, sought: Sought, rows: np.ndarray, batch: Arrays, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return rows whose products are floats; raises DataError naming the samples where they are not."""
-        if usable(rows, LARGEST):
-            return rows
-        need = Need("gram", sought.value, sought.axis)
+    def refusal(self, batch: Arrays, need: Need, value: np.ndarray) -> DataError:
+        """Return what to tell about a value of a batch, of this model or of one made of it, whose products are no floats."""
         numbers = batch.rows if isinstance(batch, Feed) else np.arange(samples_in(batch))
-        raise refusal(self.facts, batch, numbers, need, arrays[sought.value], limit=LARGEST, means=self.means)
+        return refusal(self.facts, batch, numbers, need, value, limit=LARGEST, means=self.means)
 
 
 def positions_of(samples: int) -> int:

@@ -21,14 +21,14 @@ from onnxprune.model.runtime import Arrays
 from onnxprune.repair.sequential import Effort
 from onnxprune.repair.teacher import Teacher, batch_of, positions_of
 from onnxprune.search.reconstruct import Fitting, Reconstruction, reconstruct
-from onnxprune.search.tables import error_tables
+from onnxprune.search.tables import POSITIONS, error_tables
 from onnxprune.search.widths import Proposal, Search
 
 FIT, JUDGE = 512, 512  # samples at most that proposals are repaired on, and judged, later vetoed
 FEW, GLANCE = 96, 128  # samples at most of the first look at many proposals: to repair on, and to judge by
-MOST_HELD = 1 << 27  # bytes of the data that repairs proposals which are kept in memory
+MOST_HELD = 1 << 27  # bytes of a part of the data that is kept in memory
 SCARCE = 1024  # with fewer samples, those that judged take part in the last repair
-TRIAL = Effort(32, turns=0)  # that a proposal is worth
+TRIAL = Effort(POSITIONS, turns=0)  # that a proposal is worth
 HELD_OUT = 0.25
 
 
@@ -92,7 +92,8 @@ class Portions:
         parts = tuple(_held(Batches(part, batch)) for part in (*few, *last))
         return cls(
             parts[0], Joined(parts[: len(few)]), Joined(parts),
-            _held(Batches(drawn_apart(judge, GLANCE, seed)[0])), _held(Batches(judge)), _held(Batches(veto)), fit, apart and (not long or veto is not fit), scarce,
+            _held(Batches(drawn_apart(judge, GLANCE, seed)[0])), _held(Batches(judge)), _held(Batches(veto)),
+            fit, apart and (not long or veto is not fit), scarce,
         )  # fmt: skip
 
 

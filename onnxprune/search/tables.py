@@ -18,8 +18,8 @@ from onnxprune.repair.fit import inputs_of_units
 from onnxprune.repair.inputs import Reads
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.moments import CrossMoments
-from onnxprune.repair.sequential import last_sites
-from onnxprune.repair.targets import FitTarget, Stored, on_own_scales, target_of
+from onnxprune.repair.sequential import last_sites, ready_at
+from onnxprune.repair.targets import FitTarget, Stored, on_own_scales
 from onnxprune.repair.teacher import Sought, Teacher
 
 WIDEST = 1152  # inputs of which second moments are taken over all taps; per channel beyond
@@ -114,16 +114,12 @@ def sites_of(analysis: Analysis) -> list[LinearSite]:
     linears = [linear for linear in found if linear is not None]
     after = last_sites(facts.graph, [linear.node for linear in linears])
     readers = reading_weights(analysis)
-
-    def target(linear: Linear, ready: set[str]) -> FitTarget:
-        rank = len(facts.shape(linear.node.outputs[0]) or ())
-        return target_of(analysis, stored, linear.node, linear.channels, linear.axis, rank, ready)
-
     sites = []
     for number, linear in enumerate(linears):
-        early, late = {name for name, last in after.items() if last < number}, set(after)
+        early = linear.target(analysis, stored, ready_at(after, number))
+        late = linear.target(analysis, stored, after.__contains__)
         members = tuple(readers.get(linear.weight, ())) if linear.groups == 1 else ()
-        sites.append(LinearSite(linear, (target(linear, early), target(linear, late)), members))
+        sites.append(LinearSite(linear, (early, late), members))
     return sites
 
 
@@ -143,7 +139,7 @@ def error_tables(
     read = {key: _Reading(site) for key, site in reads.items()}
 
     def onlooker(number: int, batch: Arrays, values: Mapping[str, np.ndarray]) -> None:
-        if sum(teacher.sizes[:number]) < SAMPLES:
+        if teacher.firsts[number] < SAMPLES:
             for reading in read.values():
                 reading.update(values[reading.site.linear.source], teacher.sampler(number, batch, POSITIONS))
 

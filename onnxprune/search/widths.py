@@ -65,10 +65,10 @@ class Proposal:
 class Search:
     """Finds the units to keep for ``target`` under ``options``.
 
-    ``fitting`` repairs each proposal (``first``: what repairs and judges many at a first glance), ``judge`` batches score it, ``veto`` batches (may be empty) decide at the end between the
-    best proposal and the best starting point, so that a long search cannot overfit. ``seconds``: time for the search beyond the
-    starting points. ``outputs``: how the model's outputs are compared. ``train``: what a repaired proposal goes through
-    before it is scored.
+    ``fitting`` repairs each proposal, ``judge`` batches score it; ``first``: what repairs and judges many at a first glance. ``veto``
+    batches (may be empty) decide at the end between the best proposal and the best starting point, so that a long search cannot
+    overfit. ``seconds``: time for the search beyond the starting points. ``outputs``: how the model's outputs are compared.
+    ``train``: what a repaired proposal goes through before it is scored.
     """
 
     analysis: Analysis
