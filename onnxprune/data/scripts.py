@@ -35,14 +35,22 @@ def load_module(path: Path) -> ModuleType:
     if spec is None or spec.loader is None or not path.is_file():
         raise DataError(f"{path} is not a Python file that can be run")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))
     sys.modules[spec.name] = module  # dataclasses and the like look their module up
+    with _importing_from(path.parent.resolve()), running(str(path)):
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Make a folder importable, without leaving compiled files in it."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    sys.path.insert(0, str(folder))
     try:
-        with running(str(path)):
-            spec.loader.exec_module(module)
+        yield
     finally:
         sys.path.pop(0)
-    return module
+        sys.dont_write_bytecode = before
 
 
 def load_function(reference: str) -> Callable[..., Any]:
