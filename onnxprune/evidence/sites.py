@@ -16,7 +16,10 @@ from onnxprune.model.graph import Node
 UNFOLD_LIMIT = 1152  # inputs per group of a convolution: beyond, its taps share one second moment per channel pair
 GRAM_LIMIT = 4096  # inputs per group: beyond, only per-channel moments are kept
 CONVOLUTIONS = frozenset(
-    {"Conv", "com.microsoft::FusedConv", "com.microsoft::NhwcFusedConv", "ConvInteger", "QLinearConv"}
+    {
+        *("Conv", "com.microsoft::FusedConv", "com.microsoft::NhwcFusedConv"),
+        *("ConvInteger", "QLinearConv", "com.microsoft::QLinearConv"),
+    }
 )
 GROUPED = CONVOLUTIONS | {"ConvTranspose"}
 

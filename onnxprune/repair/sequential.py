@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
-from onnx import AttributeProto
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
@@ -29,7 +28,8 @@ from onnxprune.repair.inputs import InputRows, Reads
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.moments import SOLVERS, Solver, Subspace
-from onnxprune.repair.targets import FitTarget, Stored, own_output
+from onnxprune.repair.stored import Stored
+from onnxprune.repair.targets import FitTarget
 from onnxprune.repair.teacher import Teacher
 
 TURNS = 3  # of moving rectified targets
@@ -84,8 +84,7 @@ class Sequential:
         """Return the repaired model; ``chosen``: group -> bool[width], where nodes chose."""
         working = small.derived(small.draft())
         graph = Graph(working.structure)
-        stored = {name: tensor for name, tensor in graph.tensors.items() if _is_stored(graph, name)}
-        self._stored = Stored(graph, {name: working.array(tensor) for name, tensor in stored.items()})
+        self._stored = Stored.of(working, graph)
         self._solve = SOLVERS[self.method]
         self._left = Kept.of(self.analysis, self.kept)
         sites = self._sites(graph)
@@ -126,7 +125,7 @@ class Sequential:
         for node in graph.top:
             if self._is_cut(node.outputs) or any(name in touched for name in node.inputs) or node.input(1) in own:
                 linear = as_linear(node, self._stored, self.analysis.facts)
-                if linear is not None and (node.inputs[0] in touched or linear.weight in own):
+                if linear is not None and (linear.source in touched or linear.weight in own):
                     found.append(linear)
                 elif linear is None and self._is_foreign(graph, node, touched):
                     self.unrepaired.append(node.label)
@@ -155,7 +154,7 @@ class Sequential:
     def _target(self, linear: Linear, after: Mapping[str, int], number: int) -> FitTarget:
         """Return what site ``number`` is to give; ``after``: see ``last_sites``."""
         if self.method != "least-squares":
-            return own_output(linear.node, linear.channels)
+            return linear.own_output()
         return linear.target(self.analysis, self._stored, ready_at(after, number))
 
     # --- one node ---------------------------------------------------------------------------------------------------
@@ -175,7 +174,7 @@ class Sequential:
         found = fit.solved(old, offset, choice, self.effort.turns)
         if choice is not None and found.order is not None:
             self._leave_out(choice, found.order.order)
-        self._write(linear, found.keep, found.weights, found.intercept - offset)
+        self._write(linear, found.keep, found.weights, found.intercept - offset, fit)
 
     def _rows(self, linear: Linear) -> InputRows:
         """Return what a node sums over; nodes one after the other that read the same share it."""
@@ -239,15 +238,20 @@ class Sequential:
         subspace = self.subspaces.get(linear.weight)
         return self._solve if subspace is None else subspace.within(self._solve)
 
-    def _write(self, linear: Linear, keep: np.ndarray, fitted: np.ndarray, change: np.ndarray) -> None:
+    def _write(
+        self, linear: Linear, keep: np.ndarray, fitted: np.ndarray, change: np.ndarray, fit: NodeFit | None = None
+    ) -> None:
+        """Store weights and a change of the intercept, which takes on what rounding of the weights does to the means of ``fit``."""
         arrays = self._stored.arrays
         matrix = np.zeros((*fitted.shape[:2], len(keep)))
         matrix[:, :, keep] = fitted
-        self._replace(linear.weight, linear.stored(matrix, arrays[linear.weight]))
+        weight = linear.stored(matrix, arrays[linear.weight])
+        if fit is not None and linear.operands.weight.coarse(weight):
+            lost = matrix - linear.matrix(weight)
+            change = change + np.einsum("god,gd->go", lost, fit.moments.mean_x)
+        self._replace(linear.weight, weight)
         if linear.bias:
-            old = arrays[linear.bias]
-            moved = old.astype(np.float64).reshape(-1) + linear.sign * change.reshape(-1)
-            self._replace(linear.bias, moved.reshape(old.shape).astype(old.dtype))
+            self._replace(linear.bias, linear.shifted(arrays[linear.bias], change))
 
     def _replace(self, name: str, array: np.ndarray) -> None:
         self._stored.arrays[name] = array
@@ -268,13 +272,6 @@ def last_sites(graph: Graph, sites: Sequence[Node]) -> dict[str, int]:
 def ready_at(after: Mapping[str, int], number: int) -> Callable[[str], bool]:
     """Return what tells whether a value depends on sites before ``number`` alone; ``after``: see ``last_sites``."""
     return lambda name: after.get(name, number) < number
-
-
-def _is_stored(graph: Graph, name: str) -> bool:
-    """Whether a name stands for a tensor of the file that can be replaced: lists of numbers in attributes cannot."""
-    producer = graph.producer.get(name)
-    plain = producer is None or producer.proto.attribute[0].type == AttributeProto.TENSOR
-    return plain and graph.tensors[name].data_type in NATIVE_FLOATS
 
 
 def _named(nodes: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.model.graph import Graph, Node
+from onnxprune.repair.stored import Stored
 
 QUIET = 3e-3  # of the largest deviation: an output that moves less counts as if it moved so much
 NORMALISE = frozenset({"LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"})
@@ -31,42 +32,21 @@ class FitTarget:
     normalised: bool = False
 
 
-@dataclass(frozen=True)
-class Stored:
-    """Content of stored float tensors of the pruned model, by name."""
-
-    graph: Graph
-    arrays: dict[str, np.ndarray]
-
-    def vector(self, name: str, channels: int, axis: int, rank: int) -> np.ndarray | None:
-        """Return a stored tensor as float64[channels] if it is one value per channel (or one for all)."""
-        array = self.arrays.get(name)
-        if array is None:
-            return None
-        if array.size == 1:
-            return np.full(channels, float(array.reshape(-1)[0]))
-        shape = (1,) * (rank - array.ndim) + array.shape
-        per_channel = array.size == channels and len(shape) == rank and shape[axis] == channels
-        return array.reshape(-1).astype(np.float64) if per_channel else None
-
-    def belongs_to_one(self, name: str) -> bool:
-        """Whether one node alone reads a stored tensor, and the model does not give it out."""
-        return len(self.graph.consumers[name]) == 1 and name not in self.graph.outputs
-
-    def sole_user(self, value: str) -> tuple[Node, int] | None:
-        """Return the one node that reads a value, and at which input; None where several do or the model gives it out."""
-        users = self.graph.consumers.get(value, [])
-        return users[0] if len(users) == 1 and value not in self.graph.outputs else None
-
-
 def target_of(
-    analysis: Analysis, stored: Stored, node: Node, channels: int, axis: int, rank: int, ready: Callable[[str], bool]
+    analysis: Analysis, stored: Stored, value: str, channels: int, axis: int, rank: int, ready: Callable[[str], bool]
 ) -> FitTarget:
-    """Follow a node's output through per-channel scales and shifts, to a sum with a value that is ``ready`` if any."""
+    """Follow a node's output ``value`` through per-channel scales and shifts, to a sum with a value that is ``ready`` if any.
+
+    A pair of QuantizeLinear and DequantizeLinear on the way is passed.
+    """
     axis %= rank
-    scale, shift, value, other = np.ones(channels), np.zeros(channels), node.outputs[0], ""
+    scale, shift, other = np.ones(channels), np.zeros(channels), ""
     while (use := stored.sole_user(value)) is not None:
         user, position = use
+        rounded = "" if stored.rectifies(user) else stored.rounds_to(user)
+        if rounded:
+            value = rounded
+            continue
         step = _affine(stored, user, position, channels, axis, rank)
         if step is not None:
             scale, shift = scale * step[0], shift * step[0] + step[1]
@@ -78,13 +58,8 @@ def target_of(
         if other:
             break
     use = stored.sole_user(value)
-    rectified = use is not None and use[0].op == "Relu"
+    rectified = use is not None and stored.rectifies(use[0])
     return FitTarget(value, other, scale, shift, rectified, _is_normalised(stored.graph, value, axis, rank))
-
-
-def own_output(node: Node, channels: int) -> FitTarget:
-    """The node's own output in the original."""
-    return FitTarget(node.outputs[0], "", np.ones(channels), np.zeros(channels), False)
 
 
 def on_own_scales(variance: np.ndarray, importance: np.ndarray | None) -> np.ndarray:
@@ -142,8 +117,9 @@ AFFINE: dict[str, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
 
 def batch_norm(stored: Stored, node: Node) -> tuple[np.ndarray, np.ndarray] | None:
     """Return (scale, shift), float64[channels] each, of a BatchNormalization with stored parameters."""
-    if any(name not in stored.arrays for name in node.inputs[1:5]):
+    parameters = [stored.content(name) for name in node.inputs[1:5]]
+    if any(parameter is None for parameter in parameters):
         return None
-    gamma, beta, mean, variance = (stored.arrays[name].astype(np.float64) for name in node.inputs[1:5])
+    gamma, beta, mean, variance = (p.astype(np.float64) for p in parameters if p is not None)
     scale = gamma / np.sqrt(variance + node.attribute("epsilon", 1e-5))
     return scale, beta - mean * scale

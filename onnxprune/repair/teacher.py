@@ -17,6 +17,7 @@ from onnxprune.evidence.unusable import refusal
 from onnxprune.means import Means
 from onnxprune.model.facts import Facts
 from onnxprune.model.runtime import Arrays, observe_shapes, revealing
+from onnxprune.repair.operands import Steps
 
 MEMORY = 1 << 28  # bytes of rows that are kept, in half precision where that is what it takes
 LEAST_POSITIONS = 8
@@ -34,12 +35,13 @@ class Sought:
     """Rows of a value: its channels along ``axis``, one row per sampled position.
 
     ``by_position``: positions are those of the sequence that a padding mask tells of; else they are drawn from every entry of the
-    first axis, be it a sample or one of its frames.
+    first axis, be it a sample or one of its frames. ``steps``: what its integers stand for (None: they are floats).
     """
 
     value: str
     axis: int
     by_position: bool = True
+    steps: Steps | None = None
 
     def sampler(self, array: np.ndarray, sampler: Sampler) -> Sampler:
         return sampler if self.by_position else replace(sampler, mask=None).unfolded(len(array))
@@ -47,7 +49,8 @@ class Sought:
     def rows(self, array: np.ndarray, sampler: Sampler) -> np.ndarray:
         """Return float32[rows, channels]."""
         need = Need("gram", self.value, self.axis)
-        return sampled_rows(array, need, self.sampler(array, sampler))[0].astype(np.float32)
+        rows = sampled_rows(array, need, self.sampler(array, sampler))[0].astype(np.float32)
+        return rows if self.steps is None else self.steps.read(rows)
 
     def counts(self, array: np.ndarray, sampler: Sampler) -> np.ndarray:
         """Return int64[parts]: how many rows come from each part of the value that has positions of its own."""

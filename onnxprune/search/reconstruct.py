@@ -19,7 +19,7 @@ from onnxprune.model.runtime import Arrays
 from onnxprune.repair.fit import Choice
 from onnxprune.repair.sequential import Effort, Sequential
 from onnxprune.repair.teacher import Teacher
-from onnxprune.search.tables import WIDEST
+from onnxprune.search.tables import WIDEST, fitted_tensors
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ class Reconstruction:
         """Return ``small``, the original without the units outside ``kept``, with the reconstruction's weights."""
         cut_away, kept = (Kept.of(analysis, masks) for masks in (self.cut, self.kept))
         source, arrays = Graph(self.model.structure).tensors, {}
+        fitted = fitted_tensors(analysis)
         for name, tensor in Graph(small.structure).tensors.items():
-            if tensor.data_type not in FLOATS or name not in analysis.facts.first:  # made by the cut itself
+            if not (tensor.data_type in FLOATS or name in fitted) or name not in analysis.facts.first:  # made by the cut itself
                 continue
             array = self.model.array(source[name])
             for axis in range(array.ndim):

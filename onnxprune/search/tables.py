@@ -13,13 +13,13 @@ from onnxprune.coupling.readers import reading_weights
 from onnxprune.criteria.curvature import Order, Problem, joint_order
 from onnxprune.evidence.rows import LARGEST, Sampler, usable
 from onnxprune.model.runtime import Arrays
-from onnxprune.model.tensors import NATIVE_FLOATS
 from onnxprune.repair.fit import inputs_of_units
 from onnxprune.repair.inputs import Reads
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.moments import CrossMoments
 from onnxprune.repair.sequential import last_sites, ready_at
-from onnxprune.repair.targets import FitTarget, Stored, on_own_scales
+from onnxprune.repair.stored import Stored
+from onnxprune.repair.targets import FitTarget, on_own_scales
 from onnxprune.repair.teacher import Sought, Teacher
 
 WIDEST = 1152  # inputs of which second moments are taken over all taps; per channel beyond
@@ -108,8 +108,7 @@ class LinearSite:
 def sites_of(analysis: Analysis) -> list[LinearSite]:
     """Return the linear nodes of the original."""
     facts = analysis.facts
-    tensors = {name: t for name, t in facts.graph.tensors.items() if t.data_type in NATIVE_FLOATS}
-    stored = Stored(facts.graph, {name: facts.model.array(tensor) for name, tensor in tensors.items()})
+    stored = Stored.of(facts.model, facts.graph)
     found = [as_linear(node, stored, facts) for node in facts.graph.top]
     linears = [linear for linear in found if linear is not None]
     after = last_sites(facts.graph, [linear.node for linear in linears])
@@ -121,6 +120,11 @@ def sites_of(analysis: Analysis) -> list[LinearSite]:
         members = tuple(readers.get(linear.weight, ())) if linear.groups == 1 else ()
         sites.append(LinearSite(linear, (early, late), members))
     return sites
+
+
+def fitted_tensors(analysis: Analysis) -> frozenset[str]:
+    """Return the stored tensors that a repair may change, by name, whether they hold floats or integers that stand for floats."""
+    return frozenset(name for site in sites_of(analysis) for name in (site.linear.weight, site.linear.bias) if name)
 
 
 def error_tables(

@@ -33,7 +33,8 @@ from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.moments import CrossMoments, match_moments, shift_only, solve, squared_error
 from onnxprune.repair.sequential import last_sites
-from onnxprune.repair.targets import FitTarget, Stored, target_of
+from onnxprune.repair.stored import Stored
+from onnxprune.repair.targets import FitTarget, target_of
 from onnxprune.repair.teacher import Sought, Teacher
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -208,7 +209,7 @@ def _target(body: str, shape: str = "2,4,3,3", done: tuple[str, ...] = ("x", "s"
     graph = Graph(analysis.facts.model.proto)
     stored = Stored(graph, {n: numpy_helper.to_array(t) for n, t in graph.tensors.items()})
     node = next(node for node in graph.top if node.outputs[0] == "h")
-    return target_of(analysis, stored, node, 4, 1, 4, set(done).__contains__)
+    return target_of(analysis, stored, node.outputs[0], 4, 1, 4, set(done).__contains__)
 
 
 def test_a_residual_branch_aims_at_the_sum_less_the_shortcut():

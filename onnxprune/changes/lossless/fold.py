@@ -10,7 +10,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.criteria.tensors import unit_positions
 from onnxprune.model.read import Model
 from onnxprune.repair.linear import Linear
-from onnxprune.repair.targets import Stored
+from onnxprune.repair.stored import Stored
 
 
 def folded(analysis: Analysis, found: Found) -> Model:

@@ -12,7 +12,7 @@ from onnxprune.evidence.probe import observable
 from onnxprune.model.graph import Graph, Node
 from onnxprune.model.read import NATIVE_FLOATS, Model
 from onnxprune.repair.linear import Linear, as_linear
-from onnxprune.repair.targets import Stored
+from onnxprune.repair.stored import Stored
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
 from onnxprune.model.read import NATIVE_FLOATS
 from onnxprune.repair.linear import Linear, as_linear
-from onnxprune.repair.targets import Stored
+from onnxprune.repair.stored import Stored
 
 LINEAR = frozenset({"Conv", "Gemm", "MatMul"})
 

@@ -32,6 +32,7 @@ from onnxprune.model.tensors import FLOATS
 from onnxprune.recover import parse_length
 from onnxprune.report.entries import Report
 from onnxprune.search import Reconstruction
+from onnxprune.search.tables import fitted_tensors
 from onnxprune.settings import Settings
 
 SILENCED = ("reads", "writes")  # roles of the weights that are zero while their unit is gone
@@ -142,9 +143,12 @@ def still_alive(analysis: Analysis, kept: Kept, alive: Kept, settings: Settings)
 
 
 def written_back(analysis: Analysis, kept: Kept, small: Model, *, silent: bool) -> Model:
-    """Return the model of ``analysis`` with the weights of ``small`` where units stay; ``silent``: zero where they are gone."""
+    """Return the model of ``analysis`` with the weights of ``small`` where units stay; ``silent``: zero where they are gone.
+
+    Of integers that stand for weights nothing is made zero: what scales them or reads them is.
+    """
     model, gone, left = analysis.facts.model, [~mask for mask in kept], Kept.of(analysis, kept)
-    sources, arrays = Graph(small.structure).tensors, {}
+    sources, arrays, fitted = Graph(small.structure).tensors, {}, fitted_tensors(analysis)
     silenced = {
         (member.parameter, member.axis, group.index): gone[group.index][member.units] & (member.units >= 0)
         for group in analysis.groups
@@ -152,7 +156,8 @@ def written_back(analysis: Analysis, kept: Kept, small: Model, *, silent: bool) 
         if silent and member.role in SILENCED and gone[group.index].any()
     }
     for name, tensor in analysis.facts.graph.tensors.items():
-        if tensor.data_type not in FLOATS or name not in sources:
+        is_float = tensor.data_type in FLOATS
+        if not (is_float or name in fitted) or name not in sources:
             continue
         array = model.array(tensor).copy()
         masks = [left.mask(name, axis) for axis in range(array.ndim)]
@@ -162,7 +167,7 @@ def written_back(analysis: Analysis, kept: Kept, small: Model, *, silent: bool) 
         ]
         array[np.ix_(*places)] = small.array(sources[name])
         for (parameter, axis, _), positions in silenced.items():
-            if parameter == name:
+            if parameter == name and is_float:
                 array[(slice(None),) * axis + (positions,)] = 0
         arrays[name] = array
     return replace(model.replaced(arrays), copies={}, sparse=())
