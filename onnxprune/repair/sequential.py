@@ -60,7 +60,7 @@ class Sequential:
     ``teacher``: what the original computes on these batches, or on more that begin with these. ``everything``: visit every
     linear node. ``choices``: weight -> units to choose among at the node that reads them (they are then still in
     the model; those that go are zeroed where they are read, see ``chosen``). ``unmatched``: node -> samples left out, because
-    the two models' values cannot be matched row by row. ``unrepaired``: nodes whose weights are stored in a type that is not
+    the two models' values cannot be matched row by row. ``unrepaired``: nodes whose weights are stored in a way that is not
     refitted. ``importance``: weight -> float64[channels that it writes], where these are outputs of the model on scales of
     their own.
     """
@@ -109,9 +109,8 @@ class Sequential:
         texts = {
             "data rows were left out at nodes whose values in the original and in the pruned model cannot be matched "
             "position by position: ": counted,
-            "weights that are quantised or stored in bfloat16 are not repaired, those of these nodes stay as they were: ": (
-                self.unrepaired
-            ),
+            "weights stored as integers or in bfloat16 in a way that repair does not reach (read by several nodes, or scaled by "
+            "what is not stored) stay as they were at these nodes: ": self.unrepaired,
         }
         return tuple(text + _named(nodes) for text, nodes in texts.items() if nodes)
 
@@ -133,7 +132,7 @@ class Sequential:
         return found
 
     def _is_foreign(self, graph: Graph, node: Node, touched: set[str]) -> bool:
-        """Whether a node multiplies what ``touched`` holds by a matrix that is stored in a type that is not refitted."""
+        """Whether a node multiplies what ``touched`` holds by a matrix that is stored in another type than floats."""
         todo = [name for name in node.inputs if name in self.analysis.facts.constants]
         if node.op not in MULTIPLY or not touched.intersection(node.inputs).difference(todo):
             return False

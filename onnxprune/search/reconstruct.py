@@ -41,7 +41,9 @@ class Reconstruction:
         source, arrays = Graph(self.model.structure).tensors, {}
         fitted = fitted_tensors(analysis)
         for name, tensor in Graph(small.structure).tensors.items():
-            if not (tensor.data_type in FLOATS or name in fitted) or name not in analysis.facts.first:  # made by the cut itself
+            if (
+                not (tensor.data_type in FLOATS or name in fitted) or name not in analysis.facts.first
+            ):  # made by the cut itself
                 continue
             array = self.model.array(source[name])
             for axis in range(array.ndim):

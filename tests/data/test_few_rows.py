@@ -129,15 +129,36 @@ def test_a_row_that_is_a_sequence_is_matched_position_by_position():
     assert not any("left out" in text for text in report["warnings"])
 
 
-@pytest.mark.parametrize(
-    "settings", [{"criterion": "l2", "repair": "least-squares"}, {"criterion": "l2"}, {"target": "macs=60%"}], ids=str
-)
-@pytest.mark.parametrize("form", ["int8 weights", "bfloat16 weights"])
-def test_weights_that_no_repair_can_change_are_named(form, settings, tmp_path):
-    model, rows, _ = FORMS[form](tmp_path)
+SHARED = {
+    "int8": "w = %8x8x3x3:int8; k = DequantizeLinear(w, @0.02)",
+    "bfloat16": "w = %8x8x3x3:bfloat16; k = Cast<to = 1>(w)",
+}
+SETTINGS = [{"criterion": "l2", "repair": "least-squares"}, {"criterion": "l2"}, {"target": "macs=80%"}]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("form", SHARED)
+def test_weights_that_no_repair_can_change_are_named(form, settings):
+    """A quantised weight that two nodes read cannot suit both."""
+    body = f"""
+        {SHARED[form]}
+        a = Conv<pads=[1,1,1,1]>(x, %8x3x3x3, %8); b = Relu(a)
+        c = Conv<pads=[1,1,1,1]>(b, k); d = Relu(c); e = Conv<pads=[1,1,1,1]>(d, k); f = Relu(e)
+        g = GlobalAveragePool(f); h = Flatten(g); y = Gemm(h, %8x4, %4)
+    """
+    model = network(body, "float[n,3,6,6] x", "float[n,4] y")
+    rows = np.random.default_rng(0).standard_normal((24, 3, 6, 6)).astype(np.float32)
     report = onnxprune.prune(model, calibration=rows, latency=False, round_to=1, **settings).report
-    (text,) = (text for text in report["warnings"] if "are not repaired" in text)
-    assert text.startswith("weights that are quantised or stored in bfloat16") and "b, c, g and 1 more" in text
+    (text,) = (text for text in report["warnings"] if "repair does not reach" in text)
+    assert text.startswith("weights stored as integers or in bfloat16") and text.endswith(": c, e")
+
+
+@pytest.mark.parametrize("form", ["int8 weights", "bfloat16 weights"])
+def test_nothing_is_named_where_repair_reaches_all(form, tmp_path):
+    model, rows, _ = FORMS[form](tmp_path)
+    report = onnxprune.prune(model, calibration=rows, latency=False, round_to=1, criterion="l2").report
+    assert not any("repair does not reach" in text for text in report["warnings"])
+    assert report["repair"]["divergence"]["least-squares"] < report["repair"]["divergence"]["none"]
 
 
 def test_steps_carry_weights_in_bfloat16(tmp_path):
