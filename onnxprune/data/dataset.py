@@ -24,6 +24,8 @@ from onnxprune.errors import DataError, UsageError
 from onnxprune.model.values import FedValues, check_names
 
 DEFAULT_BATCH = 32
+ROOM = 20 << 20
+"""Bytes of inputs that are shown to a model at once where nobody says how many rows: its values take many times as much."""
 
 logger = logging.getLogger(__name__)
 
@@ -80,20 +82,23 @@ class Dataset:
             return known if self._keep is None else len(self._keep)
         return sum(map(row_count, self._source.read(self._keep, DEFAULT_BATCH)))
 
-    def batches(self, batch: int | None = None) -> Iterator[Feed]:
-        """Yield input name -> array; ``batch`` rows each, or as many as the model insists on."""
-        for inputs, _ in self.labelled(batch):
+    def batches(self, batch: int | None = None, most: int = DEFAULT_BATCH) -> Iterator[Feed]:
+        """Yield input name -> array, see ``labelled``."""
+        for inputs, _ in self.labelled(batch, most=most):
             yield inputs
 
-    def labelled(self, batch: int | None = None, every: int | None = None) -> Iterator[tuple[Feed, np.ndarray | None]]:
+    def labelled(
+        self, batch: int | None = None, every: int | None = None, most: int = DEFAULT_BATCH
+    ) -> Iterator[tuple[Feed, np.ndarray | None]]:
         """Yield (inputs, labels or None) per batch; raise DataError when the rows do not fill one fixed batch.
 
+        A batch has as many rows as the model insists on, else ``batch``, else ``most`` or what fits into ROOM bytes.
         ``every``: a batch ends wherever so many rows are full, whatever came before.
         """
         fixed = self.schema.fixed_batch
-        size = (fixed or batch or DEFAULT_BATCH) if self.schema.samples else 1
+        size = (fixed or batch or most) if self.schema.samples else 1
         dropped = emitted = position = 0
-        for rows in rechunk(self._blocks(size), size, every):
+        for rows in rechunk(self._blocks(size), size, every, None if fixed or batch else ROOM):
             count = row_count(rows)
             position += count
             if fixed and count < fixed:
@@ -199,8 +204,11 @@ def _hash_row(arrays: Mapping[str, np.ndarray]) -> str:
     return result.hexdigest()
 
 
-def rechunk(blocks: Iterable[Rows], size: int, every: int | None = None) -> Iterator[Rows]:
-    """Yield blocks of exactly ``size`` rows, less only at the end, where the shape of a row changes and ``every`` so many rows."""
+def rechunk(blocks: Iterable[Rows], size: int, every: int | None = None, room: int | None = None) -> Iterator[Rows]:
+    """Yield blocks of exactly ``size`` rows, less only at the end, where the shape of a row changes and ``every`` so many rows.
+
+    ``room``: bytes that a block may take; one of a single row takes what it takes.
+    """
     pending: list[Rows] = []
     waiting = done = 0
     for rows in blocks:
@@ -209,15 +217,22 @@ def rechunk(blocks: Iterable[Rows], size: int, every: int | None = None) -> Iter
             pending, waiting, done = [], 0, done + waiting
         pending.append(rows)
         waiting += row_count(rows)
-        if waiting < _next(size, every, done):
+        fitting = size if room is None else _fitting(rows, size, room)
+        if waiting < _next(fitting, every, done):
             continue
         joined, start = _join(pending), 0
-        while waiting >= (full := _next(size, every, done)):
+        while waiting >= (full := _next(fitting, every, done)):
             yield {name: array[start : start + full] for name, array in joined.items()}
             start, waiting, done = start + full, waiting - full, done + full
         pending = [{name: array[start:] for name, array in joined.items()}] if waiting else []
     if pending:
         yield _join(pending)
+
+
+def _fitting(rows: Rows, size: int, room: int) -> int:
+    """Return how many rows like these take ``room`` bytes: ``size`` at most, one at least."""
+    row = sum(array.nbytes for array in rows.values()) // max(row_count(rows), 1)
+    return min(max(room // max(row, 1), 1), size)
 
 
 def _next(size: int, every: int | None, done: int) -> int:

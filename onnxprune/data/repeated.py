@@ -18,13 +18,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Batches:
-    """A dataset as batches that can be read any number of times, always the same."""
+    """A dataset as batches that can be read any number of times, always the same; without ``batch`` as many rows as fit."""
 
     dataset: Dataset
-    batch: int = BATCH
+    batch: int | None = None
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        return self.dataset.batches(self.batch)
+        return self.dataset.batches(self.batch, BATCH)
 
 
 @dataclass(frozen=True)

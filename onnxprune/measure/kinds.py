@@ -32,7 +32,6 @@ from onnxprune.model.read import Model
 from onnxprune.model.runtime import revealing
 
 SAMPLES = 256  # rows at most whose outputs tell ranges and variances
-BATCH = 32
 BYTES = 1 << 27  # of outputs at most that are looked at
 FLOOR = 0.003  # least deviation: of the largest value where all lie between 0 and 1, else of the group's largest
 NOISE = 1e-4  # of a channel's mean: a deviation below is rounding
@@ -104,7 +103,7 @@ def _first(run: Forward, dataset: Dataset, samples: int, shown: list[Answered]) 
     """Yield what the model gives for the first rows, a batch at a time; the first of them are ``shown``."""
     rows = size = 0
     mask = dataset.schema.padding_mask
-    for inputs in dataset.batches(BATCH):
+    for inputs in dataset.batches():
         found = run(inputs)
         if rows < SHOWN_ROWS and size < SHOWN_BYTES:
             shown.append(Answered(found, inputs[mask] if mask else None, inputs))

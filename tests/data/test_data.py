@@ -26,6 +26,7 @@ from onnxprune.data import (
     shared_rows,
 )
 from onnxprune.data.inputs import Schema
+from onnxprune.data.repeated import Batches
 from onnxprune.errors import DataError, ModelError, UsageError
 
 F32 = np.dtype(np.float32)
@@ -591,3 +592,13 @@ def test_a_fifo_in_a_folder_is_not_data(tmp_path: Path) -> None:
 def test_names_that_cannot_be(name: str) -> None:
     with pytest.raises(DataError, match="cannot be used as a path"):
         open_dataset(name, ONE)
+
+
+def test_large_rows_come_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [{"ids": np.zeros((1, length), np.int64), "mask": np.ones((1, length), bool)} for length in (2, 2, 2, 50)]
+    monkeypatch.setattr("onnxprune.data.dataset.ROOM", 2 * 2 * 9)  # two rows of two positions
+    data = open_dataset(items, TWO)
+    assert [inputs["ids"].shape for inputs in data.batches()] == [(2, 2), (1, 2), (1, 50)]
+    assert [inputs["ids"].shape for inputs in Batches(data)] == [(2, 2), (1, 2), (1, 50)]
+    assert [inputs["ids"].shape for inputs in data.batches(3)] == [(3, 2), (1, 50)]
+    assert [len(inputs["ids"]) for inputs, _ in data.labelled(every=3, most=1)] == [1, 1, 1, 1]
