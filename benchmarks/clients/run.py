@@ -92,6 +92,8 @@ class Trial:
         ]
         record = [sys.executable, "-m", "onnxprune", "record", "-o", str(place), "--force", "--", *command]
         self.found["record"] = measured(record, self.folder / "record.log")
+        if self.found["record"]["exit_code"]:
+            raise SystemExit(f"{self.name}: recording failed, see {self.folder / 'record.log'}")
         original = self.folder / "original.onnx"
         shutil.copy(self.model, original)
 
@@ -162,7 +164,7 @@ class Trial:
         with np.load(path) as rows:
             feed = {v.name: rows[v.name][:1] for v in sessions[0].get_inputs()}
         feed = {
-            v.name: feed[v.name][0] if len(v.shape) < feed[v.name].ndim else feed[v.name]
+            v.name: np.asarray(feed[v.name][0]) if len(v.shape) < feed[v.name].ndim else feed[v.name]
             for v in sessions[0].get_inputs()
         }
         times: tuple[list[float], list[float]] = ([], [])
@@ -226,7 +228,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=512, help="of those that were recorded, to prune by")
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--table", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if args.table:
         table(args.work)
         return
