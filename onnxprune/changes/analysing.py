@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnxprune.changes.change import Change
 from onnxprune.changes.context import Context
 from onnxprune.changes.pairing import Pairing
@@ -12,12 +14,14 @@ from onnxprune.coupling.prepare import prepare
 from onnxprune.coupling.sharing import unshared
 from onnxprune.data import Dataset
 from onnxprune.errors import ModelError, OnnxPruneError
+from onnxprune.means import Means
 from onnxprune.measure.kinds import observed
 from onnxprune.measure.outputs import Outputs
 from onnxprune.measure.weights import weighed
 from onnxprune.model import read
 from onnxprune.model.facts import Facts, gather_facts
 from onnxprune.model.graph import Graph
+from onnxprune.model.memory import rows_at_once
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
 from onnxprune.settings import Settings
@@ -57,13 +61,17 @@ def facts_of(model: Model, settings: Settings) -> Facts:
     return gather_facts(model, Graph(model.structure), shapes, rows, values)
 
 
+def means_of_runs(settings: Settings, facts: Facts) -> Means:
+    """Return with what a whole model is run on data: on as many rows at a time as memory has room for."""
+    return replace(settings.means, batch=rows_at_once(facts, settings.means))
+
+
 def grouped(facts: Facts, settings: Settings) -> Analysis:
     return analyse(facts, settings.allowed, settings.prefer)
 
 
 def outputs_of(analysis: Analysis, settings: Settings, dataset: Dataset) -> Outputs:
     """Return how the model's outputs are compared, from its graph and from data; raises UsageError for weights and tasks that fit none."""
-    found = observed(
-        analysis.facts.model, dataset, layouts(analysis.solution.links), settings.means, asked=settings.purpose
-    )
+    means, links = means_of_runs(settings, analysis.facts), analysis.solution.links
+    found = observed(analysis.facts.model, dataset, layouts(links), means, asked=settings.purpose)
     return weighed(found, settings.output_weight)

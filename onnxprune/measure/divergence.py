@@ -49,10 +49,12 @@ class Reference:
         outputs: Outputs | None = None,
     ):
         self._batches, self._means = batches, means
-        original = opened(model, outputs, means)
-        self._expected = Remembered(
-            lambda start: (original.run(batch) for batch in islice(batches, start, None)), _bytes, limit
-        )
+
+        def answers(start: int) -> Iterator[Results]:
+            original = opened(model, outputs, means)  # for as long as something is new: it holds all weights once more
+            return (original.run(batch) for batch in islice(batches, start, None))
+
+        self._expected = Remembered(answers, _bytes, limit)
         self.outputs = outputs or outputs_like(islice(self._expected, 1))
 
     def divergence(self, pruned: Model) -> float:

@@ -89,21 +89,23 @@ def observed(
     run, mask = revealing(model, sources, threads=means.threads).run, dataset.schema.padding_mask
     shown: list[Answered] = []
     places = samples_axes(run, dataset)
-    found = outputs_like(_first(run, dataset, samples, shown), places, layouts, mask)
+    found = outputs_like(_first(run, dataset, means, samples, shown), places, layouts, mask)
     task, reason = task_of(asked, Shown(found, layouts, shown, not dataset.schema.samples))
     told = {} if task is None else channels_of(task)
     unlike = {name: axis for name, axis in told.items() if name in found.of and found.of[name].channel_axis is None}
     if unlike:  # the graph does not say where the channels are, the task does
         known = {**layouts, **{name: replace(layouts.get(name, Layout()), axis=axis) for name, axis in unlike.items()}}
-        found = outputs_like(_first(run, dataset, samples, []), places, known, mask)
+        found = outputs_like(_first(run, dataset, means, samples, []), places, known, mask)
     return replace(found, task=task, unknown="" if task else reason)
 
 
-def _first(run: Forward, dataset: Dataset, samples: int, shown: list[Answered]) -> Iterator[Mapping[str, Any]]:
+def _first(
+    run: Forward, dataset: Dataset, means: Means, samples: int, shown: list[Answered]
+) -> Iterator[Mapping[str, Any]]:
     """Yield what the model gives for the first rows, a batch at a time; the first of them are ``shown``."""
     rows = size = 0
     mask = dataset.schema.padding_mask
-    for inputs in dataset.batches():
+    for inputs in dataset.batches(means.batch):
         found = run(inputs)
         if rows < SHOWN_ROWS and size < SHOWN_BYTES:
             shown.append(Answered(found, inputs[mask] if mask else None, inputs))

@@ -17,6 +17,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxprune.errors import ModelError
+from onnxprune.means import Means
 from onnxprune.model.facts import Facts, gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import Model
@@ -25,6 +26,8 @@ from onnxprune.model.tensors import packed_size
 DEFAULT_LIMIT = 2 << 30
 OVERHEAD = 2
 """What a run takes per byte of values that are alive at once."""
+ONE_RUN, USUAL_ROWS = 1 << 27, 32
+"""Bytes of memory that one run of a model is to take, and rows at a time where it takes less."""
 
 
 def tensor_bytes(dtype: int, shape: tuple[int, ...]) -> int:
@@ -58,6 +61,15 @@ def peak_activation_bytes(facts: Facts) -> int | None:
         ended = {name for name in (*node.reads(), *node.outputs) if last.get(name, index) == index and name not in kept}
         alive -= sum(sizes.get(name, 0) for name in ended)
     return peak
+
+
+def rows_at_once(facts: Facts, means: Means) -> int:
+    """Return on how many rows at a time to run a model: as many as given, else those whose values stay within ``ONE_RUN``.
+
+    More would be no faster, and the runtime keeps what one run took as long as the model is loaded.
+    """
+    size = OVERHEAD * (peak_activation_bytes(facts) or 0) // max(facts.batch, 1)
+    return means.batch or min(max(ONE_RUN // max(size, 1), 1), USUAL_ROWS)
 
 
 def bytes_allowed(given: int | None) -> int:

@@ -12,7 +12,7 @@ from onnxprune.criteria.curvature import Order, Problem, joint_order
 from onnxprune.repair.few import solve_among_rows
 from onnxprune.repair.inputs import InputRows, RowWeights
 from onnxprune.repair.linear import Linear
-from onnxprune.repair.moments import CrossMoments, Solver, solve
+from onnxprune.repair.moments import CrossMoments, Solver, in_blocks, solve
 from onnxprune.repair.targets import DEAD_SCALE, FitTarget, on_own_scales
 
 USUAL, MOST_DAMPING = 1e-2, 1.0  # of the mean diagonal
@@ -89,10 +89,15 @@ class NodeFit:
         first = next(t for _, t in self._pairs() if t.shape[1])
         left_out = frozenset(number for number, there in enumerate(self.targets) if there is None)
         found = self.inputs.moments(left_out, self._weights).towards(first)
-        numbers = (number for number in range(len(self.targets)) if number not in left_out)
-        for number, (x, t) in zip(numbers, self._pairs(), strict=True):
-            found.add_targets(x, t, None if self._weights is None else self._weights[number])
+        for x, t, *weighing in in_blocks(self._weighed_pairs(left_out)):
+            found.add_targets(x, t, *(weight[0] for weight in weighing))
         return found
+
+    def _weighed_pairs(self, left_out: frozenset[int]) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yield pairs, with what their rows count, float32[1, rows], where they do not count alike."""
+        numbers = (number for number in range(len(self.targets)) if number not in left_out)
+        for number, pair in zip(numbers, self._pairs(), strict=True):
+            yield pair if self._weights is None else (*pair, self._weights[number][None])
 
     @cached_property
     def _weights(self) -> RowWeights:

@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.data.repeated import Remembered
 from onnxprune.evidence.needs import Window
 from onnxprune.repair.linear import Linear
-from onnxprune.repair.moments import CrossMoments
+from onnxprune.repair.moments import CrossMoments, in_blocks
 
 ROWS_IN_MEMORY = 5 << 25  # bytes of a value's rows that are kept while its readers are fitted
 
@@ -70,9 +70,13 @@ class InputRows:
 
     def _summed(self, left_out: frozenset[int], weights: RowWeights) -> CrossMoments:
         found = CrossMoments.zeros(len(self.origin), self.origin.shape[1], 0, self.origin)
-        for number, centred in enumerate(self):
-            if number not in left_out:
-                found.add_inputs(centred, None if weights is None else weights[number])
+        counted = (
+            (centred, *([] if weights is None else [weights[number][None]]))
+            for number, centred in enumerate(self)
+            if number not in left_out
+        )
+        for centred, *weighing in in_blocks(counted):
+            found.add_inputs(centred, *(weight[0] for weight in weighing))
         return found
 
 

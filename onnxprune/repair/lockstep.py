@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import onnx
@@ -99,7 +99,7 @@ class Lockstep:
 
 
 class _Kept:
-    """A value on all batches: arrays in memory, or mapped from a temporary file once memory is short.
+    """A value on all batches: arrays in memory, or in a temporary file once memory is short, read anew each time.
 
     Sequences and strings stay in memory.
     """
@@ -119,19 +119,34 @@ class _Kept:
             return size
         file = self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as its values
         offset = file.seek(0, 2)
-        file.write(np.ascontiguousarray(array).tobytes())
-        file.flush()
-        self._arrays.append(np.memmap(file, array.dtype, "r", offset, array.shape))  # type: ignore[call-overload]
+        file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        self._arrays.append(_Filed(file, offset, array.dtype, array.shape))
         return 0
 
     def __len__(self) -> int:
         return len(self._arrays)
 
     def __getitem__(self, index: int) -> Any:
-        return self._arrays[index]
+        kept = self._arrays[index]
+        return kept.read() if isinstance(kept, _Filed) else kept
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._arrays)
+        return (self[number] for number in range(len(self)))
+
+
+class _Filed(NamedTuple):
+    """An array in a file; a mapping of it would count as memory of the process."""
+
+    file: BinaryIO
+    offset: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    def read(self) -> np.ndarray:
+        self.file.seek(self.offset)
+        array = np.empty(self.shape, self.dtype)
+        self.file.readinto(array.reshape(-1).view(np.uint8).data)  # type: ignore[attr-defined]
+        return array
 
 
 def _declared(name: str, values: Sequence[Any]) -> ValueInfoProto:

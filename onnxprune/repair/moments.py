@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,41 @@ import scipy  # its parts are imported where they are used
 
 METRIC_DAMPING = 1e-2  # of the mean: outputs that hardly matter still count a little
 NOISE = 1e-12  # of the mean square: a network of float32 knows a value to about 1e-6 of its size
+ROWS_AT_ONCE = 512  # from here on a product of rows takes longer than to add it to the sums
 LEAST = 1e-12  # of the sum of squares: nothing to fit
+
+
+class RowBlocks:
+    """Puts rows [groups, rows, ..] of small batches together, until a product of them is worth a pass over all sums."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[np.ndarray, ...]] = []
+        self._count = 0
+
+    def add(self, *rows: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yield what is to be summed up now, if anything; ``rows``: arrays with as many rows each."""
+        self._parts.append(rows)
+        self._count += rows[0].shape[1]
+        if self._count >= ROWS_AT_ONCE:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yield what is left."""
+        parts, self._parts, self._count = self._parts, [], 0
+        if parts:
+            yield (
+                parts[0]
+                if len(parts) == 1
+                else tuple(np.concatenate(rows, axis=1) for rows in zip(*parts, strict=True))
+            )
+
+
+def in_blocks(batches: Iterable[tuple[np.ndarray, ...]]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield rows of several batches at once; see ``RowBlocks``."""
+    blocks = RowBlocks()
+    for rows in batches:
+        yield from blocks.add(*rows)
+    yield from blocks.rest()
 
 
 @dataclass

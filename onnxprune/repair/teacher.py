@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -165,12 +166,18 @@ class Teacher:
         """Choose how many positions fit, while nothing is known yet, and whether rows are kept in half precision."""
         sampler = self.sampler(0, batch, self.positions)
         known = sum(part.nbytes for stored in self._known.values() for part in stored)
-        first = sum(sought.rows(arrays[sought.value], sampler).nbytes for sought in missing)
-        total = first * sum(self.sizes) / self.sizes[0]
+        values = [(arrays[sought.value], sought) for sought in missing]
+        widths = [(sought.counts(value, sampler), value.shape[sought.axis]) for value, sought in values]
+
+        def taken(positions: int) -> int:
+            first = sum(4 * channels * int(np.minimum(counts, positions).sum()) for counts, channels in widths)
+            return first * sum(self.sizes) // self.sizes[0]
+
         room = max(self._limit - known, 1)
-        if not self._known and total / 2 > room:
-            self.positions = max(int(self.positions * room / (total / 2)), LEAST_POSITIONS)
-        return total > room
+        if not self._known and taken(self.positions) / 2 > room:
+            choices = range(LEAST_POSITIONS, self.positions)
+            self.positions = choices[max(bisect_right(choices, 2 * room, key=taken) - 1, 0)]
+        return taken(self.positions) > room
 
     def refusal(self, batch: Arrays, need: Need, value: np.ndarray) -> DataError:
         """Return what to tell about a value of a batch, of this model or of one made of it, whose products are no floats."""

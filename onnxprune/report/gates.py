@@ -10,6 +10,7 @@ import numpy as np
 from onnxprune.data import Dataset, shared_rows
 from onnxprune.data.survey import Survey
 from onnxprune.errors import DataError, OnnxPruneError, UsageError
+from onnxprune.means import Means
 from onnxprune.measure.bootstrap import unseen_bound
 from onnxprune.measure.drift import DriftReport, compare
 from onnxprune.measure.latency import LatencyReport, measure_pair
@@ -42,7 +43,7 @@ def measure_drift(
     before: Model,
     after: Model,
     dataset: Dataset,
-    settings: Settings,
+    means: Means,
     metric: str | None = None,
     outputs: Outputs | None = None,
 ) -> DriftReport:
@@ -52,9 +53,9 @@ def measure_drift(
     """
     made = [{name for node in model.structure.graph.node for name in node.output} for model in (before, after)]
     inner = [name for name in (outputs.inner if outputs else ()) if all(name in there for there in made)]
-    first, second = (revealing(model, inner, threads=settings.threads) for model in (before, after))
+    first, second = (revealing(model, inner, threads=means.threads) for model in (before, after))
     task = None if metric is None else script_metric(metric)
-    return compare(first, second, dataset, settings.means, metric=task, outputs=outputs)
+    return compare(first, second, dataset, means, metric=task, outputs=outputs)
 
 
 def doubts(

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.allocate import literal
 from onnxprune.allocate.account import model_totals
-from onnxprune.changes.analysing import analyse_model, facts_of, outputs_of
+from onnxprune.changes.analysing import analyse_model, facts_of, means_of_runs, outputs_of
 from onnxprune.changes.change import Space
 from onnxprune.changes.context import FITTED, Context, Data
 from onnxprune.changes.judging import part_curves
@@ -27,7 +27,7 @@ from onnxprune.measure.latency import measure, measure_pair
 from onnxprune.measure.layers import compare_layers
 from onnxprune.measure.outputs import Outputs
 from onnxprune.measure.weights import weighed
-from onnxprune.model.facts import free_dimensions, gather_facts
+from onnxprune.model.facts import Facts, free_dimensions, gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.memory import peak_activation_bytes, peak_rss, peak_rss_bytes, weight_bytes
 from onnxprune.model.read import Model
@@ -123,16 +123,16 @@ def compare_models(before: Model, after: Model, on: Comparison, settings: Settin
         "latency": None,
     }
     with stages("drift"):
-        outputs = _outputs_alone(before, on.dataset, settings)
+        measured_facts = facts_of(before, settings)
+        outputs = _outputs_alone(measured_facts, on.dataset, settings)
         require_judges(settings, outputs, labelled=bool(on.metric or on.dataset.has_labels))
-        found = measure_drift(before, after, on.dataset, settings, on.metric, outputs)
+        found = measure_drift(before, after, on.dataset, means_of_runs(settings, measured_facts), on.metric, outputs)
     facts |= found.to_json()
     if on.layers:
         with stages("layers"):
             facts["layers"] = compare_layers(before, after, on.dataset, settings.means)
     if settings.latency:
         with stages("latency"):
-            measured_facts = facts_of(before, settings)
             facts["latency"] = measure_latency(before, after, measured_facts, settings, survey).to_json()
             facts["sizes"] = sizes_entry(measured_facts, settings, survey)
     facts["gates"] = judge(settings, facts)
@@ -141,10 +141,10 @@ def compare_models(before: Model, after: Model, on: Comparison, settings: Settin
     return facts | {"warnings": warnings, "seconds": stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
 
 
-def _outputs_alone(model: Model, dataset: Dataset, settings: Settings) -> Outputs:
+def _outputs_alone(facts: Facts, dataset: Dataset, settings: Settings) -> Outputs:
     """Return how the outputs of a model are compared that need not be analysed as a whole."""
-    facts = facts_of(model, settings)
-    found = observed(model, dataset, layouts(build_links(facts)), settings.means, asked=settings.purpose)
+    means, links = means_of_runs(settings, facts), build_links(facts)
+    found = observed(facts.model, dataset, layouts(links), means, asked=settings.purpose)
     return weighed(found, settings.output_weight)
 
 

@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from onnxprune.allocate.account import model_totals
 from onnxprune.changes.aims import require_met
-from onnxprune.changes.analysing import analyse_model, outputs_of
+from onnxprune.changes.analysing import analyse_model, means_of_runs, outputs_of
 from onnxprune.changes.change import Change
 from onnxprune.changes.context import Context, Data, Notes
 from onnxprune.changes.plan import Plan, Planned, check_digest
@@ -192,7 +192,8 @@ class Run:
         measured: Report = {"drift": None, "task": None, "latency": None}
         if self.data.measured is not None:
             with self.stages("drift"):
-                found = measure_drift(self.model, small, self.data.measured, settings, outputs=context.outputs)
+                means = means_of_runs(settings, context.analysis.facts)
+                found = measure_drift(self.model, small, self.data.measured, means, outputs=context.outputs)
             measured |= found.to_json()
             measured["drift"]["rows"] = "calibration" if self.data.evaluation is None else "evaluation"
             told = doubts(found, settings, self.data.calibration, self.data.evaluation)

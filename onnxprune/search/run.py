@@ -16,6 +16,7 @@ from onnxprune.data.repeated import Batches, Joined, drawn_apart, held_out
 from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
+from onnxprune.model.memory import rows_at_once
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import Arrays
 from onnxprune.repair.sequential import Effort
@@ -81,8 +82,8 @@ class Portions:
     scarce: bool
 
     @classmethod
-    def of(cls, dataset: Dataset, batch: int, seed: int, *, long: bool) -> Portions:
-        """``batch``: rows at a time; ``long``: whether a search has time of its own."""
+    def of(cls, dataset: Dataset, batch: int, judged: int, seed: int, *, long: bool) -> Portions:
+        """``batch``, ``judged``: rows at a time to repair and to judge; ``long``: whether a search has time of its own."""
         rest, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
         fit, veto = held_out(rest, HELD_OUT, JUDGE, seed + 1) if long else (rest, rest)
         tried, *others = drawn_apart(fit, min(FIT, len(fit) // 2), seed)
@@ -92,7 +93,8 @@ class Portions:
         parts = tuple(_held(Batches(part, batch)) for part in (*few, *last))
         return cls(
             parts[0], Joined(parts[: len(few)]), Joined(parts),
-            _held(Batches(drawn_apart(judge, GLANCE, seed)[0])), _held(Batches(judge)), _held(Batches(veto)),
+            _held(Batches(drawn_apart(judge, GLANCE, seed)[0], judged)), _held(Batches(judge, judged)),
+            _held(Batches(veto, judged)),
             fit, apart and (not long or veto is not fit), scarce,
         )  # fmt: skip
 
@@ -112,7 +114,10 @@ def search_units(
     """
     means, train = means.masked(dataset.schema.padding_mask), goal.train
     importance = {} if outputs is None else row_importance(analysis.solution.links, outputs)
-    data = Portions.of(dataset, batch_of(analysis, dataset, means), means.seed, long=bool(goal.seconds))
+    data = Portions.of(
+        dataset, batch_of(analysis, dataset, means), rows_at_once(analysis.facts, means), means.seed,
+        long=bool(goal.seconds),
+    )  # fmt: skip
     teacher = Teacher(analysis.facts, data.every, means, positions=positions_of(len(dataset)))
     tables = error_tables(analysis, teacher, fallback, importance)
     trial = Fitting(data.trial, TRIAL, means.quiet, importance, teacher, choosing=False)

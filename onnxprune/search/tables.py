@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ from onnxprune.model.runtime import Arrays
 from onnxprune.repair.fit import inputs_of_units
 from onnxprune.repair.inputs import Reads
 from onnxprune.repair.linear import Linear, as_linear
-from onnxprune.repair.moments import CrossMoments
+from onnxprune.repair.moments import CrossMoments, RowBlocks
 from onnxprune.repair.sequential import last_sites, ready_at
 from onnxprune.repair.stored import Stored
 from onnxprune.repair.targets import FitTarget, on_own_scales
@@ -171,6 +171,7 @@ class _Reading:
 
     site: LinearSite
     moments: CrossMoments | None = None
+    waiting: RowBlocks = field(default_factory=RowBlocks)
 
     @property
     def taps(self) -> int:
@@ -191,11 +192,18 @@ class _Reading:
             return
         nothing = np.zeros((*rows.shape[:2], 0), np.float32)
         self.moments = self.moments or CrossMoments.around(rows, nothing)
-        self.moments.update(rows, nothing)
+        rows -= self.moments.origin_x.astype(np.float32)[:, None]
+        self._sum_up(self.waiting.add(rows))
+
+    def _sum_up(self, blocks: Iterable[tuple[np.ndarray, ...]]) -> None:
+        assert self.moments is not None
+        for (centred,) in blocks:
+            self.moments.add_inputs(centred)
 
     def problem_of(self, site: LinearSite, weight: np.ndarray, importance: np.ndarray | None) -> ReaderProblem:
         """Return the removal problem of a node that reads this, and the energy of its output on the target's scale."""
         assert self.moments is not None
+        self._sum_up(self.waiting.rest())
         covariance, scale = self.moments.covariance[0], site.targets[0].scale
         matrix = site.linear.matrix(weight)[0]
         if self.site.compact:
