@@ -65,7 +65,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
     case = CASES[name]
     original = onnxprune.load(options.data / "models" / f"{case.model}.onnx")
     folder = options.data / "data" / "cifar10"
-    x, y = read(folder / f"{case.train}.npz", case.images)
+    x, y = read(folder / f"{case.train}.npz", options.images or case.images)
     test = read(folder / f"{case.test}.npz")
     specs = input_specs(original.proto)
     whole = open_dataset(x, specs, labels=y if options.labelled else None, images=IMAGES)
@@ -78,7 +78,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
         **parse_length(options.recover or case.length),
         augment=case.augment if options.augment is None else tuple(options.augment.split(",")),
         loss=options.loss,
-        **({"learning_rate": options.learning_rate} if options.learning_rate else {}),
+        **{name: given for name in ("learning_rate", "hints") if (given := getattr(options, name)) is not None},
     )
     wall, cpu = time.perf_counter(), time.process_time()
     means = Means(options.threads, progress=options.progress)
@@ -101,6 +101,8 @@ def main() -> None:
     parser.add_argument("--augment", help="default: what the bar says")
     parser.add_argument("--loss", default="auto", help="auto, distill, mse, labels or blocks")
     parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--images", type=int, help="how many images may be used; default: what the bar says")
+    parser.add_argument("--hints", type=float, help="what inner values count beside the outputs")
     parser.add_argument("--labelled", action="store_true", help="use the labels of the training images too")
     parser.add_argument("--criterion", default="auto")
     parser.add_argument("--repair", default="auto")

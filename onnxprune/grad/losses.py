@@ -81,16 +81,19 @@ def kl(
     per_sample: bool = False,
     weights: np.ndarray | None = None,
     mask: str = "",
+    worth: str = "",
 ) -> Loss:
     """T^2 KL(softmax(targets / T) || softmax(logits / T)), averaged like ``cross_entropy``.
 
-    ``weights``: float64[classes] of the last axis, mean 1, for the terms p log(p / q) - p + q. ``mask``: see ``mse``.
+    ``weights``: float64[classes] of the last axis, mean 1, for the terms p log(p / q) - p + q. ``mask``, ``worth``: see ``mse``; the
+    input has no class axis.
     Source: Hinton, Vinyals and Dean 2015, section 2 (the factor T^2 keeps gradients alike across temperatures).
     """
 
     def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
         logits = _choose(outputs, output)
         terms = _divergences(emit, logits, emit.input(targets, logits), temperature, axis, weights)
+        terms = terms * emit.input(worth, terms) if worth else terms
         return scaled(_masked(emit, terms, mask, per_sample, terms.rank), temperature**2)
 
     return loss
@@ -131,11 +134,13 @@ def mse(
     per_sample: bool = False,
     weights: np.ndarray | None = None,
     mask: str = "",
+    worth: str = "",
 ) -> Loss:
     """Mean of (output - target)^2 over all elements (``per_sample``: over all axes but the first).
 
     ``weights``: float64[channels] that multiply the squares along the last axis. ``mask``: an input [samples, steps]; where it
-    is 0, positions along the first later axis of so many steps do not count.
+    is 0, positions along the first later axis of so many steps do not count. ``worth``: an input like the output that multiplies
+    the squares.
     """
 
     def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
@@ -144,6 +149,7 @@ def mse(
         squares = error * error
         if weights is not None:
             squares = squares * np.asarray(weights, value.numpy_type)
+        squares = squares * emit.input(worth, value) if worth else squares
         channels = weights is not None and len(weights) > 1
         return _masked(emit, squares, mask, per_sample, squares.rank - channels)
 

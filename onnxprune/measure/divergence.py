@@ -18,7 +18,7 @@ from onnxprune.measure.tasks.agreement import TaskAgreement
 from onnxprune.measure.tasks.choice import Judged
 from onnxprune.measure.tasks.task import Answered
 from onnxprune.model.read import Model
-from onnxprune.model.runtime import Results, Session, revealing
+from onnxprune.model.runtime import Results, Session, owned, revealing
 
 OUTPUTS_IN_MEMORY = 1 << 27  # bytes
 TEMPERATURE = 4.0
@@ -52,7 +52,8 @@ class Reference:
 
         def answers(start: int) -> Iterator[Results]:
             original = opened(model, outputs, means)  # for as long as something is new: it holds all weights once more
-            return (original.run(batch) for batch in islice(batches, start, None))
+            for batch in islice(batches, start, None):
+                yield {name: owned(value) for name, value in original.run(batch).items()}
 
         self._expected = Remembered(answers, _bytes, limit)
         self.outputs = outputs or outputs_like(islice(self._expected, 1))

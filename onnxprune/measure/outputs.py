@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import scipy
 
-from onnxprune.measure.tasks.focus import Focus, focused, row_weights
+from onnxprune.measure.tasks.focus import Focus, focused, worth
 from onnxprune.measure.tasks.task import Task
 from onnxprune.model.runtime import Results
 
@@ -305,12 +305,13 @@ class Outputs:
         focus = {} if self.task is None else focused(self.task, self.of, expected, found)
         return {o.name: o.errors(expected[o.name], found[o.name], mask, focus.get(o.name)) for o in same}
 
-    def row_weights(self, expected: Results) -> dict[str, np.ndarray]:
-        """Return output -> float64[samples, positions]: how much the rows of a detector count; other outputs are left out.
+    def worth(self, expected: Results) -> dict[str, np.ndarray]:
+        """Return output -> float64[samples, positions, channels]: how much errors of a detector count; other outputs are left out.
 
         Positions are in the order of ``Output.rows``.
         """
-        return {} if self.task is None else row_weights(self.task, self.of, expected)
+        found = {} if self.task is None else worth(self.task, self.of, expected)
+        return {name: rows.reshape(self.of[name].rows(expected[name]).shape) for name, rows in found.items()}
 
     def distance(self, errors: Mapping[str, Errors]) -> float:
         """Return the mean of the outputs' distances, by importance; infinite where a value is not finite."""

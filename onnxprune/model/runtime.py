@@ -61,6 +61,11 @@ class Session:
             raise ModelError(f"{self.name} cannot be run: {_reason(error)}") from error
 
 
+def owned(value: Any) -> Any:
+    """Return a copy of an array that a session gave: the array itself keeps all memory of the session's runs alive."""
+    return np.array(value) if isinstance(value, np.ndarray) else value
+
+
 def session(
     model: ModelLike,
     *,

@@ -18,7 +18,7 @@ from onnxprune.measure.divergence import opened
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.memory import bytes_allowed, bytes_per_row
 from onnxprune.model.read import Model
-from onnxprune.model.runtime import Arrays, revealing
+from onnxprune.model.runtime import Arrays, owned, revealing
 from onnxprune.recover.augment import augmenter, harmless
 from onnxprune.recover.batches import Shuffled
 from onnxprune.recover.hints import with_variances
@@ -200,7 +200,7 @@ class WholeModel:
     def _judged(self, dataset: Dataset, start: int) -> Iterator[tuple[Arrays, Arrays, np.ndarray | None]]:
         """Yield held-out batches: inputs, the original's outputs, labels."""
         for inputs, labels in islice(dataset.labelled(self.judged), start, None):
-            yield inputs, self.teacher.run(inputs, self.taught), labels
+            yield inputs, {n: owned(value) for n, value in self.teacher.run(inputs, self.taught).items()}, labels
 
     def score(self, model: Model) -> float:
         trained = opened(model, self.outputs, self.means)

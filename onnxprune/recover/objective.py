@@ -34,12 +34,21 @@ def target_name(output: str) -> str:
     return f"recover:{output}"
 
 
+def worth_name(output: str) -> str:
+    """Return the graph input that holds how much errors of an output count."""
+    return f"recover:worth:{output}"
+
+
 @dataclass(frozen=True)
 class OutputTerm:
-    """One output and how it is compared; ``mask``: the input that says which steps of a sequence count ("": none)."""
+    """One output and how it is compared; ``mask``: the input that says which steps of a sequence count ("": none).
+
+    ``worthy``: whether its errors count more in some places than in others.
+    """
 
     output: Output
     mask: str = ""
+    worthy: bool = False
 
     @property
     def variance(self) -> np.ndarray:
@@ -53,6 +62,13 @@ class OutputTerm:
             np.log(laid + laid.dtype.type(FLOOR)) if self.output.kind == PROBABILITIES else np.ascontiguousarray(laid)
         )
 
+    def worth(self, value: np.ndarray, worth: np.ndarray) -> np.ndarray:
+        """Return how much errors count, laid out like the target or, for class scores, like one of its classes."""
+        shape = self.output.laid(value).shape
+        dtype = np.float64 if value.dtype == np.float64 else np.float32
+        one = worth.mean(-1).reshape(shape[:-1]) if self.output.kind in CLASSES else worth.reshape(shape)
+        return one.astype(dtype)
+
     def scores(self, emit: Emitter) -> Value:
         """The output of the model that is trained, laid out like the target."""
         value = emit.value(self.output.name)
@@ -62,10 +78,13 @@ class OutputTerm:
     def loss(self, temperature: float) -> Loss:
         """The distance as nodes; a temperature softens class scores."""
         name, factor = target_name(self.output.name), self.output.factor
+        worth = worth_name(self.output.name) if self.worthy else ""
         if self.output.kind in CLASSES:
             even = np.allclose(factor, 1)
-            return losses.kl(name, temperature=temperature, weights=None if even else factor, mask=self.mask)
-        return losses.mse(name, weights=factor * len(factor), mask=self.mask)
+            return losses.kl(
+                name, temperature=temperature, weights=None if even else factor, mask=self.mask, worth=worth
+            )
+        return losses.mse(name, weights=factor * len(factor), mask=self.mask, worth=worth)
 
     def softened(self, value: np.ndarray, temperature: float) -> np.ndarray:
         """Return class scores, or the probabilities of a softmax, at a temperature, laid out as they were."""
@@ -108,8 +127,12 @@ class Objective:
 
     def targets(self, outputs: Results) -> dict[str, np.ndarray]:
         """Return what the loss compares with, samples on the first axis."""
-        distilled = self.terms if self.share < 1 else ()
-        return {target_name(term.output.name): term.target(outputs[term.output.name]) for term in distilled}
+        distilled = {term.output.name: term for term in self.terms} if self.share < 1 else {}
+        found = {target_name(name): term.target(outputs[name]) for name, term in distilled.items()}
+        worth = self.outputs.worth(outputs) if any(term.worthy for term in distilled.values()) else {}
+        return found | {
+            worth_name(name): term.worth(outputs[name], worth[name]) for name, term in distilled.items() if term.worthy
+        }
 
     def inside(self, outputs: Results) -> dict[str, np.ndarray]:
         """Return what the hints are compared with, laid out as in the model."""
@@ -117,7 +140,7 @@ class Objective:
 
     def fed(self, batch: Results) -> dict[str, Any]:
         """Return a batch as the graph takes it: targets laid out like the outputs."""
-        flat = {target_name(term.output.name): term.output.flat for term in self.terms}
+        flat = {name(term.output.name): term.output.flat for term in self.terms for name in (target_name, worth_name)}
         return {name: flat[name](array) if name in flat else array for name, array in batch.items()}
 
     def score(
@@ -176,7 +199,8 @@ def objective(
     usable = classes is not None and _are_classes(labels, classes.output.laid(outputs[classes.output.name]).shape)
     if loss == "labels" and not usable:
         raise DataError("recovery by labels needs one class number per sample and an output [batch, classes]")
-    terms = tuple(OutputTerm(output, known.mask) for output in compared.values())
+    worthy = known.worth(outputs)
+    terms = tuple(OutputTerm(output, known.mask, name in worthy) for name, output in compared.items())
     if usable and (loss == "labels" or (loss == "auto" and share > 0)):
         return Objective(terms, temperature, found, 1.0 if loss == "labels" else share, classes)
     return Objective(terms, temperature, found)

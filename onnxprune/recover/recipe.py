@@ -14,7 +14,7 @@ from onnxprune.recover.optimisers import OPTIMISERS
 ROWS = 64
 """Of a step, where nothing says otherwise."""
 
-STEPS, LEAST_ROWS = 256, 4
+STEPS, LEAST_ROWS = 1024, 4
 """So many steps a training that ends by time is to have: steps take fewer rows where rows are slow, down to the least."""
 
 RATE_PER_STEP, RATES = 1.25e-6, (3e-4, 1.5e-3)

@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto
 from onnxprune.means import Means
 from onnxprune.model.graph import names_read
 from onnxprune.model.read import Model
-from onnxprune.model.runtime import session
+from onnxprune.model.runtime import owned, session
 from onnxprune.model.weights import Weights
 
 MEMORY_LIMIT = 1 << 27  # bytes of kept values per model before they go to a file
@@ -84,7 +84,7 @@ class Lockstep:
         piece.graph.node.extend(nodes)
         piece.graph.initializer.extend(self._tensors[name] for name in sorted(read & set(self._tensors)))
         inputs = sorted(name for name in read - made if name in self._store)
-        piece.graph.input.extend(_declared(name, list(self._store[name])) for name in inputs)
+        piece.graph.input.extend(_declared(name, self._store[name].described) for name in inputs)
         outputs = sorted(made & live)
         piece.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
         if not outputs:
@@ -114,7 +114,7 @@ class _Kept:
         storable = isinstance(array, np.ndarray) and not array.dtype.hasobject and array.size > 0
         size = array.nbytes if storable else 0
         if used + size <= MEMORY_LIMIT or not storable:
-            self._arrays.append(array)
+            self._arrays.append(owned(array))
             self.nbytes += size
             return size
         file = self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as its values
@@ -122,6 +122,11 @@ class _Kept:
         file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         self._arrays.append(_Filed(file, offset, array.dtype, array.shape))
         return 0
+
+    @property
+    def described(self) -> list[Any]:
+        """What has the types and shapes of all batches, without their content where it is in a file."""
+        return self._arrays
 
     def __len__(self) -> int:
         return len(self._arrays)
@@ -152,11 +157,11 @@ class _Filed(NamedTuple):
 def _declared(name: str, values: Sequence[Any]) -> ValueInfoProto:
     """Describe a value by what it holds on all batches: a tensor with the sizes that are always the same, or a sequence of tensors."""
     sample = values[0]
-    if isinstance(sample, np.ndarray):
+    if isinstance(sample, np.ndarray | _Filed):
         dtype = onnx.helper.np_dtype_to_tensor_dtype(sample.dtype)
         shapes = {value.shape for value in values}
         alike = len({len(shape) for shape in shapes}) == 1
-        sizes = zip(*shapes, strict=True) if alike else [range(2)] * sample.ndim
+        sizes = zip(*shapes, strict=True) if alike else [range(2)] * len(sample.shape)
         return onnx.helper.make_tensor_value_info(name, dtype, [n[0] if len(set(n)) == 1 else None for n in sizes])
     dtype = onnx.helper.np_dtype_to_tensor_dtype(sample[0].dtype if sample else np.dtype(np.float32))
     return onnx.helper.make_tensor_sequence_value_info(name, dtype, None)

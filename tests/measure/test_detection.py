@@ -254,10 +254,17 @@ def test_boxes_where_nothing_is_seen_do_not_count_and_new_detections_do() -> Non
 
 
 def test_rows_weigh_by_what_is_seen_there() -> None:
-    weights = judge_of(BEFORE).row_weights(BEFORE)
-    assert set(weights) == {"boxes", "scores"} and weights["boxes"].shape == (SAMPLES, PLACES)
-    assert weights["boxes"][0, 5] == pytest.approx(0.9) and weights["boxes"][0, 0] == 0.02
-    assert replace(judge_of(BEFORE), task=None).row_weights(BEFORE) == {}
+    worth = judge_of(BEFORE).worth(BEFORE)
+    assert (
+        set(worth) == {"boxes", "scores"}
+        and worth["boxes"].shape == BOXES.shape
+        and worth["scores"].shape == SCORES.shape
+    )
+    seen = SCORES.max(axis=-1)
+    assert worth["scores"][0, 5, 0] / worth["scores"][0, 0, 0] == pytest.approx(0.9 / max(seen[0, 0], 0.02), rel=1e-5)
+    errors = judge_of(BEFORE).errors(BEFORE, BEFORE | {"boxes": BOXES + 1})["boxes"]
+    assert errors.mean == pytest.approx(worth["boxes"].reshape(-1, BOXES.shape[-1]).mean(axis=0), rel=1e-5)
+    assert replace(judge_of(BEFORE), task=None).worth(BEFORE) == {}
 
 
 # --- the choice --------------------------------------------------------------------------------------------------------

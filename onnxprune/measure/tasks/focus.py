@@ -71,13 +71,17 @@ def focused(
     return result
 
 
-def row_weights(task: Task, outputs: Mapping[str, Output], expected: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return output -> float64[samples, positions]: how much its rows count, the confidence there but no less than ``FAINT``."""
+def worth(task: Task, outputs: Mapping[str, Output], expected: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return output -> float64[rows, channels]: what errors of a detector's outputs are multiplied by, the mean weight 1.
+
+    As ``focused``, for what does not depend on the other model: class scores count ``FAINT`` at the least, so that nothing is seen
+    where nothing is.
+    """
+    found = focused(task, outputs, expected, expected)
     result = {}
-    for head in heads(task):
-        weights = np.maximum(confidence(head, expected), FAINT)
-        names = dict.fromkeys(plane.name for plane in head.planes)
-        result.update({name: weights for name in names if name in outputs and _fits(head, outputs[name])})
+    for name, focus in found.items():
+        rows = np.where(focus.is_box, focus.boxes[:, None], np.maximum(focus.scores, FAINT)[:, None])
+        result[name] = rows * focus.unit / max(float(focus.count.mean()), FAINT**2)
     return result
 
 
