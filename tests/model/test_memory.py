@@ -14,10 +14,12 @@ from support.networks import network
 from onnxprune.api import bench
 from onnxprune.cli import main
 from onnxprune.errors import ModelError, UsageError
+from onnxprune.means import Means
 from onnxprune.model.facts import Facts, gather_facts
 from onnxprune.model.graph import Graph
-from onnxprune.model.memory import peak_activation_bytes, peak_rss, tensor_bytes, weight_bytes
+from onnxprune.model.memory import ONE_RUN, peak_activation_bytes, peak_rss, rows_at_once, tensor_bytes, weight_bytes
 from onnxprune.model.read import Model, load
+from onnxprune.model.runtime import owned, session
 
 CNN = Path(__file__).parents[2] / "models" / "digits_cnn.onnx"
 
@@ -32,6 +34,18 @@ def test_by_hand() -> None:
     chain = "a = Relu(x)\nwide = Tile(a, @[1, 4])\ny = ReduceSum<keepdims=0>(wide, @[1])"
     assert peak_activation_bytes(facts(chain)) == 64 + 64 + 256
     assert weight_bytes(facts(chain)) == 3 * 8
+
+
+def test_a_run_takes_as_many_rows_as_its_memory_has_room_for() -> None:
+    wide = facts(f"a = Tile(x, @[1, {ONE_RUN // 1024}])\ny = ReduceSum<keepdims=0>(a, @[1])", "float[n,8] x", "float[] y")
+    small = facts("y = Relu(x)", "float[n,8] x", "float[] y")
+    assert rows_at_once(wide, Means()) == 15 and rows_at_once(small, Means()) == 32
+    assert rows_at_once(wide, Means(batch=7)) == 7
+
+
+def test_what_is_kept_of_a_run_does_not_hold_its_memory() -> None:
+    kept = owned(session(Model.of(network("y = Relu(x)", "float[2,8] x"))).run({"x": np.ones((2, 8), np.float32)})["y"])
+    assert kept.base is None and kept.flags.owndata
 
 
 def test_a_value_that_is_read_again_stays() -> None:

@@ -27,11 +27,11 @@ from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
-from onnxprune.repair import Effort, Sequential, lockstep, repair
+from onnxprune.repair import Effort, Sequential, lockstep, moments, repair
 from onnxprune.repair.few import solve_among_rows
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
-from onnxprune.repair.moments import CrossMoments, match_moments, shift_only, solve, squared_error
+from onnxprune.repair.moments import CrossMoments, in_blocks, match_moments, shift_only, solve, squared_error
 from onnxprune.repair.sequential import last_sites
 from onnxprune.repair.stored import Stored
 from onnxprune.repair.targets import FitTarget, target_of
@@ -406,6 +406,32 @@ def test_rows_that_do_not_fit_are_kept_in_half_precision_and_then_from_fewer_pos
     assert [positions for positions, _ in found] == [20, 20, 10]
     np.testing.assert_allclose(found[1][1], found[0][1], rtol=0, atol=2e-3 * np.abs(found[0][1]).max())
     assert not np.array_equal(found[1][1], found[0][1])
+
+
+def test_values_with_few_positions_leave_more_room_for_the_others():
+    model = network(
+        "a = Conv<pads=[1,1,1,1]>(x, %8x3x3x3); p = GlobalAveragePool(a); q = Conv(p, %40x8x1x1); y = Add(a, a)",
+        "float[2,3,9,9] x",
+    )
+    batches, facts = [feeds(model, seed) for seed in range(2)], onnxprune.analyze(model).facts
+    spatial, pooled = Sought("a", 1, by_position=False), Sought("q", 1, by_position=False)
+    limit = 2 * (2 * 2 * 40 + 2 * 2 * 8 * 10)  # half precision: one position of q and ten of a
+    teacher = Teacher(facts, batches, positions=20, limit=limit)
+    teacher.learn([spatial, pooled])
+    assert teacher.positions == 10
+    assert sum(stored.nbytes for there in teacher._known.values() for stored in there) == limit
+
+
+@pytest.mark.parametrize("few", [1, 100, 10**6])
+def test_rows_of_small_batches_are_summed_up_together(few, monkeypatch):
+    monkeypatch.setattr(moments, "ROWS_AT_ONCE", few)
+    rng = np.random.default_rng(0)
+    parts = [(rng.normal(size=(1, n, 3)), rng.normal(size=(1, n, 2))) for n in (30, 40, 50, 60, 70)]
+    joined = list(in_blocks(iter(parts)))
+    assert [x.shape[1] for x, _ in joined] == {1: [30, 40, 50, 60, 70], 100: [120, 130], 10**6: [250]}[few]
+    for place in range(2):
+        together = np.concatenate([block[place] for block in joined], axis=1)
+        np.testing.assert_array_equal(together, np.concatenate([part[place] for part in parts], axis=1))
 
 
 @pytest.mark.parametrize("method", ["least-squares", "batchnorm", "bias"])
