@@ -278,7 +278,6 @@ class Settings:
             learning_rate=self.learning_rate,
             augment=self.augment,
             batch=self.batch,
-            hints=0.0 if self.pairs else Recipe.hints,  # pairs put channels elsewhere
             seed=self.seed,
         )
 

@@ -37,7 +37,9 @@ def test_by_hand() -> None:
 
 
 def test_a_run_takes_as_many_rows_as_its_memory_has_room_for() -> None:
-    wide = facts(f"a = Tile(x, @[1, {ONE_RUN // 1024}])\ny = ReduceSum<keepdims=0>(a, @[1])", "float[n,8] x", "float[] y")
+    wide = facts(
+        f"a = Tile(x, @[1, {ONE_RUN // 1024}])\ny = ReduceSum<keepdims=0>(a, @[1])", "float[n,8] x", "float[] y"
+    )
     small = facts("y = Relu(x)", "float[n,8] x", "float[] y")
     assert rows_at_once(wide, Means()) == 15 and rows_at_once(small, Means()) == 32
     assert rows_at_once(wide, Means(batch=7)) == 7

@@ -148,7 +148,7 @@ def test_the_rate_grows_with_the_steps(steps: int, rate: float) -> None:
 
 @pytest.mark.parametrize(("of_a_row", "rows"), [(1e-6, 64), (0.01, 64), (0.02, 32), (0.1, 8), (10.0, 4)])
 def test_steps_have_as_many_rows_as_leave_enough_steps(of_a_row: float, rows: int) -> None:
-    """256 steps in 256 seconds, a second each: 64 rows where one takes 0.01 s, 32 where it takes 0.02."""
-    assert Recipe(seconds=256.0).affordable(of_a_row) == rows
-    assert Recipe(seconds=256.0, batch=48).affordable(of_a_row) == 48
+    """1,024 steps in 1,024 seconds, a second each: 64 rows where one takes 0.01 s, 32 where it takes 0.02."""
+    assert Recipe(seconds=1024.0).affordable(of_a_row) == rows
+    assert Recipe(seconds=1024.0, batch=48).affordable(of_a_row) == 48
     assert Recipe(steps=5).affordable(of_a_row) == 64
