@@ -63,13 +63,16 @@ def peak_activation_bytes(facts: Facts) -> int | None:
     return peak
 
 
-def rows_at_once(facts: Facts, means: Means) -> int:
+def rows_at_once(facts: Facts, means: Means) -> int | None:
     """Return on how many rows at a time to run a model: as many as given, else those whose values stay within ``ONE_RUN``.
 
-    More would be no faster, and the runtime keeps what one run took as long as the model is loaded.
+    More would be no faster, and the runtime keeps what one run took as long as the model is loaded. None where sizes are unknown:
+    the bytes of the rows decide.
     """
-    size = OVERHEAD * (peak_activation_bytes(facts) or 0) // max(facts.batch, 1)
-    return means.batch or min(max(ONE_RUN // max(size, 1), 1), USUAL_ROWS)
+    peak = peak_activation_bytes(facts)
+    if means.batch or peak is None:
+        return means.batch
+    return min(max(ONE_RUN * max(facts.batch, 1) // max(OVERHEAD * peak, 1), 1), USUAL_ROWS)
 
 
 def bytes_allowed(given: int | None) -> int:

@@ -82,7 +82,7 @@ class Portions:
     scarce: bool
 
     @classmethod
-    def of(cls, dataset: Dataset, batch: int, judged: int, seed: int, *, long: bool) -> Portions:
+    def of(cls, dataset: Dataset, batch: int, judged: int | None, seed: int, *, long: bool) -> Portions:
         """``batch``, ``judged``: rows at a time to repair and to judge; ``long``: whether a search has time of its own."""
         rest, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
         fit, veto = held_out(rest, HELD_OUT, JUDGE, seed + 1) if long else (rest, rest)
