@@ -7,6 +7,7 @@ beside the model's outputs (labels, targets, noise) becomes an input of the grap
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from onnx import TensorProto
@@ -18,6 +19,20 @@ from onnxprune.registry import near_names
 TINY = 1e-6  # samples: what an average over none is divided by
 
 Loss = Callable[[Emitter, Sequence[Value]], Value]
+
+
+class Counting(NamedTuple):
+    """Inputs of the graph that tell how much the places of an output count ("": all alike).
+
+    ``mask``: [samples, steps]; where it is 0, positions along the first later axis of so many steps do not count. ``worth``: like
+    the errors, which it multiplies.
+    """
+
+    mask: str = ""
+    worth: str = ""
+
+
+ALL = Counting()
 
 
 def total(output: str | Sequence[str] | None = None, weights: str | None = None, per_sample: bool = False) -> Loss:
@@ -80,21 +95,20 @@ def kl(
     axis: int = -1,
     per_sample: bool = False,
     weights: np.ndarray | None = None,
-    mask: str = "",
-    worth: str = "",
+    counting: Counting = ALL,
 ) -> Loss:
     """T^2 KL(softmax(targets / T) || softmax(logits / T)), averaged like ``cross_entropy``.
 
-    ``weights``: float64[classes] of the last axis, mean 1, for the terms p log(p / q) - p + q. ``mask``, ``worth``: see ``mse``; the
-    input has no class axis.
+    ``weights``: float64[classes] of the last axis, mean 1, for the terms p log(p / q) - p + q. ``counting``: of rows,
+    without the class axis.
     Source: Hinton, Vinyals and Dean 2015, section 2 (the factor T^2 keeps gradients alike across temperatures).
     """
 
     def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
         logits = _choose(outputs, output)
         terms = _divergences(emit, logits, emit.input(targets, logits), temperature, axis, weights)
-        terms = terms * emit.input(worth, terms) if worth else terms
-        return scaled(_masked(emit, terms, mask, per_sample, terms.rank), temperature**2)
+        terms = terms * emit.input(counting.worth, terms) if counting.worth else terms
+        return scaled(_masked(emit, terms, counting.mask, per_sample, terms.rank), temperature**2)
 
     return loss
 
@@ -133,14 +147,11 @@ def mse(
     output: str | None = None,
     per_sample: bool = False,
     weights: np.ndarray | None = None,
-    mask: str = "",
-    worth: str = "",
+    counting: Counting = ALL,
 ) -> Loss:
     """Mean of (output - target)^2 over all elements (``per_sample``: over all axes but the first).
 
-    ``weights``: float64[channels] that multiply the squares along the last axis. ``mask``: an input [samples, steps]; where it
-    is 0, positions along the first later axis of so many steps do not count. ``worth``: an input like the output that multiplies
-    the squares.
+    ``weights``: float64[channels] that multiply the squares along the last axis.
     """
 
     def loss(emit: Emitter, outputs: Sequence[Value]) -> Value:
@@ -149,9 +160,9 @@ def mse(
         squares = error * error
         if weights is not None:
             squares = squares * np.asarray(weights, value.numpy_type)
-        squares = squares * emit.input(worth, value) if worth else squares
+        squares = squares * emit.input(counting.worth, value) if counting.worth else squares
         channels = weights is not None and len(weights) > 1
-        return _masked(emit, squares, mask, per_sample, squares.rank - channels)
+        return _masked(emit, squares, counting.mask, per_sample, squares.rank - channels)
 
     return loss
 

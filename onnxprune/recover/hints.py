@@ -52,7 +52,9 @@ class Hint:
 
     def loss(self, emit: Emitter, mask: str) -> Value:
         """Mean squared error over the variance, as nodes."""
-        distance = losses.mse(hint_name(self.value), weights=np.array([1 / self.variance]), mask=mask)
+        distance = losses.mse(
+            hint_name(self.value), weights=np.array([1 / self.variance]), counting=losses.Counting(mask)
+        )
         return distance(emit, [emit.value(self.value)])
 
 

@@ -78,13 +78,11 @@ class OutputTerm:
     def loss(self, temperature: float) -> Loss:
         """The distance as nodes; a temperature softens class scores."""
         name, factor = target_name(self.output.name), self.output.factor
-        worth = worth_name(self.output.name) if self.worthy else ""
+        counting = losses.Counting(self.mask, worth_name(self.output.name) if self.worthy else "")
         if self.output.kind in CLASSES:
             even = np.allclose(factor, 1)
-            return losses.kl(
-                name, temperature=temperature, weights=None if even else factor, mask=self.mask, worth=worth
-            )
-        return losses.mse(name, weights=factor * len(factor), mask=self.mask, worth=worth)
+            return losses.kl(name, temperature=temperature, weights=None if even else factor, counting=counting)
+        return losses.mse(name, weights=factor * len(factor), counting=counting)
 
     def softened(self, value: np.ndarray, temperature: float) -> np.ndarray:
         """Return class scores, or the probabilities of a softmax, at a temperature, laid out as they were."""
