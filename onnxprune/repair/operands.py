@@ -138,7 +138,7 @@ def _integer_operand(stored: Stored, node: Node, place: int, scales: Sequence[st
     if len(known) < len(factors) or not {factor.size for factor in known} <= {1, array.shape[axis]}:
         return None
     scale = reduce(np.multiply, known, np.ones(1))
-    return Encoding(name, IntegerGrid.of(scale, stored.arrays[zero] if zero else None, array.shape, axis))
+    return Encoding(name, IntegerGrid.of(scale, stored.arrays[zero] if zero else None, array.ndim, axis))
 
 
 def _channel_axis(node: Node, weight: np.ndarray) -> int:

@@ -122,9 +122,10 @@ class Sequential:
         own = {*self.choices, *self.subspaces}
         found = []
         for node in graph.top:
-            if self._is_cut(node.outputs) or any(name in touched for name in node.inputs) or node.input(1) in own:
-                linear = as_linear(node, self._stored, self.analysis.facts)
-                if linear is not None and (linear.source in touched or linear.weight in own):
+            linear = as_linear(node, self._stored, self.analysis.facts)
+            chooses = linear is not None and linear.weight in own
+            if self._is_cut(node.outputs) or any(name in touched for name in node.inputs) or chooses:
+                if linear is not None and (linear.source in touched or chooses):
                     found.append(linear)
                 elif linear is None and self._is_foreign(graph, node, touched):
                     self.unrepaired.append(node.label)

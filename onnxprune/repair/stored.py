@@ -19,36 +19,42 @@ RESHAPE = frozenset({"Reshape", "Unsqueeze", "Identity"})  # what keeps the orde
 
 @dataclass(frozen=True, eq=False)
 class IntegerGrid:
-    """Integers q that stand for ``(q - zero) * scale``; both float64, with as many axes as the tensor or one for all."""
+    """Integers q that stand for ``(q - zero) * scale``; each has one value for all, or as many axes as the tensor.
+
+    Along an axis there is one value for each position, or for each run of them.
+    """
 
     scale: np.ndarray
     zero: np.ndarray
 
     @classmethod
-    def of(cls, scale: np.ndarray, zero: np.ndarray | None, shape: tuple[int, ...], axis: int) -> IntegerGrid:
-        """Spread a scale and a zero point of a tensor, of each position of ``axis`` or of each run of them, over ``shape``."""
-        zero = np.zeros(1) if zero is None else zero
-        return cls(_spread(scale, shape, axis), _spread(zero, shape, axis))
+    def of(cls, scale: np.ndarray, zero: np.ndarray | None, rank: int, axis: int) -> IntegerGrid:
+        """Put a scale and a zero point (None: zero) as operators take them along ``axis`` of a tensor of ``rank`` axes."""
+        return cls(_along(scale, rank, axis), _along(np.zeros(1) if zero is None else zero, rank, axis))
 
     def read(self, stored: np.ndarray) -> np.ndarray:
         """Return float64 of the same shape."""
-        return (stored.astype(np.float64) - self.zero) * self.scale
+        return (stored.astype(np.float64) - _spread(self.zero, stored.shape)) * _spread(self.scale, stored.shape)
 
     def nearest(self, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return the integers nearest to ``values`` that the type holds; the zero point where the scale is zero."""
-        steps = np.divide(values, self.scale, out=np.zeros(values.shape), where=self.scale != 0)
-        return np.clip(np.rint(steps + self.zero), *limits(dtype)).astype(dtype)
+        scale, zero = _spread(self.scale, values.shape), _spread(self.zero, values.shape)
+        steps = np.divide(values, scale, out=np.zeros(values.shape), where=scale != 0)
+        return np.clip(np.rint(steps + zero), *limits(dtype)).astype(dtype)
 
 
-def _spread(operand: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
+def _along(operand: np.ndarray, rank: int, axis: int) -> np.ndarray:
     operand = operand.astype(np.float64)
-    if operand.size == 1:
-        return operand.reshape(())
-    if operand.ndim != len(shape) or operand.ndim == 1:
-        operand = operand.reshape([-1 if a == axis % len(shape) else 1 for a in range(len(shape))])
-    for a, (size, whole) in enumerate(zip(operand.shape, shape, strict=True)):
+    if operand.size == 1 or (operand.ndim == rank and rank > 1):
+        return operand.reshape(()) if operand.size == 1 else operand
+    return operand.reshape([-1 if a == axis % rank else 1 for a in range(rank)])
+
+
+def _spread(operand: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Repeat what stands for runs of positions, so that an operand broadcasts to ``shape``."""
+    for axis, (size, whole) in enumerate(zip(operand.shape, shape, strict=False)):
         if 1 < size < whole:
-            operand = operand.take(np.arange(whole) // -(-whole // size), axis=a)
+            operand = operand.take(np.arange(whole) // -(-whole // size), axis=axis)
     return operand
 
 
@@ -132,7 +138,7 @@ class Stored:
         array, scale, *zero = (array for array in operands if array is not None)
         if is_float(array):
             return None
-        return IntegerGrid.of(scale, zero[0] if zero else None, array.shape, node.attribute("axis", 1))
+        return IntegerGrid.of(scale, zero[0] if zero else None, array.ndim, node.attribute("axis", 1))
 
     def _reshaped(self, node: Node, array: np.ndarray) -> np.ndarray | None:
         """Return what a node that keeps the order of the elements makes of a constant; None where its sizes are not stored."""

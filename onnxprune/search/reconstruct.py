@@ -19,7 +19,7 @@ from onnxprune.model.runtime import Arrays
 from onnxprune.repair.fit import Choice
 from onnxprune.repair.sequential import Effort, Sequential
 from onnxprune.repair.teacher import Teacher
-from onnxprune.search.tables import WIDEST, fitted_tensors
+from onnxprune.search.tables import WIDEST, fitted_tensors, sites_of
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,18 @@ def reconstruct(analysis: Analysis, widths: np.ndarray, orders: Sequence[Order],
 
 
 def single_readers(analysis: Analysis, widths: np.ndarray, orders: Sequence[Order]) -> dict[str, Choice]:
-    """Return weight -> choice for groups that lose units and that one stored weight alone reads."""
+    """Return weight -> choice for groups that lose units and that one linear node alone reads."""
     weights = reading_weights(analysis)
+    linears = {site.linear.weight: site.linear for site in sites_of(analysis)}
     found = {}
     for group in analysis.groups:
         readers = [member for member in group.members if member.role == "reads"]
         if len(readers) == 1 and len(weights[readers[0].parameter]) == 1 and widths[group.index] < group.width:
-            complete = (readers[0].units >= 0).all() and readers[0].node.op in ("Conv", "Gemm", "MatMul")
-            alone = int(readers[0].node.attribute("group", 1)) == 1
-            shape = analysis.facts.shape(readers[0].parameter) or ()
-            narrow = shape[readers[0].axis] * np.prod(shape[2:], dtype=np.int64) <= WIDEST
-            if complete and alone and narrow and set(readers[0].node.inputs[1:2]) == {readers[0].parameter}:
+            linear = linears.get(readers[0].parameter)
+            if linear is None or linear.groups > 1 or (readers[0].units < 0).any():
+                continue
+            taps = 1 if linear.window is None else linear.window.taps
+            if len(readers[0].units) * taps <= WIDEST:
                 order, width = orders[group.index].order, int(widths[group.index])
-                found[readers[0].parameter] = Choice(group.index, readers[0].units, width, order)
+                found[linear.weight] = Choice(group.index, readers[0].units, width, order)
     return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune.coupling.groups import Analysis, Member
-from onnxprune.coupling.readers import reading_weights
+from onnxprune.coupling.readers import once, reading_weights
 from onnxprune.criteria.curvature import Order, Problem, joint_order
 from onnxprune.evidence.rows import LARGEST, Sampler, usable
 from onnxprune.model.runtime import Arrays
@@ -105,6 +105,7 @@ class LinearSite:
         return window is not None and window.taps > 1 and window.taps * self.channels > WIDEST
 
 
+@once
 def sites_of(analysis: Analysis) -> list[LinearSite]:
     """Return the linear nodes of the original."""
     facts = analysis.facts

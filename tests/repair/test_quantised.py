@@ -30,7 +30,7 @@ DTYPES = [np.dtype(np.int8), np.dtype(np.uint8), np.dtype(np.int32), helper.tens
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_grid_reads_what_it_wrote_and_stays_within_its_type(dtype):
-    grid = IntegerGrid.of(np.float32([0.5, 2.0]), np.int8([1, -1]) if dtype.name[0] == "i" else None, (2, 3), 0)
+    grid = IntegerGrid.of(np.float32([0.5, 2.0]), np.int8([1, -1]) if dtype.name[0] == "i" else None, 2, 0)
     low, high = limits(dtype)
     inside = grid.read(np.array([[0, 1, 5], [2, 3, 0]], dtype))
     assert np.array_equal(grid.read(grid.nearest(inside, dtype)), inside)
@@ -39,7 +39,7 @@ def test_a_grid_reads_what_it_wrote_and_stays_within_its_type(dtype):
 
 
 def test_a_position_that_is_scaled_by_zero_gets_the_zero_point():
-    grid = IntegerGrid.of(np.float32([0.0, 1.0]), np.uint8([7, 9]), (2, 2), 0)
+    grid = IntegerGrid.of(np.float32([0.0, 1.0]), np.uint8([7, 9]), 2, 0)
     assert grid.nearest(np.ones((2, 2)), np.dtype(np.uint8)).tolist() == [[7, 7], [10, 10]]
 
 
