@@ -21,6 +21,7 @@ CONVOLUTIONS = frozenset(
         *("ConvInteger", "QLinearConv", "com.microsoft::QLinearConv"),
     }
 )
+QUANTISE = frozenset({"QuantizeLinear", "com.microsoft::QuantizeLinear", "DynamicQuantizeLinear"})
 GROUPED = CONVOLUTIONS | {"ConvTranspose"}
 
 
@@ -83,7 +84,15 @@ def _sites_of(analysis: Analysis, reader: UnitReader, seen: set[str]) -> Iterato
         if name in seen and name not in constants:
             groups, window = _geometry(analysis, node, name, weight)
             units = unit_of(analysis, name, axis, reader.group)
-            yield Site(node, name, axis, units, weight, weight_axis, groups, window)
+            yield Site(node, _before_steps(analysis, name, seen), axis, units, weight, weight_axis, groups, window)
+
+
+def _before_steps(analysis: Analysis, value: str, seen: set[str]) -> str:
+    """Return the floats that the integers of a value were made of; the value itself where these are no integers, or nobody sees them."""
+    maker = analysis.facts.graph.producer.get(value)
+    if maker is None or maker.op not in QUANTISE or value != maker.outputs[0] or maker.inputs[0] not in seen:
+        return value
+    return maker.inputs[0]
 
 
 def _geometry(analysis: Analysis, node: Node, value: str, weight: str) -> tuple[int, Window | None]:

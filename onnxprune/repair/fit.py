@@ -13,6 +13,8 @@ from onnxprune.repair.few import solve_among_rows
 from onnxprune.repair.inputs import InputRows, RowWeights
 from onnxprune.repair.linear import Linear
 from onnxprune.repair.moments import CrossMoments, Solver, in_blocks, solve
+from onnxprune.repair.rounding import rounded
+from onnxprune.repair.stored import IntegerGrid
 from onnxprune.repair.targets import DEAD_SCALE, FitTarget, on_own_scales
 
 USUAL, MOST_DAMPING = 1e-2, 1.0  # of the mean diagonal
@@ -141,6 +143,19 @@ class NodeFit:
         if turns and self.target.rectified:
             weights, bias = _Turning(self, keep, reduced).turned(weights, bias, start, damping, turns)
         return Solved(keep, weights, bias, order)
+
+    def on_grid(
+        self, weights: np.ndarray, keep: np.ndarray, grids: Sequence[IntegerGrid] | None, dtype: np.dtype
+    ) -> np.ndarray:
+        """Return float64[groups, o, d], rounded to the ``grids`` of each group where weights are stored as integers; others than ``keep`` stay."""
+        if grids is None or self.solve is not solve:
+            return weights
+        moments, result = self.moments.only(keep), weights.copy()
+        grams = moments.covariance if self.linear.bias else moments.second_moment
+        for own, gram, grid in zip(result, grams, grids, strict=True):
+            ridge = self.ridge * max(float(np.trace(gram)) / len(gram), 1e-30)
+            own[:, keep] = rounded(own[:, keep], gram, ridge, grid.along(1, np.flatnonzero(keep)), dtype)
+        return result
 
     def _is_underdetermined(self, old: np.ndarray) -> bool:
         """Whether there are fewer rows than inputs, and so many inputs that it matters how they are solved for."""

@@ -14,7 +14,7 @@ from onnxprune.evidence.sites import CONVOLUTIONS
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
 from onnxprune.repair.operands import Operands, operands_of
-from onnxprune.repair.stored import DEQUANTISE, Encoding, Stored
+from onnxprune.repair.stored import DEQUANTISE, Encoding, IntegerGrid, Stored
 from onnxprune.repair.targets import FitTarget, batch_norm, target_of
 from onnxprune.repair.teacher import Sought
 
@@ -96,11 +96,22 @@ class Linear:
 
     def matrix(self, weight: np.ndarray) -> np.ndarray:
         """Return float64[groups, o, d] of a stored weight, the inputs of one tap side by side."""
-        w = self.operands.weight.read(weight)
+        return self._arranged(self.operands.weight.read(weight)) * self._alpha
+
+    def grids(self, like: np.ndarray) -> list[IntegerGrid] | None:
+        """Return per group the grid of float64[o, d] weights that are stored as ``like``; None where these are floats."""
+        own = self.operands.weight.grid
+        if own is None:
+            return None
+        scale, zero = (self._arranged(part) for part in own.spread(like.shape))
+        return [IntegerGrid(s * self._alpha, z) for s, z in zip(scale, zero, strict=True)]
+
+    def _arranged(self, w: np.ndarray) -> np.ndarray:
+        """Return [groups, o, d] of an array shaped like the stored weight."""
         if self.window is not None:
             taps = w.reshape(self.groups, self.channels // self.groups, -1, self.window.taps)
             return taps.swapaxes(2, 3).reshape(*taps.shape[:2], -1)
-        return (w if self._rows_first else w.T)[None] * self._alpha
+        return (w if self._rows_first else w.T)[None]
 
     def stored(self, matrix: np.ndarray, like: np.ndarray) -> np.ndarray:
         """Return a matrix as the weight that it replaces is stored; of a product of floats it may have other sizes."""

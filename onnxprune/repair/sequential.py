@@ -245,7 +245,11 @@ class Sequential:
         arrays = self._stored.arrays
         matrix = np.zeros((*fitted.shape[:2], len(keep)))
         matrix[:, :, keep] = fitted
-        weight = linear.stored(matrix, arrays[linear.weight])
+        old = arrays[linear.weight]
+        if fit is None:
+            weight = linear.stored(matrix, old)
+        else:
+            weight = linear.stored(fit.on_grid(matrix, keep, linear.grids(old), old.dtype), old)
         if fit is not None and linear.operands.weight.coarse(weight):
             lost = matrix - linear.matrix(weight)
             change = change + np.einsum("god,gd->go", lost, fit.moments.mean_x)

@@ -34,11 +34,20 @@ class IntegerGrid:
 
     def read(self, stored: np.ndarray) -> np.ndarray:
         """Return float64 of the same shape."""
-        return (stored.astype(np.float64) - _spread(self.zero, stored.shape)) * _spread(self.scale, stored.shape)
+        scale, zero = self.spread(stored.shape)
+        return (stored.astype(np.float64) - zero) * scale
+
+    def spread(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Return views of ``shape``: the scale and the zero point of every position."""
+        return np.broadcast_to(_spread(self.scale, shape), shape), np.broadcast_to(_spread(self.zero, shape), shape)
+
+    def along(self, axis: int, places: np.ndarray) -> IntegerGrid:
+        """Return the grid of some positions of an axis; both parts are spread over all axes already."""
+        return IntegerGrid(self.scale.take(places, axis), self.zero.take(places, axis))
 
     def nearest(self, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return the integers nearest to ``values`` that the type holds; the zero point where the scale is zero."""
-        scale, zero = _spread(self.scale, values.shape), _spread(self.zero, values.shape)
+        scale, zero = self.spread(values.shape)
         steps = np.divide(values, scale, out=np.zeros(values.shape), where=scale != 0)
         return np.clip(np.rint(steps + zero), *limits(dtype)).astype(dtype)
 

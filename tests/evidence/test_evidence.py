@@ -414,6 +414,16 @@ def test_sites_without_a_reading_weight():
     assert sorted((s.value, s.axis, s.weight) for s in found) == [("q", 2, ""), ("t", 1, "")]
 
 
+def test_a_node_that_reads_integers_is_seen_by_the_floats_they_were_made_of():
+    """The integers' scale is another one in every batch, and their zero is not zero."""
+    body = """
+    p = MatMul(x, %4x6); r = Relu(p); q, s, z = DynamicQuantizeLinear(r); w = %6x3:int8; n = MatMulInteger(q, w, z)
+    c = Cast<to=1>(n); m = Mul(s, @0.02); y = Mul(c, m)
+    """
+    (found,) = sites(_analysis(body, "float[2,4] x", "float[2,3] y"))
+    assert [(s.value, s.axis, s.weight) for s in found] == [("r", 1, "w")]
+
+
 def test_derived_constants_are_computed():
     facts = _facts(network("w = %3x4\nt = Transpose<perm=[1,0]>(w)\ny = MatMul(x, t)", "float[2,4] x", "float[2,3] y"))
     np.testing.assert_array_equal(constant_value(facts, "t"), facts.content("w").T)

@@ -21,6 +21,7 @@ from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.runtime import session
 from onnxprune.repair.linear import Linear, as_linear
+from onnxprune.repair.rounding import rounded
 from onnxprune.repair.stored import Encoding, IntegerGrid, Stored, limits
 
 # --- how constants are stored -----------------------------------------------------------------------------------------
@@ -47,6 +48,33 @@ def test_floats_are_rounded_to_the_type_they_are_stored_in():
     like = np.zeros(1, helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
     written = Encoding("w").write(np.array([1 + 2**-9]), like)
     assert written.dtype == like.dtype and Encoding("w").read(written)[0] == 1.0
+
+
+def _grid(outputs: int, inputs: int, scale: float) -> IntegerGrid:
+    return IntegerGrid(np.full((outputs, inputs), scale), np.zeros((outputs, inputs)))
+
+
+def test_inputs_still_to_come_make_up_for_rounding_by_hand():
+    """Two inputs that are nearly one: what the first, which varies more, loses the second takes on."""
+    gram = np.array([[1.0001, 1.0], [1.0, 1.0]])
+    found = rounded(np.array([[0.4, 0.4]]), gram, 1e-6, _grid(1, 2, 1.0), np.dtype(np.int8))
+    assert found.tolist() == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+@pytest.mark.parametrize("scale", [0.5, 0.01])
+def test_rounding_one_after_the_other_beats_rounding_each(scale, dtype):
+    """Where ends of the type cut weights off too; on the grid in any case."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((400, 6)) @ rng.standard_normal((6, 90)) + 0.1 * rng.standard_normal((400, 90))
+    gram, weights = rows.T @ rows / 400, rng.standard_normal((5, 90))
+    grid = _grid(5, 90, scale)
+    zero = IntegerGrid(grid.scale, grid.zero + (100 if dtype == np.uint8 else 0))
+    found = rounded(weights, gram.copy(), 1e-2, zero, np.dtype(dtype))
+    nearest = zero.read(zero.nearest(weights, np.dtype(dtype)))
+    assert np.array_equal(zero.read(zero.nearest(found, np.dtype(dtype))), found)
+    errors = [np.einsum("od,de,oe->", w - weights, gram, w - weights) for w in (found, nearest)]
+    assert errors[0] < 0.5 * errors[1]
 
 
 CONSTANTS = {
