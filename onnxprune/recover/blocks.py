@@ -325,6 +325,7 @@ class BlockTraining:
             self.parameters[parameter][...] = array
         self.at.steps += training.at.steps
         self.at.went_back += training.at.went_back
+        self.at.not_finite += training.at.not_finite
         return training.best
 
     def _means(self, name: str) -> Means:

@@ -128,7 +128,7 @@ def _best(training: Training | BlockTraining, lessons: WholeModel) -> Recovered:
     seconds = round(at.seconds + time.perf_counter() - start, 3)
     after, model = found[kept]
     left_out = tuple(training.left_out) if isinstance(training, BlockTraining) else ()
-    if 0 < at.steps <= at.went_back:
+    if 0 < at.steps <= at.not_finite:
         left_out += (NOTHING_FINITE,)
     labels = bool(lessons.objective.classes)
     return Recovered(

@@ -34,6 +34,7 @@ class TrainingState:
     best: float = np.inf
     factor: float = 1.0
     went_back: int = 0
+    not_finite: int = 0
     updates: int = 0
     rows: int = 0
 
@@ -110,6 +111,7 @@ class Training:
                 gradients[name] = gradients[name] * mask
         gradients = clipped(gradients, self.recipe.clip)
         if not all(np.isfinite(gradient).all() for gradient in gradients.values()):
+            self.at.not_finite += 1
             self._go_back()
             return
         middle = self.share + 0.5 / self.recipe.steps if self.recipe.steps else self.share

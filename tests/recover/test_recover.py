@@ -169,6 +169,13 @@ def test_gradients_that_are_not_finite_go_back() -> None:
     found = run(original, damaged(original), dataset, steps=3, loss="mse")
     assert found.kept == "original"
     assert found.went_back == 3
+    assert found.left_out
+
+
+def test_steps_that_only_make_it_worse_are_not_called_infinite() -> None:
+    original = flat()
+    found = run(original, damaged(original, 1e-4), steps=1, learning_rate=30.0)
+    assert (found.kept, found.went_back, found.left_out) == ("original", 1, ())
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
