@@ -310,7 +310,10 @@ class _Trial:
             shape = facts.shape(name)
             if not self._is_output(name) or not isinstance(value, np.ndarray) or shape is None:
                 continue
-            if value.shape[1:] != shape[1:] or value.ndim != len(shape):
+            fixed = [
+                axis for axis in range(min(value.ndim, len(shape))) if facts.static(name, axis)
+            ]  # samples may be anywhere
+            if value.ndim != len(shape) or any(value.shape[axis] != shape[axis] for axis in fixed):
                 self.seen.shapes[name] = f"has shape {list(value.shape)} instead of {list(shape)}"
                 self.seen.judge(name, WRONG, 0.0)
 

@@ -73,6 +73,16 @@ def test_damages_are_seen_on_smaller_pictures() -> None:
         assert not bench.accepts(damage.model) or bench.harm(damage.model) <= ROUNDING, damage
 
 
+def test_samples_may_be_on_any_axis_of_an_output() -> None:
+    """A recogniser of text gives steps first and samples second."""
+    body = BLOCKS.replace(
+        "y = Gemm<transB=1>(f, %5x10, %5)", "g = Gemm<transB=1>(f, %5x10, %5); y = Unsqueeze(g, @[0])"
+    )
+    analysis = analysed(pictures(body))
+    bench = Bench(analysis, random_plan(analysis, np.random.default_rng(0)))
+    assert bench.prover.smaller and bench.accepts(bench.small)
+
+
 def test_a_result_that_runs_on_smaller_pictures_alone_is_refused() -> None:
     """Its last pooling takes windows of 64 positions, one of which is the whole map at 64 and not at 160."""
     analysis = analysed(
