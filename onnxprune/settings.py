@@ -99,7 +99,7 @@ class Settings:
     ``task``: what the model is for, such as ctc or detection:confidence=0.3; auto: as its outputs tell; none: not judged.
     ``allow_unproven``: a result is good enough that agrees wherever it was seen, though not everything was.
     The gates ``max_drop``, ``min_agreement``, ``min_cosine`` and ``max_latency_ratio`` are shares of 1, ``max_size`` is in bytes.
-    ``memory_limit``: bytes that recovery may take (None: 2 GB, or half of the machine's).
+    ``memory_limit``: bytes that the process may take (None: 2 GB; recovery: half of the machine's where that is less).
     """
 
     ratio: float | None = None

@@ -17,6 +17,7 @@ from onnxprune.measure.outputs import CLASSES, Errors, Outputs
 from onnxprune.measure.tasks.agreement import TaskAgreement
 from onnxprune.measure.tasks.choice import Judged
 from onnxprune.measure.tasks.task import Answered
+from onnxprune.model.memory import room
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import Results, Session, owned, revealing
 
@@ -45,7 +46,7 @@ class Reference:
         batches: Iterable[Mapping[str, np.ndarray]],
         means: Means = Means(),
         *,
-        limit: int = OUTPUTS_IN_MEMORY,
+        limit: int | None = None,
         outputs: Outputs | None = None,
     ):
         self._batches, self._means = batches, means
@@ -55,7 +56,7 @@ class Reference:
             for batch in islice(batches, start, None):
                 yield {name: owned(value) for name, value in original.run(batch).items()}
 
-        self._expected = Remembered(answers, _bytes, limit)
+        self._expected = Remembered(answers, _bytes, room(means, OUTPUTS_IN_MEMORY) if limit is None else limit)
         self.outputs = outputs or outputs_like(islice(self._expected, 1))
 
     def divergence(self, pruned: Model) -> float:

@@ -64,7 +64,7 @@ def peak_activation_bytes(facts: Facts) -> int | None:
 
 
 def rows_at_once(facts: Facts, means: Means) -> int | None:
-    """Return on how many rows at a time to run a model: as many as given, else those whose values stay within ``ONE_RUN``.
+    """Return on how many rows at a time to run a model: as many as given, else those whose values stay within ``ONE_RUN`` bytes.
 
     More would be no faster, and the runtime keeps what one run took as long as the model is loaded. None where sizes are unknown:
     the bytes of the rows decide.
@@ -72,12 +72,17 @@ def rows_at_once(facts: Facts, means: Means) -> int | None:
     peak = peak_activation_bytes(facts)
     if means.batch or peak is None:
         return means.batch
-    return min(max(ONE_RUN * max(facts.batch, 1) // max(OVERHEAD * peak, 1), 1), USUAL_ROWS)
+    return min(max(room(means, ONE_RUN) * max(facts.batch, 1) // max(OVERHEAD * peak, 1), 1), USUAL_ROWS)
 
 
 def bytes_allowed(given: int | None) -> int:
     """Return the bytes that work may take: as many as given, else 2 GB, or half of the machine's memory where that is less."""
     return min(DEFAULT_LIMIT, machine_memory() // 2) if given is None else given
+
+
+def room(means: Means, usual: int) -> int:
+    """Return the bytes that a part of the work may keep: ``usual``, or as large a share of ``means.memory`` as that is of 2 GB."""
+    return usual if means.memory is None else max(usual * means.memory // DEFAULT_LIMIT, 1)
 
 
 def machine_memory() -> int:

@@ -38,14 +38,14 @@ class InputRows:
     ``make(start)`` yields the rows themselves, float32[groups, rows, d] that nobody else holds, from batch number ``start`` on.
     """
 
-    def __init__(self, make: Callable[[int], Iterator[np.ndarray]]):
+    def __init__(self, make: Callable[[int], Iterator[np.ndarray]], limit: int = ROWS_IN_MEMORY):
         first = next(make(0))
         rows = first if first.shape[1] else np.zeros_like(first, shape=(len(first), 1, first.shape[2]))
         self.origin = rows.mean(1, np.float64).astype(np.float32)
         centre = partial(
             _centred, self.origin
         )  # a bound method would hold these rows in a cycle, long after their last reader
-        self._rows = Remembered(lambda start: map(centre, make(start)), lambda rows: rows.nbytes, ROWS_IN_MEMORY)
+        self._rows = Remembered(lambda start: map(centre, make(start)), lambda rows: rows.nbytes, limit)
         self._known: dict[frozenset[int], CrossMoments] = {}
 
     @cached_property

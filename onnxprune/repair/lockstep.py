@@ -17,6 +17,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto
 
 from onnxprune.means import Means
 from onnxprune.model.graph import names_read
+from onnxprune.model.memory import room
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import owned, session
 from onnxprune.model.weights import Weights
@@ -34,10 +35,10 @@ class Lockstep:
         self._pending: list[NodeProto] = list(graph.node)
         self._producer = {name: node for node in graph.node for name in node.output if name}
         self._store: dict[str, _Kept] = {}
-        self._bytes = 0
+        self._bytes, self._limit = 0, room(means, MEMORY_LIMIT)
         for batch in batches:
             for name, array in batch.items():
-                self._bytes += self._store.setdefault(name, _Kept()).append(array, self._bytes)
+                self._bytes += self._store.setdefault(name, _Kept(self._limit)).append(array, self._bytes)
         self.count = len(next(iter(self._store.values())))
 
     def use(self, weights: Weights) -> None:
@@ -90,7 +91,7 @@ class Lockstep:
         if not outputs:
             return
         opened = session(self.model.derived(piece), threads=self.means.threads)
-        kept = {name: _Kept() for name in outputs}
+        kept = {name: _Kept(self._limit) for name in outputs}
         for number in range(self.count):
             found = opened.run({name: self._store[name][number] for name in inputs})
             for name in outputs:
@@ -99,12 +100,13 @@ class Lockstep:
 
 
 class _Kept:
-    """A value on all batches: arrays in memory, or in a temporary file once memory is short, read anew each time.
+    """A value on all batches: arrays in memory, or in a temporary file once ``limit`` bytes are kept, read anew each time.
 
     Sequences and strings stay in memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._arrays: list[Any] = []
         self._file: BinaryIO | None = None
         self.nbytes = 0
@@ -113,7 +115,7 @@ class _Kept:
         """Add a batch and return how many bytes of memory it takes."""
         storable = isinstance(array, np.ndarray) and not array.dtype.hasobject and array.size > 0
         size = array.nbytes if storable else 0
-        if used + size <= MEMORY_LIMIT or not storable:
+        if used + size <= self._limit or not storable:
             self._arrays.append(owned(array))
             self.nbytes += size
             return size

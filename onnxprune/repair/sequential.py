@@ -20,11 +20,12 @@ from onnxprune.evidence.needs import Need
 from onnxprune.evidence.rows import LARGEST, POSITIONS, usable
 from onnxprune.means import Means
 from onnxprune.model.graph import Graph, Node, names_read
+from onnxprune.model.memory import room
 from onnxprune.model.model import Model, overwritten
 from onnxprune.model.runtime import Arrays, release_memory
 from onnxprune.model.tensors import NATIVE_FLOATS
 from onnxprune.repair.fit import Choice, NodeFit
-from onnxprune.repair.inputs import InputRows, Reads
+from onnxprune.repair.inputs import ROWS_IN_MEMORY, InputRows, Reads
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.moments import SOLVERS, Solver, Subspace
@@ -182,7 +183,8 @@ class Sequential:
         if reads not in self._inputs:
             self._inputs = {}
             release_memory()
-            self._inputs = {reads: InputRows(lambda start: self._make_rows(linear, start))}
+            limit = room(self.means, ROWS_IN_MEMORY)
+            self._inputs = {reads: InputRows(lambda start: self._make_rows(linear, start), limit)}
         return self._inputs[reads]
 
     def _make_rows(self, linear: Linear, start: int) -> Iterator[np.ndarray]:

@@ -17,6 +17,7 @@ from onnxprune.evidence.rows import LARGEST, POSITIONS, Sampler, by_sample, samp
 from onnxprune.evidence.unusable import refusal
 from onnxprune.means import Means
 from onnxprune.model.facts import Facts
+from onnxprune.model.memory import room
 from onnxprune.model.runtime import Arrays, observe_shapes, revealing
 from onnxprune.repair.operands import Steps
 
@@ -110,10 +111,10 @@ class Teacher:
         means: Means = Means(),
         *,
         positions: int = POSITIONS,
-        limit: int = MEMORY,
+        limit: int | None = None,
     ):
         self.facts, self.batches, self.means = facts, batches, means
-        self.positions, self._limit = positions, limit
+        self.positions, self._limit = positions, room(means, MEMORY) if limit is None else limit
         self.sizes = [samples_in(batch) for batch in batches]
         self.firsts = np.cumsum([0, *self.sizes[:-1]]).tolist()
         self._known: dict[Sought, list[_Stored]] = {}
@@ -197,7 +198,7 @@ def batch_of(analysis: Analysis, dataset: Dataset, means: Means) -> int:
     names = list(dict.fromkeys(name for node in analysis.facts.graph.top for name in node.outputs if name))
     shapes = observe_shapes(analysis.facts.model, first, names)
     size = sum(4 * int(np.prod(shape, dtype=np.int64)) for _, shape in shapes.values()) / samples
-    return int(np.clip(min(VALUES / max(size, 1), len(dataset) / PARTS), 1, BATCH))
+    return int(np.clip(min(room(means, VALUES) / max(size, 1), len(dataset) / PARTS), 1, BATCH))
 
 
 def samples_in(batch: Mapping[str, np.ndarray]) -> int:

@@ -16,7 +16,7 @@ from onnxprune.data.repeated import Batches, Joined, drawn_apart, held_out
 from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
-from onnxprune.model.memory import rows_at_once
+from onnxprune.model.memory import room, rows_at_once
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import Arrays
 from onnxprune.repair.sequential import Effort
@@ -82,19 +82,22 @@ class Portions:
     scarce: bool
 
     @classmethod
-    def of(cls, dataset: Dataset, batch: int, judged: int | None, seed: int, *, long: bool) -> Portions:
-        """``batch``, ``judged``: rows at a time to repair and to judge; ``long``: whether a search has time of its own."""
+    def of(cls, analysis: Analysis, dataset: Dataset, means: Means, *, long: bool) -> Portions:
+        """``long``: whether a search has time of its own."""
+        seed, room_for_rows = means.seed, room(means, MOST_HELD)
+        batch, judged = batch_of(analysis, dataset, means), rows_at_once(analysis.facts, means)
         rest, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
         fit, veto = held_out(rest, HELD_OUT, JUDGE, seed + 1) if long else (rest, rest)
         tried, *others = drawn_apart(fit, min(FIT, len(fit) // 2), seed)
         few = drawn_apart(tried, min(FEW, len(tried) // 3), seed)
         apart, scarce = judge is not rest, judge is not rest and len(dataset) < SCARCE
         last = [*others, *([veto] if veto is not fit else []), *([judge] if scarce else [])]
-        parts = tuple(_held(Batches(part, batch)) for part in (*few, *last))
+        parts = tuple(_held(Batches(part, batch), room_for_rows) for part in (*few, *last))
+        quick, whole, unseen = (
+            _held(Batches(part, judged), room_for_rows) for part in (drawn_apart(judge, GLANCE, seed)[0], judge, veto)
+        )
         return cls(
-            parts[0], Joined(parts[: len(few)]), Joined(parts),
-            _held(Batches(drawn_apart(judge, GLANCE, seed)[0], judged)), _held(Batches(judge, judged)),
-            _held(Batches(veto, judged)),
+            parts[0], Joined(parts[: len(few)]), Joined(parts), quick, whole, unseen,
             fit, apart and (not long or veto is not fit), scarce,
         )  # fmt: skip
 
@@ -114,10 +117,7 @@ def search_units(
     """
     means, train = means.masked(dataset.schema.padding_mask), goal.train
     importance = {} if outputs is None else row_importance(analysis.solution.links, outputs)
-    data = Portions.of(
-        dataset, batch_of(analysis, dataset, means), rows_at_once(analysis.facts, means), means.seed,
-        long=bool(goal.seconds),
-    )  # fmt: skip
+    data = Portions.of(analysis, dataset, means, long=bool(goal.seconds))
     teacher = Teacher(analysis.facts, data.every, means, positions=positions_of(len(dataset)))
     tables = error_tables(analysis, teacher, fallback, importance)
     trial = Fitting(data.trial, TRIAL, means.quiet, importance, teacher, choosing=False)
@@ -136,12 +136,12 @@ def search_units(
     return SearchResult(replace(final, divergence=divergence), search.history, narrowed, data.apart, data.scarce)
 
 
-def _held(batches: Iterable[Arrays]) -> Iterable[Arrays]:
-    """Return batches as a list where they are small: they are read again and again."""
+def _held(batches: Iterable[Arrays], most: int) -> Iterable[Arrays]:
+    """Return batches as a list where they take ``most`` bytes at most: they are read again and again."""
     held, size = [], 0
     for batch in batches:
         held.append(batch)
         size += sum(array.nbytes for array in batch.values())
-        if size > MOST_HELD:
+        if size > most:
             return batches
     return held

@@ -17,7 +17,16 @@ from onnxprune.errors import ModelError, UsageError
 from onnxprune.means import Means
 from onnxprune.model.facts import Facts, gather_facts
 from onnxprune.model.graph import Graph
-from onnxprune.model.memory import ONE_RUN, peak_activation_bytes, peak_rss, rows_at_once, tensor_bytes, weight_bytes
+from onnxprune.model.memory import (
+    DEFAULT_LIMIT,
+    ONE_RUN,
+    peak_activation_bytes,
+    peak_rss,
+    room,
+    rows_at_once,
+    tensor_bytes,
+    weight_bytes,
+)
 from onnxprune.model.read import Model, load
 from onnxprune.model.runtime import owned, session
 
@@ -43,6 +52,12 @@ def test_a_run_takes_as_many_rows_as_its_memory_has_room_for() -> None:
     small = facts("y = Relu(x)", "float[n,8] x", "float[] y")
     assert rows_at_once(wide, Means()) == 15 and rows_at_once(small, Means()) == 32
     assert rows_at_once(wide, Means(batch=7)) == 7
+    assert rows_at_once(wide, Means(memory=DEFAULT_LIMIT // 4)) == 3
+
+
+def test_what_is_kept_follows_the_memory_that_is_given() -> None:
+    given = (None, DEFAULT_LIMIT, DEFAULT_LIMIT // 8, 1)
+    assert [room(Means(memory=memory), 1000) for memory in given] == [1000, 1000, 125, 1]
 
 
 def test_what_is_kept_of_a_run_does_not_hold_its_memory() -> None:

@@ -25,6 +25,7 @@ from onnxprune.measure.divergence import Reference
 from onnxprune.model import read
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
+from onnxprune.model.memory import DEFAULT_LIMIT
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
 from onnxprune.repair import Effort, Sequential, lockstep, moments, repair
@@ -35,7 +36,7 @@ from onnxprune.repair.moments import CrossMoments, in_blocks, match_moments, shi
 from onnxprune.repair.sequential import last_sites
 from onnxprune.repair.stored import Stored
 from onnxprune.repair.targets import FitTarget, target_of
-from onnxprune.repair.teacher import Sought, Teacher
+from onnxprune.repair.teacher import MEMORY, Sought, Teacher
 
 MODELS = Path(__file__).parents[2] / "models"
 FLOAT32 = 2e-4  # sums of some thousand float32 products, against numbers of order 1
@@ -420,6 +421,17 @@ def test_values_with_few_positions_leave_more_room_for_the_others():
     teacher.learn([spatial, pooled])
     assert teacher.positions == 10
     assert sum(stored.nbytes for there in teacher._known.values() for stored in there) == limit
+
+
+def test_less_memory_means_fewer_positions():
+    model = network("a = Conv<pads=[1,1,1,1]>(x, %8x3x3x3); y = Relu(a)", "float[2,3,9,9] x")
+    batches, facts = [feeds(model, seed) for seed in range(2)], onnxprune.analyze(model).facts
+    sought, half = Sought("a", 1, by_position=False), 2 * 8 * 4 * 10  # ten positions of 32 in half precision
+    means = Means(memory=half * DEFAULT_LIMIT // MEMORY + 8)
+    found = [Teacher(facts, batches, given, positions=20) for given in (Means(), means)]
+    for teacher in found:
+        teacher.learn([sought])
+    assert [teacher.positions for teacher in found] == [20, 10]
 
 
 @pytest.mark.parametrize("few", [1, 100, 10**6])
