@@ -21,7 +21,7 @@ from onnxprune.model.memory import room
 from onnxprune.model.runtime import Arrays, observe_shapes, revealing
 from onnxprune.repair.operands import Steps
 
-MEMORY = 1 << 28  # bytes of rows that are kept, in half precision where that is what it takes
+MEMORY = 3 << 27  # bytes of rows that are kept, in half precision where that is what it takes
 LEAST_POSITIONS = 8
 ROWS = 1 << 15  # of a value, at the least, that a fit looks at where samples have so many positions
 VALUES = 1 << 27  # bytes of all values of a batch
