@@ -11,10 +11,9 @@ from onnxprune.allocate import Target
 from onnxprune.changes.change import Change, Space
 from onnxprune.changes.context import Context, Notes
 from onnxprune.changes.proven import step_of
-from onnxprune.data.repeated import Batches, held_out
+from onnxprune.data.repeated import held_out, in_batches
 from onnxprune.errors import DataError, TargetError
 from onnxprune.measure.divergence import Reference
-from onnxprune.model.memory import rows_at_once
 from onnxprune.search import HELD_OUT, JUDGE
 from onnxprune.search.curves import Curve
 
@@ -27,12 +26,8 @@ def trial(context: Context, most: int = 0) -> tuple[Context, Reference]:
     if calibration is None:
         raise DataError("what a change costs is judged on data; give calibration data (--calib)")
     fit, judge = held_out(calibration, HELD_OUT, JUDGE, settings.seed)
-    reference = Reference(
-        context.original,
-        Batches(judge, rows_at_once(context.analysis.facts, settings.means)),
-        context.means.quiet,
-        outputs=context.outputs,
-    )
+    batches = in_batches(judge, context.analysis.facts, settings.means)
+    reference = Reference(context.original, batches, context.means.quiet, outputs=context.outputs)
     data = replace(context.data, calibration=fit.take(most, settings.seed) if most else fit)
     own = replace(context, settings=replace(settings, recover=0), data=data, memory={}, notes=Notes())
     return own, reference

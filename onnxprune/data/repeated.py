@@ -10,6 +10,9 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from onnxprune.data.dataset import Dataset
+from onnxprune.means import Means
+from onnxprune.model.facts import Facts
+from onnxprune.model.memory import rows_at_once
 
 BATCH = 64
 
@@ -25,6 +28,11 @@ class Batches:
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return self.dataset.batches(self.batch, BATCH)
+
+
+def in_batches(dataset: Dataset, facts: Facts, means: Means) -> Batches:
+    """Return data in batches of as many rows as a run of a whole model has room for; see ``rows_at_once``."""
+    return Batches(dataset, rows_at_once(facts, means))
 
 
 @dataclass(frozen=True)

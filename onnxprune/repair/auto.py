@@ -11,11 +11,10 @@ from onnxprune.coupling.channels import row_importance
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
 from onnxprune.data import Dataset
-from onnxprune.data.repeated import Batches, held_out
+from onnxprune.data.repeated import Batches, held_out, in_batches
 from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
-from onnxprune.model.memory import rows_at_once
 from onnxprune.model.read import Model
 from onnxprune.repair.moments import SOLVERS, Subspace
 from onnxprune.repair.sequential import TURNS, Effort, Sequential
@@ -77,9 +76,7 @@ def repair(
     if method.name != "auto":
         return Repaired(trial.by(method.name, dataset), method.name, {}, trial.warned.get(method.name, ()))
     fit, judge = held_out(dataset, HELD_OUT, MOST, means.seed)
-    reference = Reference(
-        analysis.facts.model, Batches(judge, rows_at_once(analysis.facts, means)), means, outputs=outputs
-    )
+    reference = Reference(analysis.facts.model, in_batches(judge, analysis.facts, means), means, outputs=outputs)
     known = {} if method.fitted is None else {"least-squares": method.fitted[1]}
     damping, tried = (1.0, {}) if known else _tried(trial, fit, reference)
     found = known | tried | {"none": reference.divergence(small)}

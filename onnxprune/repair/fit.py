@@ -91,15 +91,15 @@ class NodeFit:
         first = next(t for _, t in self._pairs() if t.shape[1])
         left_out = frozenset(number for number, there in enumerate(self.targets) if there is None)
         found = self.inputs.moments(left_out, self._weights).towards(first)
-        for x, t, *weighing in in_blocks(self._weighed_pairs(left_out)):
-            found.add_targets(x, t, *(weight[0] for weight in weighing))
+        for rows in in_blocks(self._weighed_pairs(left_out)):
+            found.add_targets(*rows)
         return found
 
     def _weighed_pairs(self, left_out: frozenset[int]) -> Iterator[tuple[np.ndarray, ...]]:
-        """Yield pairs, with what their rows count, float32[1, rows], where they do not count alike."""
+        """Yield pairs, with what their rows count, float32[rows], where they do not count alike."""
         numbers = (number for number in range(len(self.targets)) if number not in left_out)
         for number, pair in zip(numbers, self._pairs(), strict=True):
-            yield pair if self._weights is None else (*pair, self._weights[number][None])
+            yield pair if self._weights is None else (*pair, self._weights[number])
 
     @cached_property
     def _weights(self) -> RowWeights:

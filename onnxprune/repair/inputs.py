@@ -71,12 +71,12 @@ class InputRows:
     def _summed(self, left_out: frozenset[int], weights: RowWeights) -> CrossMoments:
         found = CrossMoments.zeros(len(self.origin), self.origin.shape[1], 0, self.origin)
         counted = (
-            (centred, *([] if weights is None else [weights[number][None]]))
+            (centred,) if weights is None else (centred, weights[number])
             for number, centred in enumerate(self)
             if number not in left_out
         )
-        for centred, *weighing in in_blocks(counted):
-            found.add_inputs(centred, *(weight[0] for weight in weighing))
+        for rows in in_blocks(counted):
+            found.add_inputs(*rows)
         return found
 
 

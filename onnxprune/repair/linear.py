@@ -86,7 +86,7 @@ class Linear:
         return Sought(value, self.axis, self.by_position, self.operands.gives if value == self.output else None)
 
     def rows(self, x: np.ndarray, sampler: Sampler) -> np.ndarray:
-        """Return float32[groups, rows, d]: what the node sums over at the sampled output positions, tap by tap."""
+        """Return float32[groups, rows, d] that nobody else holds: what the node sums over at the sampled output positions, tap by tap."""
         x = x if self.operands.reads is None else self.operands.reads.read(x)
         if self.window is None or self.window.is_point:
             need = Need("gram", self.source, self.reads, self.groups)

@@ -15,7 +15,10 @@ LEAST = 1e-12  # of the sum of squares: nothing to fit
 
 
 class RowBlocks:
-    """Puts rows [groups, rows, ..] of small batches together, until a product of them is worth a pass over all sums."""
+    """Puts rows [groups, rows, ..] of small batches together, until a product of them is worth a pass over all sums.
+
+    What each row counts goes with them, as [rows].
+    """
 
     def __init__(self) -> None:
         self._parts: list[tuple[np.ndarray, ...]] = []
@@ -31,12 +34,10 @@ class RowBlocks:
     def rest(self) -> Iterator[tuple[np.ndarray, ...]]:
         """Yield what is left."""
         parts, self._parts, self._count = self._parts, [], 0
-        if parts:
-            yield (
-                parts[0]
-                if len(parts) == 1
-                else tuple(np.concatenate(rows, axis=1) for rows in zip(*parts, strict=True))
-            )
+        if len(parts) > 1:
+            yield tuple(np.concatenate(rows, axis=min(rows[0].ndim - 1, 1)) for rows in zip(*parts, strict=True))
+        else:
+            yield from parts
 
 
 def in_blocks(batches: Iterable[tuple[np.ndarray, ...]]) -> Iterator[tuple[np.ndarray, ...]]:

@@ -174,11 +174,11 @@ class Teacher:
             first = sum(4 * channels * int(np.minimum(counts, positions).sum()) for counts, channels in widths)
             return first * sum(self.sizes) // self.sizes[0]
 
-        room = max(self._limit - known, 1)
-        if not self._known and taken(self.positions) / 2 > room:
-            choices = range(LEAST_POSITIONS, self.positions)
-            self.positions = choices[max(bisect_right(choices, 2 * room, key=taken) - 1, 0)]
-        return taken(self.positions) > room
+        left = max(self._limit - known, 1)
+        if not self._known and taken(self.positions) / 2 > left:
+            choices = range(min(LEAST_POSITIONS, self.positions), self.positions + 1)
+            self.positions = choices[max(bisect_right(choices, 2 * left, key=taken) - 1, 0)]
+        return taken(self.positions) > left
 
     def refusal(self, batch: Arrays, need: Need, value: np.ndarray) -> DataError:
         """Return what to tell about a value of a batch, of this model or of one made of it, whose products are no floats."""

@@ -14,11 +14,10 @@ from onnxprune.allocate.legal import legal_widths, nearest
 from onnxprune.coupling.channels import row_importance
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
-from onnxprune.data.repeated import Batches, held_out
+from onnxprune.data.repeated import Batches, held_out, in_batches
 from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
-from onnxprune.model.memory import rows_at_once
 from onnxprune.repair import Effort
 from onnxprune.repair.teacher import Teacher, batch_of, positions_of
 from onnxprune.search import FIT, HELD_OUT, JUDGE, WEIGHINGS, Fitting, error_tables, reconstruct
@@ -78,9 +77,7 @@ def curves(
     tables = error_tables(analysis, teacher, fallback, importance)
     fitting = Fitting(batches, Effort(turns=1, damping=WEAK), means.quiet, importance, teacher)
     orders = [tables.order(group.index, WEIGHINGS["mixed"]) for group in analysis.groups]
-    reference = Reference(
-        analysis.facts.model, Batches(judge, rows_at_once(analysis.facts, means)), means, outputs=outputs
-    )
+    reference = Reference(analysis.facts.model, in_batches(judge, analysis.facts, means), means, outputs=outputs)
     found = []
     legals = legal_widths(analysis, options)
     for group, legal in zip(analysis.groups, legals, strict=True):

@@ -41,9 +41,8 @@ class Reconstruction:
         source, arrays = Graph(self.model.structure).tensors, {}
         fitted = fitted_tensors(analysis)
         for name, tensor in Graph(small.structure).tensors.items():
-            if (
-                not (tensor.data_type in FLOATS or name in fitted) or name not in analysis.facts.first
-            ):  # made by the cut itself
+            made_by_the_cut = name not in analysis.facts.first
+            if made_by_the_cut or not (tensor.data_type in FLOATS or name in fitted):
                 continue
             array = self.model.array(source[name])
             for axis in range(array.ndim):

@@ -12,11 +12,11 @@ from onnxprune.allocate import Options, Target
 from onnxprune.coupling.channels import row_importance
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
-from onnxprune.data.repeated import Batches, Joined, drawn_apart, held_out
+from onnxprune.data.repeated import Batches, Joined, drawn_apart, held_out, in_batches
 from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
-from onnxprune.model.memory import room, rows_at_once
+from onnxprune.model.memory import room
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import Arrays
 from onnxprune.repair.sequential import Effort
@@ -84,17 +84,17 @@ class Portions:
     @classmethod
     def of(cls, analysis: Analysis, dataset: Dataset, means: Means, *, long: bool) -> Portions:
         """``long``: whether a search has time of its own."""
-        seed, room_for_rows = means.seed, room(means, MOST_HELD)
-        batch, judged = batch_of(analysis, dataset, means), rows_at_once(analysis.facts, means)
+        seed, most, batch = means.seed, room(means, MOST_HELD), batch_of(analysis, dataset, means)
         rest, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
         fit, veto = held_out(rest, HELD_OUT, JUDGE, seed + 1) if long else (rest, rest)
         tried, *others = drawn_apart(fit, min(FIT, len(fit) // 2), seed)
         few = drawn_apart(tried, min(FEW, len(tried) // 3), seed)
         apart, scarce = judge is not rest, judge is not rest and len(dataset) < SCARCE
         last = [*others, *([veto] if veto is not fit else []), *([judge] if scarce else [])]
-        parts = tuple(_held(Batches(part, batch), room_for_rows) for part in (*few, *last))
+        parts = tuple(_held(Batches(part, batch), most) for part in (*few, *last))
         quick, whole, unseen = (
-            _held(Batches(part, judged), room_for_rows) for part in (drawn_apart(judge, GLANCE, seed)[0], judge, veto)
+            _held(in_batches(part, analysis.facts, means), most)
+            for part in (drawn_apart(judge, GLANCE, seed)[0], judge, veto)
         )
         return cls(
             parts[0], Joined(parts[: len(few)]), Joined(parts), quick, whole, unseen,
