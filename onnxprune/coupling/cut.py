@@ -139,7 +139,15 @@ class _Walk:
 
     def _followed(self, node: Node) -> bool:
         """Whether a node's results are all followed by value: then they are put right where they are used."""
-        return all(old.get(name, UNKNOWN).array is not None for name in node.outputs if name for old in self.old)
+        return all(self._content(name, old) is not None for name in node.outputs if name for old in self.old)
+
+    def _content(self, name: str, old: dict[str, Fact]) -> np.ndarray | None:
+        """Content that a value had, where it is followed: not along an axis of batch times heads of which heads go."""
+        array = old.get(name, UNKNOWN).array
+        sizes = [fact.shape for fact in (values.get(name, UNKNOWN) for values in self.old)]
+        if array is None or sizes[0] == sizes[1]:
+            return array
+        return None if any(self.kept.mask(name, axis) is not None for axis in range(array.ndim)) else array
 
     def _rounds_anew(self, original: Node, node: Node) -> bool:
         """Whether a node that gave whole numbers exactly (a batch from batch times heads, divided by the heads) would round now."""
@@ -174,7 +182,7 @@ class _Walk:
         if position in edits.operands:
             return edits.operands[position]
         name = original.input(position)
-        array = old.get(name, UNKNOWN).array if name else None
+        array = self._content(name, old) if name else None
         for axis in range(array.ndim if array is not None else 0):
             mask = self.kept.mask(name, axis)
             if mask is not None and array is not None:
@@ -318,8 +326,7 @@ def _fraction(needed: np.ndarray, have: np.ndarray) -> tuple[np.ndarray, np.ndar
         up = [part.numerator if n else ratio for part, n, ratio in zip(parts, near, ratios.flat, strict=True)]
         down = [part.denominator if n else 1 for part, n in zip(parts, near, strict=True)]
         return tuple(np.array(side, needed.dtype).reshape(needed.shape) for side in (up, down))  # type: ignore[return-value]
-    divisor = np.gcd(needed, have)
-    divisor[divisor == 0] = 1
+    divisor = np.maximum(np.gcd(needed, have), 1)
     return needed // divisor, have // divisor
 
 
