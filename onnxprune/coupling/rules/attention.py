@@ -232,9 +232,13 @@ def rotary(view: View) -> Spec:
     table = "m k" if view.rank(cosines) == 2 else "b s k"
     texts = {0: text, cosines: table, cosines + 1: table}
     sizes = {"t": 2, "k": pairs} if whole else {"f": width, "k": pairs}
+    counted = view.has(numbers) and view.rank(numbers) < 2
+    if view.has(numbers) and not counted:
+        texts[numbers] = "b s" if view.shape(numbers)[0] == view.shape(0)[0] else "1 s"
     spec = _bound(view, texts, [text], sizes)
-    del texts[0]
-    spec.roles = dict.fromkeys(texts, "scales")
+    spec.roles = dict.fromkeys((cosines, cosines + 1), "scales")
+    if counted:
+        spec.bar("s", "its positions are counted from one number on")
     spec.bar("t" if whole else "fk", "a rotated pair goes together" if whole else "only a part of it is rotated")
     if view.has(numbers) and "m" in spec.sizes:
         spec.bar("m", "its positions are picked by numbers computed elsewhere")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxprune.coupling.spec import Edits, KeptPositions, Operand, Spec, Term, View, parse, rule
 
+STEPS = "each step goes on from the one before"
 QUANTISED = "the states are quantised over the range of all units while the model runs"
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "com.microsoft::DynamicQuantizeLSTM": 4}
 
@@ -35,6 +36,7 @@ def _recurrent(view: View, weights: tuple[str, str], tail: dict[int, str]) -> Sp
     spec.extra.append((view.node.outputs[hidden], _read_back(spec.outputs[hidden])))
     spec.bar("gep", "the gates of one unit go together")
     spec.bar("d", "both directions share their tensors")
+    spec.bar("s", STEPS)
     spec.roles = {1: "writes", 2: "writes", 3: "shifts", 7: "writes"}
     spec.cost, spec.further = tuple("sbdghi"), [tuple("sbdghk")]
     return spec
