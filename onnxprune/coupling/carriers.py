@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -138,22 +139,43 @@ def _carry(links: Links, choice: Product, chosen: int, state: _State) -> np.ndar
 
 
 class _Weights(NamedTuple):
-    """Every position of every parameter axis: its component, the number of its axis (ascending), the weights on it."""
+    """Every position of every parameter axis: its component, the number of its axis (ascending), the weights on it.
+
+    ``multiplied``: whether a node that multiplies and adds reads them. Tables that are looked up, such as sines of rotary positions,
+    decide nothing beside those.
+    """
 
     component: np.ndarray
     axis: np.ndarray
     volume: np.ndarray
+    multiplied: np.ndarray
 
 
 def _weights(links: Links, labels: np.ndarray) -> _Weights:
-    components, axes, volumes = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
+    parts = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0, bool))]
+    multiplied = _multiplied(links)
     for number, (value, axis) in enumerate(links.axes):
         shape = links.facts.shape(value) or ()
-        if links.facts.is_parameter(value) and shape[axis]:
-            components.append(labels[links.axis(value, axis)])
-            axes.append(np.full(shape[axis], number))
-            volumes.append(np.full(shape[axis], np.prod(shape, dtype=float) / shape[axis]))
-    return _Weights(np.concatenate(components), np.concatenate(axes), np.concatenate(volumes))
+        if links.facts.is_parameter(value) and (size := shape[axis]):
+            volume = np.prod(shape, dtype=float) / size
+            known = labels[links.axis(value, axis)]
+            parts.append((known, np.full(size, number), np.full(size, volume), np.full(size, value in multiplied)))
+    return _Weights(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _multiplied(links: Links) -> set[str]:
+    """Return the parameters that nodes with MACs read, through operators on stored tensors alone too."""
+    facts = links.facts
+    todo = [name for node, spec in links.specs if spec.cost or spec.further for name in node.inputs]
+    found: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name in found or name not in facts.constants:
+            continue
+        found.add(name)
+        if not facts.is_parameter(name) and name in facts.graph.producer:
+            todo.extend(facts.graph.producer[name].inputs)
+    return found
 
 
 def _near(weights: _Weights, state: _State, classes: np.ndarray, members: np.ndarray) -> tuple[_Weights, np.ndarray]:
@@ -203,10 +225,16 @@ class _Cluster:
     places: np.ndarray  # local component of each position of ``weights``, -1: not of this cluster
     start: _State
 
+    @cached_property
+    def counted(self) -> np.ndarray:
+        """bool[positions]: of the weights that something multiplies by, where the cluster has any."""
+        multiplied = self.weights.multiplied
+        return multiplied if multiplied[self.places >= 0].any() else np.ones(len(multiplied), bool)
+
     def prunable(self, state: _State, several: bool) -> float:
         """Return the weights that may go; with ``several`` only those on axes of more than one unit."""
         classes = np.where(self.places < 0, -1, state.root[self.places])
-        free = (classes >= 0) & (state.reason[classes] == FREE)
+        free = (classes >= 0) & (state.reason[classes] == FREE) & self.counted
         return float(self.weights.volume[free & _of_several_units(classes, self.weights) if several else free].sum())
 
 

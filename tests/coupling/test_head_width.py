@@ -36,3 +36,15 @@ def test_width_of_queries_and_values(name: str) -> None:
         (node,) = (node for node in small.graph.node if node.op_type.endswith("Attention"))
         scale = {a.name: a.f for a in node.attribute}["scale"]
         assert scale == pytest.approx(1 / math.sqrt(4)), "the factor of the uncut width of 4"
+
+
+@pytest.mark.parametrize(
+    "name", ["RotaryEmbedding", "com.microsoft::RotaryEmbedding", "com.microsoft::RotaryEmbedding/one table"]
+)
+def test_width_of_rotary_pairs(name: str) -> None:
+    """Pairs go with their sines and cosines where width is asked for; tables are no reason to cut it where heads are."""
+    analysis = analysed(ROWS[name].model(), prefer="inner")
+    assert [group_line(group) for group in analysis.groups][1:] == [
+        "wq 2x6: wq.1 writes, cs.1 scales, sn.1 scales, w2.0 reads"
+    ]
+    assert_sound(analysis, random_plan(analysis, np.random.default_rng(0)))

@@ -126,7 +126,7 @@ ROWS = [
         "vz = Expand(vu, @[2, 2, 2, 4, 4]); vh = Reshape(vz, @[2, 4, 4, 4]); "
         "kx = Transpose<perm=[0,1,3,2]>(kh); z = MatMul(qe, kx); a = Softmax(z); m = MatMul(a, vh); "
         "mt = Transpose<perm=[0,2,1,3]>(m); c = Reshape(mt, @[0, 0, 16]); wo = %16x5; y = MatMul(c, wo)",
-        "wq 2x8; wv 4x2",
+        "wq 2x8",
         1.0,
         inputs=TOKENS,
     ),
