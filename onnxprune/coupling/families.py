@@ -76,14 +76,15 @@ def remapped(view: View, maps: dict[int, np.ndarray], reasons: dict[int, str] | 
 def reshaped(source: Shape, target: Shape) -> Spec:
     """Common refinement of two shapes of equal volume: each axis becomes a product of shared virtual letters.
 
-    Where no refinement exists (4x6 to 3x8) the axes of that block are barred.
+    A letter is named after the two axes that it is a part of, so that it keeps its name whichever other axes are of size one. Where no
+    refinement exists (4x6 to 3x8) the axes of that block are barred.
     """
     spec = Spec([()], [()])
     terms: tuple[list[list[str]], list[list[str]]] = ([[] for _ in source], [[] for _ in target])
     if 0 in source or 0 in target:
         spec.inputs, spec.outputs = [tuple(axes_of("s", source, spec.sizes))], [tuple(axes_of("t", target, spec.sizes))]
         return spec.bar(list(spec.sizes), "an empty tensor")
-    for block, (ins, outs) in enumerate(_blocks(source, target)):
+    for ins, outs in _blocks(source, target):
         atoms = _refine([source[a] for a in ins], [target[a] for a in outs])
         if atoms is None:
             for side, axes, tag in ((0, ins, "s"), (1, outs, "t")):
@@ -93,7 +94,12 @@ def reshaped(source: Shape, target: Shape) -> Spec:
                     spec.bar([f"{tag}{axis}"], "reshaped across its boundaries")
             continue
         sizes, left, right = atoms
-        names = [f"a{block}_{i}" for i in range(len(sizes))]
+        places = (
+            {atom: axis for axis, members in zip(*side, strict=True) for atom in members}
+            for side in ((ins, left), (outs, right))
+        )
+        sources, targets = places
+        names = [f"a{sources[i]}_{targets[i]}" for i in range(len(sizes))]
         spec.sizes.update(zip(names, sizes, strict=True))
         for side, axes, groups in ((0, ins, left), (1, outs, right)):
             for axis, members in zip(axes, groups, strict=True):

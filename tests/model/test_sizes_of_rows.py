@@ -15,6 +15,7 @@ from support.networks import network
 import onnxprune
 from onnxprune.api import inspect
 from onnxprune.cli import main
+from onnxprune.coupling.groups import analyse
 from onnxprune.errors import ModelError
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
@@ -174,3 +175,20 @@ def test_every_document_says_the_sizes(tmp_path: Path) -> None:
     said = "costs at 1x2000, from the calibration rows"
     for text in (result.stdout, *(path.read_text() for path in names.values())):
         assert said in text
+
+
+HEADS = """
+wq = %6x12; wk = %6x12; wv = %6x12; q = MatMul(x, wq); k = MatMul(x, wk); v = MatMul(x, wv)
+split = @[0, -1, 3, 4]; qr = Reshape(q, split); kr = Reshape(k, split); vr = Reshape(v, split)
+qt = Transpose<perm=[0,2,1,3]>(qr); kt = Transpose<perm=[0,2,3,1]>(kr); vt = Transpose<perm=[0,2,1,3]>(vr)
+z = MatMul(qt, kt); a = Softmax(z); m = MatMul(a, vt); mt = Transpose<perm=[0,2,1,3]>(m)
+join = @[0, -1, 12]; c = Reshape(mt, join); wo = %12x5; y = MatMul(c, wo)
+"""
+
+
+@pytest.mark.parametrize("length", [1, 2, 7])
+def test_heads_go_whatever_the_length_of_the_rows(length: int) -> None:
+    """A decoder is fed one token at a time: an axis of size one takes no letter, and the others keep theirs."""
+    model = network(HEADS, inputs="float[B,L,6] x")
+    facts = gather_facts(load(model), Graph(model), rows={"x": (1, length, 6)})
+    assert [(group.name, group.width, group.multiplicity) for group in analyse(facts).groups] == [("wq", 3, 4)]
