@@ -257,9 +257,10 @@ def _try_cluster(links: Links, cluster: _Cluster, prefer: str) -> tuple[_State, 
     The last unit of an axis never goes, so that the best way is the one that leaves most on axes of several units.
     """
     best = None
+    most = 0.0
     mark = len(links.barriers)
     one, two = ORDERS[prefer]
-    for first, several in ((one, False), (two, False), (one, True), (two, True)):
+    for first, several in ((one, False), (one, True), (two, False), (two, True)):
         state, decided = _greedy(links, cluster, first, several)
         added = links.barriers[mark:]
         del links.barriers[mark:]
@@ -267,7 +268,8 @@ def _try_cluster(links: Links, cluster: _Cluster, prefer: str) -> tuple[_State, 
         worth = gain / WORTH if first == "groups" else gain
         if best is None or worth > best[0] * (1 + 1e-9):
             best = (worth, state, decided, added)
-        if first != "groups" and gain >= cluster.prunable(state, several=False):
+        most = max(most, cluster.prunable(state, several=False))
+        if first != "groups" and gain >= most:
             break
     assert best is not None
     links.barriers.extend(best[3])
