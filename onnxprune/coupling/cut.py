@@ -354,11 +354,16 @@ def _set_attribute(proto: NodeProto, name: str, value: Any) -> None:
 
 
 def _declare_shapes(kept: Kept, small: Graph) -> None:
-    """Correct the sizes that the file declares for values and for initializers listed as inputs."""
+    """Correct the sizes that the file declares for values and for stored tensors, those the walk has written anew among them."""
 
     def correct(graph: GraphProto, names: dict[str, str]) -> None:
+        stored = {tensor.name: tensor.dims for tensor in graph.initializer}
+        constants = (node for node in graph.node if node.op_type == "Constant")
+        stored.update((node.output[0], a.t.dims) for node in constants for a in node.attribute if a.HasField("t"))
         for value in [*graph.input, *graph.value_info, *graph.output]:
-            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            for dim, size in zip(value.type.tensor_type.shape.dim, stored.get(value.name, ()), strict=False):
+                dim.dim_value = size
+            for axis, dim in enumerate(value.type.tensor_type.shape.dim if value.name not in stored else ()):
                 mask = kept.mask(names.get(value.name, value.name), axis)
                 if mask is not None and dim.HasField("dim_value"):
                     dim.dim_value = dim.dim_value * int(mask.sum()) // len(mask)

@@ -106,6 +106,22 @@ def test_minus_one_and_zero_stay() -> None:
     assert (stored(small, "s"), stored(small, "t")) == ([0, -1, 1, 3], [0, 0, -1])
 
 
+@pytest.mark.parametrize("node", [False, True], ids=["initializer", "Constant"])
+def test_declared_sizes_of_numbers_follow_their_content(node: bool) -> None:
+    """A matrix of numbers that picks channels, whose own sizes the file declares as PyTorch's exporter does."""
+    text = f"{CONV}; g = ReduceMax<keepdims=0>(p, @[2, 3]); n = @[[0, 1, 2, 3, 4, 5]]; h = Gather<axis=1>(g, n); r = Reshape(h, @[2, 6]); y = MatMul(r, %6x5)"
+    model = network(text)
+    model.graph.value_info.append(helper.make_tensor_value_info("n", TensorProto.INT64, [1, 6]))
+    if node:
+        (numbers,) = (tensor for tensor in model.graph.initializer if tensor.name == "n")
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["n"], value=numbers))
+        model.graph.initializer.remove(numbers)
+    small = halved(model)
+    (declared,) = [value for value in small.graph.value_info if value.name == "n"]
+    assert [dim.dim_value for dim in declared.type.tensor_type.shape.dim] == [1, 3]
+    onnx.checker.check_model(small, full_check=True)
+
+
 def test_a_target_shared_by_two_reshapes_is_copied_for_the_one_that_changes() -> None:
     text = (
         f"{TOKENS}; s = @[2, 24]; f = Reshape(p, s); y1 = MatMul(f, %24x5); g = MatMul(x, %3x6);"
