@@ -146,10 +146,13 @@ class OutputDrift:
 def _absolute_error(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return |before - after| and both as float64: 0 where both are the same, even NaN; Inf where one is not finite."""
     a, b = before.astype(np.float64), after.astype(np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):
-        error = np.abs(a - b)
-    return np.where(same, 0.0, np.where(np.isfinite(error), error, np.inf)), a, b
+        error = np.asarray(np.abs(a - b))
+    odd = ~np.isfinite(error)
+    if odd.any():
+        one, two = a[odd], b[odd]
+        error[odd] = np.where((one == two) | (np.isnan(one) & np.isnan(two)), 0.0, np.inf)
+    return error, a, b
 
 
 @dataclass
