@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-BARS = {"attention": ("inner", 0.95)}  # kind -> share and what it should reach; others: 0.9 of all MACs
+BAR = 0.9  # of all MACs: what should be prunable
 CHILD = Path(__file__).with_name("measure_one.py")
 LINE = "{:34} {:13} {:>7} {:>7} {:>7} {:>7} {:>6} {:>5} {:>7} {:>6}  {}"
 HEAD = (
@@ -53,6 +53,15 @@ def families(folder: Path) -> dict[str, str]:
     return {row["name"]: row["family"] for row in map(json.loads, lines)}
 
 
+def revision() -> str:
+    """Return the commit that is measured, with a plus where files have changed since ("" outside a checkout)."""
+    command = ["git", "-C", str(CHILD.parent), "describe", "--always", "--exclude=*", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def measure(path: Path, timeout: float, memory: int) -> Row:
     """Run one model in a process of its own with at most ``memory`` bytes; a failure is its last line."""
 
@@ -78,14 +87,14 @@ def read(results: Path) -> dict[str, Row]:
 
 def run(folder: Path, results: Path, options: argparse.Namespace) -> None:
     """Measure what has no result yet, printing a line for each model."""
-    family, known = families(folder), read(results)
+    family, known, commit = families(folder), read(results), revision()
     print(LINE.format(*HEAD))
     for path in sorted(folder.glob("*.onnx")):
         name = path.name.removesuffix(".onnx")
         again = options.again and fnmatch(name, options.again)
         if not fnmatch(name, options.only) or (name in known and not again):
             continue
-        row = {"name": name, "family": family.get(name, name)}
+        row = {"name": name, "family": family.get(name, name), "revision": commit}
         row |= measure(path, options.timeout, int(options.memory * 2**30))
         with open(results, "a") as stream:
             stream.write(json.dumps(row) + "\n")
@@ -128,28 +137,31 @@ def table(rows: Iterable[Row], key: str) -> str:
 
 
 def exceptions(rows: Iterable[Row]) -> str:
-    """Markdown list of the models that failed or stay below the bar of their kind, with the main reason."""
+    """Markdown list of the models that failed, were not cut exactly or stay below the bar, with the main reason."""
     found = []
     for row in sorted(rows, key=lambda row: row["name"]):
         if "failure" in row:
             found.append(f"- `{row['name']}`: {row['failure']}")
             continue
-        share, bar = BARS.get(row["kind"], ("prunable_macs", 0.9))
-        if row[share] < bar or not row["exact"]:
-            inexact = "" if row["exact"] else ", some groups kept by the surgery check"
-            found.append(f"- `{row['name']}` ({row['kind']}), {row[share]:.1%}{inexact}: {row['reason']}")
+        if row["prunable_macs"] < BAR or not row["exact"]:
+            inexact = ", statistics changed" * bool(row["lossy"]) + ", groups kept by the proof" * bool(
+                row["frozen_by_check"]
+            )
+            found.append(f"- `{row['name']}` ({row['kind']}), {row['prunable_macs']:.1%}{inexact}: {row['reason']}")
     return "\n".join(found)
 
 
 def document(rows: list[Row]) -> str:
     seconds = sorted(row["analysis_cpu_seconds"] for row in rows if "failure" not in row)
+    commits = sorted({row.get("revision", "") for row in rows})
     parts = [
+        f"{len(rows)} models, measured at {', '.join(commits)}.",
         "## By what carries the model",
         table(rows, "kind"),
         f"CPU seconds of the analysis: median {statistics.median(seconds):.1f}, largest {seconds[-1]:.1f}.",
         "## By family",
         table(rows, "family"),
-        "## Below 90 % of the MACs (attention: 95 % of those of inner layers), not exact, or failed",
+        f"## Below {BAR:.0%} of the MACs, not exact, or failed",
         exceptions(rows),
     ]
     return "\n\n".join(parts)
