@@ -139,12 +139,13 @@ def _undecided(facts: Facts, node: Node) -> tuple[str, ...]:
 def _is_compared(facts: Facts, name: str, masks: MasksOf) -> bool:
     """Whether a value is a tensor of numbers or flags computed on data; sizes and stored tensors are what the cut changes.
 
-    What is known without data may be computed from sizes, unless it has an axis that is cut (states that begin as zeros).
+    Where there is no position (the rest behind a rotated part that is all of a head) there is nothing to see. What is known without data may be computed from sizes, unless it has an axis that is cut (states that begin as zeros).
     """
     fact = facts.first.get(name, UNKNOWN)
     if (
         not name
         or fact.shape is None
+        or 0 in fact.shape
         or name in facts.constants
         or fact.dtype in (TensorProto.UNDEFINED, TensorProto.STRING)
     ):

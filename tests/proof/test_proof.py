@@ -214,6 +214,12 @@ def test_a_value_that_is_always_zero_is_seen_where_anything_else_goes_in() -> No
 # --- positions ------------------------------------------------------------------------------------------------------
 
 
+def test_what_has_no_positions_keeps_nothing_from_being_proven() -> None:
+    """The part of a head that is not rotated, where all of it is: a Slice of nothing, joined on again."""
+    rest = "empty = Slice(q, @[6], @[6], @[1]); turned = Neg(q); joined = Concat<axis=1>(turned, empty); s = Relu(joined); "
+    assert_sees(network(NET.replace("s = Relu(q); ", rest) + "w3 = %3x6x1x1; y = Conv(s, w3)"))
+
+
 def test_each_position_is_measured_on_its_own_scale() -> None:
     """By hand: boxes of 640 beside scores of 0.5 in 200 places; a score off by 0.05 is a tenth, not a tenth of 640."""
     want = np.concatenate([np.full((1, 4, 200), 640.0), np.full((1, 3, 200), 0.5)], 1).astype(np.float32)
