@@ -155,7 +155,7 @@ def last_layers(links: Links, names: Iterable[str]) -> list[tuple[Node, int]]:
         node, spec = links.specs[index]
         if any(True for _ in written_letters(node, spec, links.facts.constants)):
             found.append((node, index))
-        elif not spec.lossy:
+        elif not (spec.lossy or spec.statistics):
             todo.extend(name for name in node.inputs if name and name not in links.facts.constants)
     return sorted(found, key=lambda entry: entry[1])
 

@@ -16,9 +16,11 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
+from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
-from onnxprune.coupling.spec import RULES, Edits, KeptPositions, Spec, View
+from onnxprune.coupling.spec import RULES, Spec, View
+from onnxprune.coupling.beside import splice_in
 from onnxprune.errors import SurgeryError
 from onnxprune.model.facts import UNKNOWN, Fact, evaluate_node
 from onnxprune.model.graph import Graph, Names, Node
@@ -122,6 +124,8 @@ class _Walk:
             else:
                 positions = set(edits[0].operands)
             self._evaluate(node, self._require(original, node, edits, sorted(positions)))
+            if edits[0].results or edits[0].instead:
+                splice_in(edits[0], node, self.analysis.facts.dtype(original.outputs[0]), self.splicer)
         self.splicer.carry_out()
         self._drop_unread()
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.model.facts import UNKNOWN, Fact, Facts, Shape
 from onnxprune.model.graph import Node
 from onnxprune.registry import Registry
@@ -45,6 +46,7 @@ class Spec:
 
     ``sizes``: letter -> width. ``cost``: the letters whose product is the node's MACs; ``further``: more such products, to
     be added. ``lossy``: letters over which the node takes statistics, so that cutting is not silencing (kind -> see LOSSY).
+    ``statistics``: letters over which it takes such that the rewrite corrects for the positions that are missing.
     ``roles`` overrides the derived role of an input. ``extra``: values to mention once more or that belong to a body.
     ``consumes``: letters the node consumes although an output has them too. ``silent``: the inputs on which a consumed
     letter is silenced -> the input that holds their zero point (None: 0); by default one input of value zero, at best stored.
@@ -55,6 +57,7 @@ class Spec:
     sizes: dict[str, int] = field(default_factory=dict)
     bars: list[Bar] = field(default_factory=list)
     lossy: dict[str, str] = field(default_factory=dict)
+    statistics: set[str] = field(default_factory=set)
     cost: tuple[str, ...] = ()
     roles: dict[int, str] = field(default_factory=dict)
     further: list[tuple[str, ...]] = field(default_factory=list)
@@ -143,38 +146,6 @@ class View:
         rank = self.rank() if rank is None else rank
         axis = int(self.attribute(name, default))
         return axis + rank if axis < 0 else axis
-
-
-@dataclass(frozen=True)
-class Edits:
-    """What the surgery must change on a node: attributes (None deletes one) and the required content of operands."""
-
-    attributes: dict[str, Any] = field(default_factory=dict)
-    operands: dict[int, np.ndarray] = field(default_factory=dict)
-
-
-class KeptPositions:
-    """What a rewrite sees of a cut: the positions kept on every axis of its node's operands and letters."""
-
-    def __init__(self, kept: Callable[[str, int], np.ndarray | None], letter: Callable[[str], int]):
-        self._kept = kept
-        self.letter = letter  # letter -> number of positions kept
-
-    def kept(self, value: str, axis: int, size: int) -> np.ndarray:
-        """Return int64[kept]: the old positions that stay, ascending."""
-        found = self._kept(value, axis)
-        return np.arange(size) if found is None else np.flatnonzero(found)
-
-    def touched(self, value: str, axis: int) -> bool:
-        return self._kept(value, axis) is not None
-
-    def shape(self, value: str, old: Shape) -> Shape:
-        """Return the shape after the cut of a value that had shape ``old``.
-
-        A product with a free size (batch times heads) shrinks in proportion, whatever the free size is.
-        """
-        masks = [self._kept(value, axis) for axis in range(len(old))]
-        return tuple(n if m is None else n * int(m.sum()) // len(m) for n, m in zip(old, masks, strict=True))
 
 
 @dataclass(frozen=True)

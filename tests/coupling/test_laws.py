@@ -26,6 +26,9 @@ EXCEPTED = {
         " com.microsoft::QLinearAveragePool"
     ),
     "its attributes have the order of the units": "ai.onnx.ml::Scaler ai.onnx.ml::Imputer",
+    "over the rest it is spelled out, each part with its own silence": (
+        "LayerNormalization com.microsoft::SkipLayerNormalization"
+    ),
     "groups of one channel each are coupled otherwise than wider ones": "DeformConv",
 }
 EXCEPTIONS = {name for names in EXCEPTED.values() for name in names.split()}
@@ -86,7 +89,10 @@ def test_two_cuts_equal_one(row: Row) -> None:
     whole, half = axis_masks(analysis, plan), axis_masks(analysis, part)
     rest = plan_of(middle, {key: whole[key][half[key]] for key in whole})
     once, twice = cut(analysis, plan).proto, cut(middle, rest).proto
-    assert {n: a.tobytes() for n, a in weights(once).items()} == {n: a.tobytes() for n, a in weights(twice).items()}
+    own = weights(row.model())
+    assert {n: a.tobytes() for n, a in weights(once).items() if n in own} == {
+        n: a.tobytes() for n, a in weights(twice).items() if n in own
+    }
     inputs = feeds(once, below=row.below)
     same(run(once, inputs), run(twice, inputs))
 
@@ -106,10 +112,8 @@ def test_the_order_of_groups_does_not_matter(row: Row) -> None:
         taken = axis_masks(step, trial)
         done = {key: positions[taken[key]] for key, positions in done.items()}
         step = analysed(cut(step, trial).proto, row.allow)
-    small = weights(cut(analysis, plan).proto)
-    assert {n: a.tobytes() for n, a in small.items()} == {
-        n: a.tobytes() for n, a in weights(step.facts.model.proto).items()
-    }
+    small, last, own = weights(cut(analysis, plan).proto), weights(step.facts.model.proto), weights(row.model())
+    assert {n: small[n].tobytes() for n in small if n in own} == {n: last[n].tobytes() for n in last if n in own}
 
 
 @plain_rows

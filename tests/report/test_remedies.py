@@ -42,7 +42,11 @@ TABLE = (
     "p = MatMul(x, %3x6); d = Shape(p); l = Gather(d, @[1]); g = Slice(%1x20x6, @[0], l, @[1]); s = Add(p, g); "
     "y = MatMul(s, %6x5)"
 )
-NORMED = "p = MatMul(x, %3x6); n = LayerNormalization(p, %6, %6); y = MatMul(n, %6x5)"
+NORMED = "p = MatMul(x, %3x6); n = MeanVarianceNormalization<axes=[2]>(p); y = MatMul(n, %6x5)"
+MANY = (
+    "; ".join(f"p{n} = MatMul(x, %3x6); m{n} = MeanVarianceNormalization<axes=[2]>(p{n})" for n in range(30))
+    + f"; s = Sum({', '.join(f'm{n}' for n in range(30))}); y = MatMul(s, %6x5)"
+)
 
 
 def free(body: str, inputs: str = IMAGE, outputs: str = "float[] y", **more: Any) -> ModelProto:
@@ -209,6 +213,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         "value": free("h = MatMul(x, %3x8); r = Relu(h); y = MatMul(r, %8x1)", "float[N,3] x", "float[N,1] y"),
         "normed": free(NORMED, "float[N,4,3] x"),
+        "many": free(MANY, "float[N,4,3] x"),
         "branch": free(branch, IMAGE, "float[N,4,6,6] y"),
         "quantised": free(
             "p = Conv(x, %8x3x1x1); q = Relu(p); d = DequantizeLinear(%8x8x1x1:int8, @0.05); s = Conv(q, d); r = Add(p, s); y = Conv(r, %4x8x1x1)",
@@ -481,7 +486,7 @@ ERRORS = {
         f"net.onnx --calib recorded --criterion l2 {DRY}", f"net.onnx --calib recorded/net --criterion l2 {DRY}"),
     "; record this model": (f"two.onnx --calib recorded {DRY}", f"any.onnx --calib recorded/net --criterion l2 {DRY} --input-shape x:1,3,6,6"),
     "; record again": (f"net.onnx --calib damaged {DRY}", f"record -o damaged-not -- {PROGRAM} && net.onnx --calib damaged-not --criterion l2 {DRY}"),
-    "--all shows them": (f"inspect {TRANSFORMER}", f"inspect {TRANSFORMER} --all"),
+    "--all shows them": ("inspect many.onnx", "inspect many.onnx --all"),
 }  # fmt: skip
 
 

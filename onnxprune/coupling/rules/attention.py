@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.coupling.families import aligned
-from onnxprune.coupling.spec import Edits, KeptPositions, Spec, Term, View, parse, rule
+from onnxprune.coupling.spec import Spec, Term, View, parse, rule
 
 TOKENS = "attention is normalised over the tokens"
 PACKED = "queries, keys and values of a head go together"

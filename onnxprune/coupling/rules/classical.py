@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.coupling.families import normalisation, pointwise
-from onnxprune.coupling.spec import Edits, KeptPositions, Spec, View, frozen, rule
+from onnxprune.coupling.spec import Spec, View, frozen, rule
 
 PER_FEATURE = ("offset", "scale", "imputed_value_floats", "imputed_value_int64s")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.coupling.families import aligned, contraction_cost, matrix_product, sliding_window
-from onnxprune.coupling.spec import Edits, KeptPositions, Operand, Spec, Term, View, parse, rule
+from onnxprune.coupling.spec import Operand, Spec, Term, View, parse, rule
 from onnxprune.model.facts import Shape
 
 

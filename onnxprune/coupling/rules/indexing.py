@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.coupling.families import remapped
 from onnxprune.coupling.rules.pointwise import VALUES
-from onnxprune.coupling.spec import Edits, KeptPositions, Operand, Spec, Term, View, axes_of, frozen, parse, rule
+from onnxprune.coupling.spec import Operand, Spec, Term, View, axes_of, frozen, parse, rule
 
 NUMBERED = "its positions are picked by numbers computed elsewhere"
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.coupling.families import reshaped
-from onnxprune.coupling.spec import Edits, KeptPositions, Spec, View, axes_of, parse, rule
+from onnxprune.coupling.spec import Spec, View, axes_of, parse, rule
 
 
 def _target_shape(view: View, cut: KeptPositions) -> Edits:

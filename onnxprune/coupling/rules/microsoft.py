@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+from onnxprune.coupling.edits import Edits, KeptPositions, Operation
 from onnxprune.coupling.families import aligned, matrix_product, normalisation, pointwise
 from onnxprune.coupling.rules.contraction import gemm
-from onnxprune.coupling.spec import Edits, KeptPositions, Operand, Spec, Term, View, axes_of, parse, rule
+from onnxprune.coupling.spec import Operand, Spec, Term, View, axes_of, parse, rule
+from onnxprune.coupling.statistics import corrected, root_mean_square, share_kept, spelled_out
 from onnxprune.model.facts import Shape
 
 rule("com.microsoft::FusedGemm", family="contraction")(gemm)
@@ -22,10 +24,28 @@ def activation(view: View) -> Spec:
     return spec
 
 
+SUM = 3
+"""Number of the output that holds the sum before it is normalised."""
 SKIP = ("com.microsoft::SkipLayerNormalization", "com.microsoft::SkipSimplifiedLayerNormalization")
 
 
-@rule(*SKIP, family="normalisation")
+def _rest_of_skip(view: View, cut: KeptPositions) -> Edits:
+    last = view.rank() - 1
+    share = share_kept(view, cut, "p", [last])
+    if share == 1:
+        return Edits()
+    if view.node.op != SKIP[0]:
+        return root_mean_square(view, share)
+    given = len(view.node.outputs) > SUM and bool(view.node.outputs[SUM])
+    names = ["sum", "shifted_sum"] if view.has(4) else ["sum"]
+    sums = [
+        Operation("Add", (0 if n == 0 else names[n - 1], (1, 4)[n]), name, SUM if given and name == names[-1] else None)
+        for n, name in enumerate(names)
+    ]
+    return spelled_out(view, share, [last], sums, names[-1])
+
+
+@rule(*SKIP, family="normalisation", rewrite=_rest_of_skip)
 def skip_layer_norm(view: View) -> Spec:
     """Input plus skip plus bias, normalised over the last axis; the sum is an output of its own."""
     last = view.rank() - 1
@@ -36,10 +56,11 @@ def skip_layer_norm(view: View) -> Spec:
         spec.inputs[index] = aligned(view.shape(index), whole, view.shape(0)) if view.has(index) else None
     for index, name in enumerate(view.node.outputs[1:], 1):
         statistics = tuple(Term() if axis == last else term for axis, term in enumerate(whole))
-        spec.outputs[index] = (whole if index == 3 else statistics) if name else None
+        spec.outputs[index] = (whole if index == SUM else statistics) if name else None
     shifts = (3, 4) if view.node.op == SKIP[0] else (3,)
     spec.roles = dict.fromkeys(shifts, "shifts")
-    return spec
+    added = [index for index in (0, 1, shifts[-1]) if view.has(index)]
+    return corrected(view, spec, [f"p{last}"], added)
 
 
 @rule("com.microsoft::EmbedLayerNormalization", family="normalisation")

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.coupling.families import remapped
-from onnxprune.coupling.spec import Edits, KeptPositions, Spec, Term, View, axes_of, rule
+from onnxprune.coupling.spec import Spec, Term, View, axes_of, rule
 
 
 @rule("Concat", family="movement")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.coupling.families import aligned, normalisation, pointwise
-from onnxprune.coupling.spec import Edits, KeptPositions, Spec, Term, View, parse, rule
+from onnxprune.coupling.spec import Spec, Term, View, parse, rule
+from onnxprune.coupling.statistics import corrected, root_mean_square, share_kept, spelled_out
 
 
 @rule("BatchNormalization", family="per-channel")
@@ -26,8 +28,25 @@ def instance_norm(view: View) -> Spec:
     return spec
 
 
-@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", family="normalisation")
+def _rest_of_norm(view: View, cut: KeptPositions) -> Edits:
+    axes = range(view.axis(-1), view.rank())
+    share = share_kept(view, cut, "p", axes)
+    if share == 1:
+        return Edits()
+    if view.node.op == "LayerNormalization":
+        return spelled_out(view, share, axes, (), 0)
+    return root_mean_square(view, share)
+
+
+@rule(
+    "LayerNormalization",
+    "RMSNormalization",
+    "SimplifiedLayerNormalization",
+    family="normalisation",
+    rewrite=_rest_of_norm,
+)
 def layer_norm(view: View) -> Spec:
+    """Silent positions are zeros among those that mean and deviation are taken over, which a file that asks for these would tell."""
     axis = view.axis(-1)
     spec = normalisation(view, range(axis, view.rank()))
     assert spec.outputs[0] is not None
@@ -38,7 +57,7 @@ def layer_norm(view: View) -> Spec:
         for name in view.node.outputs[1:]
     ]
     spec.roles[2] = "shifts"
-    return spec
+    return corrected(view, spec, dict(spec.lossy))
 
 
 @rule("LRN", family="normalisation")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
+from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.coupling.families import pointwise
-from onnxprune.coupling.spec import Edits, KeptPositions, Spec, Term, View, rule
+from onnxprune.coupling.spec import Spec, Term, View, rule
 
 UNARY = (
     "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.coupling.families import aligned, matrix_product, normalisation, pointwise, reduction
 from onnxprune.coupling.rules.movement import concatenated
-from onnxprune.coupling.spec import Edits, KeptPositions, Spec, Term, View, parse, rule
+from onnxprune.coupling.spec import Spec, Term, View, parse, rule
 from onnxprune.model.facts import Shape
 
 

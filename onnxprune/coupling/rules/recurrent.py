@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnxprune.coupling.spec import Edits, KeptPositions, Operand, Spec, Term, View, parse, rule
+from onnxprune.coupling.edits import Edits, KeptPositions
+from onnxprune.coupling.spec import Operand, Spec, Term, View, parse, rule
 
 STEPS = "each step goes on from the one before"
 QUANTISED = "the states are quantised over the range of all units while the model runs"

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.coupling.families import normalisation, reduction, remapped
 from onnxprune.coupling.spec import Spec, Term, View, axes_of, parse, rule
+from onnxprune.coupling.statistics import corrected, share_kept
 
+CORRECTED = {"ReduceMean": "Mul", "ReduceMax": "Max", "ReduceMin": "Min"}
+"""Reduction -> what makes its result over the rest that over all, the silent ones being zeros."""
 EXACT = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum")
 LOSSY = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp")
 
 
-@rule(*EXACT, *LOSSY, family="reduction")
-def reduce(view: View) -> Spec:
-    """A sum over silenced positions is exact; a mean, extreme or product over them is not."""
+def _axes(view: View) -> list[int]:
+    """Return the axes that are reduced; 0 <= axis < rank."""
     axes = view.ints(1, "axes")
     if not axes:
         axes = [] if view.attribute("noop_with_empty_axes", 0) else list(range(view.rank()))
+    return sorted({axis % max(view.rank(), 1) for axis in axes})
+
+
+def _with_silent(view: View, cut: KeptPositions) -> Edits:
+    share = share_kept(view, cut, "r", _axes(view))
+    if view.node.op not in CORRECTED or share == 1:
+        return Edits()
+    return Edits(results={0: (CORRECTED[view.node.op], share if view.node.op == "ReduceMean" else 0.0)})
+
+
+@rule(*EXACT, *LOSSY, family="reduction", rewrite=_with_silent)
+def reduce(view: View) -> Spec:
+    """A sum over silenced positions is exact, a mean and an extreme can be made good; a product over them is not."""
     lossy = None if view.node.op in EXACT else "statistics"
-    return reduction(view, axes, lossy, bool(view.attribute("keepdims", 1)))
+    spec = reduction(view, _axes(view), lossy, bool(view.attribute("keepdims", 1)))
+    return corrected(view, spec, dict(spec.lossy)) if view.node.op in CORRECTED else spec
 
 
 @rule("ArgMax", "ArgMin", family="reduction")

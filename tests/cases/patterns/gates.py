@@ -34,17 +34,8 @@ ROWS = [
         "w1 = %6x3x1x1; a = Conv(x, w1); m = ReduceMean(a, @[1]); n = ReduceMax(a, @[1]); "
         "c = Concat<axis=1>(m, n); s = Conv<pads=[1,1,1,1]>(c, %1x2x3x3); h = Sigmoid(s); g = Mul(a, h); "
         "y = Conv(g, %4x6x1x1)",
-        "",
-        0.0,
-    ),
-    Pattern(
-        "gate over space, statistics allowed",
-        "w1 = %6x3x1x1; a = Conv(x, w1); m = ReduceMean(a, @[1]); n = ReduceMax(a, @[1]); "
-        "c = Concat<axis=1>(m, n); s = Conv<pads=[1,1,1,1]>(c, %1x2x3x3); h = Sigmoid(s); g = Mul(a, h); "
-        "y = Conv(g, %4x6x1x1)",
-        "w1 6 ~",
+        "w1 6",
         0.7,
-        allow=("statistics",),
     ),
     Pattern(
         "SiLU by parts",

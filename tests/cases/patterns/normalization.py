@@ -31,14 +31,13 @@ ROWS = [
         1.0,
     ),
     Pattern(
-        "global response normalisation, statistics allowed",
+        "global response normalisation",
         "w1 = %6x8; a = MatMul(x, w1); g = ReduceL2(a, @[1]); m = ReduceMean(g, @[-1]); "
         "d = Add(m, @0.001); n = Div(g, d); s = Mul(a, n); t = Mul(s, %8); e = Add(a, t); "
         "y = MatMul(e, %8x3)",
-        "w1 8 ~",
+        "w1 8",
         1.0,
         inputs=TOKENS,
-        allow=("statistics",),
     ),
     Pattern(
         "standardised weights",
