@@ -11,7 +11,9 @@ import numpy as np
 
 from onnxprune.changes.change import Change, Refuted, Space
 from onnxprune.changes.context import FITTED, Context
+from onnxprune.coupling.absorb import absorbed
 from onnxprune.coupling.links import Barrier
+from onnxprune.coupling.prepare import restore
 from onnxprune.errors import DataError, ModelError, SurgeryError, UnprovenError
 from onnxprune.model.model import Model
 from onnxprune.proof.check import SurgeryCheck, bisect
@@ -122,6 +124,18 @@ def recovered(change: Change[Any], small: Model, context: Context) -> Model:
     context.notes.entries["recover"] = found.to_json()
     context.notes.warn("" if found.held_out else FITTED.format("the training was", len(calibration)), *found.left_out)
     return found.model
+
+
+def in_final_form(step: Step[P]) -> Step[P]:
+    """Undo what was done for the analysis alone, and let stored tensors take in the scales that a cut added, if that is exact."""
+    context = step.change.space.context
+    model = restore(step.model, context.facts.model)
+    small = absorbed(model)
+    if small is model:
+        return replace(step, model=model)
+    with context.stages("check"):
+        agrees = context.prover.compare(model, small, None).agrees
+    return replace(step, model=small if agrees else model)
 
 
 def positions_left(changes: Sequence[Change[Any]], value: str) -> dict[int, np.ndarray]:

@@ -17,9 +17,8 @@ from onnxprune.changes.change import NOWHERE, Change, Space, Totals
 from onnxprune.changes.context import Context, Notes
 from onnxprune.changes.judging import smallest_within
 from onnxprune.changes.plan import Plan
-from onnxprune.changes.proven import Step, recovered, step_of
+from onnxprune.changes.proven import Step, in_final_form, recovered, step_of
 from onnxprune.changes.units.steps import part_of_recovery
-from onnxprune.coupling.prepare import restore
 from onnxprune.errors import PlanError
 from onnxprune.model.model import Model
 from onnxprune.model.write import stored_bytes
@@ -106,7 +105,7 @@ def taken(context: Context, legs: Sequence[Leg]) -> list[Step[Any]]:
             steps[-1] = _trained(steps[-1], leg.settings)
             continue
         step = step_of(space, leg.decide)
-        steps.append(replace(step, model=restore(step.model, step.change.space.context.facts.model)))
+        steps.append(in_final_form(step))
     return steps
 
 

@@ -11,6 +11,7 @@ from onnxprune.allocate import SELECTIONS, Target, allocate
 from onnxprune.allocate.timing import with_times
 from onnxprune.changes.context import FITTED, Context
 from onnxprune.changes.repairing import fitted_rows
+from onnxprune.coupling.absorb import absorbed
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
@@ -141,7 +142,7 @@ def _within_latency(context: Context, analysis: Analysis, aim: Target) -> Chosen
             break
         with context.stages("timing"):
             tell(f"measuring result {turn + 1}", turn, LATENCY_TURNS)
-            ratio = _believed_ratio(context, analysis, cut(analysis, chosen.kept), aim)
+            ratio = _believed_ratio(context, analysis, absorbed(cut(analysis, chosen.kept)), aim)
         tried.append((ratio, budget, chosen))
         if LATENCY_SLACK * aim.value <= ratio <= aim.value:
             break
