@@ -10,7 +10,7 @@ import numpy as np
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
-from onnxprune.coupling.readers import reading_weights
+from onnxprune.coupling.readers import reading_weights, unit_readers
 from onnxprune.criteria.curvature import Order
 from onnxprune.means import Means
 from onnxprune.model.graph import Graph
@@ -96,7 +96,8 @@ def single_readers(analysis: Analysis, widths: np.ndarray, orders: Sequence[Orde
     found = {}
     for group in analysis.groups:
         readers = [member for member in group.members if member.role == "reads"]
-        if len(readers) == 1 and len(weights[readers[0].parameter]) == 1 and widths[group.index] < group.width:
+        alone = len(readers) == 1 and len(unit_readers(analysis)[group.index]) == 1  # no norm takes statistics over it
+        if alone and len(weights[readers[0].parameter]) == 1 and widths[group.index] < group.width:
             linear = linears.get(readers[0].parameter)
             if linear is None or linear.groups > 1 or (readers[0].units < 0).any():
                 continue
