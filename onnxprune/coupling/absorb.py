@@ -71,8 +71,8 @@ class _Absorber:
         if not self.gone:
             return self.model
         self.inserted.carry_out()
-        results, graph = {node.outputs[0] for node in self.gone}, self.graph.model.graph
-        for index in reversed([i for i, n in enumerate(graph.node) if SCALE in n.name and n.output[0] in results]):
+        gone, graph = {id(node.proto) for node in self.gone}, self.graph.model.graph
+        for index in reversed([i for i, proto in enumerate(graph.node) if id(proto) in gone]):
             del graph.node[index]
         self._drop_unread()
         fresh = self.reads.values()
@@ -83,7 +83,10 @@ class _Absorber:
     def _try(self, scale: Node) -> None:
         source, number = scale.inputs
         maker, by = self.graph.producer.get(source), self._scalar(number)
-        if by is None or by <= 0 or maker is None or len(self.graph.consumers[source]) != 1:
+        if by is None or maker is None or len(self.graph.consumers[source]) != 1:
+            return
+        if by <= 0:
+            self._take_nothing_away(scale, maker)
             return
         factor = Factor(by, self.graph.tensors[number].data_type)
         taken = self._into(maker, GAINS[maker.op], factor) if maker.op in GAINS else None
@@ -94,6 +97,24 @@ class _Absorber:
             self._multiply(item)
         maker.proto.output[maker.outputs.index(source)] = scale.proto.output[0]
         self.gone.append(scale)
+
+    def _take_nothing_away(self, zero: Node, maker: Node) -> None:
+        """Let what reads a value less its mean, which is zero, read the value."""
+        users = self.graph.consumers.get(zero.outputs[0], [])
+        if maker.op != "ReduceMean" or not all(self._subtracts(node, place) for node, place in users):
+            return
+        for difference, _ in users:
+            for node, place in self.graph.consumers[difference.outputs[0]]:
+                node.proto.input[place] = difference.proto.input[0]
+            self.gone.append(difference)
+        self.gone += [zero, maker]
+
+    def _subtracts(self, node: Node, position: int) -> bool:
+        own = self.graph.consumers.get(node.outputs[0], [])
+        plain = (
+            node in self.top and node.outputs[0] not in self.graph.outputs and all(user in self.top for user, _ in own)
+        )
+        return plain and node.op == "Sub" and position == 1
 
     def _scalar(self, name: str) -> float | None:
         tensor = self.graph.tensors.get(name)
@@ -180,7 +201,9 @@ class _Absorber:
 
     def _drop_unread(self) -> None:
         """Take out the stored tensors whose last reader now reads another."""
-        left = {node.inputs[1] for node in self.gone} | {node.inputs[position] for node, position in self.reads}
+        left = {name for node in self.gone for name in node.inputs} | {
+            node.inputs[position] for node, position in self.reads
+        }
         graph = self.graph.model.graph
         unread = left - {name for node in graph.node for name in names_read(node)} - set(self.graph.outputs)
         for items in (graph.initializer, graph.input, graph.value_info):

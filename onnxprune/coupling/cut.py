@@ -16,11 +16,11 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
+from onnxprune.coupling.beside import splice_in
 from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
 from onnxprune.coupling.spec import RULES, Spec, View
-from onnxprune.coupling.beside import splice_in
 from onnxprune.errors import SurgeryError
 from onnxprune.model.facts import UNKNOWN, Fact, evaluate_node
 from onnxprune.model.graph import Graph, Names, Node
@@ -37,7 +37,7 @@ Pair = list[np.ndarray | None]  # an operand's content under the two assignments
 def cut(analysis: Analysis, kept: Sequence[np.ndarray]) -> Model:
     """Return the model without the units that are not in ``kept`` (bool[width] per group); its weights are views."""
     left = Kept.of(analysis, kept)
-    result = _sliced(left)
+    result = _sliced(analysis.facts.model, left)
     small = Graph(result.structure)
     _slice_inner_tensors(left, small)
     _Walk(analysis, left, result, small).run()
@@ -48,9 +48,9 @@ def cut(analysis: Analysis, kept: Sequence[np.ndarray]) -> Model:
 # --- stored tensors -------------------------------------------------------------------------------------------------
 
 
-def _sliced(kept: Kept) -> Model:
+def _sliced(model: Model, kept: Kept) -> Model:
     """Return the model with views of its weights, whatever becomes of its nodes."""
-    model, structure = kept.analysis.facts.model, kept.analysis.facts.model.draft()
+    structure = model.draft()
     headers = structure.graph.initializer
     weights = model.weights.sliced({header.name: kept.masks(header.name) for header in headers})
     for header in headers:

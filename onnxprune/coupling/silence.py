@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 from onnx import helper, numpy_helper
 
+from onnxprune.coupling.beside import splice_in
+from onnxprune.coupling.edits import KeptPositions
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
 from onnxprune.coupling.readers import axes_with, carriers_of
-from onnxprune.coupling.spec import Spec
+from onnxprune.coupling.spec import RULES, Spec, View
 from onnxprune.model.facts import Shape
-from onnxprune.model.graph import Graph, Insertions, Names, Node
+from onnxprune.model.graph import Graph, Names, Node
 from onnxprune.model.model import Model
+from onnxprune.model.surgeon import Splicer
 
 
 def silenced(analysis: Analysis, kept: Sequence[np.ndarray]) -> tuple[Model, tuple[str, ...]]:
@@ -38,8 +41,9 @@ class _Silencer:
     def __init__(self, analysis: Analysis, kept: Kept, graph: Graph):
         self.analysis, self.kept, self.graph = analysis, kept, graph
         self.lossy: list[str] = []
-        self.inserted = Insertions(graph)
         self.names = Names(graph.model.graph)
+        self.splicer = Splicer(graph, self.names)
+        self.inserted = self.splicer.inserted
 
     def visit(self, index: int, node: Node, spec: Spec) -> None:
         cut_letters = {letter for letter in spec.sizes if self.kept.letter(index, letter) is not None}
@@ -47,8 +51,14 @@ class _Silencer:
         if sliced:
             self.lossy.append(node.label)
             self._slice_node(node, spec, sliced)
+        mean_free = not spec.statistics.isdisjoint(cut_letters) and node.outputs[0] in self.analysis.facts.mean_free
+        if mean_free and not spec.consumes:  # over all positions it is zero, whatever is silent further on
+            self._as_rewritten(index, node, spec)
+            return
         for letter in sorted((spec.sinks() & cut_letters) - sliced):
             self._silence(node, spec, letter)
+        if mean_free:
+            self._as_rewritten(index, node, spec)
 
     def _silence(self, node: Node, spec: Spec, letter: str) -> None:
         """Silence the removed positions of a consumed letter on the inputs the signature names, else on one, at best a stored one."""
@@ -66,6 +76,14 @@ class _Silencer:
                 shape, dtype = facts.shape(node.input(position)) or (), facts.dtype(node.input(position))
                 op, operands = self._masked(node.proto.input[position], mask, axis, shape, dtype, silence)
                 node.proto.input[position] = self._insert(node, op, operands)
+
+    def _as_rewritten(self, index: int, node: Node, spec: Spec) -> None:
+        """Write a statistic of what has mean zero as a cut does: a layer norm by its root mean square, in which silence is zeros."""
+        original, facts = self.analysis.solution.links.specs[index][0], self.analysis.facts
+        whole = KeptPositions(lambda value, axis: None, spec.sizes.__getitem__)
+        entry = RULES[node.op]
+        assert entry.rewrite is not None
+        splice_in(entry.rewrite(View(original, facts), whole), node, facts.dtype(node.outputs[0]), self.splicer)
 
     def _slice_node(self, node: Node, spec: Spec, letters: set[str]) -> None:
         for position, operand in enumerate(spec.inputs):

@@ -8,7 +8,7 @@ norm has mean ``m' = r m`` and variance ``r mean((x - m')^2) + (1 - r) m'^2`` (t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -46,8 +46,15 @@ def root_mean_square(view: View, share: float) -> Edits:
     return Edits({"epsilon": epsilon / share}, results={0: ("Mul", share**-0.5)})
 
 
+def is_mean_free(view: View) -> bool:
+    """Whether the mean that a node takes, or takes away, is zero."""
+    return view.node.outputs[0] in view.facts.mean_free
+
+
 def spelled_out(view: View, share: float, axes: Sequence[int], sums: Sequence[Operation], source: str | int) -> Edits:
     """Return a layer norm over a share of its positions, operator by operator; it is computed in float32 as the fused one is.
+
+    What has mean zero over all positions is divided by its root mean square: runtimes fuse that again.
 
     ``sums``: operations before it, of which ``source`` may be a result, else an input. Gain and bias are the inputs behind.
     """
@@ -65,7 +72,37 @@ def spelled_out(view: View, share: float, axes: Sequence[int], sums: Sequence[Op
     def scaled(factor: float) -> np.ndarray:
         return np.asarray(factor, number)
 
-    steps += [
+    steps += (
+        _by_root(view, share, axes, source, scaled)
+        if is_mean_free(view)
+        else _by_deviation(view, share, axes, source, scaled)
+    )
+    if narrow:
+        steps.append(Operation("Cast", ("normalised",), "narrow", attributes={"to": kind}))
+    last = "narrow" if narrow else "normalised"
+    steps.append(Operation("Mul", (last, gain), "scaled", None if bias else 0))
+    if bias:
+        steps.append(Operation("Add", ("scaled", bias), "shifted", 0))
+    return Edits(instead=tuple(steps))
+
+
+def _by_root(
+    view: View, share: float, axes: Sequence[int], source: str | int, scaled: Callable[[float], np.ndarray]
+) -> list[Operation]:
+    return [
+        Operation("Pow", (source, scaled(2)), "squares"),
+        _mean(view, "squares", axes, "squares_of_rest"),
+        Operation("Add", ("squares_of_rest", scaled(_epsilon(view) / share)), "positive"),
+        Operation("Sqrt", ("positive",), "deviation"),
+        Operation("Div", (source, "deviation"), "quotient"),
+        Operation("Mul", ("quotient", scaled(share**-0.5)), "normalised"),
+    ]
+
+
+def _by_deviation(
+    view: View, share: float, axes: Sequence[int], source: str | int, scaled: Callable[[float], np.ndarray]
+) -> list[Operation]:
+    return [
         _mean(view, source, axes, "mean_of_rest"),
         Operation("Mul", ("mean_of_rest", scaled(share)), "mean"),
         Operation("Sub", (source, "mean"), "centred"),
@@ -79,13 +116,6 @@ def spelled_out(view: View, share: float, axes: Sequence[int], sums: Sequence[Op
         Operation("Sqrt", ("positive",), "deviation"),
         Operation("Div", ("centred", "deviation"), "normalised"),
     ]
-    if narrow:
-        steps.append(Operation("Cast", ("normalised",), "narrow", attributes={"to": kind}))
-    last = "narrow" if narrow else "normalised"
-    steps.append(Operation("Mul", (last, gain), "scaled", None if bias else 0))
-    if bias:
-        steps.append(Operation("Add", ("scaled", bias), "shifted", 0))
-    return Edits(instead=tuple(steps))
 
 
 def _parameters(view: View) -> tuple[int, int]:

@@ -57,7 +57,8 @@ class Facts:
     """Facts under two assignments of the free sizes; both are the same object where nothing is free.
 
     ``sizes``: of the first, which is ``batch`` samples where costs are told of one; ``batch_axes``: the axes that count these.
-    ``values``: what inputs are fed where no data says so.
+    ``values``: what inputs are fed where no data says so. ``mean_free``: results of norms, and of means, of what has mean zero
+    over the axis that they are taken over, whatever the model is fed.
     """
 
     graph: Graph
@@ -69,6 +70,7 @@ class Facts:
     batch: int = 1
     batch_axes: frozenset[Axis] = frozenset()
     values: FedValues = field(default_factory=dict)
+    mean_free: frozenset[str] = frozenset()
 
     @property
     def told(self) -> Sizes:

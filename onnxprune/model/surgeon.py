@@ -40,7 +40,7 @@ class Splicer:
 
     def __init__(self, graph: Graph, names: Names):
         self.graph, self.names = graph, names
-        self._inserted = Insertions(graph)
+        self.inserted = Insertions(graph)
         self._places = {node: place for place, node in enumerate(graph.nodes)}
         self._declares = _declares_stored(graph.model)
 
@@ -50,16 +50,16 @@ class Splicer:
         Raises ValueError where the model makes what is read only later or not at all, or where its opset lacks an operator.
         """
         for proto in self._taken_in(added, node, self._places[node] - 1):
-            self._inserted.before(node, proto)
+            self.inserted.before(node, proto)
 
     def after(self, node: Node, added: gs.Graph) -> None:
         """Put ``added`` after a node; else as ``before``."""
         for proto in self._taken_in(added, node, self._places[node]):
-            self._inserted.after(node, proto)
+            self.inserted.after(node, proto)
 
     def carry_out(self) -> None:
         """Insert the nodes; the stored tensors are there already."""
-        self._inserted.carry_out()
+        self.inserted.carry_out()
 
     def _taken_in(self, added: gs.Graph, node: Node, last: int) -> list[NodeProto]:
         """Return the nodes to insert; ``last``: place of the last node whose values may be read."""

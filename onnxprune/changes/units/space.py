@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -16,8 +16,10 @@ from onnxprune.changes.change import Change, Refuted, Space, Totals
 from onnxprune.changes.context import Context
 from onnxprune.changes.plan import kept_of, units_record
 from onnxprune.changes.repairing import repaired
+from onnxprune.changes.units.centre import mean_free_where_cut
 from onnxprune.changes.units.choose import Chosen, choose
 from onnxprune.coupling.cut import cut
+from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
 from onnxprune.model.model import Model
 from onnxprune.proof.check import SurgeryCheck, check_cut
@@ -63,7 +65,13 @@ class Units(Space[int]):
         return Narrowing(self, chosen.kept.narrowed, chosen)
 
     def choose(self, aim: Target) -> Narrowing:
-        return self.narrowing(choose(self.context, self.analysis, aim))
+        searches = self.context.settings.reconstructs and self.context.data.calibration is not None
+        start = self.cut_from(range(len(self.analysis.groups))) if searches else self.analysis
+        return self.narrowing(choose(self.context, start, aim))
+
+    def cut_from(self, groups: Iterable[int]) -> Analysis:
+        """Return the analysis of what is cut where these groups lose units: their streams are rid of their mean if they can be."""
+        return mean_free_where_cut(self.context, self.analysis, tuple(groups))
 
     def read(self, record: Mapping[str, Any]) -> Narrowing:
         return self.narrowing(Chosen(self._open_only(kept_of(record, self.analysis))))
@@ -76,17 +84,18 @@ class Units(Space[int]):
         return units_record(self.analysis, _kept(change))
 
     def made(self, change: Change[int]) -> Model:
-        return cut(self.analysis, _kept(change))
+        return cut(self.cut_from(change.parts), _kept(change))
 
     def checked(self, change: Change[int], small: Model) -> SurgeryCheck:
-        return check_cut(self.analysis, _kept(change), small, prover=self.context.prover)
+        return check_cut(self.cut_from(change.parts), _kept(change), small, prover=self.context.prover)
 
     def repaired(self, change: Change[int], small: Model) -> Model:
         assert isinstance(change, Narrowing)
         start, searched = change.chosen.start, change.chosen.searched
+        analysis = self.cut_from(change.parts)
         if change.chosen.final and start is not None:
-            return start.carried(self.analysis, small)
-        return repaired(self.context, self.analysis, _kept(change), small, start=start, searched=searched)
+            return start.carried(analysis, small)
+        return repaired(self.context, analysis, _kept(change), small, start=start, searched=searched)
 
     def trained(self, change: Change[int]) -> bool:
         assert isinstance(change, Narrowing)

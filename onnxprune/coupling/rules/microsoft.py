@@ -8,7 +8,7 @@ from onnxprune.coupling.edits import Edits, KeptPositions, Operation
 from onnxprune.coupling.families import aligned, matrix_product, normalisation, pointwise
 from onnxprune.coupling.rules.contraction import gemm
 from onnxprune.coupling.spec import Operand, Spec, Term, View, axes_of, parse, rule
-from onnxprune.coupling.statistics import corrected, root_mean_square, share_kept, spelled_out
+from onnxprune.coupling.statistics import corrected, is_mean_free, root_mean_square, share_kept, spelled_out
 from onnxprune.model.facts import Shape
 
 rule("com.microsoft::FusedGemm", family="contraction")(gemm)
@@ -32,7 +32,7 @@ SKIP = ("com.microsoft::SkipLayerNormalization", "com.microsoft::SkipSimplifiedL
 def _rest_of_skip(view: View, cut: KeptPositions) -> Edits:
     last = view.rank() - 1
     share = share_kept(view, cut, "p", [last])
-    if share == 1:
+    if share == 1 and not is_mean_free(view):
         return Edits()
     if view.node.op != SKIP[0]:
         return root_mean_square(view, share)

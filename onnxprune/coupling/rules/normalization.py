@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.coupling.families import aligned, normalisation, pointwise
 from onnxprune.coupling.spec import Spec, Term, View, parse, rule
-from onnxprune.coupling.statistics import corrected, root_mean_square, share_kept, spelled_out
+from onnxprune.coupling.statistics import corrected, is_mean_free, root_mean_square, share_kept, spelled_out
 
 
 @rule("BatchNormalization", family="per-channel")
@@ -31,7 +31,7 @@ def instance_norm(view: View) -> Spec:
 def _rest_of_norm(view: View, cut: KeptPositions) -> Edits:
     axes = range(view.axis(-1), view.rank())
     share = share_kept(view, cut, "p", axes)
-    if share == 1:
+    if share == 1 and not is_mean_free(view):
         return Edits()
     if view.node.op == "LayerNormalization":
         return spelled_out(view, share, axes, (), 0)

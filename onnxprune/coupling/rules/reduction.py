@@ -7,7 +7,7 @@ import numpy as np
 from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.coupling.families import normalisation, reduction, remapped
 from onnxprune.coupling.spec import Spec, Term, View, axes_of, parse, rule
-from onnxprune.coupling.statistics import corrected, share_kept
+from onnxprune.coupling.statistics import corrected, is_mean_free, share_kept
 
 CORRECTED = {"ReduceMean": "Mul", "ReduceMax": "Max", "ReduceMin": "Min"}
 """Reduction -> what makes its result over the rest that over all, the silent ones being zeros."""
@@ -25,9 +25,10 @@ def _axes(view: View) -> list[int]:
 
 def _with_silent(view: View, cut: KeptPositions) -> Edits:
     share = share_kept(view, cut, "r", _axes(view))
-    if view.node.op not in CORRECTED or share == 1:
+    if view.node.op not in CORRECTED or (share == 1 and not is_mean_free(view)):
         return Edits()
-    return Edits(results={0: (CORRECTED[view.node.op], share if view.node.op == "ReduceMean" else 0.0)})
+    by = share if view.node.op == "ReduceMean" and not is_mean_free(view) else 0.0
+    return Edits(results={0: (CORRECTED[view.node.op], by)})
 
 
 @rule(*EXACT, *LOSSY, family="reduction", rewrite=_with_silent)

@@ -1,0 +1,66 @@
+"""Streams of layer norms without their mean: taken out of what writes them, so that a layer norm is an RMS norm.
+
+Every layer norm takes the mean of its stream away. Where all that writes a stream is linear in stored weights, these can give
+results without a mean, and no output changes (Ashkboos et al. 2024, SliceGPT, section 3.1). A cut of such a stream is exact with
+a norm that runtimes fuse, where that of any other is spelled out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from onnxprune.coupling.groups import Analysis, groups_on
+from onnxprune.coupling.readers import once
+from onnxprune.coupling.streams import Stream, mean_free, streams
+from onnxprune.model.facts import Fact, Facts
+from onnxprune.model.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Centrable:
+    """A stream of layer norms, and the groups, by number, whose units are positions of it."""
+
+    stream: Stream
+    groups: frozenset[int]
+
+
+@once
+def centrable_streams(analysis: Analysis) -> tuple[Centrable, ...]:
+    """Return the streams whose writers can be rid of their mean."""
+    links, found = analysis.solution.links, list[Centrable]()
+    for stream in streams(links):
+        units = [analysis.unit[links.axis(value, axis)] for value, axis in stream.places]
+        groups = frozenset(group for own in units for group in groups_on(own, analysis.starts))
+        if groups and not stream.not_centrable:
+            found.append(Centrable(stream, groups))
+    return tuple(found)
+
+
+def with_other_weights(facts: Facts, model: Model, names: Iterable[str]) -> Facts:
+    """Return the facts of a model in which these stored tensors hold something else, none of which is followed by value."""
+    changed = set(names)
+    for node in facts.graph.nodes:
+        if not changed.isdisjoint(node.inputs) and all(name in facts.constants for name in node.outputs):
+            changed.update(node.outputs)
+
+    def unknown(values: Mapping[str, Fact]) -> dict[str, Fact]:
+        return {name: fact._replace(array=None) if name in changed else fact for name, fact in values.items()}
+
+    first = unknown(facts.first)
+    second = first if facts.second is facts.first else unknown(facts.second)
+    return replace(facts, model=model, first=first, second=second)
+
+
+def centred(analysis: Analysis, groups: Collection[int]) -> Analysis:
+    """Return the analysis of the model in which the streams that these groups are in have mean zero; units and groups are the same."""
+    chosen = [one.stream for one in centrable_streams(analysis) if not one.groups.isdisjoint(groups)]
+    if not chosen:
+        return analysis
+    writers = {name: axis for stream in chosen for name, axis in stream.writers.items()}
+    facts = analysis.facts
+    model = facts.model.replaced({name: mean_free(facts.content(name), axis) for name, axis in writers.items()})
+    norms = frozenset(result for stream in chosen for result in stream.norms)
+    fresh = replace(with_other_weights(facts, model, writers), mean_free=norms)
+    links = replace(analysis.solution.links, facts=fresh)
+    return replace(analysis, facts=fresh, solution=replace(analysis.solution, links=links))
