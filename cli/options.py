@@ -174,6 +174,13 @@ WHAT = (
         help="Remove only what carries nothing: units nobody reads, constants, duplicates; instead of a ratio.",
     ),
     click.option(
+        "--rotate",
+        is_flag=True,
+        default=None,
+        help="First turn residual streams between norms to the principal directions of --calib data (random ones without), "
+        "which changes no output: the directions that say least go then.",
+    ),
+    click.option(
         "--allow-lossy",
         is_flag=True,
         default=None,

@@ -40,6 +40,7 @@ ANALYSED = (
     "row_shape",
     "input_value",
     "lossless",
+    "rotate",
     "allow_lossy",
 )  # what the groups of a model depend on
 AUTO = "auto"
@@ -71,6 +72,8 @@ GRANULARITIES.add("block", Granularity("onnxprune.changes.branches.space:Branche
 GRANULARITIES.add("eigen", Granularity("onnxprune.changes.ranks.space:Directions"))
 GRANULARITIES.add("lossless", Granularity("onnxprune.changes.lossless.space:Lossless"))
 UNITS = Granularity().space
+ROTATION = "onnxprune.changes.rotation.space:Rotation"
+"""The kind of change that ``rotate`` puts before all others."""
 
 
 def space_of(path: str) -> Any:
@@ -90,6 +93,7 @@ class Settings:
     ``schedule``: name[:steps], the way to the target; ``may_return``: every step chooses among all units again.
     ``round_to``: auto, a number or the name of a target; ``lossless``: remove only what carries nothing, with widths as
     ``round_to`` says where it is not auto.
+    ``rotate``: residual streams between norms are turned to their principal directions before they are cut (random ones without data).
     ``allow_lossy``: channels that a window over their neighbours reads may go too, though that changes what the window sees.
     ``granularity``: heads, width or groups, beside it paired and stream; block, eigen, lossless: other kinds of change. Several share
     the target, one after the other: as much as ``share`` says of a kind (of what is saved), else as data judges. ``input_shape``: input -> sizes for free dimensions.
@@ -113,6 +117,7 @@ class Settings:
     granularity: tuple[str, ...] = ("heads",)
     share: tuple[tuple[str, float], ...] = ()
     lossless: bool = False
+    rotate: bool = False
     allow_lossy: bool = False
     max_layer_ratio: float = 1.0
     layer_ratio: tuple[tuple[str, float], ...] = ()
@@ -172,6 +177,14 @@ class Settings:
         self._refuse_what_no_kind_takes()
         self._refuse_beside_steps()
         self._refuse_beside_greedy()
+        if self.rotate and self.lossless:
+            raise UsageError(
+                "rotate makes channels of directions, none of which carries nothing; leave rotate or lossless out"
+            )
+        if self.rotate and self.recover_loss == "blocks":
+            raise UsageError(
+                "recover_loss blocks compares channels by their place, which rotate changes; leave one of them out"
+            )
         if self.pairs and self.recover_loss == "blocks":
             raise UsageError("recover_loss blocks compares channels by their place, which granularity paired changes")
         for name in ("seed", "threads", "samples", "batch", "memory_limit"):
@@ -234,7 +247,8 @@ class Settings:
         """The kinds of change of the run, module:class each, in order."""
         if self.lossless:
             return (GRANULARITIES["lossless"].space,)
-        return tuple(dict.fromkeys(GRANULARITIES[name].space for name in self.granularity))
+        own = dict.fromkeys(GRANULARITIES[name].space for name in self.granularity)
+        return (ROTATION, *own) if self.rotate else tuple(own)
 
     @property
     def steps(self) -> Schedule:

@@ -80,6 +80,8 @@ class Space(Generic[P]):
     """Setting -> the values that go with this kind; settings that are not named: all."""
     aims: ClassVar[tuple[str, ...]] = ("ratio", "macs", "params", "size")
     """Kinds of targets that it can be given."""
+    saves: ClassVar[bool] = True
+    """Whether there is less of the model afterwards."""
     stepwise: ClassVar[bool] = False
     """Whether it takes the steps of a schedule by itself, all in one change."""
 

@@ -43,11 +43,24 @@ class Norm(NamedTuple):
     kind: str
 
 
+class Gain(NamedTuple):
+    """A product with a stored number for every channel, where a stream begins or ends. ``leaves``: whether it ends there."""
+
+    node: Node
+    number: int  # of the input that holds the gain
+    leaves: bool
+
+    @property
+    def beyond(self) -> str:
+        """The value on the other side."""
+        return self.node.outputs[0] if self.leaves else self.node.input(1 - self.number)
+
+
 @dataclass
 class Stream:
     """``places``: the values and axes that are it; ``writers``: stored tensor -> the axis that writes it; ``reason``: why it stays.
 
-    ``readers``: (node, input) of what else reads it.
+    ``readers``: (node, input) of what else reads it. ``gains``: where it is scaled channel by channel.
     """
 
     size: int
@@ -55,6 +68,7 @@ class Stream:
     writers: dict[str, int] = field(default_factory=dict)
     norms: dict[str, Norm] = field(default_factory=dict)
     readers: list[tuple[Node, int]] = field(default_factory=list)
+    gains: dict[str, Gain] = field(default_factory=dict)
     reason: str = ""
 
     @property
@@ -62,6 +76,8 @@ class Stream:
         """Why the stream's mean cannot be taken out of its writers ("": it can)."""
         if self.reason:
             return self.reason
+        if self.gains:
+            return f"{next(iter(self.gains.values())).node.label!r} scales its channels one by one"
         if self.readers:
             return f"{self.readers[0][0].label!r} reads it with its mean"
         roots = [norm.node.label for norm in self.norms.values() if norm.kind == ROOT]
@@ -70,7 +86,7 @@ class Stream:
 
 def streams(links: Links) -> list[Stream]:
     """Return the streams that norms over one axis read, in the order of the nodes."""
-    walker, found = _Walker(links), list[Stream]()
+    walker, found = Walker(links), list[Stream]()
     for node, spec in links.specs:
         for place in walker.normalised(node, spec):
             if not any(place in stream.places for stream in found):
@@ -78,20 +94,28 @@ def streams(links: Links) -> list[Stream]:
     return found
 
 
-class _Walker:
+class Walker:
+    """Follows streams through a model."""
+
     def __init__(self, links: Links):
         self.links, self.facts = links, links.facts
         self.specs = dict(links.specs)
         self.top = set(self.facts.graph.top)
+        self.border: Node | None = None
 
     def normalised(self, node: Node, spec: Spec) -> Iterator[Place]:
         """Yield the stream that a norm reads."""
-        kind = self._norm(node, 0, spec)
+        last = len(spec.inputs[0] or ()) - 1 if spec.inputs else -1
+        if last >= 0 and node in self.top and any(self._is_squared(node, axis) for axis in range(last + 1)):
+            yield node.input(0), next(axis for axis in range(last + 1) if self._is_squared(node, axis))
+            return
+        kind = self._norm(node, 0, spec) if node in self.top else ""
         if kind and spec.inputs[0]:
             yield node.input(0), len(spec.inputs[0]) - 1 if kind != MEAN else self._reduced(spec)[0]
 
-    def walk(self, start: Place) -> Stream:
-        """Follow a stream wherever it goes."""
+    def walk(self, start: Place, border: Node | None = None) -> Stream:
+        """Follow a stream wherever it goes, but not across ``border``, where another one begins."""
+        self.border = border
         size = (self.facts.shape(start[0]) or ())[start[1]]
         stream, todo = Stream(size), [start]
         while todo:
@@ -116,6 +140,8 @@ class _Walker:
         node = graph.producer.get(value)
         if node is None:
             self._refuse(stream, f"it begins at the model's input {value!r}")
+            return []
+        if node is self.border:
             return []
         if node not in self.top:
             self._refuse(stream, f"{node.label!r} makes it inside a body")
@@ -162,13 +188,23 @@ class _Walker:
             elif name and operand is not None:
                 other.append(number)
         if node.op in SCALES and len(found) != 1:
-            self._refuse(stream, f"{node.label!r} scales its channels one by one")
+            self._scaled(stream, node)
+            return []
         if node.op in ADDS and any(not self._is_zero(node.input(number)) for number in other):
             self._refuse(stream, f"{node.label!r} adds the same to all its channels")
         for number, name in enumerate(node.outputs):
             operand = spec.outputs[number] if name and number < len(spec.outputs) else None
             found += [(name, axis) for axis in axes_with(operand, letter) if _letter(spec, operand, axis)]
         return found
+
+    def _scaled(self, stream: Stream, node: Node) -> None:
+        """Note where a stream is multiplied by a stored vector."""
+        stored = [number for number in (0, 1) if node.input(number) in self.facts.graph.tensors]
+        if node.op != "Mul" or len(stored) != 1:
+            self._refuse(stream, f"{node.label!r} scales its channels one by one")
+            return
+        data = node.input(1 - stored[0])
+        stream.gains[node.outputs[0]] = Gain(node, stored[0], any(value == data for value, _ in stream.places))
 
     def _is_zero(self, value: str) -> bool:
         array = self.facts.array(value)
@@ -194,6 +230,11 @@ class _Walker:
         letter = _letter(spec, operand, axis)
         if operand is None:
             return []  # asked for its shape
+        if node is self.border:
+            return []
+        if self._is_squared(node, axis):
+            stream.norms[node.outputs[0]] = Norm(node, ROOT)
+            return []
         kind = self._norm(node, number, spec)
         if kind and (kind != MEAN or axis in self._reduced(spec)):
             stream.norms[node.outputs[0]] = Norm(node, kind)
@@ -235,6 +276,18 @@ class _Walker:
         return [
             axis for axis, term in enumerate(spec.inputs[0] or ()) if gone.issuperset(term.letters) and term.letters
         ]
+
+    def _is_squared(self, node: Node, axis: int) -> bool:
+        """Whether a node squares what it reads, and only sums over the axis are taken of that: the same in any orthonormal basis."""
+        exponent = self.facts.array(node.input(1)) if node.op == "Pow" else None
+        squares = exponent is not None and exponent.size == 1 and exponent.reshape(-1)[0] == 2
+        if not squares and not (node.op == "Mul" and node.input(0) == node.input(1)):
+            return False
+        users = self.facts.graph.consumers.get(node.outputs[0], ())
+        return bool(users) and all(
+            user.op in ("ReduceMean", "ReduceSum") and user in self.top and self._reduced(self.specs[user]) == [axis]
+            for user, _ in users
+        )
 
     def _takes_mean_away(self, node: Node, number: int) -> bool:
         """Whether a node subtracts from a value, its first input, that value's own mean."""

@@ -50,7 +50,7 @@ def to_target(settings: Settings, whole: Totals, shares: Shares) -> list[Leg]:
             continue
         start, done = done, done + share
         schedule = ONE_SHOT if space.stepwise else settings.steps
-        alone = schedule.steps == 1 and share > 1 - SLACK and not legs
+        alone = schedule.steps == 1 and share > 1 - SLACK and not any(leg.space.saves for leg in legs)
         aims = [settings.aim] if alone else _aims(settings.aim, whole, schedule, start, share)
         recover = part_of_recovery(settings.recover, len(aims)) if done > 1 - SLACK else 0
         own = replace(settings, recover=recover)

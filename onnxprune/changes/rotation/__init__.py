@@ -1,0 +1,1 @@
+"""Residual streams in the basis of their data, so that what is cut of them says least (``--rotate``)."""
