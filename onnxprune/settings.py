@@ -177,14 +177,7 @@ class Settings:
         self._refuse_what_no_kind_takes()
         self._refuse_beside_steps()
         self._refuse_beside_greedy()
-        if self.rotate and self.lossless:
-            raise UsageError(
-                "rotate makes channels of directions, none of which carries nothing; leave rotate or lossless out"
-            )
-        if self.rotate and self.recover_loss == "blocks":
-            raise UsageError(
-                "recover_loss blocks compares channels by their place, which rotate changes; leave one of them out"
-            )
+        self._refuse_beside_rotation()
         if self.pairs and self.recover_loss == "blocks":
             raise UsageError("recover_loss blocks compares channels by their place, which granularity paired changes")
         for name in ("seed", "threads", "samples", "batch", "memory_limit"):
@@ -195,10 +188,7 @@ class Settings:
             raise UsageError(
                 f"threads {self.threads}: give at most {MOST_THREADS}; this machine has {os.cpu_count()} cores"
             )
-        if self.search_recover < 0:
-            raise UsageError(f"search_recover {self.search_recover}: give a number of steps, such as 50")
-        if self.search_recover and not self.reconstructs:
-            raise UsageError("search_recover trains what the search proposes; leave criterion and repair at auto")
+        self._refuse_search_recover()
         for read in ("aim", "options", "training", "scorer", "purpose"):
             getattr(self, read)  # each refuses what it cannot read
 
@@ -221,6 +211,23 @@ class Settings:
             if kind.aims and self.aim.kind not in kind.aims:
                 able = ", ".join(known for known in kind.aims if known != "ratio")
                 raise UsageError(f"target {self.aim.kind} does not go with {called}; give {able}")
+
+    def _refuse_search_recover(self) -> None:
+        if self.search_recover < 0:
+            raise UsageError(f"search_recover {self.search_recover}: give a number of steps, such as 50")
+        if self.search_recover and not self.reconstructs:
+            raise UsageError("search_recover trains what the search proposes; leave criterion and repair at auto")
+
+    def _refuse_beside_rotation(self) -> None:
+        """Channels of a rotated stream are directions of the original's."""
+        if self.rotate and self.lossless:
+            raise UsageError(
+                "rotate makes channels of directions, none of which carries nothing; leave rotate or lossless out"
+            )
+        if self.rotate and self.recover_loss == "blocks":
+            raise UsageError(
+                "recover_loss blocks compares channels by their place, which rotate changes; leave one of them out"
+            )
 
     def _refuse_beside_greedy(self) -> None:
         """Weights that count no more can be left out of a score of weights alone."""

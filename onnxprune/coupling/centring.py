@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from onnxprune.coupling.groups import Analysis, groups_on
 from onnxprune.coupling.readers import once
-from onnxprune.coupling.streams import Stream, mean_free, streams
+from onnxprune.coupling.streams import ResidualStream, mean_free, streams
 from onnxprune.model.facts import Fact, Facts
 from onnxprune.model.model import Model
 
@@ -21,7 +21,7 @@ from onnxprune.model.model import Model
 class Centrable:
     """A stream of layer norms, and the groups, by number, whose units are positions of it."""
 
-    stream: Stream
+    stream: ResidualStream
     groups: frozenset[int]
 
 

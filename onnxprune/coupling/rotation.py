@@ -18,7 +18,17 @@ from onnxprune.coupling.edits import KeptPositions
 from onnxprune.coupling.links import Links
 from onnxprune.coupling.readers import axes_with
 from onnxprune.coupling.spec import RULES, View
-from onnxprune.coupling.streams import ROOT, ROOT_MEAN_SQUARE, SCALES, SKIPS, Gain, Place, Stream, Walker, streams
+from onnxprune.coupling.streams import (
+    ROOT,
+    ROOT_MEAN_SQUARE,
+    SCALES,
+    SKIPS,
+    Gain,
+    ResidualStream,
+    ValueAxis,
+    Walker,
+    streams,
+)
 from onnxprune.model.graph import Graph, Names, Node
 from onnxprune.model.model import Model
 from onnxprune.model.read import FLOATS
@@ -52,12 +62,14 @@ def _everything(value: str, axis: int) -> None:
 class Turnable:
     """A stream between RMS norms: its own tensors, and those of the spaces that its gains lead to and come from."""
 
-    stream: Stream
-    beyond: list[tuple[np.ndarray, bool, Stream]] = field(
+    stream: ResidualStream
+    beyond: list[tuple[np.ndarray, bool, ResidualStream]] = field(
         default_factory=list
     )  # gain, whether it leaves the stream, what is there
     gains: list[str] = field(default_factory=list)
-    normalised: list[tuple[Place, np.ndarray | None]] = field(default_factory=list)  # (place, the gain that it holds)
+    normalised: list[tuple[ValueAxis, np.ndarray | None]] = field(
+        default_factory=list
+    )  # (place, the gain that it holds)
     reason: str = ""
 
     @property
@@ -76,7 +88,7 @@ class _Finder:
         self.links, self.facts, self.walker = links, links.facts, Walker(links)
         self.specs = dict(links.specs)
 
-    def look_at(self, stream: Stream) -> Turnable:
+    def look_at(self, stream: ResidualStream) -> Turnable:
         found = Turnable(stream, reason=stream.reason)
         for gain in self._gains(stream):
             node = gain.node
@@ -104,7 +116,7 @@ class _Finder:
             found.reason = found.reason or "nothing divides it by its root mean square"
         return found
 
-    def _gains(self, stream: Stream) -> list[Gain]:
+    def _gains(self, stream: ResidualStream) -> list[Gain]:
         """Return the products with gains, and the fused norms, which have one inside."""
         fused = [
             Gain(norm.node, 2 if norm.node.op in SKIPS else 1, True)
@@ -119,7 +131,7 @@ class _Finder:
         own = next(axis for axis, term in enumerate(operand) if term.letters)
         return len(self.facts.shape(gain.beyond) or ()) - len(operand) + own
 
-    def _is_quotient(self, place: Place) -> bool:
+    def _is_quotient(self, place: ValueAxis) -> bool:
         node = self.facts.graph.producer.get(place[0])
         return node is not None and node.op in SCALES
 
@@ -147,7 +159,7 @@ def turned(links: Links, chosen: list[tuple[Turnable, np.ndarray]]) -> Model:
         old = arrays[name] if name in arrays else facts.content(name).astype(np.float64)
         arrays[name] = np.moveaxis(np.tensordot(old, matrix, axes=(axis, 0)), -1, axis)
 
-    def turn(stream: Stream, there: np.ndarray, back: np.ndarray) -> None:
+    def turn(stream: ResidualStream, there: np.ndarray, back: np.ndarray) -> None:
         for name, axis in stream.writers.items():
             apply(name, axis, there)
         for reader in stream.readers:

@@ -19,7 +19,7 @@ from onnxprune.coupling.spec import Operand, Spec
 from onnxprune.model.graph import Node
 from onnxprune.model.read import FLOATS
 
-Place = tuple[str, int]
+ValueAxis = tuple[str, int]
 """A value and one of its axes."""
 SKIPS = ("com.microsoft::SkipLayerNormalization", "com.microsoft::SkipSimplifiedLayerNormalization")
 CENTRING = frozenset({"LayerNormalization", SKIPS[0]})
@@ -36,7 +36,7 @@ ALIKE = frozenset(
 MEAN, LAYER, ROOT = "mean", "layer", "root"
 
 
-class Norm(NamedTuple):
+class StreamNorm(NamedTuple):
     """A node that normalises a stream. ``kind``: a layer norm, an RMS norm (root), or a mean that is taken away next."""
 
     node: Node
@@ -57,16 +57,16 @@ class Gain(NamedTuple):
 
 
 @dataclass
-class Stream:
+class ResidualStream:
     """``places``: the values and axes that are it; ``writers``: stored tensor -> the axis that writes it; ``reason``: why it stays.
 
     ``readers``: (node, input) of what else reads it. ``gains``: where it is scaled channel by channel.
     """
 
     size: int
-    places: set[Place] = field(default_factory=set)
+    places: set[ValueAxis] = field(default_factory=set)
     writers: dict[str, int] = field(default_factory=dict)
-    norms: dict[str, Norm] = field(default_factory=dict)
+    norms: dict[str, StreamNorm] = field(default_factory=dict)
     readers: list[tuple[Node, int]] = field(default_factory=list)
     gains: dict[str, Gain] = field(default_factory=dict)
     reason: str = ""
@@ -84,9 +84,9 @@ class Stream:
         return f"{roots[0]!r} takes its mean for a part of it" if roots else ""
 
 
-def streams(links: Links) -> list[Stream]:
+def streams(links: Links) -> list[ResidualStream]:
     """Return the streams that norms over one axis read, in the order of the nodes."""
-    walker, found = Walker(links), list[Stream]()
+    walker, found = Walker(links), list[ResidualStream]()
     for node, spec in links.specs:
         for place in walker.normalised(node, spec):
             if not any(place in stream.places for stream in found):
@@ -103,7 +103,7 @@ class Walker:
         self.top = set(self.facts.graph.top)
         self.border: Node | None = None
 
-    def normalised(self, node: Node, spec: Spec) -> Iterator[Place]:
+    def normalised(self, node: Node, spec: Spec) -> Iterator[ValueAxis]:
         """Yield the stream that a norm reads."""
         last = len(spec.inputs[0] or ()) - 1 if spec.inputs else -1
         if last >= 0 and node in self.top and any(self._is_squared(node, axis) for axis in range(last + 1)):
@@ -113,11 +113,11 @@ class Walker:
         if kind and spec.inputs[0]:
             yield node.input(0), len(spec.inputs[0]) - 1 if kind != MEAN else self._reduced(spec)[0]
 
-    def walk(self, start: Place, border: Node | None = None) -> Stream:
+    def walk(self, start: ValueAxis, border: Node | None = None) -> ResidualStream:
         """Follow a stream wherever it goes, but not across ``border``, where another one begins."""
         self.border = border
         size = (self.facts.shape(start[0]) or ())[start[1]]
-        stream, todo = Stream(size), [start]
+        stream, todo = ResidualStream(size), [start]
         while todo:
             place = todo.pop()
             if place in stream.places:
@@ -129,7 +129,7 @@ class Walker:
 
     # --- where it comes from ----------------------------------------------------------------------------------------
 
-    def _made(self, stream: Stream, place: Place) -> list[Place]:
+    def _made(self, stream: ResidualStream, place: ValueAxis) -> list[ValueAxis]:
         value, axis = place
         graph = self.facts.graph
         if value in graph.tensors:
@@ -161,7 +161,9 @@ class Walker:
         self._refuse(stream, f"{node.label!r} ({node.op}) writes it, which is not linear in stored weights")
         return []
 
-    def _written(self, stream: Stream, node: Node, spec: Spec, letter: str, weights: list[int]) -> list[Place]:
+    def _written(
+        self, stream: ResidualStream, node: Node, spec: Spec, letter: str, weights: list[int]
+    ) -> list[ValueAxis]:
         """Note the weight that writes; the bias beside it is a part of the stream."""
         found = []
         for number, operand in enumerate(spec.inputs):
@@ -176,8 +178,8 @@ class Walker:
         return found
 
     def _through(
-        self, stream: Stream, node: Node, spec: Spec, letter: str, carrying: list[int] | None = None
-    ) -> list[Place]:
+        self, stream: ResidualStream, node: Node, spec: Spec, letter: str, carrying: list[int] | None = None
+    ) -> list[ValueAxis]:
         """Return what else is a part of the stream where a node carries it on."""
         found, other = [], list[int]()
         for number, name in enumerate(node.inputs):
@@ -197,7 +199,7 @@ class Walker:
             found += [(name, axis) for axis in axes_with(operand, letter) if _letter(spec, operand, axis)]
         return found
 
-    def _scaled(self, stream: Stream, node: Node) -> None:
+    def _scaled(self, stream: ResidualStream, node: Node) -> None:
         """Note where a stream is multiplied by a stored vector."""
         stored = [number for number in (0, 1) if node.input(number) in self.facts.graph.tensors]
         if node.op != "Mul" or len(stored) != 1:
@@ -212,11 +214,11 @@ class Walker:
 
     # --- where it goes ----------------------------------------------------------------------------------------------
 
-    def _read(self, stream: Stream, place: Place) -> list[Place]:
+    def _read(self, stream: ResidualStream, place: ValueAxis) -> list[ValueAxis]:
         value, axis = place
         if value in self.facts.graph.outputs:
             self._refuse(stream, f"it is the model's output {value!r}")
-        found = list[Place]()
+        found = list[ValueAxis]()
         for node, number in self.facts.graph.consumers.get(value, ()):
             if node not in self.top:
                 self._refuse(stream, f"{node.label!r} reads it inside a body")
@@ -224,7 +226,7 @@ class Walker:
             found += self._read_by(stream, node, number, axis)
         return found
 
-    def _read_by(self, stream: Stream, node: Node, number: int, axis: int) -> list[Place]:
+    def _read_by(self, stream: ResidualStream, node: Node, number: int, axis: int) -> list[ValueAxis]:
         spec = self.specs[node]
         operand = spec.inputs[number] if number < len(spec.inputs) else None
         letter = _letter(spec, operand, axis)
@@ -233,11 +235,11 @@ class Walker:
         if node is self.border:
             return []
         if self._is_squared(node, axis):
-            stream.norms[node.outputs[0]] = Norm(node, ROOT)
+            stream.norms[node.outputs[0]] = StreamNorm(node, ROOT)
             return []
         kind = self._norm(node, number, spec)
         if kind and (kind != MEAN or axis in self._reduced(spec)):
-            stream.norms[node.outputs[0]] = Norm(node, kind)
+            stream.norms[node.outputs[0]] = StreamNorm(node, kind)
             return (
                 self._through(stream, node, _summed(spec), letter, [0, 1, *BIASES[node.op]])
                 if node.op in SKIPS and letter
@@ -298,7 +300,7 @@ class Walker:
 
     # --- what speaks against it -------------------------------------------------------------------------------------
 
-    def _require_own_writers(self, stream: Stream) -> None:
+    def _require_own_writers(self, stream: ResidualStream) -> None:
         """Refuse where a stored tensor writes the stream and does something else beside."""
         for name, axis in stream.writers.items():
             for node, number in self.facts.graph.consumers[name]:
@@ -312,7 +314,7 @@ class Walker:
                 if not writes and (name, axis) not in stream.places:
                     self._refuse(stream, f"{name!r} writes it, and {node.label!r} reads that for something else")
 
-    def _refuse(self, stream: Stream, reason: str) -> None:
+    def _refuse(self, stream: ResidualStream, reason: str) -> None:
         stream.reason = stream.reason or reason
 
 

@@ -441,6 +441,7 @@ ERRORS = {
     "does not go with lossless; leave it out": (f"quantised.onnx {DRY} --lossless --ratio 0.5", f"quantised.onnx {DRY} --ratio 0.5"),
     "name a criterion that looks at weights alone": (f"net.onnx {DRY} --selection greedy", f"net.onnx {DRY} --selection greedy --criterion l1"),
     "allow more (--max-divergence)": (f"branch.onnx {DATA} --granularity block --max-divergence 1e-9", f"branch.onnx {DATA} --granularity block --max-divergence 1000"),
+    "leave rotate or lossless out": (f"net.onnx {DRY} --rotate --lossless", f"net.onnx {DRY} --lossless"),
     "leave one of them out": (f"net.onnx {DATA} --schedule linear:2 --max-divergence 0.1", f"net.onnx {DRY} --schedule linear:2"),
     "lossless takes units out; leave granularity": (f"branch.onnx {DRY} --lossless --granularity block", f"branch.onnx {DRY} --granularity lossless,block"),
     "give a target, such as macs=50%": (f"branch.onnx {DRY} --granularity block,heads --ratio 0.5", f"branch.onnx {DRY} --granularity block,heads --target macs=90% --share block=100%"),

@@ -1,0 +1,85 @@
+"""``--rotate``: what a stream does not use goes without loss; plans repeat it; what cannot be turned is cut as it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import ModelProto, numpy_helper
+from support.networks import network
+from support.oracles import run, same
+
+import onnxprune
+from onnxprune.errors import PlanError, UsageError
+
+LAYER = "{0}g = %+16; {0}b = %16; {0}n = LayerNormalization({1}, {0}g, {0}b); "
+BODY = (
+    "w0 = %5x16; x0 = MatMul(x, w0); "
+    + LAYER.format("a", "x0")
+    + "w1 = %16x8; f = MatMul(an, w1); r = Relu(f); w2 = %8x16; "
+    "h = MatMul(r, w2); e = Add(x0, h); " + LAYER.format("z", "e") + "wy = %16x3; y = MatMul(zn, wy)"
+)
+X = "float[N,4,5] x"
+
+
+def narrow_stream(directions: int = 6) -> ModelProto:
+    """Return a network whose stream of 16 channels stays within so many directions, none of which is a channel's."""
+    model = network(BODY, X, "float[N,4,3] y", opset=18)
+    draw = np.random.default_rng(5)
+    basis, _ = np.linalg.qr(draw.standard_normal((16, directions)))
+    for tensor in model.graph.initializer:
+        if tensor.name in ("w0", "w2"):
+            inside = numpy_helper.to_array(tensor) @ basis @ basis.T
+            tensor.CopyFrom(numpy_helper.from_array(inside.astype(np.float32), tensor.name))
+    return model
+
+
+ROWS = {"x": np.random.default_rng(1).standard_normal((64, 4, 5)).astype(np.float32)}
+HALF = {
+    "layer_ratio": {"*": 0.5},
+    "round_to": 1,
+    "latency": False,
+    "repair": "none",
+    "criterion": "l2",
+    "include": ["w0"],
+}
+
+
+def test_unused_directions_go_without_loss() -> None:
+    """A mean takes one direction more; without a rotation the same width costs dearly."""
+    model = narrow_stream()
+    inputs = {"x": ROWS["x"][:8]}
+    found = onnxprune.prune(model, calibration=ROWS, rotate=True, ratio=0.5, **HALF)
+    assert [row["kind"] for row in found.report["steps"]] == ["rotate", "units"]
+    assert found.report["streams"][0]["status"] == "rotated" and found.report["surgery"]["proven"]
+    kept = {group.name: len(group.kept) for group in found.plan.groups}
+    assert kept["w0"] == 8
+    same(run(model, inputs), run(found.model, inputs), 1e-4)
+    plain = onnxprune.prune(model, calibration=ROWS, ratio=0.5, **HALF)
+    with pytest.raises(AssertionError):
+        same(run(model, inputs), run(plain.model, inputs), 1e-2)
+
+
+def test_a_plan_repeats_a_rotation() -> None:
+    model = narrow_stream()
+    found = onnxprune.prune(model, calibration=ROWS, rotate=True, ratio=0.5, **HALF)
+    again = onnxprune.apply(found.plan, model, calibration=ROWS, latency=False, repair="none")
+    assert again.model == found.model
+    with pytest.raises(PlanError, match="give the calibration data"):
+        onnxprune.apply(found.plan, model, latency=False)
+    blind = onnxprune.prune(model, rotate=True, ratio=0.5, **HALF)
+    assert onnxprune.apply(blind.plan, model, latency=False).model == blind.model
+    with pytest.raises(PlanError, match="leave calibration data out"):
+        onnxprune.apply(blind.plan, model, calibration=ROWS, latency=False)
+
+
+def test_where_nothing_can_be_turned_the_run_goes_on_and_says_so() -> None:
+    model = network("p = Conv(x, %8x3x1x1); r = Relu(p); y = Conv(r, %4x8x1x1)")
+    found = onnxprune.prune(model, rotate=True, ratio=0.5, round_to=1, latency=False)
+    assert any("can be rotated" in text for text in found.report["warnings"])
+    assert [len(group.kept) for group in found.plan.groups] == [4]
+
+
+@pytest.mark.parametrize("other", [{"lossless": True}, {"recover": 3, "recover_loss": "blocks"}])
+def test_what_does_not_go_with_a_rotation_is_refused(other: dict) -> None:
+    with pytest.raises(UsageError, match="rotate"):
+        onnxprune.prune(narrow_stream(), calibration=ROWS, rotate=True, **other)
