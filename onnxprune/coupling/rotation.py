@@ -17,6 +17,7 @@ from onnxprune.coupling.beside import splice_in
 from onnxprune.coupling.edits import KeptPositions
 from onnxprune.coupling.links import Links
 from onnxprune.coupling.readers import axes_with
+from onnxprune.coupling.shifts import Shifts
 from onnxprune.coupling.spec import RULES, View
 from onnxprune.coupling.streams import (
     ROOT,
@@ -167,13 +168,16 @@ def turned(links: Links, chosen: list[tuple[Turnable, np.ndarray]]) -> Model:
             assert place is not None
             apply(*place, back.T)
 
+    shifts = Shifts(links, finder.weight_of)
     for one, basis in chosen:
         turn(one.stream, basis, basis.T)
         for gain, leaves, other in one.beyond:
+            if leaves:
+                shifts.move(other)
             there = basis / gain[:, None] if leaves and other.writers else gain[:, None] * basis
             turn(other, there, basis.T * gain)
         arrays.update((name, np.ones(facts.shape(name) or ())) for name in one.gains)
-    return facts.model.replaced({name: array.astype(facts.content(name).dtype) for name, array in arrays.items()})
+    return shifts.made(facts.model.replaced({n: array.astype(facts.content(n).dtype) for n, array in arrays.items()}))
 
 
 # --- bases ------------------------------------------------------------------------------------------------------------
