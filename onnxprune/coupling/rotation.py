@@ -84,6 +84,16 @@ def turnable_streams(links: Links) -> list[Turnable]:
     return [finder.look_at(stream) for stream in streams(links) if all(n.kind == ROOT for n in stream.norms.values())]
 
 
+def with_shifts_behind(links: Links) -> Model:
+    """Return the model in which the shifts of norms of streams that can be turned are added behind what reads the norms."""
+    shifts = Shifts(links, _Finder(links).weight_of)
+    for one in turnable_streams(links):
+        for _, leaves, other in one.beyond:
+            if leaves and not one.reason:
+                shifts.move(other)
+    return shifts.made(links.facts.model)
+
+
 class _Finder:
     def __init__(self, links: Links):
         self.links, self.facts, self.walker = links, links.facts, Walker(links)
@@ -168,16 +178,13 @@ def turned(links: Links, chosen: list[tuple[Turnable, np.ndarray]]) -> Model:
             assert place is not None
             apply(*place, back.T)
 
-    shifts = Shifts(links, finder.weight_of)
     for one, basis in chosen:
         turn(one.stream, basis, basis.T)
         for gain, leaves, other in one.beyond:
-            if leaves:
-                shifts.move(other)
             there = basis / gain[:, None] if leaves and other.writers else gain[:, None] * basis
             turn(other, there, basis.T * gain)
         arrays.update((name, np.ones(facts.shape(name) or ())) for name in one.gains)
-    return shifts.made(facts.model.replaced({n: array.astype(facts.content(n).dtype) for n, array in arrays.items()}))
+    return facts.model.replaced({name: array.astype(facts.content(name).dtype) for name, array in arrays.items()})
 
 
 # --- bases ------------------------------------------------------------------------------------------------------------
@@ -199,4 +206,12 @@ def random_basis(width: int, seed: int) -> np.ndarray:
     return np.kron(odd, hadamard(even) / np.sqrt(even)) * draw.choice([-1.0, 1.0], width)[:, None]
 
 
-__all__ = ["Turnable", "principal", "random_basis", "turnable_streams", "turned", "with_root_mean_squares"]
+__all__ = [
+    "Turnable",
+    "principal",
+    "random_basis",
+    "turnable_streams",
+    "turned",
+    "with_root_mean_squares",
+    "with_shifts_behind",
+]

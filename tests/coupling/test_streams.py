@@ -14,7 +14,14 @@ from onnxprune.coupling.centring import centred
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.links import build_links
-from onnxprune.coupling.rotation import principal, random_basis, turnable_streams, turned, with_root_mean_squares
+from onnxprune.coupling.rotation import (
+    principal,
+    random_basis,
+    turnable_streams,
+    turned,
+    with_root_mean_squares,
+    with_shifts_behind,
+)
 from onnxprune.coupling.streams import streams
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
@@ -188,7 +195,8 @@ def links_of(model: Model):
 def rooted(analysis: Analysis) -> Model:
     """Return the model in which every layer norm that can be is an RMS norm."""
     free = centred(analysis, range(len(analysis.groups)))
-    return with_root_mean_squares(free.solution.links) if free.facts.mean_free else free.facts.model
+    plain = with_root_mean_squares(free.solution.links) if free.facts.mean_free else free.facts.model
+    return with_shifts_behind(links_of(plain))
 
 
 SCALED = (

@@ -21,6 +21,7 @@ from onnxprune.coupling.rotation import (
     turnable_streams,
     turned,
     with_root_mean_squares,
+    with_shifts_behind,
 )
 from onnxprune.errors import PlanError
 from onnxprune.evidence import Cache, gather
@@ -56,7 +57,9 @@ class Rotation(Space[Turnable]):
         context = self.context
         analysis = centred(context.analysis, range(len(context.analysis.groups)))
         model = with_root_mean_squares(analysis.solution.links) if analysis.facts.mean_free else analysis.facts.model
-        links = build_links(facts_of(model, context.settings), context.settings.allowed)
+        settings = context.settings
+        shifted = with_shifts_behind(build_links(facts_of(model, settings), settings.allowed))
+        links = build_links(facts_of(shifted, settings), settings.allowed)
         streams = tuple(turnable_streams(links))
         for stream in streams:
             if not self._can_lose(stream):
