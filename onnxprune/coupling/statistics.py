@@ -18,6 +18,8 @@ from onnxprune.coupling.spec import Spec, View
 from onnxprune.model.read import FLOATS
 
 EPSILON = {"": 1e-5, "com.microsoft": 1e-12}  # where a norm's attribute is not given, by domain
+PER_CHANNEL = frozenset({"InstanceNormalization", "GroupNormalization"})
+"""Norms whose gain and bias are vectors along the second axis."""
 BROADCASTS = 8  # the opset from which on the two operands of Max and of Mul may differ in shape
 AXES_AS_INPUT = 18  # the opset from which on ReduceMean takes its axes as an input
 
@@ -60,6 +62,7 @@ def spelled_out(view: View, share: float, axes: Sequence[int], sums: Sequence[Op
     """
     kind = view.fact(0).dtype
     gain, bias = _parameters(view)
+    shaped = _per_channel(view, gain, bias)
     number = (
         np.float32 if kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16) else helper.tensor_dtype_to_np_dtype(kind)
     )
@@ -80,9 +83,10 @@ def spelled_out(view: View, share: float, axes: Sequence[int], sums: Sequence[Op
     if narrow:
         steps.append(Operation("Cast", ("normalised",), "narrow", attributes={"to": kind}))
     last = "narrow" if narrow else "normalised"
-    steps.append(Operation("Mul", (last, gain), "scaled", None if bias else 0))
+    steps += shaped
+    steps.append(Operation("Mul", (last, "gain" if shaped else gain), "scaled", None if bias else 0))
     if bias:
-        steps.append(Operation("Add", ("scaled", bias), "shifted", 0))
+        steps.append(Operation("Add", ("scaled", "shift" if shaped else bias), "shifted", 0))
     return Edits(instead=tuple(steps))
 
 
@@ -122,6 +126,14 @@ def _parameters(view: View) -> tuple[int, int]:
     """Return the numbers of the inputs that hold gain and bias (0: it has none); two inputs are summed up where there is a skip."""
     gain = 2 if "Skip" in view.node.op else 1
     return gain, gain + 1 if view.has(gain + 1) else 0
+
+
+def _per_channel(view: View, gain: int, bias: int) -> list[Operation]:
+    """Return what brings gain and bias, one per channel, to the shape in which they broadcast; nothing where they do already."""
+    if view.node.op not in PER_CHANNEL:
+        return []
+    shape = np.array([-1, *[1] * (view.rank() - 2)], np.int64)
+    return [Operation("Reshape", (number, shape), name) for number, name in ((gain, "gain"), (bias, "shift"))]
 
 
 def _epsilon(view: View) -> float:

@@ -41,6 +41,18 @@ ROWS = [
         frame="tokens",
     ),
     row(
+        "LayerNormalization/float16",
+        "f = Cast<to=10>(p); n = LayerNormalization(f, %6:float16, %6:float16); h = Cast<to=1>(n)",
+        "w1 6: w1.1 writes, b1.0 shifts, t3.0 scales, t4.0 shifts, w2.0 reads",
+        frame="tokens",
+    ),
+    row(
+        "LayerNormalization/read as well",
+        "n = LayerNormalization(p, %6, %6); h = Add(n, p)",
+        "w1 6: w1.1 writes, b1.0 shifts, t3.0 scales, t4.0 shifts, w2.0 reads",
+        frame="tokens",
+    ),
+    row(
         "LayerNormalization/no shift",
         "h = LayerNormalization(p, %6)",
         "w1 6: w1.1 writes, b1.0 shifts, t3.0 scales, w2.0 reads",
@@ -160,6 +172,17 @@ ROWS = [
         "h = GroupNormalization<num_groups=2>(p, %6, %6)",
         "w1 2x3: w1.0 writes, b1.0 shifts, t3.0 scales, t4.0 shifts, w2.1 reads",
         allow=STATISTICAL,
+    ),
+    row(
+        "GroupNormalization/one group",
+        "h = GroupNormalization<num_groups=1>(p, %6, %6)",
+        "w1 6: w1.0 writes, b1.0 shifts, t3.0 scales, t4.0 shifts, w2.1 reads",
+    ),
+    row(
+        "GroupNormalization/one group by parts",
+        "r = Reshape(p, @[0, 1, -1]); i = InstanceNormalization(r, @[1.], @[0.]); q = Reshape(i, @[-1, 6, 4, 4]); g = %6x1x1; "
+        "h = Mul(q, g)",
+        "w1 6: w1.0 writes, b1.0 shifts, g.0 scales, w2.1 reads",
     ),
     row(
         "GroupNormalization/per channel",

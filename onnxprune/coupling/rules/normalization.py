@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.coupling.families import aligned, normalisation, pointwise
 from onnxprune.coupling.spec import Spec, Term, View, parse, rule
@@ -20,12 +22,19 @@ def batch_norm(view: View) -> Spec:
     return spec
 
 
-@rule("InstanceNormalization", family="per-channel")
+def _rest_of_instance(view: View, cut: KeptPositions) -> Edits:
+    """Channels of one group lie along the axis that is normalised."""
+    axes = range(2, view.rank())
+    share = share_kept(view, cut, "p", axes) if view.shape(0)[1] == 1 else 1.0
+    return Edits() if share == 1 else spelled_out(view, share, axes, (), 0)
+
+
+@rule("InstanceNormalization", family="per-channel", rewrite=_rest_of_instance)
 def instance_norm(view: View) -> Spec:
     spec = normalisation(view, range(2, view.rank()))
     spec.inputs[1:3] = [(Term(("p1",)),)] * 2
     spec.roles[2] = "shifts"
-    return spec
+    return corrected(view, spec, dict(spec.lossy)) if view.shape(0)[1] == 1 else spec
 
 
 def _rest_of_norm(view: View, cut: KeptPositions) -> Edits:
@@ -87,7 +96,16 @@ def softmax(view: View) -> Spec:
 
 
 def _group_count(view: View, cut: KeptPositions) -> Edits:
-    return Edits({"num_groups": cut.letter("g")})
+    if not _is_one_group(view):
+        return Edits({"num_groups": cut.letter("g")})
+    letters = ["c", *(f"s{i}" for i in range(view.rank() - 2))]
+    share = math.prod(cut.letter(letter) / size for letter, size in zip(letters, view.shape(0)[1:], strict=True))
+    return Edits() if share == 1 else spelled_out(view, share, range(1, view.rank()), (), 0)
+
+
+def _is_one_group(view: View) -> bool:
+    """Whether all channels are normalised together, each with a gain of its own."""
+    return int(view.attribute("num_groups", 1)) == 1 and view.node.version >= 21 and view.shape(0)[1] > 1
 
 
 @rule("GroupNormalization", family="per-channel", rewrite=_group_count)
@@ -102,4 +120,4 @@ def group_norm(view: View) -> Spec:
     spec = parse(f"n (g c) {space}, {scale}, {scale} -> n (g c) {space}", shapes, [view.out_shape()], sizes)
     spec.lossy = {letter: "statistics" for letter in ("c", *space.split())}
     spec.roles[2] = "shifts"
-    return spec
+    return corrected(view, spec, dict(spec.lossy)) if _is_one_group(view) else spec
