@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 from onnxprune.coupling.groups import Analysis, groups_on
 from onnxprune.coupling.readers import once
-from onnxprune.coupling.streams import ResidualStream, mean_free, streams
+from onnxprune.coupling.streams import ROOT, ResidualStream, mean_free, streams
 from onnxprune.model.facts import Fact, Facts
 from onnxprune.model.model import Model
 
 
 @dataclass(frozen=True, eq=False)
-class Centrable:
+class NormedStream:
     """A stream of layer norms, and the groups, by number, whose units are positions of it."""
 
     stream: ResidualStream
@@ -26,15 +26,20 @@ class Centrable:
 
 
 @once
-def centrable_streams(analysis: Analysis) -> tuple[Centrable, ...]:
-    """Return the streams whose writers can be rid of their mean."""
-    links, found = analysis.solution.links, list[Centrable]()
+def normed_streams(analysis: Analysis) -> tuple[NormedStream, ...]:
+    """Return the streams that have a norm which takes a mean away, in the order of the nodes."""
+    links, found = analysis.solution.links, list[NormedStream]()
     for stream in streams(links):
         units = [analysis.unit[links.axis(value, axis)] for value, axis in stream.places]
         groups = frozenset(group for own in units for group in groups_on(own, analysis.starts))
-        if groups and not stream.not_centrable:
-            found.append(Centrable(stream, groups))
+        if any(norm.kind != ROOT for norm in stream.norms.values()):
+            found.append(NormedStream(stream, groups))
     return tuple(found)
+
+
+def centrable_streams(analysis: Analysis) -> tuple[NormedStream, ...]:
+    """Return the streams that can lose units, and whose writers can be rid of their mean."""
+    return tuple(one for one in normed_streams(analysis) if one.groups and not one.stream.not_centrable)
 
 
 def with_other_weights(facts: Facts, model: Model, names: Iterable[str]) -> Facts:

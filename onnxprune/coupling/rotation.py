@@ -7,6 +7,7 @@ one basis for a whole stream nothing is added to the network.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -162,29 +163,33 @@ class _Finder:
 
 def turned(links: Links, chosen: list[tuple[Turnable, np.ndarray]]) -> Model:
     """Return the model with each stream in its basis: float64[width, width], orthonormal, the new directions in columns."""
-    finder, arrays = _Finder(links), dict[str, np.ndarray]()
-    facts = links.facts
-
-    def apply(name: str, axis: int, matrix: np.ndarray) -> None:
-        """Let position k of an axis be the sum over i of ``matrix[i, k]`` times the old position i."""
-        old = arrays[name] if name in arrays else facts.content(name).astype(np.float64)
-        arrays[name] = np.moveaxis(np.tensordot(old, matrix, axes=(axis, 0)), -1, axis)
+    finder, facts = _Finder(links), links.facts
+    products: dict[str, list[tuple[int, np.ndarray]]] = defaultdict(list)
 
     def turn(stream: ResidualStream, there: np.ndarray, back: np.ndarray) -> None:
         for name, axis in stream.writers.items():
-            apply(name, axis, there)
+            products[name].append((axis, there))
         for reader in stream.readers:
             place = finder.weight_of(*reader)
             assert place is not None
-            apply(*place, back.T)
+            products[place[0]].append((place[1], back.T))
 
     for one, basis in chosen:
         turn(one.stream, basis, basis.T)
         for gain, leaves, other in one.beyond:
             there = basis / gain[:, None] if leaves and other.writers else gain[:, None] * basis
             turn(other, there, basis.T * gain)
-        arrays.update((name, np.ones(facts.shape(name) or ())) for name in one.gains)
-    return facts.model.replaced({name: array.astype(facts.content(name).dtype) for name, array in arrays.items()})
+    arrays = {name: _product(facts.content(name), own) for name, own in products.items()}
+    ones = {name: np.ones_like(facts.content(name)) for one, _ in chosen for name in one.gains}
+    return facts.model.replaced(arrays | ones)
+
+
+def _product(array: np.ndarray, factors: list[tuple[int, np.ndarray]]) -> np.ndarray:
+    """Return an array of which position k of an axis is the sum over i of ``matrix[i, k]`` times the old position i."""
+    result = array.astype(np.float64)
+    for axis, matrix in factors:
+        result = np.moveaxis(np.tensordot(result, matrix, axes=(axis, 0)), -1, axis)
+    return result.astype(array.dtype)
 
 
 # --- bases ------------------------------------------------------------------------------------------------------------

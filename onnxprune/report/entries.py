@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from onnxprune.allocate.account import frozen_stakes, group_stakes
+from onnxprune.coupling.centring import normed_streams
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.links import RULES
 from onnxprune.model.read import Model
@@ -94,6 +95,25 @@ def frozen_entries(analysis: Analysis) -> list[Report]:
         }
         for frozen, stake in frozen_stakes(analysis)
     ]
+
+
+def stream_entries(analysis: Analysis, kept: Sequence[np.ndarray] | None = None) -> list[Report]:
+    """Describe every stream of layer norms: what the norms are where it is cut, and why they are no root mean squares."""
+    rows = []
+    for one in normed_streams(analysis):
+        stream, label = one.stream, next(iter(one.stream.norms.values())).node.label
+        cut = kept is not None and any(not kept[group].all() for group in one.groups)
+        rows.append(
+            {
+                "name": label,
+                "status": "pruned" if cut else "kept" if one.groups else "frozen",
+                "reason": stream.not_centrable or None,
+                "width": stream.size,
+                "norms": len(stream.norms),
+                "form": "spelled out" if stream.not_centrable else "root mean square",
+            }
+        )
+    return rows
 
 
 def keeper(row: Report) -> str:

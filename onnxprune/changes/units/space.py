@@ -123,7 +123,9 @@ class Units(Space[int]):
         reasons = {g: barrier.reason for g, barrier in self.barred.items()}
         kept = None if change is None else _kept(change)
         groups = entries.group_entries(self.analysis, kept, reasons)
-        return {"groups": groups, "frozen": entries.frozen_entries(self.analysis)}
+        told = {"groups": groups, "frozen": entries.frozen_entries(self.analysis)}
+        streams = entries.stream_entries(self.analysis, kept)
+        return told | ({"streams": streams} if streams else {})
 
 
 def _kept(change: Change[int]) -> Kept:
