@@ -70,7 +70,7 @@ def _judged(context: Context, whole: Totals, given: Shares, kinds: Sequence[str]
 
     def shares(mix: Mix) -> Shares:
         own = {path: left * parts / PARTS for path, parts in zip(kinds, mix, strict=True)}
-        return {path: given.get(path, own.get(path, 0.0)) for path in context.settings.spaces}
+        return {path: given.get(path, own.get(path, 0.0)) for path in context.settings.aimed}
 
     judged: dict[Mix, Judged] = {}
 

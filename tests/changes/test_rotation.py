@@ -69,6 +69,21 @@ def test_where_nothing_can_be_turned_the_run_goes_on_and_says_so() -> None:
     assert [len(group.kept) for group in found.plan.groups] == [4]
 
 
+def test_kinds_share_what_is_saved_after_a_rotation() -> None:
+    """A rotation saves nothing, so that it has no share."""
+    found = onnxprune.prune(
+        narrow_stream(),
+        calibration=ROWS,
+        rotate=True,
+        granularity=("heads", "eigen"),
+        target="macs=70%",
+        round_to=1,
+        latency=False,
+    )
+    assert found.report["steps"][0]["kind"] == "rotate"
+    assert all(set(row["shares"]) == {"heads", "eigen"} for row in found.report["shares"])
+
+
 @pytest.mark.parametrize("other", [{"lossless": True}, {"recover": 3, "recover_loss": "blocks"}])
 def test_what_does_not_go_with_a_rotation_is_refused(other: dict) -> None:
     with pytest.raises(UsageError, match="rotate"):
