@@ -52,7 +52,8 @@ def main_reason(analysis: Analysis) -> str:
     for volume in analysis.macs:
         stays, inputs = volume.at(0 * analysis.widths), volume.node.inputs if volume.node is not None else ()
         reasons = {words(frozen) for frozen in analysis.frozen if frozen.parameter in inputs} - {"Conv: " + TAPS}
-        at_stake.update(dict.fromkeys(reasons, stays / max(len(reasons), 1)))
+        ordered = sorted(reasons, reverse=True)  # of two that keep as much, the output comes before the input
+        at_stake.update(dict.fromkeys(ordered, stays / max(len(ordered), 1)))
     reason, macs = at_stake.most_common(1)[0] if at_stake else ("", 0)
     return reason if macs else ""
 
