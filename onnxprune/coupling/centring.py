@@ -16,6 +16,9 @@ from onnxprune.coupling.streams import ROOT, ResidualStream, mean_free, streams
 from onnxprune.model.facts import Fact, Facts
 from onnxprune.model.model import Model
 
+CONTENTLESS = frozenset({"Shape", "Size"})
+"""Operators that read no content."""
+
 
 @dataclass(frozen=True, eq=False)
 class NormedStream:
@@ -43,10 +46,10 @@ def centrable_streams(analysis: Analysis) -> tuple[NormedStream, ...]:
 
 
 def with_other_weights(facts: Facts, model: Model, names: Iterable[str]) -> Facts:
-    """Return the facts of a model in which these stored tensors hold something else, none of which is followed by value."""
+    """Return the facts of a model in which these stored tensors hold something else: nothing computed of them is followed by value."""
     changed = set(names)
     for node in facts.graph.nodes:
-        if not changed.isdisjoint(node.inputs) and all(name in facts.constants for name in node.outputs):
+        if node.op not in CONTENTLESS and not changed.isdisjoint(node.inputs):
             changed.update(node.outputs)
 
     def unknown(values: Mapping[str, Fact]) -> dict[str, Fact]:

@@ -9,6 +9,7 @@ from onnx import ModelProto
 from support.networks import feeds, network
 from support.oracles import analysed, halves, run, same
 
+import onnxprune
 from onnxprune.coupling.absorb import absorbed
 from onnxprune.coupling.centring import centred
 from onnxprune.coupling.cut import cut
@@ -137,6 +138,19 @@ def test_a_norm_that_loses_nothing_stays_as_it_was(name: str) -> None:
     plan = [np.arange(g.width) % 2 == 0 if g.name == "w1" else np.ones(g.width, bool) for g in analysis.groups]
     before, after = operators(analysis.facts.model), operators(cut(centred(analysis, range(9)), plan))
     assert before == after
+
+
+@pytest.mark.parametrize("inputs", ["float[N,4,6] x", "float[2,4,6] x"], ids=["free", "fixed"])
+def test_a_token_spread_over_the_batch_is_rid_of_its_mean(inputs: str) -> None:
+    """Its small content, known though the batch is free, is not that of the model before."""
+    text = (
+        "w0 = %6x6; b0 = %6; q0 = MatMul(x, w0); p0 = Add(q0, b0); token = %1x1x6; d = Shape(x); n = Slice(d, @[0], @[1]); "
+        f"s = Concat<axis=0>(n, @[1, 6]); t = Expand(token, s); x0 = Concat<axis=1>(t, p0); {FUSED.format('l', 'x0')}"
+        f"{BODY.format('ln')}{FUSED.format('k', 'e')}{END.format('kn')}"
+    )
+    found = onnxprune.prune(network(text, inputs, opset=17), ratio=0.5, round_to=1, latency=False)
+    assert found.report["surgery"]["exact"] and not found.report["surgery"]["frozen_by_check"]
+    assert len(found.plan.kept["w0"][1]) == 3
 
 
 STAY = {
