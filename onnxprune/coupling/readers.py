@@ -61,6 +61,16 @@ def unit_readers(analysis: Analysis) -> tuple[tuple[UnitReader, ...], ...]:
 
 
 @once
+def normed_groups(analysis: Analysis) -> frozenset[int]:
+    """Return the groups that norms, means or extremes are taken over, and that such corrections make up for."""
+    links, found = analysis.solution.links, set[int]()
+    for index, (_, spec) in enumerate(links.specs):
+        for letter in spec.statistics:
+            found.update(groups_on(analysis.unit[links.letter(index, letter)], analysis.starts))
+    return frozenset(found)
+
+
+@once
 def reading_weights(analysis: Analysis) -> dict[str, tuple[tuple[int, Member], ...]]:
     """Return weight -> (group, member) for the groups whose units stored weights read."""
     found: dict[str, tuple[tuple[int, Member], ...]] = {}

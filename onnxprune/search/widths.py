@@ -16,6 +16,7 @@ from onnxprune.allocate.hull import lower_hull
 from onnxprune.allocate.legal import narrower_widths, nearest
 from onnxprune.allocate.target import KINDS
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.readers import normed_groups
 from onnxprune.data.repeated import is_held
 from onnxprune.errors import TargetError
 from onnxprune.means import Means
@@ -32,6 +33,7 @@ WEIGHINGS = {
     "mixed": 0.5,
     "raw": 1.0,
     "raw, shared last": 1.0,
+    "raw, even streams": 1.0,
 }  # exponent of a node's output energy in the weight of its relative error
 PLAIN = ("relative", "mixed", "raw")
 PROMISING = 2  # starting points that are tried on more than a few data
@@ -39,6 +41,7 @@ SPREAD = 0.6  # standard deviation of a proposal's change, in the logarithm of a
 SHARED_LAST = (
     1e3  # weight of groups with several readers (residual streams) where they are to go only when nothing else can
 )
+STREAMS_FIRST = 1e-6  # weight of groups that a norm reads where they are to be as wide as a uniform cut leaves them
 FLOOR = 0.5  # of the uniform width: what every group keeps in one of the starting points
 BISECTIONS = 7  # of the share of MACs: to 1 %
 
@@ -180,6 +183,13 @@ class Search:
             found.append(Proposal("shared last", last, self._widths(last, WEIGHINGS["mixed"])))
             found.append(Proposal("raw, shared last", last, self._widths(last, WEIGHINGS["raw"])))
         uniform = self._uniform()
+        normed = normed_groups(self.analysis)
+        if normed and len(normed) < len(ones):
+            even = np.where(np.isin(np.arange(len(ones)), list(normed)), STREAMS_FIRST, 1.0)
+            lowest = [width if g in normed else 0 for g, width in enumerate(uniform.tolist())]
+            for name in ("even streams", "raw, even streams"):
+                exponent = Proposal(name, even, uniform).exponent
+                found.append(Proposal(name, even, self._widths(even, exponent, lowest)))
         floors = [min(nearest(legal, FLOOR * w), w) for legal, w in zip(self.legal, uniform.tolist(), strict=True)]
         found.append(Proposal("floored", ones, self._widths(ones, WEIGHINGS["mixed"], floors)))
         found.append(Proposal("uniform", ones, uniform))

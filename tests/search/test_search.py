@@ -325,3 +325,17 @@ def test_units_that_a_body_alone_reads_go_with_data_too():
     rows = np.random.default_rng(0).standard_normal((96, 8)).astype(np.float32)
     report = onnxprune.prune(model, calibration=rows, target="params=75%", round_to=1, latency=False).report
     assert report["after"]["parameters"] <= 0.75 * report["before"]["parameters"]
+
+
+def test_a_stream_is_tried_as_wide_as_an_even_cut_leaves_it() -> None:
+    """Tables of single readers misjudge a stream that norms read: some starts give it the uniform width, and the rest by tables."""
+    rng = np.random.default_rng(0)
+    found = onnxprune.prune(
+        MODELS / "digits_transformer.onnx",
+        calibration={"image": rng.random((24, 1, 8, 8)).astype(np.float32)},
+        target="macs=35%",
+        latency=False,
+    )
+    starts = {row["name"]: row["widths"] for row in found.report["search"]}
+    assert starts["even streams"][0] == starts["uniform"][0] < 64
+    assert starts["even streams"] != starts["uniform"]
