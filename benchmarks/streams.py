@@ -1,9 +1,9 @@
 """What a narrower residual stream is worth in time, and what the forms that its norm may take cost.
 
 python benchmarks/streams.py forms [--width 384 ...] [--rows 128]
-python benchmarks/streams.py encoder [--norm layer|rms] [--order pre|post] [--aim 0.6] [-- OPTION=VALUE ...]
+python benchmarks/streams.py encoder [--norm layer|rms] [--order pre|post] [--aim 0.6] [--tokens 128] [-- OPTION=VALUE ...]
 
-encoder: an encoder of 12 layers (width 384, 12 heads, 1536 neurons, 128 tokens, weights drawn) pruned to a share of its MACs by weight norms, every
+encoder: an encoder of 12 layers (width 384, 12 heads, 1536 neurons, weights drawn) pruned to a share of its MACs by weight norms, every
 layer alike; CPU time of one thread, pruned over original, against the MACs, and beside it the same of a network drawn with the widths
 that are nearest to the pruned one's. OPTION: of onnxprune.prune, in Python's words.
 
@@ -315,12 +315,11 @@ def widths(model: onnx.ModelProto, size: Size) -> Size:
     )
 
 
-def timed(norm: str, order: str, aim: float, repeats: int, options: dict[str, Any]) -> None:
+def timed(size: Size, norm: str, order: str, aim: float, repeats: int, options: dict[str, Any]) -> None:
     """Print one row: what was cut, the ratios of MACs and of CPU time, and those of a network drawn at these widths."""
     import onnxprune
     from onnxprune.api import bench, inspect
 
-    size = Size()
     with tempfile.TemporaryDirectory() as place:
         path, small, drawn = (Path(place) / f"{name}.onnx" for name in ("encoder", "small", "drawn"))
         encoder(path, size, norm, order)
@@ -353,6 +352,7 @@ def main() -> None:
     whole.add_argument("--order", choices=["pre", "post"], nargs="+", default=["pre", "post"])
     whole.add_argument("--aim", type=float, default=0.6)
     whole.add_argument("--repeats", type=int, default=3)
+    whole.add_argument("--tokens", type=int, default=128)
     given = sys.argv[1:]
     cut = given.index("--") if "--" in given else len(given)
     chosen = parser.parse_args(given[:cut])
@@ -365,7 +365,7 @@ def main() -> None:
     )
     for norm in chosen.norm:
         for order in chosen.order:
-            timed(norm, order, chosen.aim, chosen.repeats, options)
+            timed(Size(tokens=chosen.tokens), norm, order, chosen.aim, chosen.repeats, options)
 
 
 if __name__ == "__main__":
