@@ -189,6 +189,8 @@ class Walker:
                 found.append((name, axes[0]))
             elif name and operand is not None:
                 other.append(number)
+        if not self._is_linear(node, [name for name, _ in found]):
+            self._refuse(stream, f"{node.label!r} ({node.op}) is not linear in it")
         if node.op in SCALES and len(found) != 1:
             self._scaled(stream, node)
             return []
@@ -198,6 +200,18 @@ class Walker:
             operand = spec.outputs[number] if name and number < len(spec.outputs) else None
             found += [(name, axis) for axis in axes_with(operand, letter) if _letter(spec, operand, axis)]
         return found
+
+    def _is_linear(self, node: Node, carrying: list[str]) -> bool:
+        """Whether an operator of those that treat channels alike is linear as it stands: not a division by them, for instance."""
+        if node.op == "Div":
+            return node.input(1) not in carrying
+        if node.op == "Cast":
+            return node.attribute("to") in FLOATS
+        if node.op == "Pad":
+            value = self.facts.array(node.input(2)) if node.input(2) else np.zeros(1)
+            plain = node.attribute("mode", "constant") != "constant" or (value is not None and not value.any())
+            return plain and not node.attribute("value", 0.0)
+        return True
 
     def _scaled(self, stream: ResidualStream, node: Node) -> None:
         """Note where a stream is multiplied by a stored vector."""

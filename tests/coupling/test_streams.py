@@ -154,6 +154,20 @@ def test_a_token_spread_over_the_batch_is_rid_of_its_mean(inputs: str) -> None:
 
 
 STAY = {
+    "a divisor": (
+        "w0 = %6x6; q0 = MatMul(x, w0); d0 = Exp(q0); w9 = %6x6; x0 = MatMul(x, w9); k = Div(@1., x0); l = Mul(d0, k); "
+        + FUSED.format("a", "x0")
+        + "r0 = MatMul(an, %6x5); r1 = MatMul(l, %6x5); y = Add(r0, r1)",
+        "is not linear in it",
+    ),
+    "made whole numbers": (
+        START + "c0 = Cast<to=6>(x0); c1 = Cast<to=1>(c0); " + FUSED.format("a", "c1") + END.format("an"),
+        "is not linear in it",
+    ),
+    "padded with ones": (
+        START + "c1 = Pad(x0, @[0, 1, 0, 0, 1, 0], @1.); " + FUSED.format("a", "c1") + END.format("an"),
+        "is not linear in it",
+    ),
     "tied to what reads it": (
         "t = %9x6; x0 = Gather(t, ids); " + FUSED.format("a", "x0") + "u = Transpose<perm=[1,0]>(t); y = MatMul(an, u)",
         "reads it with its mean",
