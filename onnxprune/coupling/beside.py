@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import NodeProto, helper, numpy_helper
 
-from onnxprune.coupling.edits import Edits, Operation
+from onnxprune.coupling.edits import Edits, GraphValue, Operation
 from onnxprune.model.graph import Node
 from onnxprune.model.surgeon import Splicer
 
@@ -55,11 +55,13 @@ def _put_instead(node: Node, operations: tuple[Operation, ...], splicer: Splicer
         splicer.after(node, gs.Graph([added], outputs=[result]))
 
 
-def _operand(item: str | int | np.ndarray, old: NodeProto, names: dict[str, str], splicer: Splicer) -> str:
+def _operand(item: str | int | GraphValue | np.ndarray, old: NodeProto, names: dict[str, str], splicer: Splicer) -> str:
     if isinstance(item, int):
         return old.input[item]
     if isinstance(item, str):
         return names[item]
+    if isinstance(item, GraphValue):
+        return item.name
     name = splicer.names.fresh(f"{old.output[0]}_{TELLTALE}")
     splicer.store(numpy_helper.from_array(item, name))
     return name

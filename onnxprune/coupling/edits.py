@@ -11,14 +11,21 @@ import numpy as np
 from onnxprune.model.facts import Shape
 
 
+class GraphValue(NamedTuple):
+    """A value of the graph around a node that is rewritten, by the name that it has there."""
+
+    name: str
+
+
 class Operation(NamedTuple):
-    """A node to be written. ``inputs``: results of operations before it by name, the rewritten node's inputs by number, constants.
+    """A node to be written. ``inputs``: results of operations before it by name, the rewritten node's inputs by number, other
+    values of its graph, constants.
 
     ``output``: number of the rewritten node's output that it gives (None: a value in between, called ``name``).
     """
 
     op: str
-    inputs: tuple[str | int | np.ndarray, ...]
+    inputs: tuple[str | int | GraphValue | np.ndarray, ...]
     name: str = ""
     output: int | None = None
     attributes: Mapping[str, Any] = {}

@@ -73,6 +73,8 @@ class _Silencer:
             if mask is not None:
                 zero = spec.silent.get(position)
                 silence = node.proto.input[zero] if zero is not None and node.input(zero) else ""
+                if position in spec.squared:
+                    silence = self._insert(node, "Mul", [spec.squared[position]] * 2)
                 shape, dtype = facts.shape(node.input(position)) or (), facts.dtype(node.input(position))
                 op, operands = self._masked(node.proto.input[position], mask, axis, shape, dtype, silence)
                 node.proto.input[position] = self._insert(node, op, operands)

@@ -50,6 +50,7 @@ class Spec:
     ``roles`` overrides the derived role of an input. ``extra``: values to mention once more or that belong to a body.
     ``consumes``: letters the node consumes although an output has them too. ``silent``: the inputs on which a consumed
     letter is silenced -> the input that holds their zero point (None: 0); by default one input of value zero, at best stored.
+    ``squared``: inputs of which silent positions hold the square of a value of the graph -> that value, a mean taken away before.
     """
 
     inputs: list[Operand]
@@ -64,6 +65,7 @@ class Spec:
     extra: list[tuple[str, Operand]] = field(default_factory=list)
     consumes: set[str] = field(default_factory=set)
     silent: dict[int, int | None] = field(default_factory=dict)
+    squared: dict[int, str] = field(default_factory=dict)
 
     def bar(self, letters: Iterable[str], reason: str, positions: np.ndarray | None = None) -> Spec:
         self.bars.extend(Bar(letter, reason, positions) for letter in letters)

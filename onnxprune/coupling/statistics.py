@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from onnx import TensorProto, helper
 
-from onnxprune.coupling.edits import Edits, KeptPositions, Operation
+from onnxprune.coupling.edits import Edits, GraphValue, KeptPositions, Operation
 from onnxprune.coupling.spec import Spec, View
+from onnxprune.model.graph import Node
 from onnxprune.model.read import FLOATS
 
 EPSILON = {"": 1e-5, "com.microsoft": 1e-12}  # where a norm's attribute is not given, by domain
@@ -51,6 +52,59 @@ def root_mean_square(view: View, share: float) -> Edits:
 def is_mean_free(view: View) -> bool:
     """Whether the mean that a node takes, or takes away, is zero."""
     return view.node.outputs[0] in view.facts.mean_free
+
+
+def mean_squared(view: View, axes: Sequence[int]) -> str | None:
+    """Return the mean that was taken away from all whose squares a ReduceMean averages, by its name in the graph (None: no such).
+
+    Silent positions hold its square there, being zero less the mean, as those inside of a layer norm do.
+    """
+    graph = view.facts.graph
+    squares = graph.producer.get(view.node.inputs[0])
+    less = graph.producer.get(squares.inputs[0]) if squares is not None and _squares(view, squares) else None
+    if view.node.op != "ReduceMean" or less is None or less.op != "Sub":
+        return None
+    for value, mean in (less.inputs, less.inputs[::-1]):
+        node = graph.producer.get(mean)
+        if node is None or node.op != "ReduceMean" or node.inputs[0] != value or node.owner is not view.node.owner:
+            continue
+        if _reduces_alike(View(node, view.facts), view, axes):
+            return node.proto.output[0]
+    return None
+
+
+def _squares(view: View, node: Node) -> bool:
+    if node.op == "Mul":
+        return node.inputs[0] == node.inputs[1]
+    exponent = view.facts.array(node.inputs[1]) if node.op == "Pow" else None
+    return exponent is not None and exponent.size == 1 and float(exponent.reshape(-1)[0]) == 2
+
+
+def _reduces_alike(first: View, second: View, axes: Sequence[int]) -> bool:
+    """Whether the results of two ReduceMean have one shape and element type, the first's axes being ``axes`` too."""
+    sizes = first.shape(0)
+    reduced = [axis for axis, size in enumerate(first.out_shape()) if size == 1 != sizes[axis]]
+    return (
+        len(first.out_shape()) == len(sizes)
+        and first.out_shape() == second.out_shape()
+        and reduced == [axis for axis in axes if sizes[axis] != 1]
+        and first.fact(0).dtype == second.fact(0).dtype
+        and not is_mean_free(first)
+    )
+
+
+def with_silent_squares(view: View, share: float, mean: str) -> Edits:
+    """Return a mean of squares over a share of the positions, with those of ``mean`` at the silent ones."""
+    number = helper.tensor_dtype_to_np_dtype(view.fact(0).dtype)
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in view.node.proto.attribute}
+    steps = (
+        Operation(view.node.op, tuple(range(len(view.node.inputs))), "squares_of_rest", attributes=attributes),
+        Operation("Mul", ("squares_of_rest", np.asarray(share, number)), "part_of_rest"),
+        Operation("Mul", (GraphValue(mean), GraphValue(mean)), "squared_mean"),
+        Operation("Mul", ("squared_mean", np.asarray(1 - share, number)), "part_of_silent"),
+        Operation("Add", ("part_of_rest", "part_of_silent"), "variance", 0),
+    )
+    return Edits(instead=steps)
 
 
 def spelled_out(view: View, share: float, axes: Sequence[int], sums: Sequence[Operation], source: str | int) -> Edits:

@@ -7,7 +7,7 @@ import numpy as np
 from onnxprune.coupling.edits import Edits, KeptPositions
 from onnxprune.coupling.families import normalisation, reduction, remapped
 from onnxprune.coupling.spec import Spec, Term, View, axes_of, parse, rule
-from onnxprune.coupling.statistics import corrected, is_mean_free, share_kept
+from onnxprune.coupling.statistics import corrected, is_mean_free, mean_squared, share_kept, with_silent_squares
 
 CORRECTED = {"ReduceMean": "Mul", "ReduceMax": "Max", "ReduceMin": "Min"}
 """Reduction -> what makes its result over the rest that over all, the silent ones being zeros."""
@@ -25,6 +25,9 @@ def _axes(view: View) -> list[int]:
 
 def _with_silent(view: View, cut: KeptPositions) -> Edits:
     share = share_kept(view, cut, "r", _axes(view))
+    mean = mean_squared(view, _axes(view)) if share != 1 else None
+    if mean is not None:
+        return with_silent_squares(view, share, mean)
     if view.node.op not in CORRECTED or (share == 1 and not is_mean_free(view)):
         return Edits()
     by = share if view.node.op == "ReduceMean" and not is_mean_free(view) else 0.0
@@ -36,6 +39,8 @@ def reduce(view: View) -> Spec:
     """A sum over silenced positions is exact, a mean and an extreme can be made good; a product over them is not."""
     lossy = None if view.node.op in EXACT else "statistics"
     spec = reduction(view, _axes(view), lossy, bool(view.attribute("keepdims", 1)))
+    mean = mean_squared(view, _axes(view))
+    spec.squared = {0: mean} if mean is not None else {}
     return corrected(view, spec, dict(spec.lossy)) if view.node.op in CORRECTED else spec
 
 
