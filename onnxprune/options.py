@@ -33,6 +33,7 @@ class SettingOptions(TypedDict, total=False):
     granularity: str | Sequence[str]
     share: Mapping[str, float] | Sequence[tuple[str, float]]
     lossless: bool
+    rotate: bool
     allow_lossy: bool
     max_layer_ratio: float
     layer_ratio: Mapping[str, float] | Sequence[tuple[str, float]]
