@@ -35,6 +35,12 @@ ROWS = [
     row("ReduceMax", "h = ReduceMax(p, @[1])", "w1 6: w1.0 writes, b1.0 shifts", width=1),
     row("ReduceMax/space", "h = ReduceMax(p, @[-2, 3])", PLAIN),
     row("ReduceMax/opset 11", "h = ReduceMax<axes=[2], keepdims=1>(p)", PLAIN, opset=11),
+    row(
+        "ReduceMax/of a softmax by parts",
+        "top = ReduceMax(p, @[-1]); s = Sub(p, top); e = Exp(s); all = ReduceSum(e, @[-1]); h = Div(e, all)",
+        *stays(STATISTICS, "w1.1 6/6", "b1.0 6/6", "w2.0 6/6"),
+        frame="tokens",
+    ),
     row("ReduceMin", "h = ReduceMin(p, @[1])", "w1 6: w1.0 writes, b1.0 shifts", width=1),
     row("ReduceMin/space", "h = ReduceMin(p, @[-2, 3])", PLAIN),
     row("ReduceMin/opset 11", "h = ReduceMin<axes=[2], keepdims=1>(p)", PLAIN, opset=11),

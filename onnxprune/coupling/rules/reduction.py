@@ -28,7 +28,7 @@ def _with_silent(view: View, cut: KeptPositions) -> Edits:
     mean = mean_squared(view, _axes(view)) if share != 1 else None
     if mean is not None:
         return with_silent_squares(view, share, mean)
-    if view.node.op not in CORRECTED or (share == 1 and not is_mean_free(view)):
+    if not _is_corrected(view) or (share == 1 and not is_mean_free(view)):
         return Edits()
     by = share if view.node.op == "ReduceMean" and not is_mean_free(view) else 0.0
     return Edits(results={0: (CORRECTED[view.node.op], by)})
@@ -41,7 +41,14 @@ def reduce(view: View) -> Spec:
     spec = reduction(view, _axes(view), lossy, bool(view.attribute("keepdims", 1)))
     mean = mean_squared(view, _axes(view))
     spec.squared = {0: mean} if mean is not None else {}
-    return corrected(view, spec, dict(spec.lossy)) if view.node.op in CORRECTED else spec
+    return corrected(view, spec, dict(spec.lossy)) if _is_corrected(view) else spec
+
+
+def _is_corrected(view: View) -> bool:
+    """Whether silence describes what the node gives; not where an extreme is taken away, as in a softmax that a file spells out."""
+    users = view.facts.graph.consumers.get(view.node.outputs[0], [])
+    shifts = bool(users) and all(user.op == "Sub" and user.inputs[0] == view.node.inputs[0] for user, _ in users)
+    return view.node.op in CORRECTED and (view.node.op == "ReduceMean" or not shifts)
 
 
 @rule("ArgMax", "ArgMin", family="reduction")
