@@ -10,11 +10,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from onnxprune.coupling.absorb import absorbed
+from onnxprune.coupling.beside import splice_in
+from onnxprune.coupling.edits import KeptPositions
 from onnxprune.coupling.groups import Analysis, groups_on
+from onnxprune.coupling.links import Links
 from onnxprune.coupling.readers import once
+from onnxprune.coupling.spec import RULES, View
 from onnxprune.coupling.streams import ROOT, ResidualStream, mean_free, streams
 from onnxprune.model.facts import Fact, Facts
+from onnxprune.model.graph import Graph, Names
 from onnxprune.model.model import Model
+from onnxprune.model.surgeon import Splicer
 
 CONTENTLESS = frozenset({"Shape", "Size"})
 """Operators that read no content."""
@@ -72,3 +79,26 @@ def centred(analysis: Analysis, groups: Collection[int]) -> Analysis:
     fresh = replace(with_other_weights(facts, model, writers), mean_free=norms)
     links = replace(analysis.solution.links, facts=fresh)
     return replace(analysis, facts=fresh, solution=replace(analysis.solution, links=links))
+
+
+def with_root_mean_squares(links: Links) -> Model:
+    """Return the model in which every layer norm of what has mean zero is an RMS norm, spelled out as runtimes fuse it."""
+    facts = links.facts
+    graph = Graph(facts.model.draft())
+    splicer = Splicer(graph, Names(graph.model.graph))
+    for (original, spec), node in zip(links.specs, list(graph.nodes), strict=True):
+        rewrite = RULES[original.op].rewrite if original.op in RULES else None
+        if rewrite is None or not spec.statistics or original.outputs[0] not in facts.mean_free:
+            continue
+        splice_in(
+            rewrite(View(original, facts), KeptPositions(_everything, spec.sizes.__getitem__)),
+            node,
+            facts.dtype(original.outputs[0]),
+            splicer,
+        )
+    splicer.carry_out()
+    return absorbed(facts.model.derived(graph.model))
+
+
+def _everything(value: str, axis: int) -> None:
+    """Say of every axis that it stays whole."""

@@ -13,13 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.linalg import hadamard
 
-from onnxprune.coupling.absorb import absorbed
-from onnxprune.coupling.beside import splice_in
-from onnxprune.coupling.edits import KeptPositions
 from onnxprune.coupling.links import Links
 from onnxprune.coupling.readers import axes_with
 from onnxprune.coupling.shifts import Shifts
-from onnxprune.coupling.spec import RULES, View
 from onnxprune.coupling.streams import (
     ROOT,
     ROOT_MEAN_SQUARE,
@@ -31,33 +27,9 @@ from onnxprune.coupling.streams import (
     Walker,
     streams,
 )
-from onnxprune.model.graph import Graph, Names, Node
+from onnxprune.model.graph import Node
 from onnxprune.model.model import Model
 from onnxprune.model.read import FLOATS
-from onnxprune.model.surgeon import Splicer
-
-
-def with_root_mean_squares(links: Links) -> Model:
-    """Return the model in which every layer norm of what has mean zero is an RMS norm, spelled out as runtimes fuse it."""
-    facts = links.facts
-    graph = Graph(facts.model.draft())
-    splicer = Splicer(graph, Names(graph.model.graph))
-    for (original, spec), node in zip(links.specs, list(graph.nodes), strict=True):
-        rewrite = RULES[original.op].rewrite if original.op in RULES else None
-        if rewrite is None or not spec.statistics or original.outputs[0] not in facts.mean_free:
-            continue
-        splice_in(
-            rewrite(View(original, facts), KeptPositions(_everything, spec.sizes.__getitem__)),
-            node,
-            facts.dtype(original.outputs[0]),
-            splicer,
-        )
-    splicer.carry_out()
-    return absorbed(facts.model.derived(graph.model))
-
-
-def _everything(value: str, axis: int) -> None:
-    """Say of every axis that it stays whole."""
 
 
 @dataclass(eq=False)
@@ -217,6 +189,5 @@ __all__ = [
     "random_basis",
     "turnable_streams",
     "turned",
-    "with_root_mean_squares",
     "with_shifts_behind",
 ]

@@ -189,6 +189,9 @@ class Walker:
                 found.append((name, axes[0]))
             elif name and operand is not None:
                 other.append(number)
+        operands = [operand for operand in (*spec.inputs, *spec.outputs) if operand]
+        if any(_letter(spec, operand, axis) is None for operand in operands for axis in axes_with(operand, letter)):
+            self._refuse(stream, f"{node.label!r} ({node.op}) lays it out anew")
         if not self._is_linear(node, [name for name, _ in found]):
             self._refuse(stream, f"{node.label!r} ({node.op}) is not linear in it")
         if node.op in SCALES and len(found) != 1:

@@ -9,6 +9,7 @@ from support.networks import network
 from support.oracles import run, same
 
 import onnxprune
+from onnxprune.coupling.streams import mean_free
 from onnxprune.errors import PlanError, UsageError
 
 LAYER = "{0}g = %+16; {0}b = %16; {0}n = LayerNormalization({1}, {0}g, {0}b); "
@@ -82,6 +83,28 @@ def test_kinds_share_what_is_saved_after_a_rotation() -> None:
     )
     assert found.report["steps"][0]["kind"] == "rotate"
     assert all(set(row["shares"]) == {"heads", "eigen"} for row in found.report["shares"])
+
+
+def test_a_mean_that_is_left_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layer norms would hide it: what is compared with the original has no layer norm left."""
+
+    def half_done(array: np.ndarray, axis: int) -> np.ndarray:
+        return array if array.shape == (16, 16) else mean_free(array, axis)
+
+    monkeypatch.setattr("onnxprune.coupling.centring.mean_free", half_done)
+    found = onnxprune.prune(network(BODY, X, "float[N,4,3] y", opset=18), ratio=0.5, round_to=1, latency=False)
+    assert not found.report["centred"]["exact"] and found.report["surgery"]["proven"]
+    assert "Sub" in {node.op_type for node in found.model.graph.node}, "its norms are spelled out"
+
+
+def test_a_rotation_that_is_not_exact_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.changes.rotation.space.random_basis", lambda width, seed: 1.1 * np.eye(width))
+    model = network(BODY, X, "float[N,4,3] y", opset=18)
+    found = onnxprune.prune(model, rotate=True, ratio=0.5, round_to=1, latency=False)
+    assert found.report["streams"][0]["status"] == "frozen"
+    assert any("whose rotation is not exact" in text for text in found.report["warnings"])
+    plain = onnxprune.prune(model, ratio=0.5, round_to=1, latency=False)
+    assert [group.kept for group in found.plan.groups] == [group.kept for group in plain.plan.groups]
 
 
 @pytest.mark.parametrize("other", [{"lossless": True}, {"recover": 3, "recover_loss": "blocks"}])

@@ -11,7 +11,7 @@ from support.oracles import analysed, halves, run, same
 
 import onnxprune
 from onnxprune.coupling.absorb import absorbed
-from onnxprune.coupling.centring import centred
+from onnxprune.coupling.centring import centred, with_root_mean_squares
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.links import build_links
@@ -20,7 +20,6 @@ from onnxprune.coupling.rotation import (
     random_basis,
     turnable_streams,
     turned,
-    with_root_mean_squares,
     with_shifts_behind,
 )
 from onnxprune.coupling.streams import streams
@@ -163,6 +162,10 @@ STAY = {
     "made whole numbers": (
         START + "c0 = Cast<to=6>(x0); c1 = Cast<to=1>(c0); " + FUSED.format("a", "c1") + END.format("an"),
         "is not linear in it",
+    ),
+    "folded into another axis": (
+        START + "c1 = Reshape(x0, @[2, 24]); c2 = Reshape(c1, @[8, 6]); " + FUSED.format("a", "c2") + END.format("an"),
+        "lays it out anew",
     ),
     "padded with ones": (
         START + "c1 = Pad(x0, @[0, 1, 0, 0, 1, 0], @1.); " + FUSED.format("a", "c1") + END.format("an"),

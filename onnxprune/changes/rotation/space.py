@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from onnxprune.allocate import Costs, Target
 from onnxprune.changes.analysing import facts_of
-from onnxprune.changes.change import Change, Space
+from onnxprune.changes.change import Change, Refuted, Space
 from onnxprune.changes.context import Context
-from onnxprune.coupling.centring import centred
+from onnxprune.coupling.centring import centred, with_root_mean_squares
 from onnxprune.coupling.links import Links, build_links
 from onnxprune.coupling.rotation import (
     Turnable,
@@ -20,7 +21,6 @@ from onnxprune.coupling.rotation import (
     random_basis,
     turnable_streams,
     turned,
-    with_root_mean_squares,
     with_shifts_behind,
 )
 from onnxprune.errors import PlanError
@@ -75,9 +75,19 @@ class Rotation(Space[Turnable]):
     def parts(self) -> Sequence[Turnable]:
         return [stream for stream in self.spun.streams if not stream.reason]
 
+    def without(self, refuted: Refuted) -> Self:
+        """Return what is left; where that is nothing, the streams are cut as they are."""
+        rest = copy.copy(self)
+        rest.barred = {**self.barred, **refuted.parts}
+        return rest
+
     def choose(self, aim: Target) -> Change[Turnable]:
         """Turn every stream that can be turned; say where there is none."""
-        if not self.open:
+        if self.barred:
+            self.context.notes.warn(
+                f"streams are cut as they are whose rotation is not exact: {', '.join(map(self.label, self.barred))}"
+            )
+        elif not self.open:
             reasons = dict.fromkeys(f"{s.name}: {s.reason}" for s in self.spun.streams)
             told = "; ".join(list(reasons)[:3]) or "it has no norm over channels whose stream is a sum of linear layers"
             self.context.notes.warn(f"no residual stream of this model can be rotated ({told}); it is cut as it is")
