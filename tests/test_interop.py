@@ -20,6 +20,9 @@ MODELS = Path(__file__).parents[1] / "models"
 NAMES = ("digits_cnn", "digits_transformer")
 CALIBRATION = MODELS / "digits_calib.npz"
 IMAGES = np.load(MODELS / "digits_test.npz")["image"]
+NORMS = {"LayerNormalization", "SkipLayerNormalization"}
+"""Operators that become several where their stream is cut."""
+NORM_PARTS = {*NORMS, "Pow", "ReduceMean", "Sub", "Mul", "Add", "Sqrt", "Div"}
 FEW = 50  # images for runtimes that take one at a time
 
 Compute = Callable[[np.ndarray], np.ndarray]
@@ -73,7 +76,13 @@ def test_all_but_the_widths_is_as_it_was(name: str, tmp_path: Path) -> None:
     metadata = {entry.key: entry.value for entry in small.metadata_props}
     assert metadata.pop("classes") == "0,1,2,3,4,5,6,7,8,9"
     assert {key.partition(".")[0] for key in metadata} == {"onnxprune"}
-    assert [_identity(node) for node in small.graph.node] == [_identity(node) for node in original.graph.node]
+    kept = [node for node in small.graph.node if "_pruned" not in node.name]
+    assert [_identity(node) for node in kept] == [
+        _identity(node) for node in original.graph.node if node.op_type not in NORMS
+    ]
+    assert (len(kept) == len(small.graph.node)) == (name == "digits_cnn"), (
+        "norms of a stream that is cut are spelled out"
+    )
     rewritten = {tensor.name for tensor in small.graph.initializer} - {t.name for t in original.graph.initializer}
     assert all("_pruned" in tensor for tensor in rewritten)
     assert len(small.SerializeToString()) < 0.7 * len(original.SerializeToString())
@@ -114,7 +123,7 @@ def fused(source: Path, folder: Path) -> Compute:
     found = optimizer.optimize_model(str(source), model_type="bert", num_heads=0, hidden_size=0, opt_level=0)
     found.save_model_to_file(str(folder / "fused.onnx"))
     if source.stem == "digits_transformer":
-        assert {"BiasGelu", "SkipLayerNormalization"} <= operators(folder / "fused.onnx")
+        assert "BiasGelu" in operators(folder / "fused.onnx")
     return loaded(folder / "fused.onnx")
 
 
@@ -298,5 +307,5 @@ def test_what_a_tool_made_is_pruned_exactly(tool: Callable, name: str, tmp_path:
     )
     assert result.report["surgery"]["exact"] and not result.report["surgery"]["frozen_by_check"]
     assert after < 0.6 * before
-    assert operators(tmp_path / "small.onnx") == operators(source)
+    assert operators(tmp_path / "small.onnx") - NORM_PARTS == operators(source) - NORM_PARTS
     assert np.isfinite(loaded(tmp_path / "small.onnx")(IMAGES)).all()
