@@ -12,7 +12,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from onnxprune.coupling.beside import TELLTALE
-from onnxprune.model.graph import Graph, Insertions, Names, Node, names_read
+from onnxprune.model.graph import Graph, Insertions, Names, Node, forget_values, names_read
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
 
@@ -206,6 +206,4 @@ class _Absorber:
         }
         graph = self.graph.model.graph
         unread = left - {name for node in graph.node for name in names_read(node)} - set(self.graph.outputs)
-        for items in (graph.initializer, graph.input, graph.value_info):
-            for index in reversed([i for i, item in enumerate(items) if item.name in unread]):
-                del items[index]
+        forget_values(graph, unread)

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.linalg import hadamard
 
+from onnxprune.coupling.absorb import GAINS
 from onnxprune.coupling.links import Links
 from onnxprune.coupling.readers import axes_with
 from onnxprune.coupling.shifts import Shifts
 from onnxprune.coupling.streams import (
     ROOT,
-    ROOT_MEAN_SQUARE,
     SCALES,
-    SKIPS,
     Gain,
     ResidualStream,
     ValueAxis,
@@ -87,7 +86,7 @@ class _Finder:
             inside = other.norms or other.gains or (not gain.leaves and other.readers)
             trouble = "a sum with what is normalised already" if inside else other.reason
             found.reason = found.reason or (trouble and f"behind {node.label!r}: {trouble}")
-            if gain.leaves and node.op in ROOT_MEAN_SQUARE:
+            if gain.leaves and node.op in GAINS:
                 found.normalised.append(((gain.beyond, axis), values))
         found.normalised += [(place, None) for place in sorted(stream.places) if self._is_quotient(place)]
         for reader in [*stream.readers, *(r for _, _, other in found.beyond for r in other.readers)]:
@@ -102,11 +101,7 @@ class _Finder:
 
     def _gains(self, stream: ResidualStream) -> list[Gain]:
         """Return the products with gains, and the fused norms, which have one inside."""
-        fused = [
-            Gain(norm.node, 2 if norm.node.op in SKIPS else 1, True)
-            for norm in stream.norms.values()
-            if norm.node.op in ROOT_MEAN_SQUARE
-        ]
+        fused = [Gain(norm.node, GAINS[norm.node.op], True) for norm in stream.norms.values() if norm.node.op in GAINS]
         return [*stream.gains.values(), *fused]
 
     def _axis(self, gain: Gain) -> int:

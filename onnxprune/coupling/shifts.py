@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from onnxprune.coupling.links import Links
 from onnxprune.coupling.streams import ResidualStream
-from onnxprune.model.graph import Graph, Insertions, Names, Node
+from onnxprune.model.graph import Graph, Insertions, Names, Node, forget_values
 from onnxprune.model.model import Model
 
 CONSTANT = frozenset(
@@ -110,9 +110,7 @@ class _Writer:
         gone = {add.outputs[0] for add, _, _ in moved} | {add.input(1 - data) for add, data, _ in moved}
         for index in reversed([i for i, node in enumerate(graph.node) if node.output and node.output[0] in gone]):
             del graph.node[index]
-        for items in (graph.initializer, graph.input, graph.value_info):
-            for index in reversed([i for i, item in enumerate(items) if item.name in gone]):
-                del items[index]
+        forget_values(graph, gone)
         return self.model.derived(self.graph.model).replaced(self.arrays)
 
     def _give_more(self, reader: Node, vector: np.ndarray) -> None:

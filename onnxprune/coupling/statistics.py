@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.coupling.edits import Edits, GraphValue, KeptPositions, Operation
 from onnxprune.coupling.spec import Spec, View
+from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
 from onnxprune.model.read import FLOATS
 
@@ -61,7 +62,7 @@ def mean_squared(view: View, axes: Sequence[int]) -> str | None:
     """
     graph = view.facts.graph
     squares = graph.producer.get(view.node.inputs[0])
-    less = graph.producer.get(squares.inputs[0]) if squares is not None and _squares(view, squares) else None
+    less = graph.producer.get(squares.inputs[0]) if squares is not None and is_square(squares, view.facts) else None
     if view.node.op != "ReduceMean" or less is None or less.op != "Sub":
         return None
     for value, mean in (less.inputs, less.inputs[::-1]):
@@ -73,10 +74,11 @@ def mean_squared(view: View, axes: Sequence[int]) -> str | None:
     return None
 
 
-def _squares(view: View, node: Node) -> bool:
+def is_square(node: Node, facts: Facts) -> bool:
+    """Whether a node squares its first input."""
     if node.op == "Mul":
         return node.inputs[0] == node.inputs[1]
-    exponent = view.facts.array(node.inputs[1]) if node.op == "Pow" else None
+    exponent = facts.array(node.inputs[1]) if node.op == "Pow" else None
     return exponent is not None and exponent.size == 1 and float(exponent.reshape(-1)[0]) == 2
 
 

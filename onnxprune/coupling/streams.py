@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from onnxprune.coupling.absorb import GAINS
 from onnxprune.coupling.channels import written_letters
 from onnxprune.coupling.links import Links
 from onnxprune.coupling.readers import axes_with
 from onnxprune.coupling.spec import Operand, Spec
+from onnxprune.coupling.statistics import is_square
 from onnxprune.model.graph import Node
 from onnxprune.model.read import FLOATS
 
@@ -23,7 +25,7 @@ ValueAxis = tuple[str, int]
 """A value and one of its axes."""
 SKIPS = ("com.microsoft::SkipLayerNormalization", "com.microsoft::SkipSimplifiedLayerNormalization")
 CENTRING = frozenset({"LayerNormalization", SKIPS[0]})
-ROOT_MEAN_SQUARE = frozenset({"RMSNormalization", "SimplifiedLayerNormalization", SKIPS[1]})
+ROOT_MEAN_SQUARE = frozenset(GAINS)
 ADDS = frozenset({"Add", "Sub", "Sum"})
 SCALES = frozenset({"Mul", "Div"})
 ALIKE = frozenset(
@@ -298,9 +300,7 @@ class Walker:
 
     def _is_squared(self, node: Node, axis: int) -> bool:
         """Whether a node squares what it reads, and only sums over the axis are taken of that: the same in any orthonormal basis."""
-        exponent = self.facts.array(node.input(1)) if node.op == "Pow" else None
-        squares = exponent is not None and exponent.size == 1 and exponent.reshape(-1)[0] == 2
-        if not squares and not (node.op == "Mul" and node.input(0) == node.input(1)):
+        if not is_square(node, self.facts):
             return False
         users = self.facts.graph.consumers.get(node.outputs[0], ())
         return bool(users) and all(

@@ -7,7 +7,7 @@ bodies may use the same name twice; names captured from outside keep the name th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,6 +143,13 @@ def give_out(proto: ModelProto, names: Iterable[str]) -> None:
     """Let a model give out inner values too; those that are outputs already stay as they are."""
     declared = {value.name for value in proto.graph.output}
     proto.graph.output.extend(ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in declared)
+
+
+def forget_values(graph: GraphProto, names: Container[str]) -> None:
+    """Take out what a graph stores and declares under these names, its own results aside."""
+    for items in (graph.initializer, graph.input, graph.value_info):
+        for index in reversed([i for i, item in enumerate(items) if item.name in names]):
+            del items[index]
 
 
 def names_read(proto: NodeProto) -> set[str]:
