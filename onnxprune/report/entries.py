@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 
 from onnxprune.allocate.account import frozen_stakes, group_stakes
-from onnxprune.coupling.centring import normed_streams
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.links import RULES
+from onnxprune.coupling.streams.centring import normed_streams
 from onnxprune.model.read import Model
 from onnxprune.proof.check import OutputProof, SurgeryCheck
 from onnxprune.report.latency import OPEN, believed_ratio, latency_doubt, latency_rows

@@ -9,7 +9,7 @@ from support.networks import network
 from support.oracles import run, same
 
 import onnxprune
-from onnxprune.coupling.streams import mean_free
+from onnxprune.coupling.streams.residual import mean_free
 from onnxprune.errors import PlanError, UsageError
 
 LAYER = "{0}g = %+16; {0}b = %16; {0}n = LayerNormalization({1}, {0}g, {0}b); "
@@ -91,7 +91,7 @@ def test_a_mean_that_is_left_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def half_done(array: np.ndarray, axis: int) -> np.ndarray:
         return array if array.shape == (16, 16) else mean_free(array, axis)
 
-    monkeypatch.setattr("onnxprune.coupling.centring.mean_free", half_done)
+    monkeypatch.setattr("onnxprune.coupling.streams.centring.mean_free", half_done)
     found = onnxprune.prune(network(BODY, X, "float[N,4,3] y", opset=18), ratio=0.5, round_to=1, latency=False)
     assert not found.report["centred"]["exact"] and found.report["surgery"]["proven"]
     assert "Sub" in {node.op_type for node in found.model.graph.node}, "its norms are spelled out"

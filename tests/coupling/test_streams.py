@@ -11,18 +11,18 @@ from support.oracles import analysed, halves, run, same
 
 import onnxprune
 from onnxprune.coupling.absorb import absorbed
-from onnxprune.coupling.centring import centred, with_root_mean_squares
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.links import build_links
-from onnxprune.coupling.rotation import (
+from onnxprune.coupling.streams.centring import centred, with_root_mean_squares
+from onnxprune.coupling.streams.residual import streams
+from onnxprune.coupling.streams.rotation import (
     principal,
     random_basis,
     turnable_streams,
     turned,
     with_shifts_behind,
 )
-from onnxprune.coupling.streams import streams
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.model import Model

@@ -13,9 +13,9 @@ from onnxprune.allocate import Costs, Target
 from onnxprune.changes.analysing import facts_of
 from onnxprune.changes.change import Change, Refuted, Space
 from onnxprune.changes.context import Context
-from onnxprune.coupling.centring import centred, with_root_mean_squares
 from onnxprune.coupling.links import Links, build_links
-from onnxprune.coupling.rotation import (
+from onnxprune.coupling.streams.centring import centred, with_root_mean_squares
+from onnxprune.coupling.streams.rotation import (
     Turnable,
     principal,
     random_basis,

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from onnxprune.changes.context import Context
-from onnxprune.coupling.centring import centrable_streams, centred, with_root_mean_squares
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.streams.centring import centrable_streams, centred, with_root_mean_squares
 
 
 def mean_free_where_cut(context: Context, analysis: Analysis, groups: Collection[int]) -> Analysis:

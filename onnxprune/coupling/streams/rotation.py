@@ -16,8 +16,7 @@ from scipy.linalg import hadamard
 from onnxprune.coupling.absorb import GAINS
 from onnxprune.coupling.links import Links
 from onnxprune.coupling.readers import axes_with
-from onnxprune.coupling.shifts import Shifts
-from onnxprune.coupling.streams import (
+from onnxprune.coupling.streams.residual import (
     ROOT,
     SCALES,
     Gain,
@@ -26,6 +25,7 @@ from onnxprune.coupling.streams import (
     Walker,
     streams,
 )
+from onnxprune.coupling.streams.shifts import Shifts
 from onnxprune.model.graph import Node
 from onnxprune.model.model import Model
 from onnxprune.model.read import FLOATS

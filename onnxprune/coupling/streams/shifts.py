@@ -9,7 +9,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from onnxprune.coupling.links import Links
-from onnxprune.coupling.streams import ResidualStream
+from onnxprune.coupling.streams.residual import ResidualStream
 from onnxprune.model.graph import Graph, Insertions, Names, Node, forget_values
 from onnxprune.model.model import Model
 

@@ -17,7 +17,7 @@ from onnxprune.coupling.groups import Analysis, groups_on
 from onnxprune.coupling.links import Links
 from onnxprune.coupling.readers import once
 from onnxprune.coupling.spec import RULES, View
-from onnxprune.coupling.streams import ROOT, ResidualStream, mean_free, streams
+from onnxprune.coupling.streams.residual import ROOT, ResidualStream, mean_free, streams
 from onnxprune.model.facts import Fact, Facts
 from onnxprune.model.graph import Graph, Names
 from onnxprune.model.model import Model

@@ -1,0 +1,1 @@
+"""Residual streams: found, rid of their mean, turned to another basis."""
