@@ -1,4 +1,4 @@
-"""Streams in another basis as a kind of change, which saves nothing by itself: what comes after cuts directions instead of channels."""
+"""Streams, and heads, in another basis as a kind of change, which saves nothing by itself: what comes after cuts directions instead of channels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from onnxprune.allocate import Costs, Target
 from onnxprune.changes.analysing import facts_of
 from onnxprune.changes.change import Change, Refuted, Space
 from onnxprune.changes.context import Context
+from onnxprune.changes.rotation.heads import HeadBases, head_bases, narrowing_heads
+from onnxprune.coupling.heads.spaces import Heads, HeadSpace
+from onnxprune.coupling.heads.turning import with_head_bases
 from onnxprune.coupling.links import Links, build_links
 from onnxprune.coupling.streams.centring import centred, with_root_mean_squares
 from onnxprune.coupling.streams.rotation import (
@@ -30,7 +33,9 @@ from onnxprune.model.model import Model
 from onnxprune.proof.check import SurgeryCheck
 from onnxprune.report.entries import Report
 
-PRINCIPAL, RANDOM = "principal", "random"
+PRINCIPAL, RANDOM, WEIGHTS = "principal", "random", "weights"
+WHAT = {"streams": "stream", "heads": "heads"}
+"""Key of a plan -> what stands under it."""
 NOTHING_GOES = "none of its channels can go"
 
 
@@ -42,8 +47,11 @@ class Spun:
     streams: tuple[Turnable, ...]
 
 
-class Rotation(Space[Turnable]):
-    """The residual streams between norms."""
+RotationPart = Turnable | HeadSpace
+
+
+class Rotation(Space[RotationPart]):
+    """The residual streams between norms, and the width inside of heads."""
 
     kind, name, noun, verb, changed = "rotate", "streams", "stream", "rotates", "rotated"
     aims: ClassVar[tuple[str, ...]] = ()
@@ -72,34 +80,61 @@ class Rotation(Space[Turnable]):
         known = [place for place in stream.stream.places if place in analysis.solution.links.axes]
         return any((analysis.unit[analysis.solution.links.axis(*place)] >= 0).any() for place in known)
 
-    def parts(self) -> Sequence[Turnable]:
+    @property
+    def streams(self) -> list[Turnable]:
+        """The streams that can be turned."""
         return [stream for stream in self.spun.streams if not stream.reason]
 
+    @property
+    def turns_streams(self) -> bool:
+        """Whether any stream is turned, so that heads are turned in the model of RMS norms; else they are as the model is."""
+        return any(stream not in self.barred for stream in self.streams)
+
+    @property
+    def heads(self) -> Heads:
+        analysis, spun = self.context.analysis, self.turns_streams
+        links = self.spun.links if spun else analysis.solution.links
+        return self.context.once(f"heads {spun}", lambda: narrowing_heads(analysis, links))
+
+    def parts(self) -> Sequence[RotationPart]:
+        return [*self.streams, *(space for space in self.heads.spaces if not space.reason)]
+
     def without(self, refuted: Refuted) -> Self:
-        """Return what is left; where that is nothing, the streams are cut as they are."""
+        """Return what is left; where that is nothing, all is cut as it is."""
         rest = copy.copy(self)
         rest.barred = {**self.barred, **refuted.parts}
         return rest
 
-    def choose(self, aim: Target) -> Change[Turnable]:
-        """Turn every stream that can be turned; say where there is none."""
+    def choose(self, aim: Target) -> Change[RotationPart]:
+        """Turn everything that can be turned; say where that is nothing."""
         if self.barred:
             self.context.notes.warn(
-                f"streams are cut as they are whose rotation is not exact: {', '.join(map(self.label, self.barred))}"
+                f"streams and heads are cut as they are whose rotation is not exact: {', '.join(map(self.label, self.barred))}"
             )
         elif not self.open:
-            reasons = dict.fromkeys(f"{s.name}: {s.reason}" for s in self.spun.streams)
+            every: list[RotationPart] = [*self.spun.streams, *self.heads.spaces]
+            reasons = dict.fromkeys(f"{part.name}: {part.reason}" for part in every)
             told = "; ".join(list(reasons)[:3]) or "it has no norm over channels whose stream is a sum of linear layers"
-            self.context.notes.warn(f"no residual stream of this model can be rotated ({told}); it is cut as it is")
+            self.context.notes.warn(
+                f"no residual stream and no width of heads of this model can be rotated ({told}); it is cut as it is"
+            )
         return Change(self, self.open)
 
-    def made(self, change: Change[Turnable]) -> Model:
-        if not change.parts:
-            return self.context.facts.model
-        bases = self.bases()
-        return turned(self.spun.links, [(part, bases[part.name]) for part in change.parts])
+    def made(self, change: Change[RotationPart]) -> Model:
+        model = self.context.facts.model
+        streams = [part for part in change.parts if isinstance(part, Turnable)]
+        heads = [part for part in change.parts if isinstance(part, HeadSpace)]
+        if change.parts and self.turns_streams:
+            bases = self.bases() if streams else {}
+            model = turned(self.spun.links, [(part, bases[part.name]) for part in streams])
+        if heads:
+            inside = self.head_bases()
+            model = with_head_bases(
+                self.heads, model, {block: inside[block] for part in heads for block in part.blocks}
+            )
+        return model
 
-    def checked(self, change: Change[Turnable], small: Model) -> SurgeryCheck:
+    def checked(self, change: Change[RotationPart], small: Model) -> SurgeryCheck:
         """The result has to equal the original."""
         return self.context.prover.compare(self.context.facts.model, small, None)
 
@@ -107,19 +142,28 @@ class Rotation(Space[Turnable]):
         """Return stream -> float64[width, width]: the directions of most energy first, with data; else random ones."""
         return self.context.once("bases", self._principal if self.basis == PRINCIPAL else self._random)
 
+    def head_bases(self) -> HeadBases:
+        heads = self.heads
+        spaces = [space for space in heads.spaces if not space.reason]
+        return self.context.once(f"head bases {self.turns_streams}", lambda: head_bases(heads, spaces, self.context))
+
     @property
     def basis(self) -> str:
         return RANDOM if self.context.data.calibration is None else PRINCIPAL
 
+    @property
+    def head_basis(self) -> str:
+        return WEIGHTS if self.context.data.calibration is None else PRINCIPAL
+
     def _random(self) -> Mapping[str, np.ndarray]:
         seed = self.context.settings.seed
-        return {stream.name: random_basis(stream.stream.size, seed) for stream in self.parts()}
+        return {stream.name: random_basis(stream.stream.size, seed) for stream in self.streams}
 
     def _principal(self) -> Mapping[str, np.ndarray]:
         """Take the eigenvectors of the mean second moment of what the norms give, before their gains."""
         data, context = self.context.data, self.context
         assert data.calibration is not None
-        places = [(stream, place, gain) for stream in self.parts() for place, gain in stream.normalised]
+        places = [(stream, place, gain) for stream in self.streams for place, gain in stream.normalised]
         needs = [Need("gram", *place) for _, place, _ in places]
         cache = None if data.cache is None else Cache(data.cache)
         with context.stages("evidence"):
@@ -136,34 +180,54 @@ class Rotation(Space[Turnable]):
     def prunable(self) -> dict[str, float]:
         return Costs(self.context.analysis).prunable()
 
-    def probes(self) -> Iterator[tuple[str, int, dict[int, Change[Turnable]]]]:
+    def probes(self) -> Iterator[tuple[str, int, dict[int, Change[RotationPart]]]]:
         """Yield nothing: a rotation loses nothing."""
         return iter(())
 
-    def record(self, change: Change[Turnable]) -> Mapping[str, Any]:
-        return {"streams": {part.name: [self.basis, part.stream.size] for part in change.parts}}
+    def record(self, change: Change[RotationPart]) -> Mapping[str, Any]:
+        found: dict[str, dict[str, Any]] = {"streams": {}}
+        for part in change.parts:
+            key, entry = self._described(part)
+            found.setdefault(key, {})[part.name] = entry
+        return found
 
-    def read(self, record: Mapping[str, Any]) -> Change[Turnable]:
+    def _described(self, part: RotationPart) -> tuple[str, list[Any]]:
+        """Return the key of a plan that a part stands under, and its entry: the kind of basis, and sizes."""
+        if isinstance(part, Turnable):
+            return "streams", [self.basis, part.stream.size]
+        return "heads", [self.head_basis, part.heads, part.width]
+
+    def read(self, record: Mapping[str, Any]) -> Change[RotationPart]:
         """Return the rotation that a plan records; raises PlanError where the model or the data is another."""
         known = {part.name: part for part in self.parts()}
-        for name, (basis, width) in record.get("streams", {}).items():
-            if name not in known or known[name].stream.size != width:
+        recorded = [(key, *item) for key, what in WHAT.items() for item in record.get(key, {}).items()]
+        for key, name, (basis, *sizes) in recorded:
+            own, (wanted, *rest) = self._described(known[name]) if name in known else ("", [basis])
+            if own != key or rest != sizes:
+                size = " x ".join(map(str, sizes))
                 raise PlanError(
-                    f"the plan rotates the stream {name!r} of width {width}, which this model does not have"
+                    f"the plan rotates the {WHAT[key]} {name!r} of width {size}, which this model does not have"
                 )
-            if basis != self.basis:
+            if basis != wanted:
                 need = (
                     "give the calibration data it was made with" if basis == PRINCIPAL else "leave calibration data out"
                 )
                 raise PlanError(f"the plan rotates {name!r} to a {basis} basis; {need}")
-        chosen = tuple(known[name] for name in record.get("streams", {}))
-        return Change(self, tuple(part for part in chosen if part not in self.barred))
+        return Change(self, tuple(known[name] for _, name, _ in recorded if known[name] not in self.barred))
 
-    def entries(self, change: Change[Turnable] | None = None) -> Report:
+    def entries(self, change: Change[RotationPart] | None = None) -> Report:
         chosen = set(map(id, change.parts)) if change is not None else set()
-        rows = []
-        for stream in self.spun.streams:
-            row = self.standing(stream, id(stream) in chosen)
-            width = {"width": stream.stream.size, "norms": len(stream.stream.norms), "basis": self.basis}
-            rows.append(row | width | ({"status": "kept", "reason": stream.reason} if stream.reason else {}))
-        return {"streams": rows}
+
+        def row(part: RotationPart, about: Report) -> Report:
+            kept = {"status": "kept", "reason": part.reason} if part.reason else {}
+            return self.standing(part, id(part) in chosen) | about | kept
+
+        streams = [
+            row(one, {"width": one.stream.size, "norms": len(one.stream.norms), "basis": self.basis})
+            for one in self.spun.streams
+        ]
+        heads = [
+            row(one, {"between": one.between, "heads": one.heads, "width": one.width, "basis": self.head_basis})
+            for one in self.heads.spaces
+        ]
+        return {"streams": streams} | ({"heads": heads} if heads else {})
