@@ -177,8 +177,8 @@ WHAT = (
         "--rotate",
         is_flag=True,
         default=None,
-        help="First turn residual streams between norms to the principal directions of --calib data (random ones without), "
-        "which changes no output: the directions that say least go then.",
+        help="First turn residual streams between norms, and with --granularity width the width of heads, to principal directions of "
+        "--calib data, which changes no output: the directions that say least go then.",
     ),
     click.option(
         "--allow-lossy",

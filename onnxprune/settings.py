@@ -93,7 +93,8 @@ class Settings:
     ``schedule``: name[:steps], the way to the target; ``may_return``: every step chooses among all units again.
     ``round_to``: auto, a number or the name of a target; ``lossless``: remove only what carries nothing, with widths as
     ``round_to`` says where it is not auto.
-    ``rotate``: residual streams between norms are turned to their principal directions before they are cut (random ones without data).
+    ``rotate``: residual streams between norms are turned to their principal directions before they are cut (random ones without data),
+    and the width of heads where that is cut.
     ``allow_lossy``: channels that a window over their neighbours reads may go too, though that changes what the window sees.
     ``granularity``: heads, width or groups, beside it paired and stream; block, eigen, lossless: other kinds of change. Several share
     the target, one after the other: as much as ``share`` says of a kind (of what is saved), else as data judges. ``input_shape``: input -> sizes for free dimensions.

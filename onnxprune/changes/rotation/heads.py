@@ -17,7 +17,7 @@ from onnxprune.evidence.needs import Need
 from onnxprune.evidence.probe import observable
 from onnxprune.model.read import FLOATS
 
-NO_WIDTH = "its width is not cut (--granularity width cuts inside of heads)"
+NO_WIDTH = "its width is not cut: its heads go whole, or stay"
 HeadBases = Mapping[HeadBlock, np.ndarray]
 """Block -> float64[width, width]."""
 

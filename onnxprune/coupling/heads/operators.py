@@ -213,7 +213,7 @@ def _meet(trace: Trace, node: Node, spec: Spec, own: Lettered, gone: set[str], o
     else:
         found = [other for other in trace.carried(node, spec, number, operand) if gone <= other.varying]
     if not found:
-        return _refuse(trace, node, [own], f"multiplies it by {name!r}, which no layer writes")
+        trace.bar(own.array, trace.lost_at(name) or f"{node.label!r} multiplies it by {name!r}, which no layer writes")
     for other in found:
         trace.link(own, other, inverse=True)
     return None

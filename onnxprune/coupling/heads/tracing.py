@@ -100,6 +100,15 @@ class Trace:
         array = self.links.facts.array(name)
         return array is not None and not array.any()
 
+    def lost_at(self, value: str) -> str:
+        """Return at which node the channels were lost that a value might have ("": it never had any)."""
+        facts = self.links.facts
+        node = facts.graph.producer.get(value)
+        while node is not None and not any(name in self.labels for name in node.inputs):
+            computed = [name for name in node.inputs if name and name not in facts.constants]
+            node = facts.graph.producer.get(computed[0]) if computed else None
+        return "" if node is None else _not_linear(node)
+
     # --- what operators say -----------------------------------------------------------------------------------------
 
     def give(self, value: str, own: Lettered, operand: Operand, spec: Spec) -> None:
@@ -151,8 +160,12 @@ class Trace:
         for node, number in graph.consumers.get(value, ()):
             rule = RULES.get(node.op)
             if (node, number) not in self.understood and (rule is None or rule.family != "facts"):
-                return f"{node.label!r} ({node.op}) is not linear in it"
+                return _not_linear(node)
         return ""
+
+
+def _not_linear(node: Node) -> str:
+    return f"{node.label!r} ({node.op}) is not linear in it"
 
 
 def in_one_place(parts: Iterable[Lettered]) -> Lettered:
