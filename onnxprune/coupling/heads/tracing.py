@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnxprune.coupling.heads.labels import NONE, Lettered, by_letters, onto, letter_by_letter
+from onnxprune.coupling.heads.labels import NONE, Lettered, by_letters, letter_by_letter, onto
 from onnxprune.coupling.links import Links
 from onnxprune.coupling.readers import axes_with
 from onnxprune.coupling.spec import RULES, Operand, Spec
