@@ -12,6 +12,7 @@ import onnxprune
 from onnxprune.allocate import parse_ratio
 from onnxprune.changes.analysing import analyse_model
 from onnxprune.changes.context import Context, Data
+from onnxprune.changes.rotation.sights import block_moments
 from onnxprune.changes.rotation.space import Rotation
 from onnxprune.coupling.heads.spaces import KEYS, VALUES
 from onnxprune.coupling.heads.turning import balanced_basis
@@ -151,6 +152,19 @@ def test_unused_directions_of_heads_go_without_loss() -> None:
         same(run(model, FEW), run(plain.model, FEW), 1e-2)
     blind = onnxprune.prune(model, rotate=True, ratio=0.5, criterion="l2", **CUT)
     same(run(model, FEW), run(blind.model, FEW), 1e-4)
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_both_sides_have_one_second_moment_on_the_data(name: str) -> None:
+    """Wherever its queries and keys can be seen, between operators or inside of one: the basis made again of the turned model changes nothing."""
+    space = space_of_heads(attention(SPELLINGS[name]), data=True)
+    for one in space.heads.spaces:
+        sides = {side for block, side in block_moments(space.heads, one.blocks, space.context)}
+        assert sides == ({False, True} if one.between == KEYS else {False})
+    made = space.choose(parse_ratio(0.5)).made()
+    again = space_of_heads(made.proto, data=True)
+    for basis in again.head_bases().values():
+        np.testing.assert_allclose(np.abs(basis[:, :3]), np.eye(4)[:, :3], atol=2e-3)  # there are three outputs
 
 
 def test_the_basis_is_that_of_the_nearest_product_of_less_rank() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.coupling.channels import written_letters
 from onnxprune.coupling.heads.labels import NONE, Lettered, by_letters, compact
-from onnxprune.coupling.heads.tracing import KEYS, VALUES, Trace, in_one_place
+from onnxprune.coupling.heads.tracing import KEYS, VALUES, ChannelSource, HiddenValue, Trace, in_one_place
 from onnxprune.coupling.links import Links
 from onnxprune.coupling.spec import Operand, Spec, Term
 from onnxprune.coupling.streams.residual import ADDS, ALIKE, SCALES
@@ -243,6 +243,11 @@ def _multi_head(trace: Trace, node: Node, spec: Spec) -> None:
     for number, bias in enumerate(parts):
         for own in trace.carried(node, spec, number, spec.inputs[number]):
             trace.link(own, bias)
+        if number < 2 and len(spec.inputs[number] or ()) == 3:
+            width = (trace.links.facts.shape(node.input(number)) or ())[-1]
+            columns = slice(number * width, (number + 1) * width)
+            for labels in trace.labels.get(node.input(number), ()):
+                trace.hidden.append(HiddenValue(node.input(number), "", node.input(3), columns, labels.reshape(-1)))
         if not trace.labels.get(node.input(number)):
             trace.bar(bias.array, f"{node.label!r} adds it to what no layer writes")
 
@@ -269,6 +274,9 @@ def _packed_attention(trace: Trace, node: Node, spec: Spec) -> None:
     for own in (queries, keys):
         trace.use(node, own, "g", KEYS)
     trace.link(queries, keys, inverse=True)
+    columns = slice(0, 2 * spec.sizes["g"] * spec.sizes["d"])
+    labels = trace.sources[ChannelSource(node.input(1), (1,))].reshape(-1)[columns]
+    trace.hidden.append(HiddenValue(node.input(0), node.input(1), node.input(2), columns, labels))
     trace.use(node, values, "g", VALUES)
     trace.give(node.outputs[0], values, spec.outputs[0], spec)
     if node.attribute("do_rotary", 0):

@@ -49,6 +49,19 @@ class ChannelPair(NamedTuple):
     inverse: bool
 
 
+class HiddenValue(NamedTuple):
+    """What an operator computes inside: of ``data``, times these columns of a stored ``weight`` ("": as it is), plus those of a ``bias``.
+
+    ``labels``: int64[columns], the channels of its last axis.
+    """
+
+    data: str
+    weight: str
+    bias: str
+    columns: slice
+    labels: np.ndarray
+
+
 @dataclass(eq=False)
 class Trace:
     """What is known of the channels of one model; ``labels``: value -> its channels, a set for every factor that it is a product of."""
@@ -60,6 +73,7 @@ class Trace:
     uses: list[ChannelUse] = field(default_factory=list)
     barred: list[tuple[np.ndarray, str]] = field(default_factory=list)
     understood: set[tuple[Node, int]] = field(default_factory=set)
+    hidden: list[HiddenValue] = field(default_factory=list)
     count: int = 0
 
     # --- what operators ask -----------------------------------------------------------------------------------------
