@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from onnxprune.changes.analysing import facts_of
 from onnxprune.changes.context import Context
-from onnxprune.coupling.heads.spaces import HeadBlock, Heads
+from onnxprune.coupling.heads.spaces import HeadBlock, Heads, Holders
 from onnxprune.coupling.heads.tracing import HiddenValue
 from onnxprune.evidence import Cache, gather
 from onnxprune.evidence.needs import Need
@@ -37,8 +37,9 @@ def block_moments(
     """Return (block, side) -> float64[width, width]: second moments on the calibration rows, summed up over heads that share a basis."""
     data, every = context.data, list(_sights(heads))
     chosen: dict[tuple[HeadBlock, bool], tuple[ChannelSight, np.ndarray]] = {}
+    holders = Holders(heads.root, [sight.labels for sight in every])
     for block in blocks:
-        for sight in every:
+        for sight in (every[number] for number in holders.of(block)):
             for side, places in heads.places(sight.labels, block).items():
                 chosen.setdefault((block, side), (sight, places))
     used = [sight for sight in every if any(sight is own for own, _ in chosen.values())]

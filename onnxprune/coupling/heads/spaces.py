@@ -6,8 +6,9 @@ With ``V W_o`` also ``(V B) (B^-1 W_o)`` is what a head gives, and with ``Q K^T`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -42,6 +43,21 @@ class HeadSpace:
         return f"{self.between} of {self.node.label}"
 
 
+class Holders:
+    """Which of several arrays of labels hold a channel, by its root."""
+
+    def __init__(self, root: np.ndarray, every: Sequence[np.ndarray]):
+        held = [np.unique(root[labels[labels >= 0]]) for labels in every]
+        roots = np.concatenate([np.empty(0, np.int64), *held])
+        order = np.argsort(roots, kind="stable")
+        self.roots, self.numbers = roots[order], np.repeat(np.arange(len(held)), [len(own) for own in held])[order]
+
+    def of(self, block: HeadBlock) -> list[int]:
+        """Return the numbers of the arrays that hold a block's first channel."""
+        start, stop = np.searchsorted(self.roots, [block.roots[0], block.roots[0] + 1])
+        return self.numbers[start:stop].tolist()
+
+
 @dataclass(eq=False)
 class Heads:
     """All inner widths of heads of a model, and where their channels stand.
@@ -57,6 +73,16 @@ class Heads:
     @property
     def links(self) -> Links:
         return self.trace.links
+
+    @cached_property
+    def holders(self) -> Holders:
+        """Which stored tensors hold a block."""
+        return Holders(self.root, list(self.trace.sources.values()))
+
+    @cached_property
+    def users(self) -> Holders:
+        """What is done with a block."""
+        return Holders(self.root, [use.channels for use in self.trace.uses])
 
     def places(self, labels: np.ndarray, block: HeadBlock) -> Mapping[bool, np.ndarray]:
         """Return for each side, plain and inverse, int64[copies, width]: the positions of a block in ``labels``, made flat."""
@@ -75,7 +101,8 @@ class Heads:
 
     def sources(self, block: HeadBlock) -> Iterator[tuple[ChannelSource, np.ndarray, Mapping[bool, np.ndarray]]]:
         """Yield every stored tensor that a block stands in, with the labels of it, and where."""
-        for source, labels in self.trace.sources.items():
+        every = list(self.trace.sources.items())
+        for source, labels in (every[number] for number in self.holders.of(block)):
             places = self.places(labels, block)
             if places:
                 yield source, labels, places
@@ -150,7 +177,8 @@ def _apart(found: Heads, head: np.ndarray) -> str:
     """Return what treats the channels of one head differently."""
     if len(head) < 2:
         return ""
-    for number, use in enumerate(found.trace.uses):
+    uses = found.trace.uses
+    for number, use in ((number, uses[number]) for number in found.users.of(HeadBlock(head))):
         roots = found.root[use.channels]
         own = np.zeros(int(found.root.max()) + 1, np.uint64)
         np.add.at(own, roots, _hash(number, use.keys, found.inverse[use.channels]))
