@@ -221,6 +221,30 @@ def test_keys_of_before_are_no_layer_s() -> None:
     )
 
 
+CLOSED = {
+    "a cache": "cr, kp, vp = Attention<q_num_heads = 2, kv_num_heads = 2>(q1, k1, v1, , pk, pv); "
+    + OUT
+    + "; yk = Identity(kp)",
+    "one tensor for all": "z = Concat<axis = -1>(q1, k1, v1); z5 = Reshape(z, @[0, 0, 2, 3, 4]); "
+    "cr = com.microsoft.MultiHeadAttention<num_heads = 2>(z5); " + OUT,
+    "an operator in a body": "c = ReduceMax<keepdims = 0>(x); d = Greater(c, @0.); "
+    "v3 = If(d) <then_branch = t () => (float[N,5,8] o) { o = Relu(v1) }, else_branch = e () => (float[N,5,8] o2) { o2 = Neg(v1) }>; "
+    "cr = Attention<q_num_heads = 2, kv_num_heads = 2>(q1, k1, v3); " + OUT,
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_what_cannot_be_followed_stays(name: str) -> None:
+    """Nothing is turned of which a part goes where nobody follows; nothing is said of what has no heads that anybody knows."""
+    past = ", float[N,2,5,4] pk, float[N,2,5,4] pv" if name == "a cache" else ""
+    outputs = Y + ", float[N,2,10,4] yk" if name == "a cache" else Y
+    model = network(APART + CLOSED[name], X + past, outputs, opset=23, domains={"com.microsoft": 1})
+    found = space_of_heads(model, data=False)
+    assert {part.between for part in found.parts()} == ({KEYS} if "body" in name else set())
+    change = found.choose(parse_ratio(0.5))
+    assert not change.parts or change.checked(change.made()).agrees
+
+
 def test_whole_heads_need_no_basis() -> None:
     found = onnxprune.prune(attention(SPELLINGS["apart"]), rotate=True, **(HALF | {"granularity": "heads"}))
     assert {row["reason"] for row in found.report["heads"]} == {"its width is not cut: its heads go whole, or stay"}

@@ -1,18 +1,16 @@
-"""What operators do with channels: one row per operator that is linear in them."""
+"""What operators do with channels that are linear in them: sums, layout, products."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
 
 from onnxprune.coupling.channels import written_letters
 from onnxprune.coupling.heads.labels import NONE, Lettered, by_letters, compact
-from onnxprune.coupling.heads.tracing import KEYS, VALUES, ChannelSource, HiddenValue, Trace, in_one_place
-from onnxprune.coupling.links import Links
+from onnxprune.coupling.heads.tracing import KEYS, VALUES, Trace, in_one_place
 from onnxprune.coupling.spec import Operand, Spec, Term
-from onnxprune.coupling.streams.residual import ADDS, ALIKE, SCALES
 from onnxprune.model.graph import Node
 from onnxprune.model.read import FLOATS
 
@@ -20,26 +18,14 @@ INSIDE = -1
 """The number of an operand that an operator computes itself."""
 FactorAxes = tuple[int, Operand]
 """An operand of a product: its number and its axes."""
-ChannelRule = Callable[[Trace, Node, Spec], None]
-"""What an operator does with channels."""
-
-
-def traced(links: Links) -> Trace:
-    """Follow every channel of a model."""
-    trace = Trace(links)
-    top = set(links.facts.graph.top)
-    for node, spec in links.specs:
-        rule = CHANNEL_RULES.get(node.op)
-        if rule is not None and node in top and node.outputs and node.outputs[0] not in links.facts.constants:
-            rule(trace, node, spec)
-    trace.close()
-    return trace
+BIASED = frozenset({"Gemm", "Conv"})
+"""Operators of which the third operand is added."""
 
 
 # --- sums and layout --------------------------------------------------------------------------------------------------
 
 
-def _sum(trace: Trace, node: Node, spec: Spec) -> None:
+def add_up(trace: Trace, node: Node, spec: Spec) -> None:
     _add(trace, node, spec, spec.inputs, spec.outputs[0])
 
 
@@ -48,7 +34,7 @@ def _add(trace: Trace, node: Node, spec: Spec, operands: Sequence[Operand], out:
     found = {number: trace.carried(node, spec, number, operand) for number, operand in enumerate(operands)}
     every = list(chain(*found.values()))
     if not every or len(every) != sum(map(bool, found.values())):
-        return _refuse(trace, node, every, "adds up products")
+        return refuse_channels(trace, node, every, "adds up products")
     whole = in_one_place(every)
     for number, operand in enumerate(operands):
         name = node.input(number)
@@ -61,7 +47,7 @@ def _add(trace: Trace, node: Node, spec: Spec, operands: Sequence[Operand], out:
                 if trace.is_stored(name)
                 else f"adds {name!r}, which no layer writes"
             )
-            return _refuse(trace, node, every, what)
+            return refuse_channels(trace, node, every, what)
         every.append(own)
     for own in every:
         trace.use(node, own)
@@ -70,20 +56,20 @@ def _add(trace: Trace, node: Node, spec: Spec, operands: Sequence[Operand], out:
     return None
 
 
-def _refuse(trace: Trace, node: Node, every: Sequence[Lettered], what: str) -> None:
+def refuse_channels(trace: Trace, node: Node, every: Sequence[Lettered], what: str) -> None:
     for own in every:
         trace.bar(own.array, f"{node.label!r} {what}")
 
 
-def _layout(trace: Trace, node: Node, spec: Spec) -> None:
+def lay_out(trace: Trace, node: Node, spec: Spec) -> None:
     """Each channel stays one, wherever it goes."""
     found = trace.carried(node, spec, 0, spec.inputs[0])
     if found and not _is_linear(trace, node):
-        return _refuse(trace, node, found, f"({node.op}) is not linear in it")
+        return refuse_channels(trace, node, found, f"({node.op}) is not linear in it")
     for own in found:
         trace.use(node, own)
         if own.varying - spec.letters(spec.outputs):
-            _refuse(trace, node, [own], "sums up its channels, or lays them out anew")
+            refuse_channels(trace, node, [own], "sums up its channels, or lays them out anew")
             continue
         for value, operand in zip(node.outputs, spec.outputs, strict=False):
             if operand is not None:
@@ -100,12 +86,12 @@ def _is_linear(trace: Trace, node: Node) -> bool:
     return True
 
 
-def _gather(trace: Trace, node: Node, spec: Spec) -> None:
+def pick_positions(trace: Trace, node: Node, spec: Spec) -> None:
     """One position that is picked by number leaves the others behind."""
     indices = trace.links.facts.array(node.input(1))
     sets = trace.labels.get(node.input(0), [])
     if indices is None or indices.ndim or not sets:
-        return _layout(trace, node, spec)
+        return lay_out(trace, node, spec)
     axis = int(node.attribute("axis", 0)) % sets[0].ndim
     taken = [labels.take([int(indices) if labels.shape[axis] > 1 else 0], axis) for labels in sets]
     trace.understood.add((node, 0))
@@ -115,10 +101,11 @@ def _gather(trace: Trace, node: Node, spec: Spec) -> None:
     return None
 
 
-def _concat(trace: Trace, node: Node, spec: Spec) -> None:
+def join_parts(trace: Trace, node: Node, spec: Spec) -> None:
     """Tokens that are joined are of the same channels; channels that are joined stand one after the other."""
     out = spec.outputs[0]
-    assert out is not None
+    if out is None:
+        return None
     axis = int(node.attribute("axis", 0)) % len(out)
     every = [trace.labels.get(name, []) for name in node.inputs]
     if not any(labels.shape[axis] > 1 for sets in every for labels in sets):
@@ -143,10 +130,10 @@ def _concat(trace: Trace, node: Node, spec: Spec) -> None:
 # --- products ---------------------------------------------------------------------------------------------------------
 
 
-def _product(trace: Trace, node: Node, spec: Spec) -> None:
+def take_product(trace: Trace, node: Node, spec: Spec) -> None:
     """A product of all operands, or with a bias behind two."""
     count = 2 if node.op in BIASED else len(node.inputs)
-    _multiply(trace, node, spec, list(enumerate(spec.inputs[:count])), spec.outputs[0])
+    multiply_channels(trace, node, spec, list(enumerate(spec.inputs[:count])), spec.outputs[0])
     if node.op in BIASED and node.input(2):
         _with_bias(trace, node, spec)
 
@@ -163,13 +150,13 @@ def _with_bias(trace: Trace, node: Node, spec: Spec) -> None:
             trace.link(given, bias)
 
 
-def _quotient(trace: Trace, node: Node, spec: Spec) -> None:
+def take_quotient(trace: Trace, node: Node, spec: Spec) -> None:
     if trace.labels.get(node.input(1)):
         return  # nobody understands it
-    _product(trace, node, spec)
+    take_product(trace, node, spec)
 
 
-def _multiply(
+def multiply_channels(
     trace: Trace, node: Node, spec: Spec, factors: Sequence[FactorAxes], out: Operand, give: bool = True
 ) -> None:
     """Channels that are summed over meet their inverse; all others pass, apart where what they are multiplied by is."""
@@ -204,7 +191,7 @@ def _meet(trace: Trace, node: Node, spec: Spec, own: Lettered, gone: set[str], o
     """Link channels that a product is summed over to those of the other factor."""
     partner = next(((n, operand) for n, operand in others if gone <= spec.letters([operand])), None)
     if partner is None or partner[0] == INSIDE:
-        return _refuse(trace, node, [own], "sums up its channels")
+        return refuse_channels(trace, node, [own], "sums up its channels")
     number, operand = partner
     name = node.input(number)
     if name in trace.links.facts.constants:
@@ -217,90 +204,3 @@ def _meet(trace: Trace, node: Node, spec: Spec, own: Lettered, gone: set[str], o
     for other in found:
         trace.link(own, other, inverse=True)
     return None
-
-
-# --- attention in one operator ----------------------------------------------------------------------------------------
-
-SCORES = tuple(Term((letter,)) for letter in "bgrsu")
-"""The axes of the attention inside of an operator."""
-
-
-def _attention(trace: Trace, node: Node, spec: Spec) -> None:
-    """Queries, keys and values as three operands, in one row or with heads apart."""
-    past, cached = PASTS[node.op], [name for name in node.outputs[1:3] if name]
-    if any(map(node.input, past)) or cached:
-        return  # keys or values go on elsewhere: nobody understands them
-    _multiply(trace, node, spec, [(0, spec.inputs[0]), (1, spec.inputs[1])], SCORES, give=False)
-    _multiply(trace, node, spec, [(INSIDE, SCORES), (2, spec.inputs[2])], spec.outputs[0])
-
-
-def _multi_head(trace: Trace, node: Node, spec: Spec) -> None:
-    """The same with one stored bias for all three."""
-    _attention(trace, node, spec)
-    if not node.input(3):
-        return
-    parts = _packed(trace, node, spec, 3)
-    for number, bias in enumerate(parts):
-        for own in trace.carried(node, spec, number, spec.inputs[number]):
-            trace.link(own, bias)
-        if number < 2 and len(spec.inputs[number] or ()) == 3:
-            width = (trace.links.facts.shape(node.input(number)) or ())[-1]
-            columns = slice(number * width, (number + 1) * width)
-            for labels in trace.labels.get(node.input(number), ()):
-                trace.hidden.append(HiddenValue(node.input(number), "", node.input(3), columns, labels.reshape(-1)))
-        if not trace.labels.get(node.input(number)):
-            trace.bar(bias.array, f"{node.label!r} adds it to what no layer writes")
-
-
-def _packed(trace: Trace, node: Node, spec: Spec, number: int) -> list[Lettered]:
-    """Return the channels of queries, keys and values that stand one after the other in a stored operand."""
-    mention = next(operand for name, operand in spec.extra if name == node.input(number))
-    both = trace.stored(node, spec, number, mention, "cgd")
-    values = trace.stored(node, spec, number, spec.inputs[number], "ge")
-    return [] if both is None or values is None else [both.at("c", 0), both.at("c", 1), values]
-
-
-def _packed_attention(trace: Trace, node: Node, spec: Spec) -> None:
-    """Projections of queries, keys and values inside of the operator."""
-    data = trace.carried(node, spec, 0, spec.inputs[0])
-    reads = trace.stored(node, spec, 1, spec.inputs[1], "i")
-    parts = _packed(trace, node, spec, 1)
-    if reads is None or not parts:
-        return _refuse(trace, node, data, "reads it with weights that are not stored")
-    for own in data:
-        trace.use(node, own)
-        trace.link(own, reads, inverse=True)
-    queries, keys, values = parts
-    for own in (queries, keys):
-        trace.use(node, own, "g", KEYS)
-    trace.link(queries, keys, inverse=True)
-    columns = slice(0, 2 * spec.sizes["g"] * spec.sizes["d"])
-    labels = trace.sources[ChannelSource(node.input(1), (1,))].reshape(-1)[columns]
-    trace.hidden.append(HiddenValue(node.input(0), node.input(1), node.input(2), columns, labels))
-    trace.use(node, values, "g", VALUES)
-    trace.give(node.outputs[0], values, spec.outputs[0], spec)
-    if node.attribute("do_rotary", 0):
-        _refuse(trace, node, [queries, keys], "rotates it inside")
-    if node.input(4) or any(node.outputs[1:]):
-        _refuse(trace, node, parts, "keeps keys and values for later")
-    for own, bias in zip(parts, _packed(trace, node, spec, 2) if node.input(2) else (), strict=False):
-        trace.link(own, bias)
-    return None
-
-
-BIASED = frozenset({"Gemm", "Conv"})
-"""Operators of which the third operand is added."""
-PASTS = {"Attention": (4, 5), "com.microsoft::MultiHeadAttention": (6, 7)}
-"""Operator -> its operands that hold keys and values of before."""
-CHANNEL_RULES: dict[str, ChannelRule] = {
-    **dict.fromkeys(ADDS, _sum),
-    **dict.fromkeys(ALIKE | {"Neg"}, _layout),
-    "Gather": _gather,
-    "Concat": _concat,
-    **dict.fromkeys(("MatMul", "Gemm", "Einsum", "Conv", *SCALES), _product),
-    "Div": _quotient,
-    "Attention": _attention,
-    "com.microsoft::MultiHeadAttention": _multi_head,
-    "com.microsoft::Attention": _packed_attention,
-}
-"""Operator -> what it does with channels; what no row is about is not linear in them."""

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from onnxprune.coupling.heads.operators import traced
+from onnxprune.coupling.heads.following import traced
 from onnxprune.coupling.heads.tracing import KEYS, VALUES, ChannelPair, ChannelSource, Trace
 from onnxprune.coupling.links import Links, components
 from onnxprune.model.graph import Node

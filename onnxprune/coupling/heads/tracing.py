@@ -126,8 +126,10 @@ class Trace:
     # --- what operators say -----------------------------------------------------------------------------------------
 
     def give(self, value: str, own: Lettered, operand: Operand, spec: Spec) -> None:
-        """Let a result have channels."""
-        if value:
+        """Let a result have channels; what its axes are not made of cannot be followed."""
+        if operand is None or own.varying - spec.letters([operand]):
+            self.bar(own.array, f"the shape of {value!r} is not followed")
+        elif value:
             self.labels.setdefault(value, []).append(onto(own, operand, spec.sizes))
 
     def use(self, node: Node, own: Lettered, apart: Collection[str] = (), between: str = "") -> None:
