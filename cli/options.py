@@ -181,6 +181,13 @@ WHAT = (
         "--calib data, which changes no output: the directions that say least go then.",
     ),
     click.option(
+        "--storage",
+        metavar="FORM",
+        help="How tensors are stored in the end, decoded by standard operators when the file is loaded: auto (the smallest that is "
+        "exact but for rounding to fp16), fp16, packed (zeros left out), codebook (256 values per tensor) or :16, packed:16. "
+        "Default plain; --ratio 0 removes nothing before.",
+    ),
+    click.option(
         "--allow-lossy",
         is_flag=True,
         default=None,

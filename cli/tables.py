@@ -29,6 +29,7 @@ from onnxprune.report.entries import (
 from onnxprune.report.latency import OPEN, latency_doubt, way_out
 from onnxprune.report.remedies import WINDOW
 from onnxprune.report.sizes import sizes_sentence
+from onnxprune.report.storage import SIZES, TENSORS, packing_rows, packing_sentence, tensor_rows
 from onnxprune.report.tasks import task_sentence
 
 SHOWN = 12  # rows of a long table on a terminal without --all
@@ -213,8 +214,17 @@ def show_parts(terminal: Terminal, report: dict[str, Any], everything: bool) -> 
         show_blocks(terminal, report["blocks"], everything)
     if "directions" in report:
         show_directions(terminal, report["directions"], everything)
+    show_storage(terminal, report, everything)
     for key, rows in part_tables(report):
         _long_table(terminal, PART, rows, key, everything)
+
+
+def show_storage(terminal: Terminal, report: dict[str, Any], everything: bool) -> None:
+    """Print how tensors are stored, and what that makes of the file."""
+    _long_table(terminal, TENSORS, tensor_rows(report), "how tensors are stored", everything)
+    if rows := packing_rows(report):
+        terminal.table(SIZES, rows)
+        terminal.say(packing_sentence(report))
 
 
 def show_blocks(terminal: Terminal, blocks: Sequence[dict[str, Any]], everything: bool) -> None:

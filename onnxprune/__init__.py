@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onnxprune import errors as errors
     from onnxprune.api import analyze as analyze
     from onnxprune.api import apply as apply
+    from onnxprune.api import expand as expand
     from onnxprune.api import load as load
     from onnxprune.api import plan as plan
     from onnxprune.api import prune as prune
@@ -38,6 +39,7 @@ _HOMES = {
     "analyze": "onnxprune.api",
     "apply": "onnxprune.api",
     "errors": "",
+    "expand": "onnxprune.api",
     "load": "onnxprune.api",
     "plan": "onnxprune.api",
     "prune": "onnxprune.api",
@@ -55,6 +57,7 @@ __all__ = [
     "analyze",
     "apply",
     "errors",
+    "expand",
     "load",
     "plan",
     "prune",

@@ -43,16 +43,17 @@ from onnxprune.options import (
     ValidateOptions,
     parted,
 )
-from onnxprune.progress import Progress, heard
+from onnxprune.progress import Listener, Progress, heard
 from onnxprune.recording import SAMPLES, SIZE, Limits, Recording, recorded, run_recorded
 from onnxprune.report.baseline import TOLERANCE, Baseline
 from onnxprune.report.entries import Report, coverage, header, model_entry
 from onnxprune.report.gates import GATES, require_data, require_measurable
 from onnxprune.report.stages import Stages
+from onnxprune.runs.expanding import Expanded, expanded
 from onnxprune.runs.reports import Comparison, Timing, compare_models, describe, describe_curves, time_models
 from onnxprune.runs.run import Result, Run
 from onnxprune.runs.sweep import at_point, grid, judged, run_points
-from onnxprune.settings import ANALYSED, Settings, analysis_settings, make_settings, space_of
+from onnxprune.settings import ANALYSED, STORING, Settings, analysis_settings, make_settings, space_of
 
 SOURCES = ("calibration", "labels", "evaluation")
 READ = (*SOURCES, "rewind", "baseline")
@@ -146,6 +147,25 @@ def apply(plan: Plan | PathLike, model: Source, **options: Unpack[ApplyOptions])
     run.data = _open(run.model, chosen, given)
     require_measurable(chosen, run.data.measured)
     return run.apply(recorded)
+
+
+def expand(
+    model: Source, output: PathLike | None = None, *, force: bool = False, progress: Progress | Listener | None = None
+) -> Expanded:
+    """Give a packed model (``storage``) back with its tensors stored plainly, written to ``output`` where one is given.
+
+    What is decoded is told by the model's own nodes, so that files of other tools are expanded too. Raises the errors of
+    ``onnxprune.errors``.
+    """
+    settle_paths(model=model, output=output)
+    stages = Stages(progress)
+    with stages("load"):
+        loaded = load(model)
+    place = None
+    if output is not None:
+        place = output_path(loaded.path or Path(), output, force)
+        refuse_data_files(place, [loaded])
+    return expanded(loaded, place, stages, force=force)
 
 
 def validate(before: Source, after: Source, data: Any, **options: Unpack[ValidateOptions]) -> Report:
@@ -303,7 +323,7 @@ def _earlier(settings: Settings, rewind: Source | None) -> Model | None:
     """Open the model to rewind to; raises UsageError where no weights are left to choose."""
     if rewind is None:
         return None
-    if not all(space_of(path).stepwise for path in settings.spaces):
+    if not all(space_of(path).stepwise for path in settings.spaces if path != STORING):
         raise UsageError(
             "rewind goes with widths, not with granularity block, eigen or lossless; leave one of them out"
         )

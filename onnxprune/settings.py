@@ -42,6 +42,7 @@ ANALYSED = (
     "lossless",
     "rotate",
     "allow_lossy",
+    "storage",
 )  # what the groups of a model depend on
 AUTO = "auto"
 MOST_THREADS = 1024
@@ -74,6 +75,14 @@ GRANULARITIES.add("lossless", Granularity("onnxprune.changes.lossless.space:Loss
 UNITS = Granularity().space
 ROTATION = "onnxprune.changes.rotation.space:Rotation"
 """The kind of change that ``rotate`` puts before all others."""
+STORING = "onnxprune.changes.storage.space:Storing"
+"""The kind of change that ``storage`` puts behind all others."""
+BESIDE = frozenset({ROTATION, STORING})
+"""Kinds that go with every other one and take any settings."""
+PLAIN_STORAGE = "plain"
+STORAGE_NAMES = (
+    *(PLAIN_STORAGE, "fp16", "codebook", "codebook:16", "codebook:256", "packed", "packed:16", "packed:256", AUTO),
+)
 
 
 def space_of(path: str) -> Any:
@@ -95,6 +104,7 @@ class Settings:
     ``round_to`` says where it is not auto.
     ``rotate``: residual streams between norms are turned to their principal directions before they are cut (random ones without data),
     and the width of heads where that is cut.
+    ``storage``: how tensors are stored in the end: plain, fp16, codebook[:16|:256], packed[:16|:256] or auto; ratio 0 removes nothing before.
     ``allow_lossy``: channels that a window over their neighbours reads may go too, though that changes what the window sees.
     ``granularity``: heads, width or groups, beside it paired and stream; block, eigen, lossless: other kinds of change. Several share
     the target, one after the other: as much as ``share`` says of a kind (of what is saved), else as data judges. ``input_shape``: input -> sizes for free dimensions.
@@ -119,6 +129,7 @@ class Settings:
     share: tuple[tuple[str, float], ...] = ()
     lossless: bool = False
     rotate: bool = False
+    storage: str = PLAIN_STORAGE
     allow_lossy: bool = False
     max_layer_ratio: float = 1.0
     layer_ratio: tuple[tuple[str, float], ...] = ()
@@ -170,9 +181,10 @@ class Settings:
         ):
             for name in names:
                 registry[name]
-        if self.repair not in REPAIRS:
-            hint = near_names(self.repair, list(REPAIRS)) or f"; known: {', '.join(REPAIRS)}"
-            raise UsageError(f"unknown repair {self.repair!r}{hint}")
+        for what, name, known in (("repair", self.repair, REPAIRS), ("storage", self.storage, STORAGE_NAMES)):
+            if name not in known:
+                hint = near_names(name, list(known)) or f"; known: {', '.join(known)}"
+                raise UsageError(f"unknown {what} {name!r}{hint}")
         if len({"heads", "width", "groups"} & set(self.granularity)) > 1:
             raise UsageError("granularity is one of heads, width and groups; paired and stream can be added")
         self._refuse_what_no_kind_takes()
@@ -200,7 +212,7 @@ class Settings:
             raise UsageError(
                 f"lossless takes units out; leave granularity {self.granularity[0]} out, or give --granularity {several}"
             )
-        kinds = [space_of(path) for path in self.spaces]
+        kinds = [space_of(path) for path in self.spaces if path not in BESIDE]
         called = "lossless" if self.lossless else f"granularity {', '.join(self.granularity)}"
         for name in dict.fromkeys(name for kind in kinds for name in kind.takes):
             if all(getattr(self, name) not in kind.takes.get(name, (getattr(self, name),)) for kind in kinds):
@@ -253,10 +265,18 @@ class Settings:
     @property
     def spaces(self) -> tuple[str, ...]:
         """The kinds of change of the run, module:class each, in order."""
+        last = (STORING,) if self.storage != PLAIN_STORAGE else ()
         if self.lossless:
-            return (GRANULARITIES["lossless"].space,)
+            return (GRANULARITIES["lossless"].space, *last)
+        if self.stores_alone:
+            return last
         own = dict.fromkeys(GRANULARITIES[name].space for name in self.granularity)
-        return (ROTATION, *own) if self.rotate else tuple(own)
+        return (*((ROTATION,) if self.rotate else ()), *own, *last)
+
+    @property
+    def stores_alone(self) -> bool:
+        """Whether nothing is removed and the model is stored in another form."""
+        return self.ratio == 0 and self.storage != PLAIN_STORAGE
 
     @property
     def steps(self) -> Schedule:
@@ -279,6 +299,8 @@ class Settings:
             return parse_target(self.target)
         if self.ratio is None and self.mixes:
             return Target("macs", 1 - DEFAULT_RATIO)
+        if self.stores_alone:
+            return Target("ratio", 0.0)
         return parse_ratio(DEFAULT_RATIO if self.ratio is None else self.ratio)
 
     @property

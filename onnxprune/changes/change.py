@@ -82,6 +82,8 @@ class Space(Generic[P]):
     """Kinds of targets that it can be given."""
     saves: ClassVar[bool] = True
     """Whether there is less of the model afterwards."""
+    trains: ClassVar[bool] = True
+    """Whether weights may be trained once it is made."""
     stepwise: ClassVar[bool] = False
     """Whether it takes the steps of a schedule by itself, all in one change."""
 

@@ -81,7 +81,7 @@ def by_plan(plan: Plan, settings: Settings) -> list[Leg]:
     for step in plan.steps:
         if step.kind not in kinds:
             raise PlanError(f"the plan has a step of {step.kind!r}, which its settings (granularity) do not name")
-    last = len(plan.steps) - 1
+    last = max((n for n, step in enumerate(plan.steps) if kinds[step.kind].trains), default=-1)
     return [
         Leg(
             kinds[step.kind],

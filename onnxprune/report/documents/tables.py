@@ -25,6 +25,7 @@ from onnxprune.report.entries import (
     step_rows,
 )
 from onnxprune.report.remedies import WINDOW
+from onnxprune.report.storage import SIZES, TENSORS, packing_rows, tensor_rows
 from onnxprune.report.tasks import PARTS, task_rows
 from onnxprune.report.visible import visible
 
@@ -192,6 +193,7 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[ReportView], Any], bool], ..
     ("Size", ("", "now", "prunable"), _sizes, False),
     ("Steps", STEPS, step_rows, False),
     ("Shares tried", SHARES, share_rows, True),
+    ("Storage", SIZES, packing_rows, False),
     ("Gates", ("gate", "limit", "value", "passed"), _gates, False),
     ("Points", (POINT, "MACs left", "bytes", "lost", ""), points, False),
     ("Warnings", ("warning",), _warnings, False),
@@ -203,6 +205,7 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[ReportView], Any], bool], ..
     ("Divergence per tensor", ("tensor", "operator", "SQNR dB"), _layers, True),
     ("Each group narrowed alone", ("group", "units", "divergence with so many left"), _curves, True),
     ("Groups", ("group", "before", "after", "status", "MACs", "parameters"), _groups, True),
+    ("Stored tensors", TENSORS, tensor_rows, True),
     ("Axes that stay", ("axis", "kept by", "MACs", "reason", "way out"), _frozen, True),
     (PASTE, ("options",), _excludes, True),
 )
