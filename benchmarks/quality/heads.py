@@ -28,7 +28,7 @@ LAYERS = {"include": ("*layer*",), "target": "macs=60%"}
 
 def cases(only: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what goes, and the options of a run."""
-    turns = (("", {}), (", rotated", {"rotate": True}))
+    turns: tuple[tuple[str, dict[str, Any]], ...] = (("", {}), (", rotated", {"rotate": True}))
     for name, more in turns:
         for share in (0.25, 0.5):
             yield f"{share:.0%} of the width of heads, nothing repaired{name}", HEADS | PLAIN | more | {"ratio": share}
