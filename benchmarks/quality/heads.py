@@ -37,6 +37,8 @@ def cases(only: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "heads and neurons", {"granularity": "heads"} | LAYERS
         for name, more in turns:
             yield f"width of heads, and neurons{name}", {"granularity": "width"} | LAYERS | more
+            halved = {"layer_ratio": (("*query*", 0.5),)}
+            yield f"the same, queries and keys halved{name}", {"granularity": "width"} | LAYERS | more | halved
 
 
 def embeddings(model: bytes, rows: dict[str, np.ndarray]) -> np.ndarray:
