@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
@@ -18,6 +20,7 @@ from onnxprune.coupling.heads.spaces import KEYS, VALUES
 from onnxprune.coupling.heads.turning import balanced_basis
 from onnxprune.data import input_specs, open_dataset
 from onnxprune.errors import PlanError
+from onnxprune.evidence import Need, gather
 from onnxprune.model.read import load
 from onnxprune.settings import Settings
 
@@ -165,6 +168,34 @@ def test_both_sides_have_one_second_moment_on_the_data(name: str) -> None:
     again = space_of_heads(made.proto, data=True)
     for basis in again.head_bases().values():
         np.testing.assert_allclose(np.abs(basis[:, :3]), np.eye(4)[:, :3], atol=2e-3)  # there are three outputs
+
+
+def test_layers_that_share_weights_share_what_is_seen_of_them() -> None:
+    once = SPELLINGS["apart"].replace(OUT, "")
+    weights = [line for line in once.split("; ") if "%" in line]
+    steps = [line for line in once.split("; ") if line and "%" not in line]
+    again = ("; ".join(steps) + "; ").replace("(x,", "(x2,")
+    for name in sorted({line.split(" =")[0] for line in steps}, key=len, reverse=True):
+        again = re.sub(rf"\b{name}\b", f"{name}_2", again)
+    body = (
+        "; ".join([*weights, *steps])
+        + "; wo = %8x8; x2 = MatMul(cr, wo); "
+        + again
+        + "z = MatMul(cr_2, wo); wy = %8x3; y = MatMul(z, wy)"
+    )
+    space = space_of_heads(attention(body), data=True)
+    assert [(one.between, one.reason) for one in space.heads.spaces if one.blocks] != []
+    facts = space.context.facts
+    needs = [Need("gram", value, 2) for value in ("cr", "cr_2")]
+    seen = gather(facts, space.context.data.calibration, needs)
+    both = sum(seen[need].second_moment[0] for need in needs)
+    (values,) = [one for one in space.heads.spaces if one.between == VALUES and one.blocks]
+    moments = block_moments(space.heads, values.blocks, space.context)
+    for head, block in enumerate(values.blocks):
+        rows = slice(4 * head, 4 * head + 4)
+        np.testing.assert_allclose(moments[block, False], both[rows, rows], rtol=1e-6)
+    change = space.choose(parse_ratio(0.5))
+    assert change.checked(change.made()).agrees
 
 
 def test_the_basis_is_that_of_the_nearest_product_of_less_rank() -> None:

@@ -34,15 +34,48 @@ class ChannelSight:
 def block_moments(
     heads: Heads, blocks: Sequence[HeadBlock], context: Context
 ) -> Mapping[tuple[HeadBlock, bool], np.ndarray]:
-    """Return (block, side) -> float64[width, width]: second moments on the calibration rows, summed up over heads that share a basis."""
-    data, every = context.data, list(_sights(heads))
-    chosen: dict[tuple[HeadBlock, bool], tuple[ChannelSight, np.ndarray]] = {}
+    """Return (block, side) -> float64[width, width]: second moments on the calibration rows, summed up over heads that share a basis.
+
+    Layers that share weights share bases as well: what all of them show counts.
+    """
+    if context.data.calibration is None:
+        return {}
+    chosen = _chosen(heads, blocks)
+    whole = _second_moments(heads, list(dict.fromkeys(sight for own in chosen.values() for sight, _ in own)), context)
+    return {
+        key: np.sum([whole[sight][np.ix_(copy, copy)] for sight, places in own for copy in places], axis=0)
+        for key, own in chosen.items()
+    }
+
+
+def _chosen(
+    heads: Heads, blocks: Sequence[HeadBlock]
+) -> Mapping[tuple[HeadBlock, bool], list[tuple[ChannelSight, np.ndarray]]]:
+    """Return (block, side) -> where it is seen best, and where: int64[copies, width]; at every layer that has the same weights there."""
+    every = list(_sights(heads))
     holders = Holders(heads.root, [sight.labels for sight in every])
+    chosen: dict[tuple[HeadBlock, bool], list[tuple[ChannelSight, np.ndarray]]] = {}
     for block in blocks:
         for sight in (every[number] for number in holders.of(block)):
             for side, places in heads.places(sight.labels, block).items():
-                chosen.setdefault((block, side), (sight, places))
-    used = [sight for sight in every if any(sight is own for own, _ in chosen.values())]
+                known = chosen.setdefault((block, side), [])
+                if not known or (_stored_beside(heads, sight) or {""}) == _stored_beside(heads, known[0][0]):
+                    known.append((sight, places))
+    return chosen
+
+
+def _stored_beside(heads: Heads, sight: ChannelSight) -> set[str]:
+    """Return the weights between which a value stands."""
+    if sight.hidden is not None:
+        return {sight.hidden.weight, sight.hidden.bias} - {""}
+    graph = heads.links.facts.graph
+    nodes = [graph.producer[sight.value], *(node for node, _ in graph.consumers.get(sight.value, ()))]
+    return {name for node in nodes for name in node.inputs if name in heads.stored}
+
+
+def _second_moments(heads: Heads, used: Sequence[ChannelSight], context: Context) -> Mapping[ChannelSight, np.ndarray]:
+    """Return sight -> float64[channels, channels]."""
+    data = context.data
     if data.calibration is None or not used:
         return {}
     beside = _Beside(heads.links.facts.model)
@@ -52,11 +85,7 @@ def block_moments(
     with context.stages("evidence"):
         seen = gather(facts, data.calibration, list(needs.values()), context.means.quiet, cache=cache)
     context.notes.warn(*seen.warnings)
-    whole = {sight: seen[need].second_moment[0] for sight, need in needs.items()}
-    return {
-        key: np.sum([whole[sight][np.ix_(copy, copy)] for copy in places], axis=0)
-        for key, (sight, places) in chosen.items()
-    }
+    return {sight: seen[need].second_moment[0] for sight, need in needs.items()}
 
 
 def _sights(heads: Heads) -> Iterator[ChannelSight]:

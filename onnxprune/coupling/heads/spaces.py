@@ -75,6 +75,11 @@ class Heads:
         return self.trace.links
 
     @cached_property
+    def stored(self) -> frozenset[str]:
+        """The stored tensors that channels stand in."""
+        return frozenset(source.name for source in self.trace.sources)
+
+    @cached_property
     def holders(self) -> Holders:
         """Which stored tensors hold a block."""
         return Holders(self.root, list(self.trace.sources.values()))
