@@ -170,13 +170,17 @@ def test_both_sides_have_one_second_moment_on_the_data(name: str) -> None:
         np.testing.assert_allclose(np.abs(basis[:, :3]), np.eye(4)[:, :3], atol=2e-3)  # there are three outputs
 
 
-def test_layers_that_share_weights_share_what_is_seen_of_them() -> None:
+@pytest.mark.parametrize("aliased", [False, True])
+def test_layers_that_share_weights_share_what_is_seen_of_them(aliased: bool) -> None:
+    """Also where exporters give the second layer's weights names of their own."""
     once = SPELLINGS["apart"].replace(OUT, "")
     weights = [line for line in once.split("; ") if "%" in line]
     steps = [line for line in once.split("; ") if line and "%" not in line]
     again = ("; ".join(steps) + "; ").replace("(x,", "(x2,")
     for name in sorted({line.split(" =")[0] for line in steps}, key=len, reverse=True):
         again = re.sub(rf"\b{name}\b", f"{name}_2", again)
+    for name in [line.split(" =")[0] for line in weights] if aliased else ():
+        again = f"{name}_i = Identity({name}); " + re.sub(rf"\b{name}\b", f"{name}_i", again)
     body = (
         "; ".join([*weights, *steps])
         + "; wo = %8x8; x2 = MatMul(cr, wo); "

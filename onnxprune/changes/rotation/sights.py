@@ -70,7 +70,7 @@ def _stored_beside(heads: Heads, sight: ChannelSight) -> set[str]:
         return {sight.hidden.weight, sight.hidden.bias} - {""}
     graph = heads.links.facts.graph
     nodes = [graph.producer[sight.value], *(node for node, _ in graph.consumers.get(sight.value, ()))]
-    return {name for node in nodes for name in node.inputs if name in heads.stored}
+    return {name for node in nodes for name in map(heads.trace.origin, node.inputs) if name in heads.stored}
 
 
 def _second_moments(heads: Heads, used: Sequence[ChannelSight], context: Context) -> Mapping[ChannelSight, np.ndarray]:

@@ -35,7 +35,9 @@ def attend_with_bias(trace: Trace, node: Node, spec: Spec) -> None:
             width = (trace.links.facts.shape(node.input(number)) or ())[-1]
             columns = slice(number * width, (number + 1) * width)
             for labels in trace.labels.get(node.input(number), ()):
-                trace.hidden.append(HiddenValue(node.input(number), "", node.input(3), columns, labels.reshape(-1)))
+                trace.hidden.append(
+                    HiddenValue(node.input(number), "", trace.origin(node.input(3)), columns, labels.reshape(-1))
+                )
         if not trace.labels.get(node.input(number)):
             trace.bar(bias.array, f"{node.label!r} adds it to what no layer writes")
 
@@ -68,14 +70,15 @@ def attend_packed(trace: Trace, node: Node, spec: Spec) -> None:
         trace.use(node, own, "g", KEYS)
     trace.link(queries, keys, inverse=True)
     columns = slice(0, 2 * spec.sizes["g"] * spec.sizes["d"])
-    labels = trace.sources[ChannelSource(node.input(1), (1,))].reshape(-1)[columns]
-    trace.hidden.append(HiddenValue(node.input(0), node.input(1), node.input(2), columns, labels))
+    labels = trace.sources[ChannelSource(trace.origin(node.input(1)), (1,))].reshape(-1)[columns]
+    weight, bias = trace.origin(node.input(1)), trace.origin(node.input(2))
+    trace.hidden.append(HiddenValue(node.input(0), weight, bias, columns, labels))
     trace.use(node, values, "g", VALUES)
     trace.give(node.outputs[0], values, spec.outputs[0], spec)
     if node.attribute("do_rotary", 0):
         refuse_channels(trace, node, [queries, keys], "rotates it inside")
     if _keeps_for_later(node):
         refuse_channels(trace, node, parts, "keeps keys and values for later")
-    for own, bias in zip(parts, _packed(trace, node, spec, 2) if node.input(2) else (), strict=False):
-        trace.link(own, bias)
+    for own, shift in zip(parts, _packed(trace, node, spec, 2) if node.input(2) else (), strict=False):
+        trace.link(own, shift)
     return None

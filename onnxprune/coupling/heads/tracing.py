@@ -90,9 +90,16 @@ class Trace:
         self.understood.add((node, number))
         return found
 
+    def origin(self, name: str) -> str:
+        """Return the tensor that a value is another name of, as exporters write weights that layers share."""
+        graph = self.links.facts.graph
+        while name in graph.producer and graph.producer[name].op == "Identity" and name in self.links.facts.constants:
+            name = graph.producer[name].inputs[0]
+        return name
+
     def is_stored(self, name: str) -> bool:
         facts = self.links.facts
-        return name in facts.graph.tensors and facts.dtype(name) in FLOATS
+        return self.origin(name) in facts.graph.tensors and facts.dtype(name) in FLOATS
 
     def stored(
         self, node: Node, spec: Spec, number: int, operand: Operand, letters: Collection[str]
@@ -102,7 +109,7 @@ class Trace:
         axes = tuple(axis for axis in axes_with(operand, *letters) if shape[axis] > 1)
         if not axes or not self.is_stored(name):
             return None
-        source = ChannelSource(name, axes)
+        source = ChannelSource(self.origin(name), axes)
         if source not in self.sources:
             dims = [size if axis in axes else 1 for axis, size in enumerate(shape)]
             self.sources[source] = self.count + np.arange(int(np.prod(dims))).reshape(dims)
@@ -174,6 +181,11 @@ class Trace:
         if value in captured:
             return f"{value!r} is read inside a body"
         for node, number in graph.consumers.get(value, ()):
+            if node.op == "Identity" and value in self.links.facts.constants:
+                reason = self._escape(node.outputs[0], captured)
+                if reason:
+                    return reason
+                continue
             rule = RULES.get(node.op)
             if (node, number) not in self.understood and (rule is None or rule.family != "facts"):
                 return _not_linear(node)
