@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy  # its parts are imported where they are used
 
 from onnxprune.repair.stored import IntegerGrid, limits
 
+Near = Callable[[int, np.ndarray], np.ndarray]
+"""The number of an input and its weights float64[o] -> the numbers nearest to these that can be stored."""
 BLOCK = 64  # inputs whose errors are passed on one by one; to the rest they go in one product
 
 
 def rounded(weights: np.ndarray, gram: np.ndarray, ridge: float, grid: IntegerGrid, dtype: np.dtype) -> np.ndarray:
-    """Return float64[o, d] on a grid of as many positions: what gives nearly the same from inputs of moments ``gram`` float64[d, d].
+    """Return float64[o, d] on a grid of as many positions; ``dtype``: of the grid's integers, whose ends cost errors too.
 
-    ``dtype``: of the grid's integers. Inputs that vary most come first. Source: optimal brain quantisation in one order for all
-    outputs (Frantar et al. 2023, "GPTQ", algorithm 1), here with a given grid, whose ends cost errors too.
+    ``gram``, ``ridge``: see ``one_by_one``.
+    """
+    scale, zero, (low, high) = grid.scale.T, grid.zero.T, limits(dtype)
+    inverse = np.divide(1.0, scale, out=np.zeros(scale.shape), where=scale != 0)
+
+    def near(number: int, values: np.ndarray) -> np.ndarray:
+        integers = np.rint(values * inverse[number] + zero[number]).clip(low, high)
+        return (integers - zero[number]) * scale[number]
+
+    return one_by_one(weights, gram, ridge, near)
+
+
+def one_by_one(weights: np.ndarray, gram: np.ndarray, ridge: float, near: Near) -> np.ndarray:
+    """Return float64[o, d] of what ``near`` allows: what gives nearly the same from inputs of moments ``gram`` float64[d, d].
+
+    Inputs that vary most come first. Source: optimal brain quantisation in one order for all outputs (Frantar et al. 2023,
+    "GPTQ", algorithm 1), here with given numbers.
     """
     order = np.argsort(-gram.diagonal(), kind="stable")
     upper = _passing_on(gram[np.ix_(order, order)], ridge)
     left = np.ascontiguousarray(weights.T[order], np.float64)  # an input's weights lie side by side
-    scale, zero, (low, high) = grid.scale.T[order], grid.zero.T[order], limits(dtype)
-    inverse = np.divide(1.0, scale, out=np.zeros(scale.shape), where=scale != 0)
     for start in range(0, len(left), BLOCK):
         stop = min(start + BLOCK, len(left))
         errors = np.zeros((stop - start, left.shape[1]))
         for number in range(start, stop):
-            integers = np.rint(left[number] * inverse[number] + zero[number]).clip(low, high)
-            near = (integers - zero[number]) * scale[number]
-            errors[number - start] = (left[number] - near) / upper[number, number]
-            left[number] = near
+            allowed = near(int(order[number]), left[number])
+            errors[number - start] = (left[number] - allowed) / upper[number, number]
+            left[number] = allowed
             left[number + 1 : stop] -= np.outer(upper[number, number + 1 : stop], errors[number - start])
         left[stop:] -= upper[start:stop, stop:].T @ errors
     result = np.empty(weights.shape)

@@ -90,7 +90,7 @@ def test_the_size_is_what_the_file_takes(form: Packing) -> None:
     array = drawn((64, 64), 0.8, 16)
     plain = len(holding(array, opset=21).proto.SerializeToString()) - array.nbytes
     packed = stored_as(holding(array, opset=21), {"w0": form})
-    shared = sum(tensor.nbytes for name, tensor in packed.weights.items() if name.startswith("packed/bytes"))
+    shared = sum(tensor.nbytes for name, tensor in packed.weights.items() if name.startswith("p/bytes"))
     size = len(packed.proto.SerializeToString()) - plain - shared
     assert form.size(TensorNumbers.of(array, 256)) == pytest.approx(size, abs=300)
 

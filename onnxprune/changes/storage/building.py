@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.model.graph import Graph, Names
 from onnxprune.model.surgeon import Splicer
 
-PREFIX = "packed"  # of the names of what is added
+PREFIX = "p"  # of the names of what is added, which are many: they take a good part of what decoding adds to a file
 
 
 def digits(count: int) -> np.ndarray:
@@ -45,7 +45,7 @@ class Shared:
 
     def digits(self, count: int) -> gs.Variable:
         """Return int32[256, count]: see ``digits``; stored in bytes."""
-        what = f"digits{count}"
+        what = str(count)
         if what not in self._made:
             self._made[what] = self.names.fresh(f"{PREFIX}/{what}")
             table, made = gs.Constant(f"{PREFIX}/bytes{count}", digits(count)), gs.Variable(self._made[what])
@@ -58,7 +58,7 @@ class Decoder:
     """Collects the nodes that make one tensor."""
 
     def __init__(self, number: int, shared: Shared):
-        self.prefix, self.shared, self.nodes = f"{PREFIX}/{number}", shared, list[gs.Node]()
+        self.prefix, self.shared, self.nodes = f"{PREFIX}{number}", shared, list[gs.Node]()
 
     def constant(self, what: str, array: np.ndarray) -> gs.Constant:
         return gs.Constant(f"{self.prefix}/{what}", array)
@@ -90,7 +90,8 @@ class Decoder:
         return self.node("Slice", row, start, end)
 
     def shaped(self, value: gs.Tensor, shape: tuple[int, ...]) -> gs.Variable:
-        return self.node("Reshape", value, self.constant("shape", np.array(shape, np.int64)))
+        what = f"{'x'.join(map(str, shape))}"
+        return self.node("Reshape", value, self.shared.constant(what, np.array(shape, np.int64)))
 
     def summed(self, value: gs.Tensor) -> gs.Variable:
         """Return the running sums of a vector."""

@@ -21,7 +21,7 @@ from onnxprune.changes.storage.building import Decoder, in_bytes
 HALF = np.dtype(np.float16)
 LONGEST_GAP = 255
 MOST_ELEMENTS = 1 << 31  # that int32 counts
-PIECE = 45  # bytes of a node or a stored tensor beside its content, about
+PIECE = 38  # bytes of a node or a stored tensor beside its content, about
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +192,8 @@ def _by_bits(decoder: Decoder, numbers: TensorNumbers, coder: Coder) -> None:
     packed = in_bytes(there, 8)
     mask = decoder.row(decoder.apart(packed, 8, "mask"), 8 * packed.size, 8 * packed.size)
     place = decoder.node("Mul", decoder.summed(mask), mask)
-    values = np.concatenate([np.zeros(1, numbers.array.dtype), numbers.flat[numbers.places]])
+    odd = (len(numbers.places) + 1) % 2  # then one more, so that bytes are full
+    values = np.concatenate([np.zeros(1), numbers.flat[numbers.places], np.zeros(odd)], dtype=numbers.array.dtype)
     found = decoder.node("Gather", coder.decode(decoder, numbers, values), place)
     if there.size != 8 * packed.size:
         found = decoder.row(found, 8 * packed.size, there.size)
