@@ -1,16 +1,20 @@
 """What --storage does to files: bytes, time and memory to load, time to run, equality. Figures of docs/storage.md.
 
     python benchmarks/storage.py forms
-    python benchmarks/storage.py models --shared SHARED [--minilm minilm.onnx]
+    python benchmarks/storage.py models --shared SHARED
+    python benchmarks/storage.py sentences --encoder minilm.onnx --tokenizer tokenizer.json
 
 ``forms``: one weight of 1024 x 4096 with shares of zeros. ``models``: networks whose weights of two axes or more lose a share of
-their least magnitudes, which makes zeros and no good network; what storage adds to that is what is measured.
+their least magnitudes, which makes zeros and no good network; what storage adds to that is what is measured. ``sentences``: the same of a
+sentence encoder, on docstrings of Python's standard library: 256 calibrate, 256 of other modules judge.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import resource
+import sysconfig
 import tempfile
 import time
 import zlib
@@ -23,8 +27,10 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from quality.cases import CASES
+from quality.sentences import LENGTH, sentences
 
 import onnxprune
+from onnxprune.data import TextOptions
 from onnxprune.model.memory import peak_rss
 from onnxprune.model.read import load
 
@@ -129,42 +135,67 @@ def row(share: str, storage: str, form: str, model: ModelProto, plain: ModelProt
 # --- networks ------------------------------------------------------------------------------------------------------------
 
 
-def networks(shared: Path | None, minilm: Path | None) -> None:
-    print(
-        "| network | zeros | storage | share of bytes | of its matrices | CPU s | top-1 or cosine, before -> after | equal |"
-    )
+def networks(shared: Path | None) -> None:
+    print("| network | zeros | storage | share of bytes | of its matrices | CPU s | top-1, before -> after | equal |")
     print("|---|---|---|---|---|---|---|---|")
     for case in CASES:
         if not case.bundled and (shared is None or case.name != "resnet56_cifar10"):
             continue
         (images, _), (test, labels) = (case.load(file, shared or Path()) for file in (case.calibration, case.test))
         for share in (0.0, 0.5, 0.7):
-            told(case.name, share, onnx.load(case.model(shared or Path())), images[:512], (test, labels))
-    if minilm is not None:
-        told("MiniLM", 0.5, onnx.load(minilm), None, None)
+            model = with_zeros(onnx.load(case.model(shared or Path())), share)
+            for storage in ("fp16", "auto", "codebook:16", "packed:16"):
+                found, cells = stored(model, storage, calibration=images[:512])
+                quality = " -> ".join(accuracy([model, found.model], test, labels))
+                same = equal(
+                    found.model, onnxprune.expand(found.model).model, {inputs(model)[0]: test[:64]}, prepacked=False
+                )
+                print(f"| {case.name} | {share:.0%} | {storage} | {cells} | {quality} | {same} |", flush=True)
 
 
-def told(name: str, share: float, model: ModelProto, images: np.ndarray | None, test: Any) -> None:
-    model = with_zeros(model, share)
-    for storage in ("fp16", "auto", "codebook:16", "packed:16"):
-        start = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-        found = onnxprune.prune(
-            model, ratio=0, storage=storage, latency=False, **({} if images is None else {"calibration": images})
-        )
-        seconds = sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) - start
-        report, plain = found.report, onnxprune.expand(found.model).model
-        rows = [one for one in report["storage"] if one["reason"] is None]
-        own = sum(one["bytes_after"] for one in rows) / max(sum(one["bytes_before"] for one in rows), 1)
-        whole = report["after"]["bytes"] / report["before"]["bytes"]
-        feeds = drawn(model) if test is None else {model.graph.input[0].name: test[0][:64]}
-        quality = "" if test is None else " -> ".join(accuracy([model, found.model], *test))
-        if test is None:
-            quality = f"{cosine(model, found.model, feeds):.4f}"
-        same = equal(found.model, plain, feeds, prepacked=False)
-        print(
-            f"| {name} | {share:.0%} | {storage} | {whole:.3f} | {own:.3f} | {seconds:.1f} | {quality} | {same} |",
-            flush=True,
-        )
+def inputs(model: ModelProto) -> list[str]:
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return [value.name for value in model.graph.input if value.name not in stored]
+
+
+def stored(model: ModelProto, storage: str, **options: Any) -> tuple[Any, str]:
+    """Return the result, and cells: share of bytes, of those of the tensors that changed, CPU seconds."""
+    start = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    found = onnxprune.prune(model, ratio=0, storage=storage, latency=False, **options)
+    seconds = sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) - start
+    rows = [row for row in found.report["storage"] if row["status"] == "packed"]
+    own = sum(row["bytes_after"] for row in rows) / max(sum(row["bytes_before"] for row in rows), 1)
+    whole = found.report["after"]["bytes"] / found.report["before"]["bytes"]
+    return found, f"{whole:.3f} | {own:.3f} | {seconds:.1f}"
+
+
+def encoder(path: Path, tokenizer: Path) -> None:
+    """Look at a sentence encoder whose linear layers alone have zeros."""
+    print(
+        "| zeros | storage | share of bytes | of its linear layers | CPU s | cosine to the model with zeros | equal |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    modules = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    half = len(modules) // 2
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("calibration.txt", "judged.txt")]
+        for file, part in zip(files, (modules[:half], modules[half:]), strict=True):
+            file.write_text("\n".join(sentences(part, 256, 0)))
+        for share in (0.0, 0.5):
+            model = with_zeros(onnx.load(path), share)
+            for storage in ("auto", "codebook:16", "packed:16"):
+                text = TextOptions(tokenizer, LENGTH)
+                found, cells = stored(model, storage, calibration=files[0], evaluation=files[1], text=text)
+                layers = [
+                    row
+                    for row in found.report["storage"]
+                    if "embeddings" not in row["name"] and row["status"] == "packed"
+                ]
+                own = sum(row["bytes_after"] for row in layers) / sum(row["bytes_before"] for row in layers)
+                cells = re.sub(r" [0-9.]+ \|", f" {own:.3f} |", cells, count=1)
+                drift = next(iter(found.report["drift"]["outputs"].values()))["cosine"]
+                same = equal(found.model, onnxprune.expand(found.model).model, drawn(model), prepacked=False)
+                print(f"| {share:.0%} | {storage} | {cells} | {drift:.4f} | {same} |", flush=True)
 
 
 def accuracy(models: list[ModelProto], images: np.ndarray, labels: np.ndarray) -> Iterator[str]:
@@ -181,24 +212,20 @@ def accuracy(models: list[ModelProto], images: np.ndarray, labels: np.ndarray) -
 def drawn(model: ModelProto) -> dict[str, np.ndarray]:
     """Draw token numbers, masks of ones, no types."""
     names = [value.name for value in model.graph.input]
-    tokens = np.random.default_rng(0).integers(1000, 20000, (8, 32))
+    tokens = np.random.default_rng(0).integers(1000, 20000, (8, LENGTH))
     return {n: np.ones_like(tokens) if "mask" in n else np.zeros_like(tokens) if "type" in n else tokens for n in names}
-
-
-def cosine(one: ModelProto, two: ModelProto, feeds: Feeds) -> float:
-    """Return the mean cosine of the first outputs, row by row of the last axis."""
-    a, b = (opened(model).run(None, dict(feeds))[0] for model in (one, two))
-    a, b = (array.reshape(-1, array.shape[-1]).astype(np.float64) for array in (a, b))
-    return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).mean())
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("forms", "models"))
+    parser.add_argument("what", choices=("forms", "models", "sentences"))
     parser.add_argument("--shared", type=Path, help="folder with models/ and data/cifar10/")
-    parser.add_argument("--minilm", type=Path, help="a sentence encoder of two or three inputs of token numbers")
+    parser.add_argument("--encoder", type=Path, help="a sentence encoder of two or three inputs of token numbers")
+    parser.add_argument("--tokenizer", type=Path, help="its tokenizer.json")
     given = parser.parse_args()
     if given.what == "forms":
         forms()
+    elif given.what == "models":
+        networks(given.shared)
     else:
-        networks(given.shared, given.minilm)
+        encoder(given.encoder, given.tokenizer)

@@ -55,6 +55,8 @@ class Session:
     def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Return the named outputs (None: all); raise ModelError with the first line of ONNX Runtime's reason."""
         names = self.outputs if outputs is None else tuple(outputs)
+        if not names:
+            return {}  # to ONNX Runtime no name means all
         try:
             return dict(zip(names, self._inference.run(list(names), dict(feeds)), strict=True))
         except Exception as error:

@@ -97,9 +97,10 @@ def _errors(sums: np.ndarray) -> np.ndarray:
 def _joined(heavy: np.ndarray, moment: np.ndarray, square: np.ndarray, count: int) -> np.ndarray:
     """Return the means of ``count`` runs of neighbouring groups with the least squared error in all."""
     sums, moments, squares = (np.append(0, np.cumsum(part)) for part in (heavy, moment, square))
-    weight = np.maximum(sums[None, :] - sums[:, None], 1e-300)
-    cost = squares[None, :] - squares[:, None] - np.square(moments[None, :] - moments[:, None]) / weight
-    cost[np.tril_indices(len(cost))] = np.inf  # a run has a group at least
+    cost = np.full((len(sums), len(sums)), np.inf)  # a run has a group at least
+    first, last = np.triu_indices(len(sums), 1)
+    gone = moments[last] - moments[first]
+    cost[first, last] = squares[last] - squares[first] - np.square(gone) / (sums[last] - sums[first])
     best, came = cost[0], []
     for _ in range(count - 1):
         whole = best[:, None] + cost

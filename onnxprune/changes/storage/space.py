@@ -25,6 +25,7 @@ from onnxprune.model.tensors import packed_size
 from onnxprune.proof.check import SurgeryCheck
 from onnxprune.report.entries import Report
 
+DATA, WEIGHTS = "data", "weights"
 NEARLY = 1.05
 """Times the bytes of a form that rounds, for which one that does not is taken."""
 
@@ -140,10 +141,19 @@ class Storing(Space[StoredTensor]):
         return iter(())
 
     def record(self, change: Change[StoredTensor]) -> Mapping[str, Any]:
-        return {"storage": {part.name: part.form.name for part in change.parts}}
+        return {"storage": {part.name: part.form.name for part in change.parts}, "basis": self.basis}
+
+    @property
+    def basis(self) -> str:
+        """What the numbers of tensors are chosen by: a codebook by data where there is any, else weights alone."""
+        return DATA if self.storage.colours and self.context.data.calibration is not None else WEIGHTS
 
     def read(self, record: Mapping[str, Any]) -> Change[StoredTensor]:
         """Return the storage that a plan records; raises PlanError where the model or the data is another."""
+        basis = record.get("basis", self.basis)
+        if basis != self.basis:
+            need = "give the calibration data it was made with" if basis == DATA else "leave calibration data out"
+            raise PlanError(f"the plan stores numbers that are chosen by {basis}; {need}")
         known = {part.name: part for part in self.parts()}
         for name, form in record.get("storage", {}).items():
             if form not in FORMS:
