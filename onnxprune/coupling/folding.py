@@ -31,6 +31,7 @@ DECODING = LOOKING_UP | {
         "Cast",
         "Reshape",
         "Slice",
+        "Split",
         "Squeeze",
         "Unsqueeze",
         "Transpose",
@@ -38,7 +39,6 @@ DECODING = LOOKING_UP | {
         "Expand",
         "Identity",
         "Shape",
-        "Constant",
     ),
     *("CumSum", "Mul", "Add", "Sub", "Div", "Mod", "BitShift", "BitwiseAnd", "ConstantOfShape", "Where", "NonZero"),
 }

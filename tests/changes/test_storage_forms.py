@@ -95,6 +95,23 @@ def test_the_size_is_what_the_file_takes(form: Packing) -> None:
     assert form.size(TensorNumbers.of(array, 256)) == pytest.approx(size, abs=300)
 
 
+def test_small_tensors_are_decoded_together() -> None:
+    """So that what decodes each costs little; each may be of another shape, with a table of its own."""
+    arrays = [drawn((8, 8 + number), 0.7, 16) for number in range(40)]
+    for coder in ("fp16", "4-bit codes, two in a byte"):
+        forms = {f"w{number}": Packing("bitmap", coder) for number in range(len(arrays))}
+        packed = stored_as(holding(*arrays), forms)
+        assert wrongly_decoded(packed, {f"w{number}": array for number, array in enumerate(arrays)}) == []
+        assert sum(node.op_type == "CumSum" for node in packed.structure.graph.node) == 1
+        assert sum(node.op_type == "Split" for node in packed.structure.graph.node) == 1
+        again, names = unpacked_tensors(packed, casts=True)
+        assert len(names) == len(arrays) and len(again.structure.graph.node) == len(arrays)
+    large = [drawn((1 << 9, 1 << 9), 0.7, 16)] * 2
+    forms = {f"w{number}": Packing("bitmap", "fp16") for number in range(2)}
+    nodes = stored_as(holding(*large), forms).structure.graph.node
+    assert sum(node.op_type == "CumSum" for node in nodes) == 2, "what takes memory is decoded alone"
+
+
 def test_gaps_are_few_and_reach_the_end() -> None:
     array = np.zeros((1, 10_000), np.float32)
     array[0, [0, 3, 258, 600, 9000]] = 1.0

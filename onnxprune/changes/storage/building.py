@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,8 +98,18 @@ class Decoder:
         """Return the running sums of a vector."""
         return self.node("CumSum", value, self.shared.constant("axis", np.array(0, np.int32)))
 
-    def graph(self, name: str) -> gs.Graph:
-        """Return the nodes, the last of which makes the tensor ``name``."""
-        result = gs.Variable(name)
-        self.nodes[-1].outputs = [result]
-        return gs.Graph(self.nodes, outputs=[result])
+    def parted(self, value: gs.Tensor, sizes: Sequence[int]) -> list[gs.Variable]:
+        """Return the parts of a vector."""
+        numbers, added = np.array(sizes, np.int64), {}
+        inputs = [value, self.constant("sizes", numbers)]
+        if self.shared.graph.versions.get("", 1) < 13:  # where sizes were an attribute
+            inputs, added = [value], {"split": numbers.tolist()}
+        made = [gs.Variable(f"{self.prefix}/s{number}") for number in range(len(sizes))]
+        self.nodes.append(gs.Node("Split", attrs={"axis": 0, **added}, inputs=inputs, outputs=made))
+        return made
+
+    def graph(self, results: Mapping[str, gs.Variable]) -> gs.Graph:
+        """Return the nodes; ``results``: tensor -> what is to have its name."""
+        for name, value in results.items():
+            value.name = name
+        return gs.Graph(self.nodes, outputs=list(results.values()))

@@ -8,13 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from onnx import TensorProto
 
-from onnxprune.changes.storage.forms import PLAIN, Packing, TensorNumbers, plain_size
+from onnxprune.changes.storage.forms import CODES, PLAIN, Packing, TensorNumbers, plain_size
 from onnxprune.changes.storage.rounding import Rounded
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Graph
 
 MOST_CODES = 256
-CODES = ("8-bit codes", "4-bit codes", "4-bit codes, two in a byte")
 EXACT = ("fp16", "float32", *CODES)
 EVERYWHERE = ("whole", "bitmap", "gaps")
 QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -33,12 +32,12 @@ class Storage(NamedTuple):
 STORAGES: Mapping[str, Storage] = {
     "plain": Storage((), ()),
     "fp16": Storage(("whole",), ("fp16",)),
-    "codebook": Storage(("whole",), CODES, 256),
-    "codebook:16": Storage(("whole",), CODES, 16),
-    "codebook:256": Storage(("whole",), CODES, 256),
+    "codebook": Storage(("whole",), tuple(CODES), 256),
+    "codebook:16": Storage(("whole",), tuple(CODES), 16),
+    "codebook:256": Storage(("whole",), tuple(CODES), 256),
     "packed": Storage(EVERYWHERE, ("fp16", "float32")),
-    "packed:16": Storage(EVERYWHERE, CODES, 16),
-    "packed:256": Storage(EVERYWHERE, CODES, 256),
+    "packed:16": Storage(EVERYWHERE, tuple(CODES), 16),
+    "packed:256": Storage(EVERYWHERE, tuple(CODES), 256),
     "auto": Storage(EVERYWHERE, EXACT),
 }
 """Setting -> what it allows."""

@@ -51,6 +51,13 @@ class TensorNumbers:
         """int64[n]: where something other than +0 stands."""
         return np.flatnonzero(_bits(self.flat))
 
+    @property
+    def present(self) -> np.ndarray:
+        """uint8[elements]: 1 where something other than +0 stands."""
+        found = np.zeros(self.flat.size, np.uint8)
+        found[self.places] = 1
+        return found
+
     @cached_property
     def gaps(self) -> tuple[np.ndarray, np.ndarray]:
         """uint8[m], int64[m]: steps from one place to the next, the first from 0, and the places; zeros that stand so far apart count too."""
@@ -60,6 +67,13 @@ class TensorNumbers:
         """Return the number of each value in the table."""
         assert self.table is not None
         return np.searchsorted(_ordered(self.table), _ordered(values)).astype(np.uint8)
+
+    def with_zero_first(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return a table that begins with zero, and the numbers of values other than zero in it."""
+        assert self.table is not None
+        zero = int(np.flatnonzero(_bits(self.table) == 0)[0])
+        codes = self.codes(values)
+        return np.append(self.table[zero], np.delete(self.table, zero)), codes + (codes < zero).astype(np.uint8)
 
     @property
     def zeros(self) -> float:
@@ -137,12 +151,11 @@ def _halves(decoder: Decoder, numbers: TensorNumbers, values: np.ndarray) -> gs.
 
 
 def _bytes(decoder: Decoder, numbers: TensorNumbers, values: np.ndarray) -> gs.Tensor:
-    return _looked_up(decoder, numbers, decoder.index(decoder.constant("codes", numbers.codes(values))))
+    return _looked_up(decoder, numbers, byte_codes(decoder, numbers.codes(values)))
 
 
 def _fours(decoder: Decoder, numbers: TensorNumbers, values: np.ndarray) -> gs.Tensor:
-    codes = numbers.codes(values).astype(uint4)
-    return _looked_up(decoder, numbers, decoder.index(decoder.constant("codes", codes)))
+    return _looked_up(decoder, numbers, four_bit_codes(decoder, numbers.codes(values)))
 
 
 def _pairs(decoder: Decoder, numbers: TensorNumbers, values: np.ndarray) -> gs.Tensor:
@@ -154,11 +167,29 @@ def _pairs(decoder: Decoder, numbers: TensorNumbers, values: np.ndarray) -> gs.T
     return decoder.shaped(row, values.shape) if values.ndim != 1 else row
 
 
+def byte_codes(decoder: Decoder, codes: np.ndarray) -> gs.Tensor:
+    """Return int32 codes of their own shape, stored in bytes."""
+    return decoder.index(decoder.constant("codes", codes))
+
+
+def four_bit_codes(decoder: Decoder, codes: np.ndarray) -> gs.Tensor:
+    """Return int32 codes of their own shape, stored as UINT4."""
+    return decoder.index(decoder.constant("codes", codes.astype(uint4)))
+
+
+def paired_codes(decoder: Decoder, codes: np.ndarray) -> gs.Tensor:
+    """Return an int32 vector of codes, stored two in a byte."""
+    packed = in_bytes(codes, 2)
+    return decoder.row(decoder.apart(packed, 2, "codes"), 2 * packed.size, codes.size)
+
+
 def _looked_up(decoder: Decoder, numbers: TensorNumbers, codes: gs.Tensor) -> gs.Tensor:
     assert numbers.table is not None
     return decoder.node("Gather", decoder.constant("table", numbers.table), codes)
 
 
+CODES = {"8-bit codes": byte_codes, "4-bit codes": four_bit_codes, "4-bit codes, two in a byte": paired_codes}
+"""Coder of codes -> how a vector of these is stored."""
 CODERS: Mapping[str, Coder] = {
     "float32": Coder(32, 0, 1, 1, _floats),
     "fp16": Coder(16, 0, 6, 2, _halves),
@@ -187,8 +218,7 @@ def _whole(decoder: Decoder, numbers: TensorNumbers, coder: Coder) -> None:
 
 def _by_bits(decoder: Decoder, numbers: TensorNumbers, coder: Coder) -> None:
     """The running count of what is no zero is a number's place among the values, the first of which is zero."""
-    there = np.zeros(numbers.flat.size, np.uint8)
-    there[numbers.places] = 1
+    there = numbers.present
     packed = in_bytes(there, 8)
     mask = decoder.row(decoder.apart(packed, 8, "mask"), 8 * packed.size, 8 * packed.size)
     place = decoder.node("Mul", decoder.summed(mask), mask)

@@ -141,7 +141,7 @@ class Storing(Space[StoredTensor]):
         return iter(())
 
     def record(self, change: Change[StoredTensor]) -> Mapping[str, Any]:
-        return {"storage": {part.name: part.form.name for part in change.parts}, "basis": self.basis}
+        return {"storage": {part.name: part.form.name for part in change.parts}, "basis": [self.basis]}
 
     @property
     def basis(self) -> str:
@@ -150,7 +150,7 @@ class Storing(Space[StoredTensor]):
 
     def read(self, record: Mapping[str, Any]) -> Change[StoredTensor]:
         """Return the storage that a plan records; raises PlanError where the model or the data is another."""
-        basis = record.get("basis", self.basis)
+        basis = next(iter(record.get("basis", ())), self.basis)
         if basis != self.basis:
             need = "give the calibration data it was made with" if basis == DATA else "leave calibration data out"
             raise PlanError(f"the plan stores numbers that are chosen by {basis}; {need}")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from onnxprune.changes.storage.building import Decoder, Shared
+from onnxprune.changes.storage.bundling import bundles, decoded_together
 from onnxprune.changes.storage.choose import MOST_CODES
 from onnxprune.changes.storage.forms import Packing, TensorNumbers
 from onnxprune.coupling.folding import constant_nodes, evaluated
@@ -24,10 +25,11 @@ def stored_as(model: Model, forms: Mapping[str, Packing]) -> Model:
     names = Names(structure.graph)
     splicer = Splicer(graph, names)
     shared, readers = Shared(graph, splicer, names), _first_readers(graph)
-    for number, (name, form) in enumerate(forms.items()):
+    for number, together in enumerate(bundles(forms, {name: graph.tensors[name] for name in forms})):
         decoder = Decoder(number, shared)
-        form.decode(decoder, TensorNumbers.of(np.asarray(model.array(graph.tensors[name])), MOST_CODES))
-        splicer.before(readers.get(name, graph.top[-1]), decoder.graph(name))
+        members = {n: TensorNumbers.of(np.asarray(model.array(graph.tensors[n])), MOST_CODES) for n in together}
+        first = min((readers.get(name, graph.top[-1]) for name in together), key=graph.top.index)
+        splicer.before(first, decoder.graph(decoded_together(decoder, members, forms[together[0]])))
     splicer.carry_out()
     forget_values(structure.graph, forms)
     for index in reversed([i for i, node in enumerate(structure.graph.node) if _makes_one(node, forms)]):
