@@ -6,15 +6,16 @@ table, or without its zeros. They are told by what goes in and what comes out, w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
-from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper, shape_inference
 
 from onnxprune.errors import ModelError
 from onnxprune.model.facts import RANDOM_OPS
 from onnxprune.model.graph import Graph, Node
-from onnxprune.model.model import Model
+from onnxprune.model.model import Model, slim
 from onnxprune.model.runtime import session
 from onnxprune.model.tensors import FLOATS, skeleton_without_data
 
@@ -107,12 +108,21 @@ def _behind(graph: Graph, node: Node) -> tuple[list[Node], set[str]]:
 
 def evaluated(model: Model, graph: Graph, sources: Sources, wanted: Collection[str]) -> dict[str, np.ndarray]:
     """Return what nodes on stored tensors give, run by themselves; {} where ONNX Runtime cannot."""
-    needed, used, names = set[Node](), set[str](), set(wanted)
+    try:
+        found = session(_alone(model, graph, sources, wanted), optimise=False).run({})
+    except ModelError:
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+
+
+def _alone(model: Model, graph: Graph, sources: Sources, wanted: Collection[str]) -> Model:
+    """Return a model of the nodes that make ``wanted`` of stored tensors."""
+    needed, names = set[Node](), set(wanted)
     for node in reversed(list(sources)):
         if names.intersection(node.outputs):
             needed.add(node)
             names.update(filter(None, node.inputs))
-    used.update(name for name in names if name in graph.tensors)
+    used = {name for name in names if name in graph.tensors}
     probe = skeleton_without_data(model.structure)
     for part in ("node", "input", "output", "value_info", "quantization_annotation"):
         probe.graph.ClearField(part)
@@ -122,11 +132,31 @@ def evaluated(model: Model, graph: Graph, sources: Sources, wanted: Collection[s
     probe.graph.node.extend(node.proto for node in sources if node in needed)
     probe.graph.output.extend(ValueInfoProto(name=name) for name in wanted)
     probe.graph.initializer.extend(t for t in model.structure.graph.initializer if t.name in used)
-    try:
-        found = session(model.derived(probe), optimise=False).run({})
-    except ModelError:
-        return {}
-    return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+    return model.derived(probe)
+
+
+def _bounded(model: Model, graph: Graph, sources: Sources, room: Mapping[str, int]) -> list[str]:
+    """Return those of the tensors on whose way nothing is larger than ``room`` says; raises ModelError where something is.
+
+    Left out are those on whose way a size is not told before it is computed.
+    """
+    inferred = shape_inference.infer_shapes(slim(_alone(model, graph, sources, list(room))), data_prop=True).graph
+    told = (value for values in (inferred.value_info, inferred.output) for value in values)
+    shapes = {
+        value.name: value.type.tensor_type.shape.dim for value in told if value.type.tensor_type.HasField("shape")
+    }
+    found = []
+    for name, most in room.items():
+        made = [output for node in _behind(graph, graph.producer[name])[0] for output in node.outputs if output]
+        known = [one for one in made if one in shapes and all(dim.HasField("dim_value") for dim in shapes[one])]
+        dims = [[dim.dim_value for dim in shapes[one]] for one in known]
+        if any(math.prod(map(float, sizes)) > most for sizes in dims):
+            raise ModelError(
+                f"{model.name}: the packed tensor {name!r} claims more elements than what is stored of it can say; refused"
+            )
+        if len(dims) == len(made):
+            found.append(name)
+    return found
 
 
 def with_stored(graph: Graph, sources: Sources, contents: Mapping[str, np.ndarray]) -> ModelProto:
@@ -173,12 +203,9 @@ def unpacked_tensors(model: Model, *, casts: bool) -> tuple[Model, tuple[str, ..
     room = packed_tensors(graph, sources, casts=casts)
     if not room:
         return model, ()
-    found = evaluated(model, graph, sources, list(room))
-    if not found:
+    wanted = _bounded(model, graph, sources, room)
+    found = evaluated(model, graph, sources, wanted) if wanted else {}
+    if wanted and not found:
         raise ModelError(f"{model.name}: what is packed cannot be decoded by this ONNX Runtime; a newer release may")
     contents = {name: array for name, array in found.items() if array.dtype.kind == "f"}
-    if any(array.size > room[name] for name, array in contents.items()):
-        raise ModelError(
-            f"{model.name}: a packed tensor claims more elements than what is stored of it can say; refused"
-        )
     return (model.derived(with_stored(graph, sources, contents)), tuple(contents)) if contents else (model, ())

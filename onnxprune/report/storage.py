@@ -29,7 +29,7 @@ def packing_rows(report: ReportView) -> list[tuple[str, ...]]:
         return []
     rows: list[tuple[str, ...]] = [
         (title, f"{found[key]['before']:,}", f"{found[key]['after']:,}")
-        for key, title in (("bytes", "bytes"), ("zipped_bytes", "bytes, zipped (zlib 9)"))
+        for key, title in (("bytes", "bytes"), ("zipped_bytes", "bytes, zipped"))
     ]
     rows.append(("bytes, least by the entropy of the numbers", "", f"{found['entropy_bytes']:,}"))
     for key, title, spec in (("load_seconds", "seconds to load", ".3f"), ("divergence", "divergence, held out", ".3g")):

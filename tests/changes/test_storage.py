@@ -163,14 +163,22 @@ def test_expand_knows_what_others_packed() -> None:
 
 
 def test_a_file_that_claims_more_than_it_holds_is_refused() -> None:
+    """Before anything of that size is made."""
     model = onnxprune.prune(sparse_network(0.97), storage="auto", **ALONE).model
     changed = next(t for t in model.graph.initializer if t.name.endswith("/count"))
-    changed.CopyFrom(numpy_helper.from_array(np.array([40_000_000]), changed.name))
-    for shape in model.graph.initializer:
-        if shape.name.startswith("p/") and "x" in shape.name:
-            shape.CopyFrom(numpy_helper.from_array(np.array([-1]), shape.name))
+    changed.CopyFrom(numpy_helper.from_array(np.array([10**15]), changed.name))
     with pytest.raises(ModelError, match="claims more elements"):
         onnxprune.expand(model)
+    grows = (
+        "i = %8:uint8; c = Cast<to = 6>(i); n = NonZero(c); s = Squeeze(n); v = %90; a = Gather(v, s); y = Add(x, a)"
+    )
+    assert not onnxprune.expand(network(grows, "float[8] x", "float[8] y")).report["expanded"], (
+        "a size that is not told"
+    )
+    body = "i = %8x8:uint8; c = Cast<to = 6>(i); v = %90000; a = Gather(v, c); y = Add(x, a)"
+    assert onnxprune.expand(network(body, "float[8,8] x", "float[8,8] y")).report["expanded"]
+    table = network(body.replace("%90000", "%300x300:float16"), "float[8,8,300] x", "float16[8,8,300] y")
+    assert not onnxprune.expand(table).report["expanded"], "rows of a matrix are no codes"
 
 
 def test_what_stays_plain_says_why() -> None:

@@ -441,6 +441,10 @@ ERRORS = {
     "does not go with lossless; leave it out": (f"quantised.onnx {DRY} --lossless --ratio 0.5", f"quantised.onnx {DRY} --ratio 0.5"),
     "name a criterion that looks at weights alone": (f"net.onnx {DRY} --selection greedy", f"net.onnx {DRY} --selection greedy --criterion l1"),
     "allow more (--max-divergence)": (f"branch.onnx {DATA} --granularity block --max-divergence 1e-9", f"branch.onnx {DATA} --granularity block --max-divergence 1000"),
+    "a codebook changes every weight": (
+        f"net.onnx {DRY} --ratio 0 --storage codebook:16",
+        f"net.onnx {DRY} --ratio 0 --storage codebook:16 --calib x.npz",
+    ),
     "leave rotate or lossless out": (f"net.onnx {DRY} --rotate --lossless", f"net.onnx {DRY} --lossless"),
     "leave one of them out": (f"net.onnx {DATA} --schedule linear:2 --max-divergence 0.1", f"net.onnx {DRY} --schedule linear:2"),
     "lossless takes units out; leave granularity": (f"branch.onnx {DRY} --lossless --granularity block", f"branch.onnx {DRY} --granularity lossless,block"),

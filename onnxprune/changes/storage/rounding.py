@@ -35,8 +35,9 @@ def to_half(array: np.ndarray) -> Rounded:
 def distance(array: np.ndarray, other: np.ndarray) -> float:
     """Return the largest difference of finite values as a share of the largest; infinite where one has become infinite."""
     finite = np.isfinite(array)
-    if not np.isfinite(other[finite]).all():
+    if not finite.all():
+        array, other = array[finite], other[finite]
+    if not np.isfinite(other).all():
         return np.inf
-    values = array[finite].astype(np.float64)
-    largest = np.abs(values).max(initial=0.0)
-    return float(np.abs(values - other[finite]).max(initial=0.0) / largest) if largest else 0.0
+    largest = max(float(array.max(initial=0.0)), -float(array.min(initial=0.0)))
+    return float(np.abs(array - other).max(initial=0.0)) / largest if largest else 0.0

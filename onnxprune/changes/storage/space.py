@@ -26,6 +26,10 @@ from onnxprune.proof.check import SurgeryCheck
 from onnxprune.report.entries import Report
 
 DATA, WEIGHTS = "data", "weights"
+BLIND = (
+    "a codebook changes every weight, by weights alone, and nothing says what that costs; give data (--calib), by which numbers "
+    "are chosen and judged"
+)
 NEARLY = 1.05
 """Times the bytes of a form that rounds, for which one that does not is taken."""
 
@@ -54,6 +58,7 @@ class Storing(Space[StoredTensor]):
         super().__init__(context)
         self.storage = STORAGES[context.settings.storage]
         self.tensors: tuple[StoredTensor, ...] = context.once("storage", self._tensors)
+        self._last: tuple[tuple[str, ...], dict[str, np.ndarray]] | None = None
 
     def _tensors(self) -> tuple[StoredTensor, ...]:
         return tuple(map(self._tensor, candidates(self.context.facts)))
@@ -101,12 +106,17 @@ class Storing(Space[StoredTensor]):
             reasons = dict.fromkeys(f"{tensor.name}: {tensor.choice.reason}" for tensor in self.tensors)
             told = "; ".join(list(reasons)[:3]) or "it stores no tensor of two axes or more"
             self.context.notes.warn(f"no tensor of this model is stored in another form ({told})")
+        elif self.storage.colours and self.context.data.measured is None:
+            self.context.notes.warn(BLIND)
         return Change(self, self.open)
 
     def contents(self, change: Change[StoredTensor]) -> dict[str, np.ndarray]:
-        """Return the numbers of the tensors that change, and of those that make up for it."""
-        own = {part.name: self.holds(part) for part in change.parts}
-        return own | (self.snapped.others(own) if self.storage.colours else {})
+        """Return the numbers of the tensors that change, and of those that make up for it; kept for the last change."""
+        key = tuple(part.name for part in change.parts)
+        if self._last is None or self._last[0] != key:
+            own = {part.name: self.holds(part) for part in change.parts}
+            self._last = key, own | (self.snapped.others(own) if self.storage.colours else {})
+        return self._last[1]
 
     def silent(self, change: Change[StoredTensor]) -> Model:
         """Return the model with the same numbers, stored plainly."""
@@ -119,7 +129,8 @@ class Storing(Space[StoredTensor]):
 
     def checked(self, change: Change[StoredTensor], small: Model) -> SurgeryCheck:
         """Every tensor has to come back bit for bit, and the outputs have to be those of the same numbers stored plainly."""
-        wrong = wrongly_decoded(small, {part.name: self.holds(part) for part in change.parts})
+        contents = self.contents(change)
+        wrong = wrongly_decoded(small, {part.name: contents[part.name] for part in change.parts})
         if wrong:
             return SurgeryCheck(False, np.inf, np.inf, 0.0, problem=f"{wrong[0]} is not decoded to what it was")
         return self.context.prover.compare(self.silent(change), small, None)
