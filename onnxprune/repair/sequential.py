@@ -33,6 +33,8 @@ from onnxprune.repair.stored import Stored
 from onnxprune.repair.targets import FitTarget
 from onnxprune.repair.teacher import Teacher
 
+Snap = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Old and refitted weights float64[groups, o, d], moments of the inputs float64[groups, d, d] -> weights that can be stored."""
 TURNS = 3  # of moving rectified targets
 MULTIPLY = frozenset(
     {"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
@@ -62,7 +64,7 @@ class Sequential:
     linear node. ``choices``: weight -> units to choose among at the node that reads them (they are then still in
     the model; those that go are zeroed where they are read, see ``chosen``). ``unmatched``: node -> samples left out, because
     the two models' values cannot be matched row by row. ``unrepaired``: nodes whose weights are stored in a way that is not
-    refitted. ``importance``: weight -> float64[channels that it writes], where these are outputs of the model on scales of
+    refitted. ``snaps``: weight -> what can be stored of it; where there are any, other weights stay. ``importance``: weight -> float64[channels that it writes], where these are outputs of the model on scales of
     their own.
     """
 
@@ -77,6 +79,7 @@ class Sequential:
     importance: Mapping[str, np.ndarray] = field(default_factory=dict)
     teacher: Teacher | None = None
     everything: bool = False
+    snaps: Mapping[str, Snap] = field(default_factory=dict)
     chosen: dict[int, np.ndarray] = field(default_factory=dict)
     unmatched: dict[str, int] = field(default_factory=dict)
     unrepaired: list[str] = field(default_factory=list)
@@ -161,6 +164,8 @@ class Sequential:
     # --- one node ---------------------------------------------------------------------------------------------------
 
     def _refit(self, linear: Linear, target: FitTarget) -> None:
+        if self.snaps and linear.weight not in self.snaps:
+            return
         self._pruned.advance([linear.source, *([target.other] if target.other else [])])
         inputs = self._rows(linear)
         targets = [self._wanted(linear, target, *there) for there in self._values(linear, target, inputs)]
@@ -247,12 +252,15 @@ class Sequential:
         arrays = self._stored.arrays
         matrix = np.zeros((*fitted.shape[:2], len(keep)))
         matrix[:, :, keep] = fitted
-        old = arrays[linear.weight]
+        old, snap = arrays[linear.weight], self.snaps.get(linear.weight)
         if fit is None:
             weight = linear.stored(matrix, old)
+        elif snap is not None:
+            moments = fit.moments.covariance if linear.bias else fit.moments.second_moment
+            weight = linear.stored(snap(linear.matrix(old), matrix, moments), old)
         else:
             weight = linear.stored(fit.on_grid(matrix, keep, linear.grids(old), old.dtype), old)
-        if fit is not None and linear.operands.weight.coarse(weight):
+        if fit is not None and (snap is not None or linear.operands.weight.coarse(weight)):
             lost = matrix - linear.matrix(weight)
             change = change + np.einsum("god,gd->go", lost, fit.moments.mean_x)
         self._replace(linear.weight, weight)

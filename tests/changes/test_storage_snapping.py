@@ -59,7 +59,7 @@ def test_what_a_layer_gives_moves_less_with_data(layer: str) -> None:
                 assert ((weights[tensor.name] == 0) >= (array == 0)).all()
                 assert len(np.unique(weights[tensor.name])) <= 16
         errors[name] = float(np.square(run(found.model, unseen)["y"] - expected).mean())
-    assert errors["by data"] < 0.7 * errors["blind"], errors
+    assert errors["by data"] < 0.75 * errors["blind"], errors
 
 
 def test_the_bias_takes_the_mean() -> None:
@@ -90,12 +90,26 @@ def test_a_plan_by_data_needs_the_data() -> None:
         onnxprune.apply(blind.plan, model, calibration=rows, latency=False)
 
 
-def test_layers_share_passes_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many passes there are, the weights are the same."""
-    model = network("h = MatMul(x, %24x40); y = MatMul(h, %40x30)", "float[N,24] x", "float[N,30] y")
-    rows = rows_for(model)
-    one = onnxprune.prune(model, calibration=rows, **ALONE)
-    monkeypatch.setattr(snapping, "TOGETHER", 1)
-    assert onnxprune.prune(model, calibration=rows, **ALONE).model == one.model
-    monkeypatch.setattr(snapping, "MOST_INPUTS", 1)
-    assert onnxprune.prune(model, calibration=rows, **ALONE).model != one.model
+def test_later_layers_make_up_for_earlier_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a second layer is fitted on comes from the first one as it is stored."""
+    model = network("h = MatMul(x, %24x40); r = Relu(h); y = MatMul(r, %40x30)", "float[N,24] x", "float[N,30] y")
+    rows = rows_for(model, 400)
+    seen, unseen = {"x": rows["x"][:300]}, {"x": rows["x"][300:]}
+    expected, errors, real = run(model, unseen)["y"], [], snapping.made_up_for
+    for refits in (True, False):
+        if not refits:
+            monkeypatch.setattr(snapping, "made_up_for", lambda old, fitted, *rest: real(old, old, *rest))
+        found = onnxprune.prune(model, calibration=seen, **ALONE).model
+        errors.append(float(np.square(run(found, unseen)["y"] - expected).mean()))
+    assert errors[0] < 0.9 * errors[1], errors
+
+
+def test_a_tensor_that_takes_the_mean_is_not_snapped() -> None:
+    """A bias of two axes, which would be looked at as a matrix is."""
+    model = network("h = MatMul(x, %24x300); b = %1x300; y = Add(h, b)", "float[N,24] x", "float[N,300] y")
+    found = onnxprune.prune(model, calibration=rows_for(model), **ALONE)
+    rows = {row["name"]: row for row in found.report["storage"]}
+    assert rows["b"]["form"] == "plain" and found.report["surgery"]["proven"]
+    after = next(t for t in found.model.graph.initializer if t.name == "b")
+    before = next(t for t in model.graph.initializer if t.name == "b")
+    assert (numpy_helper.to_array(after) != numpy_helper.to_array(before)).any()

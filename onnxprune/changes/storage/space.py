@@ -58,7 +58,7 @@ class Storing(Space[StoredTensor]):
         super().__init__(context)
         self.storage = STORAGES[context.settings.storage]
         self.tensors: tuple[StoredTensor, ...] = context.once("storage", self._tensors)
-        self._last: tuple[tuple[str, ...], dict[str, np.ndarray]] | None = None
+        self._last: tuple[tuple[str, ...], Mapping[str, np.ndarray]] | None = None
 
     def _tensors(self) -> tuple[StoredTensor, ...]:
         return tuple(map(self._tensor, candidates(self.context.facts)))
@@ -89,7 +89,7 @@ class Storing(Space[StoredTensor]):
     @property
     def snapped(self) -> Snapped:
         """The tensors whose numbers are those of a table, and what makes up for that."""
-        return self.context.once("snapped", lambda: snapped(self.context, self.storage.colours))
+        return self.context.once("snapped", lambda: snapped(self.context, self.storage))
 
     def parts(self) -> Sequence[StoredTensor]:
         return [tensor for tensor in self.tensors if tensor.form != PLAIN]
@@ -110,12 +110,12 @@ class Storing(Space[StoredTensor]):
             self.context.notes.warn(BLIND)
         return Change(self, self.open)
 
-    def contents(self, change: Change[StoredTensor]) -> dict[str, np.ndarray]:
+    def contents(self, change: Change[StoredTensor]) -> Mapping[str, np.ndarray]:
         """Return the numbers of the tensors that change, and of those that make up for it; kept for the last change."""
         key = tuple(part.name for part in change.parts)
         if self._last is None or self._last[0] != key:
             own = {part.name: self.holds(part) for part in change.parts}
-            self._last = key, own | (self.snapped.others(own) if self.storage.colours else {})
+            self._last = key, {**own, **(self.snapped.others if self.storage.colours and own else {})}
         return self._last[1]
 
     def silent(self, change: Change[StoredTensor]) -> Model:
