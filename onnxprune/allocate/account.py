@@ -29,11 +29,13 @@ def batch_size(facts: Facts) -> int:
 def model_totals(analysis: Analysis, widths: np.ndarray, model: Model | None = None) -> dict[str, int]:
     """Return parameters, MACs of one sample, bytes and channels with ``widths`` (int64[groups]) units left in each group.
 
-    Copies made for the analysis count where ``model`` holds them.
+    What was added for the analysis counts where ``model`` holds it.
     """
     found = Costs(analysis).totals(widths)
     held = model.weights.keys() if model else set()
-    absent = [v for v in analysis.parameters if v.name in analysis.facts.model.copies and v.name not in held]
+    known = analysis.facts.model
+    added = known.copies.keys() | {name for name in known.widened if len(analysis.facts.shape(name) or ()) == 1}
+    absent = [v for v in analysis.parameters if v.name in added and v.name not in held]
     return {
         **found,
         "macs": found["macs"] // batch_size(analysis.facts),

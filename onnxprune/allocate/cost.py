@@ -12,16 +12,18 @@ from onnxprune.coupling.groups import Analysis, Volume
 class _Products:
     """A list of volumes evaluated together: every factor is ``fixed`` and, in some ``rows``, slopes times what groups keep.
 
-    Factors of one volume stand side by side.
+    Factors of one volume stand side by side. The matrices that the analysis has ``added`` are nothing as long as they are whole.
     """
 
-    def __init__(self, volumes: Sequence[Volume]):
+    def __init__(self, volumes: Sequence[Volume], added: Sequence[bool], widths: np.ndarray):
         factors = [(fixed, slope) for v in volumes for fixed, slope in zip(v.fixed, v.slopes, strict=True)]
         rows = [(row, g, n) for row, (_, slope) in enumerate(factors) for g, n in slope.items()]
         row, self._groups, self._slopes = np.array(rows, np.int64).reshape(-1, 3).T
         self._fixed = np.array([fixed for fixed, _ in factors], np.int64)
         self._rows, self._places = np.unique(row, return_index=True)
         self._starts = np.cumsum([0, *(len(v.fixed) for v in volumes)])[:-1]
+        own = [place for place, is_added in enumerate(added) if is_added]
+        self._added, self._whole = np.array(own, np.int64), np.array([volumes[n].at(widths) for n in own], np.int64)
 
     def at(self, kept: np.ndarray) -> np.ndarray:
         """Return int64[volumes] for ``kept`` int64[groups], int64[volumes, n] for int64[groups, n]."""
@@ -30,7 +32,11 @@ class _Products:
         if len(self._rows):
             slopes = self._slopes.reshape(-1, *[1] * (kept.ndim - 1))
             widths[self._rows] += np.add.reduceat(slopes * kept[self._groups], self._places, axis=0)
-        return np.multiply.reduceat(widths, self._starts, axis=0) if len(self._starts) else widths
+        found = np.multiply.reduceat(widths, self._starts, axis=0) if len(self._starts) else widths
+        if len(self._added):
+            own, whole = found[self._added], self._whole.reshape(-1, *[1] * (kept.ndim - 1))
+            found[self._added] = np.where(own == whole, 0, own)
+        return found
 
 
 class Costs:
@@ -39,8 +45,10 @@ class Costs:
     def __init__(self, analysis: Analysis):
         facts = analysis.facts
         self.widths = analysis.widths
-        self._parameters = _Products(analysis.parameters)
-        self._macs = _Products(analysis.macs)
+        added = {name for name in facts.model.widened if len(facts.shape(name) or ()) > 1}
+        read = [added & set(v.node.inputs if v.node else ()) for v in analysis.macs]
+        self._parameters = _Products(analysis.parameters, [v.name in added for v in analysis.parameters], self.widths)
+        self._macs = _Products(analysis.macs, list(map(bool, read)), self.widths)
         stored = [v.itemsize if v.name in facts.graph.tensors else 0.0 for v in analysis.parameters]
         self._itemsizes = np.array(stored)
         self._multiplicity = np.array([group.multiplicity for group in analysis.groups], np.int64)

@@ -12,6 +12,7 @@ from onnxprune.coupling.channels import layouts
 from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.coupling.prepare import prepare
 from onnxprune.coupling.sharing import unshared
+from onnxprune.coupling.streams.widening import outlets, widened, worthwhile
 from onnxprune.data import Dataset
 from onnxprune.errors import ModelError, OnnxPruneError
 from onnxprune.means import Means
@@ -46,7 +47,9 @@ def analyse_model(model: Model, settings: Settings) -> Analysis:
 
 
 def _analysed(model: Model, settings: Settings) -> Analysis:
-    analysis = grouped(unshared(facts_of(prepare(model), settings), settings.allowed), settings)
+    analysis = _with_outlets(
+        grouped(unshared(facts_of(prepare(model), settings), settings.allowed), settings), settings
+    )
     if not settings.pairs:
         return analysis
     pairing = Pairing(Context(analysis, model, settings))
@@ -54,6 +57,19 @@ def _analysed(model: Model, settings: Settings) -> Analysis:
         return analysis
     reordered = step_of(pairing, lambda space: Change(space, space.open)).model
     return grouped(facts_of(reordered, settings), settings)
+
+
+def _with_outlets(analysis: Analysis, settings: Settings) -> Analysis:
+    """Return the analysis of the model whose outputs no longer hold the streams behind them, where that is worth a matrix each."""
+    links = analysis.solution.links
+    chosen = outlets(links)
+    while chosen:
+        fresh = grouped(facts_of(widened(analysis.facts.model, links, chosen), settings), settings)
+        worth = worthwhile(fresh, chosen)
+        if len(worth) == len(chosen):
+            return fresh
+        chosen = worth
+    return analysis
 
 
 def facts_of(model: Model, settings: Settings) -> Facts:

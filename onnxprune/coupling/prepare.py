@@ -12,6 +12,7 @@ from onnxprune.coupling.links import RULES  # the filled table
 from onnxprune.coupling.sequences import unpacked
 from onnxprune.coupling.sharing import rejoined
 from onnxprune.coupling.sparse import dense, store_sparsely
+from onnxprune.coupling.streams.widening import without_identities
 from onnxprune.errors import ModelError
 from onnxprune.model.graph import Graph, Node
 from onnxprune.model.model import Model
@@ -35,8 +36,8 @@ def prepare(model: Model) -> Model:
 
 
 def restore(small: Model, model: Model) -> Model:
-    """Undo in a result what was done to ``model`` for the analysis alone: copies that are equal still, sparse tensors."""
-    return store_sparsely(rejoined(small, model.copies), model.sparse)
+    """Undo in a result what was done to ``model`` for the analysis alone: copies that are equal still, matrices that do nothing, sparse tensors."""
+    return store_sparsely(rejoined(without_identities(small, model.widened), model.copies), model.sparse)
 
 
 def _inlined(model: Model) -> Model:

@@ -39,7 +39,8 @@ class Model:
     """``structure``: all but the content of the main graph's initializers, which are ``weights``, by their names.
 
     ``source_sha256``, ``size``, ``data``: of the file it came from; what is run has an ``identity`` of its own. ``copies``: constant
-    that the analysis copied for one of its readers -> the constant in the file; ``sparse``: the tensors that the file stores sparsely.
+    that the analysis copied for one of its readers -> the constant in the file; ``sparse``: the tensors that the file stores sparsely;
+    ``widened``: tensor that the analysis added to read an output through -> that output.
     """
 
     structure: ModelProto
@@ -51,6 +52,7 @@ class Model:
     data: frozenset[Path] = frozenset()
     copies: Mapping[str, str] = field(default_factory=dict)
     sparse: tuple[str, ...] = ()
+    widened: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, proto: ModelProto, path: Path | None = None, **about: Any) -> Model:
