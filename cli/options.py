@@ -174,11 +174,10 @@ WHAT = (
         help="Remove only what carries nothing: units nobody reads, constants, duplicates; instead of a ratio.",
     ),
     click.option(
-        "--rotate",
-        is_flag=True,
+        "--rotate/--no-rotate",
         default=None,
         help="First turn residual streams between norms, and with --granularity width the width of heads, to principal directions of "
-        "--calib data, which changes no output: the directions that say least go then.",
+        "--calib data, which changes no output: the directions that say least go then (default: with --calib, where that is judged better).",
     ),
     click.option(
         "--storage",

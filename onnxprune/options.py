@@ -33,7 +33,7 @@ class SettingOptions(TypedDict, total=False):
     granularity: str | Sequence[str]
     share: Mapping[str, float] | Sequence[tuple[str, float]]
     lossless: bool
-    rotate: bool
+    rotate: bool | None
     storage: str
     allow_lossy: bool
     max_layer_ratio: float

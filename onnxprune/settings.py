@@ -103,7 +103,7 @@ class Settings:
     ``round_to``: auto, a number or the name of a target; ``lossless``: remove only what carries nothing, with widths as
     ``round_to`` says where it is not auto.
     ``rotate``: residual streams between norms are turned to their principal directions before they are cut (random ones without data),
-    and the width of heads where that is cut.
+    and the width of heads where that is cut; None: where data decides, and judges that to be better.
     ``storage``: how tensors are stored in the end: plain, fp16, codebook[:16|:256], packed[:16|:256] or auto; ratio 0 removes nothing before.
     ``allow_lossy``: channels that a window over their neighbours reads may go too, though that changes what the window sees.
     ``granularity``: heads, width or groups, beside it paired and stream; block, eigen, lossless: other kinds of change. Several share
@@ -128,7 +128,7 @@ class Settings:
     granularity: tuple[str, ...] = ("heads",)
     share: tuple[tuple[str, float], ...] = ()
     lossless: bool = False
-    rotate: bool = False
+    rotate: bool | None = None
     storage: str = PLAIN_STORAGE
     allow_lossy: bool = False
     max_layer_ratio: float = 1.0

@@ -295,6 +295,7 @@ def gate_rows(gates: Sequence[Report]) -> list[tuple[str, str, str, str]]:
 
 STEPS = ("step", "changed", "MACs left", "parameters", "bytes", "exact", "repair")
 SHARES = ("shares of what is saved", "divergence", "")
+WAYS = ("streams", "divergence", "")
 
 
 def step_rows(report: ReportView) -> list[tuple[str, ...]]:
@@ -323,6 +324,18 @@ def share_rows(report: ReportView) -> list[tuple[str, ...]]:
             "chosen" if mix["chosen"] else "",
         )
         for mix in report.get("shares") or ()
+    ]
+
+
+def way_rows(report: ReportView) -> list[tuple[str, ...]]:
+    """Return a row for streams as they are and one for streams turned first, where both were tried."""
+    return [
+        (
+            "turned first" if way["rotate"] else "as they are",
+            "out of reach" if way["divergence"] is None else f"{way['divergence']:.3g}",
+            "chosen" if way["chosen"] else "",
+        )
+        for way in report.get("rotation") or ()
     ]
 
 

@@ -10,6 +10,7 @@ from onnxprune.changes.judging import TURNS
 from onnxprune.repair import MOST_ROWS
 from onnxprune.report.course import Stretch
 from onnxprune.report.gates import LATENCY_SECONDS
+from onnxprune.runs.turning import ROWS
 from onnxprune.settings import space_of
 
 MACS_A_SECOND = 1e10  # of a convolution or product on one thread, about
@@ -41,6 +42,12 @@ def _stages(context: Context) -> Iterator[tuple[str, Stretch]]:
     yield "outputs", Stretch(min(rows, 64) * run + 0.1 if data.measured is not None else 0.0)
     if settings.mixes and len(settings.share) < len(settings.aimed) - 1:
         yield "shares", Stretch(MIXES * way)
+    if (
+        settings.rotate is None
+        and settings.reconstructs
+        and any(spec.statistics for _, spec in analysis.solution.links.specs)
+    ):
+        yield "rotation", Stretch(2 * way * min(ROWS / max(rows, 1), 1.0))
     if not settings.reconstructs:
         yield "evidence", Stretch(chosen * turns, turns)
     yield "allocate", Stretch((0.1 + (chosen if settings.reconstructs else 0.0)) * turns, turns)

@@ -40,6 +40,7 @@ from onnxprune.runs.ahead import ahead
 from onnxprune.runs.legs import by_plan, taken, to_target
 from onnxprune.runs.mix import shares_of
 from onnxprune.runs.signing import check_format, signed
+from onnxprune.runs.turning import turned_or_not
 from onnxprune.settings import Settings
 
 
@@ -92,6 +93,8 @@ class Run:
         """Choose what goes and carry it out; raises TargetError where the target is out of reach."""
         context = self._context()
         whole = model_totals(context.analysis, context.analysis.widths)
+        context = turned_or_not(context, whole)
+        self.settings = context.settings
         steps = taken(context, to_target(self.settings, whole, shares_of(context, whole)))
         return self._concluded(context, steps, self.settings.to_json())
 

@@ -15,6 +15,7 @@ from onnxprune.report.entries import (
     SHARES,
     STEPS,
     TOTALS,
+    WAYS,
     ReportView,
     comparison,
     drift_rows,
@@ -23,6 +24,7 @@ from onnxprune.report.entries import (
     proof_rows,
     share_rows,
     step_rows,
+    way_rows,
 )
 from onnxprune.report.remedies import WINDOW
 from onnxprune.report.storage import SIZES, TENSORS, packing_rows, tensor_rows
@@ -193,6 +195,7 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[ReportView], Any], bool], ..
     ("Size", ("", "now", "prunable"), _sizes, False),
     ("Steps", STEPS, step_rows, False),
     ("Shares tried", SHARES, share_rows, True),
+    ("Rotation tried", WAYS, way_rows, True),
     ("Storage", SIZES, packing_rows, False),
     ("Gates", ("gate", "limit", "value", "passed"), _gates, False),
     ("Points", (POINT, "MACs left", "bytes", "lost", ""), points, False),
