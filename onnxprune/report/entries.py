@@ -13,8 +13,10 @@ import onnx
 
 from onnxprune.allocate.account import frozen_stakes, group_stakes
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.kept import Kept
 from onnxprune.coupling.links import RULES
 from onnxprune.coupling.streams.centring import normed_streams
+from onnxprune.coupling.streams.widening import matrices
 from onnxprune.model.read import Model
 from onnxprune.proof.check import OutputProof, SurgeryCheck
 from onnxprune.report.latency import OPEN, believed_ratio, latency_doubt, latency_rows
@@ -113,6 +115,17 @@ def stream_entries(analysis: Analysis, kept: Sequence[np.ndarray] | None = None)
                 "form": "spelled out" if stream.not_centrable else "root mean square",
             }
         )
+    return rows
+
+
+def widened_entries(analysis: Analysis, kept: Kept | None = None) -> list[Report]:
+    """Describe every value that an output is read from through a matrix: its width, and how many channels the matrix reads."""
+    rows = []
+    for value, (weight, axis) in matrices(analysis).items():
+        mask = None if kept is None else kept.mask(weight, axis)
+        width = (analysis.facts.shape(weight) or ())[axis]
+        reads = width if mask is None else int(mask.sum())
+        rows.append({"name": value, "status": "kept" if mask is None else "widened", "width": width, "reads": reads})
     return rows
 
 

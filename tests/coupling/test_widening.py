@@ -60,6 +60,8 @@ def test_a_stream_that_is_an_output_is_cut(end: str) -> None:
     assert before["macs"] == 2 * 4 * (6 * 8 + 4 * 8 * 24)
     assert after["parameters"] < before["parameters"]
     assert result.report["surgery"]["exact"]
+    assert {row["status"] for row in result.report["widened"]} == {"widened"}
+    assert any("the others say nothing" in text for text in result.report["warnings"])
     found = run(result.model, feeds(proto))
     assert {n: a.shape for n, a in found.items()} == {n: a.shape for n, a in run(proto, feeds(proto)).items()}
 
@@ -73,6 +75,7 @@ def test_a_matrix_that_does_nothing_is_taken_out_again(end: str) -> None:
     assert left.proto.graph.node == proto.graph.node
     assert {t.name for t in left.proto.graph.initializer} == {t.name for t in proto.graph.initializer}
     result = onnxprune.prune(proto, ratio=0.5, round_to=1, latency=False, include=["w1*"])
+    assert {row["status"] for row in result.report["widened"]} == {"kept"}
     assert [n.op_type for n in result.model.graph.node] == [n.op_type for n in proto.graph.node]
 
 
@@ -115,6 +118,7 @@ def test_the_matrix_is_fitted_to_data() -> None:
     whole = run(proto, seen)["y"]
     lost = [float(((run(result.model, seen)["y"] - whole) ** 2).mean()) for result in (plain, fitted)]
     assert lost[1] < 0.1 * lost[0]
+    assert not any("the others say nothing" in text for text in fitted.report["warnings"])
 
 
 def test_outlets_are_told_from_the_links() -> None:

@@ -39,6 +39,12 @@ class Narrowing(Change[int]):
         return self.chosen.kept.only(set(self.parts))
 
 
+WIDENED = (
+    "{name!r} is a stream and an output in one: {reads} of its {width} channels are left, and the others say nothing, since no data "
+    "makes them up from these (--calib, with --repair auto)"
+)
+
+
 class Units(Space[int]):
     """The groups of a model, by number."""
 
@@ -92,10 +98,19 @@ class Units(Space[int]):
     def repaired(self, change: Change[int], small: Model) -> Model:
         assert isinstance(change, Narrowing)
         start, searched = change.chosen.start, change.chosen.searched
+        self._tell_unfitted(change)
         analysis = self.cut_from(change.parts)
         if change.chosen.final and start is not None:
             return start.carried(analysis, small)
         return repaired(self.context, analysis, _kept(change), small, start=start, searched=searched)
+
+    def _tell_unfitted(self, change: Narrowing) -> None:
+        """Say which outputs are read from fewer channels than they have where no data fits them."""
+        if self.context.data.calibration is not None and self.context.settings.repair != "none":
+            return
+        for row in entries.widened_entries(self.analysis, change.kept):
+            if row["status"] == "widened":
+                self.context.notes.warn(WIDENED.format(**row))
 
     def trained(self, change: Change[int]) -> bool:
         assert isinstance(change, Narrowing)
@@ -124,8 +139,11 @@ class Units(Space[int]):
         kept = None if change is None else _kept(change)
         groups = entries.group_entries(self.analysis, kept, reasons)
         told = {"groups": groups, "frozen": entries.frozen_entries(self.analysis)}
-        streams = entries.stream_entries(self.analysis, kept)
-        return told | ({"streams": streams} if streams else {})
+        found = {
+            "streams": entries.stream_entries(self.analysis, kept),
+            "widened": entries.widened_entries(self.analysis, kept),
+        }
+        return told | {key: rows for key, rows in found.items() if rows}
 
 
 def _kept(change: Change[int]) -> Kept:

@@ -160,10 +160,18 @@ def worthwhile(analysis: Analysis, chosen: Collection[Outlet]) -> list[Outlet]:
 
 
 def _groups_at(analysis: Analysis, outlet: Outlet) -> list[int]:
-    added, facts = analysis.facts.model.widened, analysis.facts
-    weight = next(name for name, value in added.items() if value == outlet.value and len(facts.shape(name) or ()) > 1)
-    read = 0 if len(facts.shape(weight) or ()) == 2 else 1
+    weight, read = matrices(analysis)[outlet.value]
     return groups_on(analysis.unit[analysis.solution.links.axis(weight, read)], analysis.starts)
+
+
+def matrices(analysis: Analysis) -> dict[str, tuple[str, int]]:
+    """Return value -> the matrix that it is read through, and the axis of what is read."""
+    shapes = {name: analysis.facts.shape(name) or () for name in analysis.facts.model.widened}
+    return {
+        value: (name, 0 if len(shapes[name]) == 2 else 1)
+        for name, value in analysis.facts.model.widened.items()
+        if len(shapes[name]) > 1
+    }
 
 
 def without_identities(small: Model, added: Collection[str]) -> Model:
@@ -205,4 +213,4 @@ def _is_identity(model: Model, graph: Graph, name: str) -> bool:
     return still and np.array_equal(matrix.reshape(matrix.shape[:2]), np.eye(len(matrix), dtype=matrix.dtype))
 
 
-__all__ = ["Outlet", "outlets", "widened", "without_identities", "worthwhile"]
+__all__ = ["Outlet", "matrices", "outlets", "widened", "without_identities", "worthwhile"]
