@@ -16,7 +16,7 @@ from onnxprune.measure.tasks.choice import Judged, least_lost
 from onnxprune.runs.legs import taken, to_target
 from onnxprune.settings import ROTATION, UNITS, Settings, space_of
 
-ROWS = 128  # that decide and repair in a trial, at most
+ROWS = 128  # that decide and repair in a trial, at most, and half of all
 TYPICAL = Target("macs", 0.6)
 """What is tried where a run has no number of its own for what is to be left."""
 
@@ -63,7 +63,8 @@ def _goes_with(settings: Settings) -> bool:
 
 def _judged(context: Context, whole: Totals) -> Mapping[bool, Judged]:
     """Return what came of each way that reaches the target."""
-    trying, reference = trial(context, ROWS)
+    rows = 0 if context.data.calibration is None else len(context.data.calibration)
+    trying, reference = trial(context, max(min(ROWS, rows // 2), 1))
     found: dict[bool, Judged] = {}
     for way in (False, True):
         context.stages.progress(f"streams {'turned first' if way else 'as they are'}")
