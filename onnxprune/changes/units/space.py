@@ -40,8 +40,8 @@ class Narrowing(Change[int]):
 
 
 WIDENED = (
-    "{name!r} is a stream and an output in one: {reads} of its {width} channels are left, and the others say nothing, since no data "
-    "makes them up from these (--calib, with --repair auto)"
+    "{name!r} is a stream and an output in one: {reads} of its {width} channels are left, and without data nothing tells the others "
+    "from these: they are constant"
 )
 
 
