@@ -14,7 +14,7 @@ from onnxprune.changes.judging import trial
 from onnxprune.errors import OnnxPruneError, TargetError
 from onnxprune.measure.tasks.choice import Judged, least_lost
 from onnxprune.runs.legs import taken, to_target
-from onnxprune.settings import ROTATION, UNITS, Settings, space_of
+from onnxprune.settings import PLAIN_STORAGE, ROTATION, UNITS, Settings, space_of
 
 ROWS = 128  # that decide and repair in a trial, at most, and half of all
 TYPICAL = Target("macs", 0.6)
@@ -47,7 +47,7 @@ def _is_open(context: Context) -> bool:
     """Whether data decides on the repaired model, and there is something to turn."""
     settings = context.settings
     by_data = context.data.calibration is not None and settings.reconstructs and context.rewind is None
-    if not by_data or settings.aimed != (UNITS,) or settings.spaces != (UNITS,) or not _goes_with(settings):
+    if not by_data or settings.aimed != (UNITS,) or settings.lossless or not _goes_with(settings):
         return False
     quiet = replace(context, notes=Notes(), memory={})
     return bool(space_of(ROTATION)(quiet).open)
@@ -82,6 +82,7 @@ def _judged(context: Context, whole: Totals) -> Mapping[bool, Judged]:
 def _brief(settings: Settings, rotate: bool) -> Settings:
     """Return settings for a trial: in one step, to a target that is not measured, without a search beyond its starting points."""
     plain = replace(settings, rotate=rotate, schedule="one-shot", may_return=False, search=0.0, search_recover=0)
+    plain = replace(plain, storage=PLAIN_STORAGE)
     aim = settings.aim
     if settings.max_divergence is not None:
         return replace(plain, max_divergence=None, ratio=None, target=str(TYPICAL))
