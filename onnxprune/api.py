@@ -56,6 +56,8 @@ from onnxprune.runs.sweep import at_point, grid, judged, run_points
 from onnxprune.settings import ANALYSED, STORING, Settings, analysis_settings, make_settings, space_of
 
 SOURCES = ("calibration", "labels", "evaluation")
+SETTLED = ("row_shape", "input_value", "rotate")
+"""Settings that may be left to a run, which says what they are then."""
 READ = (*SOURCES, "rewind", "baseline")
 WRITTEN = ("output", "checkpoint", "cache")
 BUDGETED = {"bytes": "size", "parameters": "params", "macs": "macs"}
@@ -108,9 +110,7 @@ def plan(model: Source | Analysis, *, calibration: Any = None, **settings: Unpac
     run.given = model if isinstance(model, Analysis) else None
     run.data = _open(run.model, chosen, Given(calibration=calibration))
     found = run.prune().plan
-    return replace(
-        found, settings=chosen.to_json() | {name: found.settings[name] for name in ("row_shape", "input_value")}
-    )
+    return replace(found, settings=chosen.to_json() | {name: found.settings[name] for name in SETTLED})
 
 
 def prune(model: Source, **options: Unpack[PruneOptions]) -> Result:
