@@ -92,21 +92,26 @@ def by_plan(plan: Plan, settings: Settings) -> list[Leg]:
     ]
 
 
-def taken(context: Context, legs: Sequence[Leg]) -> list[Step[Any]]:
-    """Take one leg after the other, each on the model that the last one led to; raises TargetError."""
-    steps = list[Step[Any]]()
+def taken(context: Context, legs: Sequence[Leg], before: Sequence[Step[Any]] = ()) -> list[Step[Any]]:
+    """Take one leg after the other, each on the model that the last one led to, ``before`` all of them; raises TargetError."""
+    steps = list(before)
     for leg in legs:
-        here = replace(context, settings=leg.settings, notes=Notes(), earlier=tuple(step.change for step in steps))
-        if steps:
-            with context.stages("analyze"):
-                here = here.on(analyse_model(_as_read(steps[-1].model), leg.settings))
-        space = leg.space(here)
+        space = leg.space(reached(context, leg, steps))
         if steps and leg.aim is not None and _is_met(space, leg.aim):
             steps[-1] = _trained(steps[-1], leg.settings)
             continue
         step = step_of(space, leg.decide)
         steps.append(in_final_form(step))
     return steps
+
+
+def reached(context: Context, leg: Leg, steps: Sequence[Step[Any]]) -> Context:
+    """Return the context of a leg after some steps."""
+    here = replace(context, settings=leg.settings, notes=Notes(), earlier=tuple(step.change for step in steps))
+    if not steps:
+        return here
+    with context.stages("analyze"):
+        return here.on(analyse_model(_as_read(steps[-1].model), leg.settings))
 
 
 def _trained(step: Step[Any], settings: Settings) -> Step[Any]:

@@ -93,9 +93,10 @@ class Run:
         """Choose what goes and carry it out; raises TargetError where the target is out of reach."""
         context = self._context()
         whole = model_totals(context.analysis, context.analysis.widths)
-        context = turned_or_not(context, whole)
+        context, begun = turned_or_not(context, whole)
         self.settings = context.settings
-        steps = taken(context, to_target(self.settings, whole, shares_of(context, whole)))
+        legs = to_target(self.settings, whole, shares_of(context, whole)) if begun is None else begun.legs
+        steps = taken(context, legs, begun.steps if begun else ())
         return self._concluded(context, steps, self.settings.to_json())
 
     def apply(self, plan: Plan) -> Result:
