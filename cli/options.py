@@ -180,6 +180,12 @@ WHAT = (
         "--calib data, which changes no output: the directions that say least go then (default: with --calib, where that is judged better).",
     ),
     click.option(
+        "--vocabulary",
+        type=FILE,
+        help="The tokens that stay of a language model: numbers (.npy, .npz, or one per line), tokens, or a text made of them (.txt, with "
+        "--tokenizer). Rows of embeddings and of heads go, and nothing else without a ratio or target.",
+    ),
+    click.option(
         "--storage",
         metavar="FORM",
         help="How tensors are stored in the end, decoded by standard operators when the file is loaded: auto (the smallest that is "

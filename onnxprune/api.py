@@ -20,6 +20,7 @@ from onnxprune.changes.plan import Plan, from_json
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset, input_specs, open_dataset
 from onnxprune.data.readers import ReadOptions
+from onnxprune.data.tokens import read_tokens
 from onnxprune.errors import DataError, UsageError
 from onnxprune.model import read
 from onnxprune.model.paths import refuse_data_files, settle_paths
@@ -323,6 +324,8 @@ def _earlier(settings: Settings, rewind: Source | None) -> Model | None:
     """Open the model to rewind to; raises UsageError where no weights are left to choose."""
     if rewind is None:
         return None
+    if settings.vocabulary:
+        raise UsageError("rewind takes weights of the whole vocabulary; leave rewind or vocabulary out")
     if not all(space_of(path).stepwise for path in settings.spaces if path != STORING):
         raise UsageError(
             "rewind goes with widths, not with granularity block, eigen or lossless; leave one of them out"
@@ -339,6 +342,7 @@ def _open(model: Model, settings: Settings, given: Given) -> Data:
         None if calibration is None else _dataset(model, calibration, settings, given, own, settings.samples),
         None if evaluation is None else _dataset(model, evaluation, settings, given, labels),
         cache=_path(given["cache"]),
+        tokens=read_tokens(Path(settings.vocabulary), _path(_tokenizer(given))) if settings.vocabulary else None,
     )
     return found.parted(settings.seed) if settings.recipe else found
 

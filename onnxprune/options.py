@@ -34,6 +34,7 @@ class SettingOptions(TypedDict, total=False):
     share: Mapping[str, float] | Sequence[tuple[str, float]]
     lossless: bool
     rotate: bool | None
+    vocabulary: str
     storage: str
     allow_lossy: bool
     max_layer_ratio: float

@@ -75,6 +75,8 @@ GRANULARITIES.add("lossless", Granularity("onnxprune.changes.lossless.space:Loss
 UNITS = Granularity().space
 ROTATION = "onnxprune.changes.rotation.space:Rotation"
 """The kind of change that ``rotate`` puts before all others."""
+VOCABULARY = "onnxprune.changes.vocabulary.space:Vocabulary"
+"""The kind of change that ``vocabulary`` makes first, for all that follows is compared on the tokens that stay."""
 STORING = "onnxprune.changes.storage.space:Storing"
 """The kind of change that ``storage`` puts behind all others."""
 BESIDE = frozenset({ROTATION, STORING})
@@ -104,6 +106,8 @@ class Settings:
     ``round_to`` says where it is not auto.
     ``rotate``: residual streams between norms are turned to their principal directions before they are cut (random ones without data),
     and the width of heads where that is cut; None: where data decides, and judges that to be better.
+    ``vocabulary``: file of the tokens that stay: numbers (.npy, .npz, .txt), tokens or a text made of them; without ratio, target and
+    max_divergence nothing else goes.
     ``storage``: how tensors are stored in the end: plain, fp16, codebook[:16|:256], packed[:16|:256] or auto; ratio 0 removes nothing before.
     ``allow_lossy``: channels that a window over their neighbours reads may go too, though that changes what the window sees.
     ``granularity``: heads, width or groups, beside it paired and stream; block, eigen, lossless: other kinds of change. Several share
@@ -129,6 +133,7 @@ class Settings:
     share: tuple[tuple[str, float], ...] = ()
     lossless: bool = False
     rotate: bool | None = None
+    vocabulary: str = ""
     storage: str = PLAIN_STORAGE
     allow_lossy: bool = False
     max_layer_ratio: float = 1.0
@@ -268,7 +273,7 @@ class Settings:
         last = (STORING,) if self.storage != PLAIN_STORAGE else ()
         if self.lossless:
             return (GRANULARITIES["lossless"].space, *last)
-        if self.stores_alone:
+        if self.stores_alone or self.vocabulary_alone:
             return last
         own = dict.fromkeys(GRANULARITIES[name].space for name in self.granularity)
         return (*((ROTATION,) if self.rotate else ()), *own, *last)
@@ -277,6 +282,12 @@ class Settings:
     def stores_alone(self) -> bool:
         """Whether nothing is removed and the model is stored in another form."""
         return self.ratio == 0 and self.storage != PLAIN_STORAGE
+
+    @property
+    def vocabulary_alone(self) -> bool:
+        """Whether tokens go, and nothing else."""
+        asked = self.target is not None or self.max_divergence is not None or self.ratio not in (None, 0)
+        return bool(self.vocabulary) and not (asked or self.lossless or self.rotate or self.granularity != ("heads",))
 
     @property
     def steps(self) -> Schedule:
@@ -299,7 +310,7 @@ class Settings:
             return parse_target(self.target)
         if self.ratio is None and self.mixes:
             return Target("macs", 1 - DEFAULT_RATIO)
-        if self.stores_alone:
+        if self.stores_alone or self.vocabulary_alone:
             return Target("ratio", 0.0)
         return parse_ratio(DEFAULT_RATIO if self.ratio is None else self.ratio)
 

@@ -14,6 +14,7 @@ from onnxprune.allocate.account import batch_size
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.data.survey import Survey
+from onnxprune.data.tokens import TokenList
 from onnxprune.means import Means
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.facts import Facts
@@ -33,12 +34,14 @@ class Data:
     """``calibration`` may decide what stays and repair weights; ``evaluation`` is measured on, never chosen by.
 
     ``judge`` is what recovery is judged by; ``cache`` the folder for what was gathered from the calibration data.
+    ``tokens``: those that are to stay.
     """
 
     calibration: Dataset | None = None
     evaluation: Dataset | None = None
     judge: Dataset | None = None
     cache: Path | None = None
+    tokens: TokenList | None = None
 
     @property
     def measured(self) -> Dataset | None:

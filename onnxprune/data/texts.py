@@ -50,8 +50,8 @@ class Texts(RowSource):
         self._parts = {spec.name: _part(spec) for spec in schema.specs}
         if "ids" not in self._parts.values():
             raise DataError(f"no input takes token numbers: {', '.join(map(str, schema.specs))}")
-        self._tokenizer = _opened(Path(options.tokenizer))
-        self._lines = _line_starts(path)
+        self._tokenizer = open_tokenizer(Path(options.tokenizer))
+        self._lines = line_starts(path)
         self.count = len(self._lines)
         if not self.count:
             raise DataError(f"{path} has no lines of text")
@@ -96,7 +96,7 @@ class Texts(RowSource):
         )
 
 
-def _opened(path: Path) -> Any:
+def open_tokenizer(path: Path) -> Any:
     """Read a tokenizer file; nothing in it is executed."""
     try:
         from tokenizers import Tokenizer
@@ -111,7 +111,7 @@ def _opened(path: Path) -> Any:
         raise DataError(f"{path} is no tokenizer file (tokenizer.json): {error}") from error
 
 
-def _line_starts(path: Path) -> np.ndarray:
+def line_starts(path: Path) -> np.ndarray:
     """Return int64[lines]: where each line that is not empty begins; raises DataError for what is no text."""
     starts, place = [], 0
     with reading(path), path.open("rb") as stream:

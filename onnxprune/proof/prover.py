@@ -38,7 +38,7 @@ FURTHER = (*SWITCHED, "negative", "broken")  # and where something has not been 
 class Prover:
     """Compares results with references of one original, which is run once for every input.
 
-    ``rows``: real inputs. ``integers``: by input, the whole numbers that occur in real data.
+    ``rows``: real inputs. ``integers``: by input, the whole numbers that occur in real data; ``allowed``: those that all inputs are drawn from.
     """
 
     def __init__(
@@ -49,8 +49,10 @@ class Prover:
         threads: int = 1,
         rows: Sequence[Feeds] = (),
         integers: Mapping[str, np.ndarray] | None = None,
+        allowed: Mapping[str, np.ndarray] | None = None,
     ):
-        self.facts, self.seed, self.threads, self.integers = facts, seed, threads, integers or {}
+        self.facts, self.seed, self.threads, self.allowed = facts, seed, threads, allowed or {}
+        self.integers = {**(integers or {}), **self.allowed}
         self.stand_ins = stand_ins(facts)
         self.rows = () if self.stand_ins.fixed_sizes else tuple(rows)
         self.owners = [name for node in facts.graph.top if node.bodies for name in node.outputs if name]
@@ -144,7 +146,7 @@ class Prover:
             found = [] if sizes is None else [random_feeds(facts, seed, sizes, integers=self.integers)]
         else:
             again = kind == "again"
-            real = self.integers if kind in ALWAYS else {}  # further kinds look for paths that no row goes
+            real = self.integers if kind in ALWAYS else self.allowed  # further kinds look for paths that no row goes
             found = [random_feeds(facts, seed + again, kind="normal" if again else kind, integers=real)]
             if sum(value.size for value in found[0].values()) > ENOUGH.get(kind, np.inf):
                 return []

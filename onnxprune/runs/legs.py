@@ -50,7 +50,11 @@ def to_target(settings: Settings, whole: Totals, shares: Shares) -> list[Leg]:
             continue
         start, done = done, done + share
         schedule = ONE_SHOT if space.stepwise else settings.steps
-        alone = schedule.steps == 1 and share > 1 - SLACK and not any(leg.space.saves for leg in legs)
+        alone = (
+            schedule.steps == 1
+            and share > 1 - SLACK
+            and not (settings.vocabulary or any(leg.space.saves for leg in legs))
+        )
         aims = [settings.aim] if alone else _aims(settings.aim, whole, schedule, start, share)
         recover = part_of_recovery(settings.recover, len(aims)) if done > 1 - SLACK else 0
         own = replace(settings, recover=recover)
@@ -111,7 +115,7 @@ def reached(context: Context, leg: Leg, steps: Sequence[Step[Any]]) -> Context:
     if not steps:
         return here
     with context.stages("analyze"):
-        return here.on(analyse_model(_as_read(steps[-1].model), leg.settings))
+        return here.on(analyse_model(as_read(steps[-1].model), leg.settings))
 
 
 def _trained(step: Step[Any], settings: Settings) -> Step[Any]:
@@ -127,6 +131,6 @@ def _is_met(space: Space[Any], aim: Target) -> bool:
     return aim.kind != "ratio" and space.totals()[KINDS[aim.kind]] <= aim.value * (1 + SLACK)
 
 
-def _as_read(model: Model) -> Model:
+def as_read(model: Model) -> Model:
     """Return a result as a model that the next leg may prepare anew."""
     return replace(model, copies={}, sparse=(), widened={}, size=stored_bytes(model, model.path or NOWHERE))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from onnxprune.measure.tasks.task import AUTO, NONE
 from onnxprune.model.memory import peak_rss_bytes
 from onnxprune.model.model import Model
 from onnxprune.model.surgeon import to_surgeon
-from onnxprune.model.write import save, stored_bytes
+from onnxprune.model.write import check_writable, save, stored_bytes
 from onnxprune.proof.verdict import all_of
 from onnxprune.report import entries
 from onnxprune.report.baseline import Baseline
@@ -40,6 +41,7 @@ from onnxprune.runs.ahead import ahead
 from onnxprune.runs.legs import by_plan, taken, to_target
 from onnxprune.runs.mix import shares_of
 from onnxprune.runs.signing import check_format, signed
+from onnxprune.runs.tokens import as_written, cuts_tokens, map_path, of_tokens, save_map
 from onnxprune.runs.turning import turned_or_not
 from onnxprune.settings import Settings
 
@@ -93,17 +95,31 @@ class Run:
         """Choose what goes and carry it out; raises TargetError where the target is out of reach."""
         context = self._context()
         whole = model_totals(context.analysis, context.analysis.widths)
+        first: list[Step[Any]] = []
+        if self.settings.vocabulary:
+            self._require_place()
+            context, first = of_tokens(context, methodcaller("choose", self.settings.aim))
         context, begun = turned_or_not(context, whole)
         self.settings = context.settings
         legs = to_target(self.settings, whole, shares_of(context, whole)) if begun is None else begun.legs
-        steps = taken(context, legs, begun.steps if begun else ())
+        steps = taken(context, legs, (*first, *(begun.steps if begun else ())))
         return self._concluded(context, steps, self.settings.to_json())
 
     def apply(self, plan: Plan) -> Result:
         """Carry out a plan, but for the parts that the proof refuses on this model; raises PlanError."""
         check_digest(plan, self.model.source_sha256, force=self.force)
         context = self._context()
-        return self._concluded(context, taken(context, by_plan(plan, self.settings)), plan.settings)
+        first: list[Step[Any]] = []
+        if cuts_tokens(plan):
+            self._require_place()
+            context, first = of_tokens(context, methodcaller("read", plan.steps[0].record))
+            plan = replace(plan, steps=plan.steps[1:])
+        return self._concluded(context, taken(context, by_plan(plan, self.settings), first), plan.settings)
+
+    def _require_place(self) -> None:
+        """Refuse, before any work, to write over a map of tokens; raises UsageError."""
+        if self.output is not None:
+            check_writable(map_path(self.output), self.force)
 
     def _context(self) -> Context:
         """Analyse the model and, with data, look at how its outputs are to be compared."""
@@ -146,7 +162,10 @@ class Run:
         self._judge_noise(facts)
         failed = not all(gate["passed"] for gate in facts["gates"])
         facts["exit_code"] = int(failed)
+        small = as_written(small, steps)
         facts["output"] = None if failed or self.output is None else self._save(small, self.output)
+        if facts["output"] is not None and "vocabulary_map" in facts:
+            facts["vocabulary_map"] |= save_map(steps, map_path(Path(facts["output"]["path"])))
         end = {"warnings": self.notes.warnings, "seconds": self.stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
         return Result(facts | end, plan, small)
 
@@ -197,7 +216,7 @@ class Run:
         if self.data.measured is not None:
             with self.stages("drift"):
                 means = means_of_runs(settings, context.analysis.facts)
-                found = measure_drift(self.model, small, self.data.measured, means, outputs=context.outputs)
+                found = measure_drift(context.original, small, self.data.measured, means, outputs=context.outputs)
             measured |= found.to_json()
             measured["drift"]["rows"] = "calibration" if self.data.evaluation is None else "evaluation"
             told = doubts(found, settings, self.data.calibration, self.data.evaluation)
