@@ -31,6 +31,7 @@ from onnxprune.report.remedies import WINDOW
 from onnxprune.report.sizes import sizes_sentence
 from onnxprune.report.storage import SIZES, TENSORS, packing_rows, packing_sentence, tensor_rows
 from onnxprune.report.tasks import task_sentence
+from onnxprune.report.vocabulary import TOKEN_TENSORS, token_rows, token_sentence
 
 SHOWN = 12  # rows of a long table on a terminal without --all
 
@@ -214,9 +215,17 @@ def show_parts(terminal: Terminal, report: dict[str, Any], everything: bool) -> 
         show_blocks(terminal, report["blocks"], everything)
     if "directions" in report:
         show_directions(terminal, report["directions"], everything)
+    show_vocabulary(terminal, report, everything)
     show_storage(terminal, report, everything)
     for key, rows in part_tables(report):
         _long_table(terminal, PART, rows, key, everything)
+
+
+def show_vocabulary(terminal: Terminal, report: dict[str, Any], everything: bool) -> None:
+    """Print which tensors have a slice per token, and how many tokens stay."""
+    _long_table(terminal, TOKEN_TENSORS, token_rows(report), "what has a slice per token", everything)
+    if sentence := token_sentence(report):
+        terminal.say(sentence)
 
 
 def show_storage(terminal: Terminal, report: dict[str, Any], everything: bool) -> None:

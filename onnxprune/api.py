@@ -125,6 +125,7 @@ def prune(model: Source, **options: Unpack[PruneOptions]) -> Result:
         model=model,
         steps=chosen.steps.steps,
         tokenizer=_tokenizer(given),
+        vocabulary=chosen.vocabulary or None,
         **{name: given[name] for name in (*READ, *WRITTEN)},
     )
     require_data(chosen, given["calibration"] is not None)

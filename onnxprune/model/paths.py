@@ -33,6 +33,7 @@ READ = {
     "data": "read as data",
     "labels": "read as labels",
     "tokenizer": "read as the tokenizer",
+    "vocabulary": "read as the vocabulary",
     "metric": "the script of the metric",
     "plan": "the plan that is carried out",
     "baseline": "read as the baseline",

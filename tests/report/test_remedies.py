@@ -280,6 +280,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 stream.writeframes(draw.integers(-9000, 9000, 640).astype("<i2").tobytes())
     (path / "words.txt").write_text("a cat\ncat a\na\ncat\n" * 4)
     Tokenizer(WordLevel({"[UNK]": 0, "a": 1, "cat": 2}, unk_token="[UNK]")).save(str(path / "tokenizer.json"))
+    np.save(path / "keep.npy", [0, 1, 2])
+    np.save(path / "first.npy", [0])
+    np.save(path / "far.npy", [50])
+    np.savez(path / "ids.npz", ids=np.arange(3), others=np.arange(3))
     (path / "metric.py").write_text(
         "import numpy as np\ndef score(outputs, labels):\n    return np.ones(len(outputs['y']))\n"
     )
@@ -324,6 +328,7 @@ DRY = "--dry-run --no-latency"
 PROGRAM = f"{sys.executable} feeds.py"
 DATA = f"--calib x.npz {DRY}"
 TEXT, SOUND = f"--calib words.txt {DRY}", f"--calib takes {DRY}"
+KEEP, TOKENS = f"--vocabulary keep.npy {DRY}", f"--tokenizer tokenizer.json {DRY}"
 # what the message says -> (command that calls it forth, command that follows it; several in a row with &&)
 ERRORS = {
     "give ones that it takes, like --input-shape": (f"long.onnx {DRY}", f"long.onnx {DRY} --input-shape x:1,3,30000"),
@@ -445,6 +450,14 @@ ERRORS = {
         f"net.onnx {DRY} --ratio 0 --storage codebook:16",
         f"net.onnx {DRY} --ratio 0 --storage codebook:16 --calib x.npz",
     ),
+    "leave rewind or vocabulary out": (f"words.onnx {KEEP} --rewind words.onnx", f"words.onnx {KEEP}"),
+    "export it with its embedding as a plain Gather": (f"net.onnx {KEEP}", f"words.onnx {KEEP}"),
+    "rows; give numbers below that": (f"words.onnx --vocabulary far.npy {DRY}", f"words.onnx {KEEP}"),
+    "or the tokenizer that belongs to the model": (f"words.onnx --vocabulary far.npy {TOKENS}", f"words.onnx --vocabulary keep.npy {TOKENS}"),
+    "name them in vocabulary, or give other rows": (
+        f"words.onnx --vocabulary first.npy --eval words.txt {TOKENS}", f"words.onnx --vocabulary keep.npy --eval words.txt {TOKENS}"),
+    "; give the model's tokenizer (--tokenizer)": (f"words.onnx --vocabulary words.txt {DRY}", f"words.onnx --vocabulary words.txt {TOKENS}"),
+    "name the array of tokens that stay": (f"words.onnx --vocabulary three.npz {DRY}", f"words.onnx --vocabulary ids.npz {DRY}"),
     "leave rotate or lossless out": (f"net.onnx {DRY} --rotate --lossless", f"net.onnx {DRY} --lossless"),
     "leave one of them out": (f"net.onnx {DATA} --schedule linear:2 --max-divergence 0.1", f"net.onnx {DRY} --schedule linear:2"),
     "lossless takes units out; leave granularity": (f"branch.onnx {DRY} --lossless --granularity block", f"branch.onnx {DRY} --granularity lossless,block"),
@@ -514,6 +527,8 @@ ADVICE = re.compile(
     r"[;:,.] (?:\w+ )?(?:try|leave|give|pass|drop|relax|create|choose|add|delete|prune|let|name|use|take|make|write|settle|look) "
 )
 EXPLAINED = {
+    "vocabulary is read from a file; give one": "for callers of the settings in Python, such as sensitivity",
+    "give a part of the text": "a corpus of gigabytes is not written by a test",
     "cannot be judged: what is measured is": "a machine too noisy to measure on is not made by a test (test_latency.py has the rule)",
     "on a quieter machine": "a machine too noisy to measure on is not made by a test (test_latency.py has the rule)",
     "--criterion {} --repair {} --ratio {}": "followed by test_the_line_that_sweep_prints_is_a_command",

@@ -30,6 +30,7 @@ from onnxprune.report.remedies import WINDOW
 from onnxprune.report.storage import SIZES, TENSORS, packing_rows, tensor_rows
 from onnxprune.report.tasks import PARTS, task_rows
 from onnxprune.report.visible import visible
+from onnxprune.report.vocabulary import TOKEN_TENSORS, token_rows
 
 LONGEST_CELL = 160
 LONGEST_OPTION = 1000
@@ -196,6 +197,7 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[ReportView], Any], bool], ..
     ("Steps", STEPS, step_rows, False),
     ("Shares tried", SHARES, share_rows, True),
     ("Rotation tried", WAYS, way_rows, True),
+    ("Vocabulary", TOKEN_TENSORS, token_rows, False),
     ("Storage", SIZES, packing_rows, False),
     ("Gates", ("gate", "limit", "value", "passed"), _gates, False),
     ("Points", (POINT, "MACs left", "bytes", "lost", ""), points, False),
