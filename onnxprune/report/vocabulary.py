@@ -9,7 +9,7 @@ TOKEN_TENSORS = ("tensor", "rows", "after", "inputs", "outputs", "status")
 
 def token_rows(report: ReportView) -> list[tuple[str, ...]]:
     """Return a row per stored tensor that was looked at for a slice per token."""
-    rows = []
+    rows = list[tuple[str, ...]]()
     for row in report.get("vocabulary") or ():
         ends = (", ".join(row["inputs"]), ", ".join(row["outputs"]))
         status = row["reason"] or ("cut, tied" if row["tied"] else row["status"])
