@@ -257,7 +257,12 @@ def sweep(model: Source, **options: Unpack[SweepOptions]) -> Report:
 
     def evaluate(point: Mapping[str, Any], progress: Progress) -> Report:
         own = ungated | at_point(point, chosen) | {"progress": progress}
-        data_too: dict[str, Any] = {"calibration": data.calibration, "evaluation": data.evaluation, "cache": data.cache}
+        data_too: dict[str, Any] = {
+            "text": given["text"],
+            "calibration": data.calibration,
+            "evaluation": data.evaluation,
+            "cache": data.cache,
+        }
         return prune(loaded, **data_too, **own).report
 
     points = grid(*(given[name] for name in axes))

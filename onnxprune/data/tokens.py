@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.data.columns import reading
+from onnxprune.data.columns import NpyColumn, NpzColumn, reading
 from onnxprune.data.texts import LONGEST_LINE, line_starts, open_tokenizer
 from onnxprune.errors import DataError
 from onnxprune.model.files import require_regular
 
-LARGEST_IDS = 1 << 28  # bytes of a file of numbers, unpacked
 LARGEST_TEXT = 1 << 32  # bytes of a corpus
 MOST_IDS = 1 << 26
 """More tokens than any vocabulary has."""
@@ -62,26 +63,24 @@ def read_tokens(path: Path, tokenizer: Path | None) -> TokenList:
 
 def _stored_numbers(path: Path) -> np.ndarray:
     """Return the numbers of an array file in ascending order, each once."""
-    if require_regular(path, DataError).st_size > LARGEST_IDS:
-        raise DataError(f"{path} is larger than {LARGEST_IDS >> 20} MiB; list every token once")
-    with reading(path):
-        found = _loaded(path)
-    if found.dtype.kind not in "iu" or found.size > MOST_IDS:
-        raise DataError(f"{path} holds {found.size} {found.dtype} values; numbers of tokens are whole (int64)")
+    column = NpyColumn(path) if path.suffix == ".npy" else NpzColumn(path, _member(path))
+    count = math.prod(column.shape)
+    if count > MOST_IDS:
+        raise DataError(f"{path} holds {count:,} numbers, more than any vocabulary has")
+    found = np.asarray(column.load())
+    if found.dtype.kind not in "iu":
+        raise DataError(f"{path} holds {found.dtype} values; numbers of tokens are whole (int64)")
     return np.unique(found.reshape(-1).astype(np.int64))
 
 
-def _loaded(path: Path) -> np.ndarray:
-    if path.suffix == ".npy":
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    with zipfile.ZipFile(path) as archive:
-        if sum(member.file_size for member in archive.infolist()) > LARGEST_IDS:
-            raise DataError(f"{path} unpacks to more than {LARGEST_IDS >> 20} MiB; list every token once")
-    with np.load(path, allow_pickle=False) as arrays:
-        names = [name for name in NAMED if name in arrays.files] or list(arrays.files)
-        if len(names) != 1 and names[:1] != [NAMED[0]]:
-            raise DataError(f"{path} holds {', '.join(names) or 'nothing'}; name the array of tokens that stay 'ids'")
-        return np.asarray(arrays[names[0]])
+def _member(path: Path) -> str:
+    """Return the array of an .npz file that holds numbers of tokens; raises DataError where none can be told."""
+    with reading(path), zipfile.ZipFile(path) as archive:
+        known = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    named = [name for name in NAMED if name in known] or (known if len(known) == 1 else [])
+    if not named:
+        raise DataError(f"{path} holds {', '.join(known[:5]) or 'no array'}; name the array of tokens that stay 'ids'")
+    return named[0]
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -139,5 +138,9 @@ def _special(tokenizer: Any, unknown: int | None) -> np.ndarray:
 
 
 def _unknown(tokenizer: Any) -> int | None:
-    token = getattr(tokenizer.model, "unk_token", None)
+    """Return the token that a tokenizer takes for what it does not know, None where it has none."""
+    if not hasattr(tokenizer.model, "unk_token"):  # of Unigram models only the file tells
+        number = json.loads(tokenizer.to_str())["model"].get("unk_id")
+        return number if isinstance(number, int) else None
+    token = tokenizer.model.unk_token
     return None if not isinstance(token, str) else tokenizer.token_to_id(token)

@@ -20,6 +20,7 @@ from onnxprune.changes.plan import Plan
 from onnxprune.changes.proven import Step
 from onnxprune.changes.vocabulary.space import Vocabulary
 from onnxprune.changes.vocabulary.surgery import TokenMap, refusing
+from onnxprune.errors import UsageError
 from onnxprune.model.files import atomic_file
 from onnxprune.model.model import Model
 from onnxprune.report.entries import Report
@@ -44,6 +45,8 @@ def of_tokens(context: Context, decide: Callable[[Space[Any]], Change[Any]]) -> 
         analysis = analyse_model(as_read(step.model), context.settings)
     if any(part.outputs for part in step.change.parts):
         original, measured = space.reference(step.change), context.data.measured
+        if measured is not None and measured.has_labels:
+            raise UsageError("labels count the scores of all tokens, of which vocabulary takes some; leave labels out")
         if measured is not None:
             with context.stages("outputs"):
                 data = context.data.calibration or measured

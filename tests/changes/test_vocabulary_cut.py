@@ -14,10 +14,11 @@ import pytest
 from onnx import ModelProto, numpy_helper
 from support.networks import network
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers.models import Unigram, WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 import onnxprune
+from onnxprune.api import sweep
 from onnxprune.changes.plan import from_json
 from onnxprune.changes.vocabulary import space
 from onnxprune.changes.vocabulary.surgery import TokenMap
@@ -177,12 +178,15 @@ def test_a_plan_gives_the_same_bytes(keep: str, storage: str, tmp_path: Path) ->
         ("of", 41, "41 tokens, the model has 40"),
         ("stand_in", 0, "not those"),
         ("count", None, "need the entries"),
+        ("", [["emb"]], "list of names"),
     ],
 )
 def test_a_damaged_plan_is_refused(keep: str, entry: str, value: Any, message: str) -> None:
     model = language()
     text = json.loads(cut(model, keep).plan.to_json())
-    text["steps"][0]["tokens"][entry] = value
+    step = text["steps"][0]
+    step["tokens"][entry] = value
+    step["vocabulary"] = step["vocabulary"] if entry else value
     with pytest.raises(PlanError, match=message):
         onnxprune.apply(from_json(json.dumps(text)), model, latency=False)
 
@@ -310,4 +314,58 @@ def test_constants_in_nodes_are_cut_too(keep: str) -> None:
         model.graph.node.insert(0, node)
     np.testing.assert_allclose(
         run(cut(model, keep).model, {"ids": BATCH})[0], run(model, {"ids": BATCH})[0][..., IDS], rtol=1e-6
+    )
+
+
+def test_the_unknown_token_of_a_unigram_tokenizer_is_found(tmp_path: Path) -> None:
+    made = Tokenizer(Unigram([("a", -1.0), ("<unk>", 0.0), ("b", -2.0)], unk_id=1))
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "keep.txt").write_text("a b\n")
+    found = cut(language(), str(tmp_path / "keep.txt"), text=TextOptions(tmp_path / "tokenizer.json"))
+    assert found.report["vocabulary_map"]["stand_in"] == 1
+
+
+def test_labels_of_scores_are_refused(keep: str) -> None:
+    """They number all tokens, the outputs that are compared have those that stay; without them, or where no output changes, a run goes on."""
+    rows = {"ids": np.random.default_rng(0).choice(IDS, (24, 4))}
+    last = language(HEADS["of the last position"])
+    with pytest.raises(UsageError, match="leave labels out"):
+        cut(last, keep, evaluation=rows, labels=rows["ids"][:, 0])
+    onnx.checker.check_model(cut(last, keep, evaluation=rows).model)
+    encoder = language(
+        f"emb = %40x6; s = Gather(emb, ids); {LAYER}; m = ReduceMean<keepdims=0>(r, @[1]); y = MatMul(m, %6x5)",
+        outputs="float[N,5] y",
+    )
+    found = cut(encoder, keep, evaluation=rows, labels=rows["ids"][:, 0] % 5).report
+    assert found["task"]["before"] == found["task"]["after"]
+
+
+def test_training_learns_from_the_scores_of_tokens_that_stay(keep: str) -> None:
+    rows = {"ids": np.random.default_rng(0).choice(IDS, (32, 4))}
+    found = cut(language(HEADS["untied, biased, scaled"]), keep, ratio=0.5, calibration=rows, criterion="l2", recover=2)
+    assert found.report["recover"]["steps"] == 2
+    assert run(found.model, {"ids": BATCH})[0].shape == (2, 4, 5)
+
+
+def test_tables_of_two_inputs_that_are_as_long_are_told_of(keep: str) -> None:
+    model = language(
+        f"emb = %40x6; other = %40x6; e = Gather(emb, ids); o = Gather(other, decoder_ids); s = Add(e, o); {LAYER}; y = MatMul(r, %6x5)",
+        "int64[N,L] ids, int64[N,L] decoder_ids",
+        "float[N,L,5] y",
+    )
+    found = cut(model, keep)
+    feeds = {"ids": BATCH, "decoder_ids": BATCH[::-1].copy()}
+    np.testing.assert_array_equal(run(found.model, feeds)[0], run(model, feeds)[0])
+    assert any("decoder_ids, ids look up are as long" in warning for warning in found.report["warnings"])
+
+
+def test_a_sweep_goes_on_from_the_tokens_that_stay(tokenizer: TextOptions, tmp_path: Path) -> None:
+    (tmp_path / "keep.txt").write_text("a cat sat\n")
+    rows = {"ids": np.random.default_rng(0).integers(0, 5, (24, 4))}
+    options: dict[str, Any] = {"vocabulary": str(tmp_path / "keep.txt"), "text": tokenizer, "calibration": rows}
+    found = sweep(
+        language(HEADS["untied, biased, scaled"]), ratios=(0.5,), criteria=("l2",), repairs=("none",), **options
+    )
+    assert [point["ratio"] for point in found["points"]] == [0.5] and not any(
+        "error" in p and p["error"] for p in found["points"]
     )

@@ -528,6 +528,8 @@ ADVICE = re.compile(
 )
 EXPLAINED = {
     "vocabulary is read from a file; give one": "for callers of the settings in Python, such as sensitivity",
+    "of which vocabulary takes some; leave labels out": "for data of models that score tokens; test_vocabulary_cut.py",
+    "the plan's vocabulary is a list": "a plan damaged by hand; test_vocabulary_cut.py",
     "give a part of the text": "a corpus of gigabytes is not written by a test",
     "cannot be judged: what is measured is": "a machine too noisy to measure on is not made by a test (test_latency.py has the rule)",
     "on a quieter machine": "a machine too noisy to measure on is not made by a test (test_latency.py has the rule)",

@@ -64,7 +64,8 @@ class Vocabulary(Space[TokenTensor]):
                 f"vocabulary names token {given.ids[-1]}, the model's tables have {size} rows; give numbers below that"
                 f"{'' if given.size is None else ', or the tokenizer that belongs to the model (--tokenizer)'}"
             )
-        shown = np.flatnonzero(self._counts(calibration, size)) if calibration is not None else given.ids[:0]
+        real = calibration if calibration is not None and not calibration.synthetic else None
+        shown = given.ids[:0] if real is None else np.flatnonzero(self._counts(real, size))
         special = given.special[given.special < size]
         further = np.setdiff1d(shown, np.union1d(given.ids, special))
         if further.size:
@@ -130,6 +131,12 @@ class Vocabulary(Space[TokenTensor]):
                     f"{gone['unknown']} of the {gone['of']} tokens of the evaluation rows are not in the vocabulary that stays "
                     f"and count as token {tokens.stand_in}; name them in vocabulary, or give other rows"
                 )
+        apart = {part.inputs for part in change.parts if part.inputs}
+        if len(apart) > 1:
+            listed = ", ".join(sorted({name for names in apart for name in names}))
+            self.context.notes.warn(
+                f"the tables that {listed} look up are as long, and are taken to be of one vocabulary"
+            )
         outputs = sorted({name for part in change.parts for name in part.outputs})
         if outputs:
             self.context.notes.warn(
@@ -205,6 +212,9 @@ class Vocabulary(Space[TokenTensor]):
         }  # fmt: skip
 
     def read(self, record: Mapping[str, Any]) -> Change[TokenTensor]:
+        names = record.get("vocabulary", ())
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise PlanError("the plan's vocabulary is a list of names of tensors; make the plan again")
         chosen = self._with(recorded_tokens(record.get("tokens", {}), self._size()))
         return chosen._told(Space.read(chosen, record), {"from": "plan"})
 
