@@ -82,6 +82,17 @@ def test_tied_tensors_are_stored_once(keep: str) -> None:
     assert sum(tuple(tensor.dims) == (5, 6) for tensor in found.model.graph.initializer) == 1
 
 
+def test_what_a_file_says_of_itself_is_not_believed(keep: str) -> None:
+    """A key of the metadata tells later steps of a run which table numbers tokens; one that a file brings along names nothing."""
+    model = language()
+    for key in ("onnxprune.new_numbers", "author"):
+        model.metadata_props.add(key=key, value="emb")
+    found = cut(model, keep)
+    assert {entry.key for entry in found.model.metadata_props if not entry.key.startswith("onnxprune")} == {"author"}
+    assert "onnxprune.new_numbers" not in {entry.key for entry in found.model.metadata_props}
+    np.testing.assert_allclose(run(found.model, {"ids": BATCH})[0], run(model, {"ids": BATCH})[0][..., IDS], rtol=1e-6)
+
+
 def test_tokens_that_went_are_refused_not_taken_for_others(keep: str) -> None:
     small = cut(language(), keep).model
     with pytest.raises(Exception, match="out of data bounds"):

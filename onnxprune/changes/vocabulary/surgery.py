@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.changes.vocabulary.find import TokenTensor
 from onnxprune.model.graph import Graph, Insertions, Names, forget_values
 from onnxprune.model.model import Model
 
 NEW_NUMBERS = "new_numbers"
-"""Key of the metadata that names the table by which a model looks up its own numbers of tokens."""
+LOOKED_UP = "onnxprune.new_numbers"
+"""Key of the metadata that names, while a run lasts, the table by which the model looks up its own numbers of tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,7 @@ def narrowed(model: Model, parts: Sequence[TokenTensor], tokens: TokenMap) -> Mo
         arrays[name] = np.take(model.array(graph.tensors[name]), tokens.ids, axis)
     small = model.replaced(arrays)
     structure = small.draft()
+    _forget(structure)  # what a file says is not this run's
     values = {v for part in parts for head in part.heads for v in (*head.between, *head.values)}
     forget_values(structure.graph, values - set(graph.outputs))
     _declare_outputs(structure.graph, {o for part in parts for o in part.outputs}, len(tokens.ids))
@@ -68,9 +70,9 @@ def _declare_outputs(graph: GraphProto, outputs: set[str], width: int) -> None:
             dims[-1].dim_value = width
 
 
-def _look_up(structure: object, lookups: set[str], table: np.ndarray) -> None:
+def _look_up(structure: ModelProto, lookups: set[str], table: np.ndarray) -> None:
     """Put the new numbers in front of the nodes that look rows up, named by their outputs."""
-    graph = Graph(structure)  # type: ignore[arg-type]
+    graph = Graph(structure)
     names, inserted = Names(graph.model.graph), Insertions(graph)
     stored = numpy_helper.from_array(table, names.fresh(NEW_NUMBERS))
     graph.model.graph.initializer.append(stored)
@@ -85,19 +87,22 @@ def _look_up(structure: object, lookups: set[str], table: np.ndarray) -> None:
             inserted.before(node, fresh)
         node.proto.input[1] = made[old]
     inserted.carry_out()
-    graph.model.metadata_props.add(key=NEW_NUMBERS, value=stored.name)
+    graph.model.metadata_props.add(key=LOOKED_UP, value=stored.name)
 
 
 def refusing(model: Model, tokens: TokenMap) -> Model:
     """Return the model as it is written: one that refuses tokens that went, unless one that stays stands for them."""
-    name = next((entry.value for entry in model.structure.metadata_props if entry.key == NEW_NUMBERS), "")
+    name = next((entry.value for entry in model.structure.metadata_props if entry.key == LOOKED_UP), "")
     structure = model.draft()
-    for place, entry in enumerate(structure.metadata_props):
-        if entry.key == NEW_NUMBERS:
-            del structure.metadata_props[place]
-            break
+    _forget(structure)
     plain = model.derived(structure)
     return plain.replaced({name: tokens.table(refusing=True)}) if name else plain
+
+
+def _forget(structure: ModelProto) -> None:
+    for place in reversed(range(len(structure.metadata_props))):
+        if structure.metadata_props[place].key == LOOKED_UP:
+            del structure.metadata_props[place]
 
 
 def of_staying(model: Model, outputs: Mapping[str, int] | set[str], tokens: TokenMap) -> Model:
