@@ -256,7 +256,7 @@ NOT_CUT = {
     "no table": ("h = Cast<to=1>(ids); logits = MatMul(h, %4x40)", "no Gather of one"),
     "chosen by a Where": (
         f"emb = %40x6; c = Less(ids, @5); i = Where(c, ids, @5); s = Gather(emb, i); {LAYER}; logits = MatMul(r, %6x40)",
-        "no Gather of one",
+        "its rows are looked up by numbers that Where 'i' computes",
     ),
 }
 

@@ -10,6 +10,7 @@ from onnx import TensorProto
 from onnxprune.changes.vocabulary.heads import HeadPath, Unfollowed, followed_head
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
+from onnxprune.model.tensors import FLOATS
 
 PASSED_ON = frozenset({"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Slice"})
 """Operators behind which every number is still one that came in."""
@@ -73,7 +74,31 @@ def token_tensors(facts: Facts) -> list[TokenTensor]:
         else TokenTensor(name, sizes[name], 0, tuple(uses), _inputs(uses), reason=_other(uses, tokens))
         for name, uses in tables.items()
     ]
-    return [*result, *_heads(facts, tokens, set(tables))] if tokens else result
+    result += _computed(facts, set(tables))
+    return [*result, *_heads(facts, tokens, {found.name for found in result})] if tokens else result
+
+
+def _computed(facts: Facts, taken: set[str]) -> Iterator[TokenTensor]:
+    """Yield the tables of floats that are looked up by other numbers than an input's: positions, and what is made of tokens."""
+    for node in facts.graph.top:
+        table = node.input(0)
+        shape = facts.shape(table) or ()
+        if node.op != "Gather" or table not in facts.graph.tensors or table in taken or len(shape) < 2:
+            continue
+        if facts.dtype(table) not in FLOATS or int(node.attribute("axis", 0)) != 0:
+            continue
+        taken.add(table)
+        maker = _maker(facts, node.inputs[1])
+        reason = f"its rows are looked up by numbers that {f'{maker.op} {maker.label!r} computes' if maker else 'are stored'}"
+        yield TokenTensor(table, shape[0], 0, (node,), reason=reason)
+
+
+def _maker(facts: Facts, value: str) -> Node | None:
+    """Return the node that computes what is passed on as a value, None where it is stored."""
+    node = facts.graph.producer.get(value)
+    while node is not None and node.op in PASSED_ON:
+        value, node = node.inputs[0], facts.graph.producer.get(node.inputs[0])
+    return None if value in facts.graph.tensors else node
 
 
 def _names_tokens(source: str) -> bool:
