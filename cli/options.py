@@ -131,11 +131,15 @@ KINDS = (
 )
 WHAT = (
     click.option(
-        "--structured",
-        is_flag=True,
-        default=True,
-        expose_value=False,
-        help="Remove whole units (the default, the only way).",
+        "--structured/--unstructured",
+        default=None,
+        help="Remove whole units (the default), or make single weights zero instead, as many as --ratio says: all shapes stay.",
+    ),
+    click.option(
+        "--sparsity",
+        metavar="SHARE|N:M|FILE",
+        help="Make single weights zero: a share (0.7), N of every M that stay along the contraction (2:4), a share of blocks "
+        "(0.7,block=1x16), or masks from an .npz file. With --structured, --ratio or --target after the units went.",
     ),
     click.option("--ratio", type=RATIO, help="Share of the prunable units to remove, e.g. 0.5 (the default) or 50%."),
     click.option(
@@ -405,6 +409,12 @@ RESULT = (
     ),
     click.option("--dry-run", is_flag=True, help="Do everything but write the model."),
     click.option("--plan", "plan_path", type=FILE, help="Write the plan, to be reviewed, or replayed with 'apply'."),
+    click.option(
+        "--masks",
+        "masks_path",
+        type=FILE,
+        help="Write which weights may differ from zero (--sparsity), as .npz, for a trainer.",
+    ),
     click.option("--force", is_flag=True, help="Replace what exists; 'apply' then takes models with another digest."),
 )
 OUTPUT = tuple(

@@ -40,17 +40,32 @@ def perform(run: Callable[..., Any], progress: Progress, **values: Any) -> dict[
 
     model, out, output = (values.pop(name) for name in ("model", "out", "output"))
     dry_run, plan_path, force = (values.pop(name) for name in ("dry_run", "plan_path", "force"))
+    masks_path = values.pop("masks_path")
     if out is not None and output is not None and out != output:
         raise UsageError(f"two outputs, {out} and {output}; give one")
     values["output"] = None if dry_run else output_path(Path(model), out or output, force)
     if plan_path is not None:
         check_document(plan_path, "plan", "--plan", force)
+    if masks_path is not None:
+        check_document(masks_path, "masks", "--masks", force)
     values |= {"calibration": values.pop("calib"), **take_reading(values), "force": force}
     result = run(model, progress=progress, **given(values))
     if plan_path is not None:
         with _said_what_was_written(result.report):
             write_text(result.plan.to_json(), plan_path)
+    if masks_path is not None:
+        with _said_what_was_written(result.report):
+            _write_masks(result.masks, masks_path)
     return result.report
+
+
+def _write_masks(masks: Mapping[str, Any], path: str) -> None:
+    from onnxprune.changes.zeros.masks import masks_file
+    from onnxprune.model.write import write_bytes
+
+    if not masks:
+        raise UsageError("--masks writes which weights were made zero; ask for some (--sparsity 0.5)")
+    write_bytes(masks_file(masks), path)
 
 
 @contextmanager

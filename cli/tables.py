@@ -12,6 +12,7 @@ from onnxprune.report.entries import (
     PART,
     SHARES,
     STEPS,
+    WAYS,
     amount,
     comparison,
     drift_rows,
@@ -25,6 +26,7 @@ from onnxprune.report.entries import (
     some,
     step_rows,
     verdict,
+    way_rows,
 )
 from onnxprune.report.latency import OPEN, latency_doubt, way_out
 from onnxprune.report.remedies import WINDOW
@@ -32,6 +34,7 @@ from onnxprune.report.sizes import sizes_sentence
 from onnxprune.report.storage import SIZES, TENSORS, packing_rows, packing_sentence, tensor_rows
 from onnxprune.report.tasks import task_sentence
 from onnxprune.report.vocabulary import TOKEN_TENSORS, token_rows, token_sentence
+from onnxprune.report.zeros import zeros_sentence
 
 SHOWN = 12  # rows of a long table on a terminal without --all
 
@@ -61,7 +64,7 @@ def show_sizes(terminal: Terminal, report: dict[str, Any]) -> None:
 def show_result(terminal: Terminal, report: dict[str, Any]) -> None:
     """Print what a run did: the comparison, exactness, what stays, and the verdict."""
     show_comparison(terminal, report)
-    for head, rows in ((SHARES, share_rows(report)), (STEPS, step_rows(report))):
+    for head, rows in ((SHARES, share_rows(report)), (WAYS, way_rows(report)), (STEPS, step_rows(report))):
         if rows:
             terminal.table(head, rows)
     show_parts(terminal, report, everything=False)
@@ -216,6 +219,8 @@ def show_parts(terminal: Terminal, report: dict[str, Any], everything: bool) -> 
     if "directions" in report:
         show_directions(terminal, report["directions"], everything)
     show_vocabulary(terminal, report, everything)
+    if told := zeros_sentence(report):
+        terminal.say(told)
     show_storage(terminal, report, everything)
     for key, rows in part_tables(report):
         _long_table(terminal, PART, rows, key, everything)

@@ -57,7 +57,7 @@ from onnxprune.runs.sweep import at_point, grid, judged, run_points
 from onnxprune.settings import ANALYSED, STORING, Settings, analysis_settings, make_settings, space_of
 
 SOURCES = ("calibration", "labels", "evaluation")
-SETTLED = ("row_shape", "input_value", "rotate")
+SETTLED = ("row_shape", "input_value", "rotate", "structured")
 """Settings that may be left to a run, which says what they are then."""
 READ = (*SOURCES, "rewind", "baseline")
 WRITTEN = ("output", "checkpoint", "cache")

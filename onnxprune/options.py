@@ -35,6 +35,8 @@ class SettingOptions(TypedDict, total=False):
     lossless: bool
     rotate: bool | None
     vocabulary: str
+    structured: bool | None
+    sparsity: str
     storage: str
     allow_lossy: bool
     max_layer_ratio: float

@@ -6,7 +6,7 @@ import dataclasses
 import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from math import inf
 from typing import Any
@@ -41,6 +41,8 @@ ANALYSED = (
     "input_value",
     "lossless",
     "rotate",
+    "structured",
+    "sparsity",
     "allow_lossy",
     "storage",
 )  # what the groups of a model depend on
@@ -77,6 +79,8 @@ ROTATION = "onnxprune.changes.rotation.space:Rotation"
 """The kind of change that ``rotate`` puts before all others."""
 VOCABULARY = "onnxprune.changes.vocabulary.space:Vocabulary"
 """The kind of change that ``vocabulary`` makes first, for all that follows is compared on the tokens that stay."""
+ZEROS = "onnxprune.changes.zeros.space:Zeros"
+"""The kind of change that ``sparsity`` puts behind all others."""
 STORING = "onnxprune.changes.storage.space:Storing"
 """The kind of change that ``storage`` puts behind all others."""
 BESIDE = frozenset({ROTATION, STORING})
@@ -108,6 +112,9 @@ class Settings:
     and the width of heads where that is cut; None: where data decides, and judges that to be better.
     ``vocabulary``: file of the tokens that stay: numbers (.npy, .npz, .txt), tokens or a text made of them; without ratio, target and
     max_divergence nothing else goes.
+    ``sparsity``: which single weights become zero after all else: a share such as 0.7, N:M such as 2:4, 0.7,block=1x16, or an .npz file of
+    masks. ``structured``: whether units go as well (None: where a ratio, a target or a kind is given, or no sparsity); False without
+    ``sparsity``: as many weights as ``ratio`` says.
     ``storage``: how tensors are stored in the end: plain, fp16, codebook[:16|:256], packed[:16|:256] or auto; ratio 0 removes nothing before.
     ``allow_lossy``: channels that a window over their neighbours reads may go too, though that changes what the window sees.
     ``granularity``: heads, width or groups, beside it paired and stream; block, eigen, lossless: other kinds of change. Several share
@@ -134,6 +141,8 @@ class Settings:
     lossless: bool = False
     rotate: bool | None = None
     vocabulary: str = ""
+    structured: bool | None = None
+    sparsity: str = ""
     storage: str = PLAIN_STORAGE
     allow_lossy: bool = False
     max_layer_ratio: float = 1.0
@@ -219,6 +228,7 @@ class Settings:
             )
         kinds = [space_of(path) for path in self.spaces if path not in BESIDE]
         called = "lossless" if self.lossless else f"granularity {', '.join(self.granularity)}"
+        called = called if self.narrows else f"sparsity {self.pattern}"
         for name in dict.fromkeys(name for kind in kinds for name in kind.takes):
             if all(getattr(self, name) not in kind.takes.get(name, (getattr(self, name),)) for kind in kinds):
                 raise UsageError(f"{name} {getattr(self, name)} does not go with {called}; leave it out")
@@ -270,10 +280,11 @@ class Settings:
     @property
     def spaces(self) -> tuple[str, ...]:
         """The kinds of change of the run, module:class each, in order."""
-        last = (STORING,) if self.storage != PLAIN_STORAGE else ()
+        last = (ZEROS,) if self.sparsity or not self.narrows else ()
+        last = (*last, STORING) if self.storage != PLAIN_STORAGE else last
         if self.lossless:
             return (GRANULARITIES["lossless"].space, *last)
-        if self.stores_alone or self.vocabulary_alone:
+        if self.stores_alone or self.vocabulary_alone or not self.narrows:
             return last
         own = dict.fromkeys(GRANULARITIES[name].space for name in self.granularity)
         return (*((ROTATION,) if self.rotate else ()), *own, *last)
@@ -288,6 +299,23 @@ class Settings:
         """Whether tokens go, and nothing else."""
         asked = self.target is not None or self.max_divergence is not None or self.ratio not in (None, 0)
         return bool(self.vocabulary) and not (asked or self.lossless or self.rotate or self.granularity != ("heads",))
+
+    @property
+    def narrows(self) -> bool:
+        """Whether units or other parts go, and not single weights alone."""
+        if self.structured is not None:
+            return self.structured
+        aims = (self.ratio, self.target, self.max_divergence)
+        return not self.sparsity or self.lossless or self.granularity != ("heads",) or any(a is not None for a in aims)
+
+    def settled(self) -> Settings:
+        """Return the settings that say by themselves whether units go, for a plan that leaves the aim out."""
+        return replace(self, structured=self.narrows) if self.sparsity else self
+
+    @property
+    def pattern(self) -> str:
+        """Which weights become zero: as ``sparsity`` says, else as many as the ratio."""
+        return self.sparsity or f"{DEFAULT_RATIO if self.ratio is None else self.ratio:g}"
 
     @property
     def steps(self) -> Schedule:
@@ -316,8 +344,8 @@ class Settings:
 
     @property
     def scorer(self) -> Criterion:
-        """The criterion; ``auto`` is l2 wherever no calibration data decides."""
-        return parse_criterion("l2" if self.criterion == AUTO else self.criterion, self.roles)
+        """The criterion of units; ``auto`` is l2 wherever no calibration data decides."""
+        return parse_criterion("l2" if self.criterion == AUTO or not self.narrows else self.criterion, self.roles)
 
     @property
     def reconstructs(self) -> bool:

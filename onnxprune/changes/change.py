@@ -84,6 +84,8 @@ class Space(Generic[P]):
     """Whether there is less of the model afterwards."""
     trains: ClassVar[bool] = True
     """Whether weights may be trained once it is made."""
+    recovers: ClassVar[bool] = False
+    """Whether a recovery of the whole run belongs behind it, though it has no target of its own."""
     stepwise: ClassVar[bool] = False
     """Whether it takes the steps of a schedule by itself, all in one change."""
 
@@ -190,6 +192,10 @@ class Space(Generic[P]):
     def trained(self, change: Change[P]) -> bool:
         """Whether the weights of ``repaired`` have been through the recovery already."""
         return False
+
+    def masks(self, change: Change[P]) -> Mapping[str, np.ndarray]:
+        """Return stored tensor -> bool of its shape: weights that must stay zero where it is False, in a recovery too."""
+        return {}
 
     def positions(self, change: Change[P], value: str) -> dict[int, np.ndarray]:
         return {}

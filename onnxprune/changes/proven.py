@@ -118,6 +118,7 @@ def recovered(change: Change[Any], small: Model, context: Context) -> Model:
             teaching,
             recipe,
             context.means,
+            masks=dict(change.space.masks(change)) or None,
             positions=partial(positions_left, (*context.earlier, change)),
             checkpoint=context.checkpoint,
         )

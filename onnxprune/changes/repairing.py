@@ -12,7 +12,8 @@ from onnxprune.data import Dataset
 from onnxprune.errors import DataError
 from onnxprune.measure.isometry import isometry
 from onnxprune.model.model import Model
-from onnxprune.repair import MOST_ROWS, Method, Repaired, Subspace, isometric, repair
+from onnxprune.repair import MOST_ROWS, Method, Repaired, isometric, repair
+from onnxprune.repair.moments import Limit
 from onnxprune.search import Reconstruction, SearchResult
 from onnxprune.settings import AUTO
 
@@ -35,7 +36,7 @@ def repaired(
     *,
     start: Reconstruction | None = None,
     searched: SearchResult | None = None,
-    limits: Mapping[str, Subspace] | None = None,
+    limits: Mapping[str, Limit] | None = None,
 ) -> Model:
     """Return ``small`` repaired as the settings say; ``start``: what a search has repaired on the way to ``kept`` already."""
     settings, calibration = context.settings, context.data.calibration

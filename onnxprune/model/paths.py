@@ -45,6 +45,7 @@ WRITTEN = {
     "out": "output",
     "output": "output",
     "plan_path": "plan",
+    "masks_path": "masks",
     "checkpoint": "checkpoint",
     "json": "--json",
     "markdown": "--markdown",
@@ -98,6 +99,8 @@ def _has_member(name: str) -> Callable[[Path], bool]:
     return holds
 
 
+MASKS = "onnxprune.masks"
+"""The array by which a file of masks is told from others."""
 DOCUMENTS: dict[str, tuple[str, Callable[[Path], bool]]] = {
     "json": ("a JSON report", _holds_keys("schema_version", "command")),
     "markdown": (
@@ -108,6 +111,7 @@ DOCUMENTS: dict[str, tuple[str, Callable[[Path], bool]]] = {
     "html": ("an HTML report", _shows(r'<meta name="generator" content="onnxprune', r"<title>onnxprune\b")),
     "plan": ("a plan", _holds_keys("schema_version", "groups", "kept")),
     "checkpoint": ("a checkpoint", _has_member("facts")),
+    "masks": ("a file of masks", _has_member(MASKS)),
 }
 """Kind of document -> its name, and how a file of that kind is told, of earlier versions too."""
 READ_BACK = frozenset({"checkpoint"})

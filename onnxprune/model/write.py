@@ -231,8 +231,13 @@ def _blocks(regions: list[_Region]) -> Iterator[bytes]:
 
 def write_text(text: str, path: str | os.PathLike) -> None:
     """Write a text file atomically, replacing what is there; raise OutputError where that fails."""
+    write_bytes(text.encode(), path)
+
+
+def write_bytes(content: bytes, path: str | os.PathLike) -> None:
+    """Write a file atomically, replacing what is there; raise OutputError where that fails."""
     path = Path(path)
     if not is_stream(path):
         check_writable(path, force=True)
     with atomic_file(path) as stream:
-        stream.write(text.encode())
+        stream.write(content)

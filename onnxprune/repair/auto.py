@@ -16,7 +16,7 @@ from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.read import Model
-from onnxprune.repair.moments import SOLVERS, Subspace
+from onnxprune.repair.moments import SOLVERS, Limit
 from onnxprune.repair.sequential import TURNS, Effort, Sequential
 from onnxprune.repair.teacher import batch_of, positions_of
 
@@ -49,12 +49,12 @@ class Method:
     """``name``: a solver, or ``auto``: whichever brings the outputs back best on held-out data.
 
     ``fitted``: the model as least squares has repaired it already, and its held-out divergence; other solvers, for which it
-    was not made, are then left out. ``subspaces``: see ``Sequential``.
+    was not made, are then left out. ``limits``: see ``Sequential``.
     """
 
     name: str = "auto"
     fitted: tuple[Model, float] | None = None
-    subspaces: Mapping[str, Subspace] = field(default_factory=dict)
+    limits: Mapping[str, Limit] = field(default_factory=dict)
 
 
 def repair(
@@ -114,7 +114,7 @@ class _Trial:
         if self.method.fitted is not None and name == "least-squares":
             return self.method.fitted[0]
         walk = Sequential(
-            self.analysis, self.kept, Batches(data, self.batch), subspaces=self.method.subspaces, method=name,
+            self.analysis, self.kept, Batches(data, self.batch), limits=self.method.limits, method=name,
             effort=Effort(positions_of(len(data)), turns, damping), means=self.means, importance=self.importance,
         )  # fmt: skip
         repaired = walk.run(self.small)

@@ -96,18 +96,18 @@ class Linear:
 
     def matrix(self, weight: np.ndarray) -> np.ndarray:
         """Return float64[groups, o, d] of a stored weight, the inputs of one tap side by side."""
-        return self._arranged(self.operands.weight.read(weight)) * self._alpha
+        return self.arranged(self.operands.weight.read(weight)) * self._alpha
 
     def grids(self, like: np.ndarray) -> list[IntegerGrid] | None:
         """Return per group the grid of float64[o, d] weights that are stored as ``like``; None where these are floats."""
         own = self.operands.weight.grid
         if own is None:
             return None
-        scale, zero = (self._arranged(part) for part in own.spread(like.shape))
+        scale, zero = (self.arranged(part) for part in own.spread(like.shape))
         return [IntegerGrid(s * self._alpha, z) for s, z in zip(scale, zero, strict=True)]
 
-    def _arranged(self, w: np.ndarray) -> np.ndarray:
-        """Return [groups, o, d] of an array shaped like the stored weight."""
+    def arranged(self, w: np.ndarray) -> np.ndarray:
+        """Return [groups, o, d] of an array of anything that is shaped like the stored weight."""
         if self.window is not None:
             taps = w.reshape(self.groups, self.channels // self.groups, -1, self.window.taps)
             return taps.swapaxes(2, 3).reshape(*taps.shape[:2], -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import scipy  # its parts are imported where they are used
@@ -294,4 +295,13 @@ def match_moments(
 
 
 Solver = Callable[[CrossMoments, np.ndarray, float, bool], tuple[np.ndarray, np.ndarray]]
+
+
+class Limit(Protocol):
+    """What a weight must keep to."""
+
+    def within(self, solver: Solver) -> Solver:
+        """Return a solver that stays inside."""
+
+
 SOLVERS: dict[str, Solver] = {"least-squares": solve, "batchnorm": match_moments, "bias": shift_only}

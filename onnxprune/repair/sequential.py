@@ -28,7 +28,7 @@ from onnxprune.repair.fit import Choice, NodeFit
 from onnxprune.repair.inputs import ROWS_IN_MEMORY, InputRows, Reads
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
-from onnxprune.repair.moments import SOLVERS, Solver, Subspace
+from onnxprune.repair.moments import SOLVERS, Limit, Solver
 from onnxprune.repair.stored import Stored
 from onnxprune.repair.targets import FitTarget
 from onnxprune.repair.teacher import Teacher
@@ -58,7 +58,7 @@ class Effort:
 class Sequential:
     """Refits a cut model against the original of ``analysis``, from which the units outside ``kept`` are gone.
 
-    ``subspaces``: weight -> what its repair must keep to, at nodes that are visited whether anything before them is cut or not.
+    ``limits``: weight -> what its repair must keep to, at nodes that are visited whether anything before them is cut or not.
     ``batches``: calibration inputs.
     ``teacher``: what the original computes on these batches, or on more that begin with these. ``everything``: visit every
     linear node. ``choices``: weight -> units to choose among at the node that reads them (they are then still in
@@ -72,7 +72,7 @@ class Sequential:
     kept: Sequence[np.ndarray]
     batches: Iterable[Arrays]
     choices: Mapping[str, Choice] = field(default_factory=dict)
-    subspaces: Mapping[str, Subspace] = field(default_factory=dict)
+    limits: Mapping[str, Limit] = field(default_factory=dict)
     method: str = "least-squares"
     effort: Effort = Effort()
     means: Means = Means()
@@ -123,7 +123,7 @@ class Sequential:
     def _sites(self, graph: Graph) -> list[Linear]:
         """Linear nodes whose inputs differ from the original's, or are to be chosen among."""
         touched: set[str] = set(graph.inputs) if self.everything else set()
-        own = {*self.choices, *self.subspaces}
+        own = {*self.choices, *self.limits}
         found = []
         for node in graph.top:
             linear = as_linear(node, self._stored, self.analysis.facts)
@@ -242,8 +242,8 @@ class Sequential:
         return gone
 
     def _solver(self, linear: Linear) -> Solver:
-        subspace = self.subspaces.get(linear.weight)
-        return self._solve if subspace is None else subspace.within(self._solve)
+        limit = self.limits.get(linear.weight)
+        return self._solve if limit is None else limit.within(self._solve)
 
     def _write(
         self, linear: Linear, keep: np.ndarray, fitted: np.ndarray, change: np.ndarray, fit: NodeFit | None = None

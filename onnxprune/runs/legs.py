@@ -45,7 +45,8 @@ def to_target(settings: Settings, whole: Totals, shares: Shares) -> list[Leg]:
     for path in settings.spaces:
         space, share = space_of(path), shares.get(path, 0.0)
         if not space.aims:
-            legs.append(Leg(space, methodcaller("choose", settings.aim), replace(settings, recover=0)))
+            recover = settings.recover if space.recovers else 0
+            legs.append(Leg(space, methodcaller("choose", settings.aim), replace(settings, recover=recover)))
         if share <= 0:
             continue
         start, done = done, done + share
@@ -56,7 +57,8 @@ def to_target(settings: Settings, whole: Totals, shares: Shares) -> list[Leg]:
             and not (settings.vocabulary or any(leg.space.saves for leg in legs))
         )
         aims = [settings.aim] if alone else _aims(settings.aim, whole, schedule, start, share)
-        recover = part_of_recovery(settings.recover, len(aims)) if done > 1 - SLACK else 0
+        last = done > 1 - SLACK and not any(space_of(other).recovers for other in settings.spaces)
+        recover = part_of_recovery(settings.recover, len(aims)) if last else 0
         own = replace(settings, recover=recover)
         if settings.max_divergence is not None and not space.stepwise:
             legs.append(Leg(space, partial(smallest_within, limit=settings.max_divergence), own))

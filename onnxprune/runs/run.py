@@ -10,6 +10,7 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
@@ -48,11 +49,15 @@ from onnxprune.settings import Settings
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gives: the report (the structure of ``--json``), the plan, and the pruned model."""
+    """What a run gives: the report (the structure of ``--json``), the plan, and the pruned model.
+
+    ``masks``: weight -> bool of its shape, for weights that were made zero where it is False.
+    """
 
     report: Report
     plan: Plan
     pruned: Model
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -100,7 +105,8 @@ class Run:
             self._require_place()
             context, first = of_tokens(context, methodcaller("choose", self.settings.aim))
         context, begun = turned_or_not(context, whole)
-        self.settings = context.settings
+        self.settings = context.settings.settled()
+        context = replace(context, settings=self.settings)
         legs = to_target(self.settings, whole, shares_of(context, whole)) if begun is None else begun.legs
         steps = taken(context, legs, (*first, *(begun.steps if begun else ())))
         return self._concluded(context, steps, self.settings.to_json())
@@ -167,7 +173,8 @@ class Run:
         if facts["output"] is not None and "vocabulary_map" in facts:
             facts["vocabulary_map"] |= save_map(steps, map_path(Path(facts["output"]["path"])))
         end = {"warnings": self.notes.warnings, "seconds": self.stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
-        return Result(facts | end, plan, small)
+        masks = {name: mask for step in steps for name, mask in step.change.space.masks(step.change).items()}
+        return Result(facts | end, plan, small, masks)
 
     def _sizes(self, context: Context) -> Report:
         rows = "the calibration rows" if self.data.calibration else "the evaluation rows"

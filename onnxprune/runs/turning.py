@@ -113,6 +113,7 @@ def _brief(context: Context) -> Context:
         "search": 0.0,
         "search_recover": 0,
         "storage": PLAIN_STORAGE,
+        "sparsity": "",
     }
     settings = context.settings
     if settings.max_divergence is not None:

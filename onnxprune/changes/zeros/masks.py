@@ -1,0 +1,77 @@
+"""Masks: which weights may differ from zero, as files that trainers read and write, and as a part of a graph."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.changes.zeros.layers import WeightLayer
+from onnxprune.errors import DataError
+from onnxprune.model.graph import Graph, Names
+from onnxprune.model.model import Model
+from onnxprune.model.paths import MASKS
+from onnxprune.model.read import FLOATS
+from onnxprune.model.surgeon import Splicer
+
+
+def read_masks(
+    path: Path, layers: Sequence[WeightLayer], content: Callable[[WeightLayer], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return bool[groups, o, d] by weight from an .npz file of arrays in the shapes of the weights; raises DataError.
+
+    What is zero or False goes; arrays that name no weight are refused, since they would do nothing.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = [name for name in file.files if name != MASKS]
+            known = {layer.name: layer for layer in layers}
+            for name in names:
+                if name not in known:
+                    raise DataError(
+                        f"{path}: {name!r} is no weight of this model that can have zeros: masks bear the names of weights"
+                    )
+            return {name: _matrix(path, known[name], file[name], content(known[name])) for name in names}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not an .npz file of masks ({error})") from None
+
+
+def _matrix(path: Path, layer: WeightLayer, mask: np.ndarray, like: np.ndarray) -> np.ndarray:
+    if mask.shape != like.shape:
+        raise DataError(
+            f"{path}: the mask of {layer.name!r} is of shape {list(mask.shape)}, the weight of {list(like.shape)}"
+        )
+    return layer.arranged(mask != 0)
+
+
+def masks_file(masks: Mapping[str, np.ndarray]) -> bytes:
+    """Return the content of an .npz file that ``read_masks`` reads."""
+    content = io.BytesIO()
+    arrays: dict[str, Any] = {MASKS: np.int64(len(masks)), **masks}
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    return content.getvalue()
+
+
+def taking_zero(model: Model, left: Mapping[str, np.ndarray]) -> Model:
+    """Return the model with its weights as they are, which takes zero for what is not ``left``: stored tensor -> bool of its shape."""
+    graph = Graph(model.draft())
+    splicer = Splicer(graph, Names(graph.model.graph))
+    for name, mask in left.items():
+        value = name
+        (reader, place), *_ = graph.consumers[name]
+        if graph.tensors[name].data_type not in FLOATS:
+            value = reader.outputs[0]
+            (reader, place), *_ = graph.consumers[value]
+        kind = np.float32 if value != name else model.array(graph.tensors[name]).dtype
+        kept, zero = gs.Constant(f"{name}/left", mask), gs.Constant(f"{name}/zero", np.zeros(1, kind))
+        result = gs.Variable(f"{name}/silenced")
+        node = gs.Node("Where", f"{name}/silenced", inputs=[kept, gs.Variable(value), zero], outputs=[result])
+        splicer.before(reader, gs.Graph([node]))
+        reader.proto.input[place] = result.name
+    splicer.carry_out()
+    return model.derived(graph.model)
