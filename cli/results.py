@@ -55,17 +55,8 @@ def perform(run: Callable[..., Any], progress: Progress, **values: Any) -> dict[
             write_text(result.plan.to_json(), plan_path)
     if masks_path is not None:
         with _said_what_was_written(result.report):
-            _write_masks(result.masks, masks_path)
+            result.write_masks(masks_path)
     return result.report
-
-
-def _write_masks(masks: Mapping[str, Any], path: str) -> None:
-    from onnxprune.changes.zeros.masks import masks_file
-    from onnxprune.model.write import write_bytes
-
-    if not masks:
-        raise UsageError("--masks writes which weights were made zero; ask for some (--sparsity 0.5)")
-    write_bytes(masks_file(masks), path)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,13 +23,14 @@ from onnxprune.changes.context import Context, Data, Notes
 from onnxprune.changes.plan import Plan, Planned, check_digest
 from onnxprune.changes.proven import Step
 from onnxprune.changes.sizing import sized
+from onnxprune.changes.zeros.masks import masks_file
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import Inconclusive, ModelError, UsageError
 from onnxprune.measure.tasks.task import AUTO, NONE
 from onnxprune.model.memory import peak_rss_bytes
 from onnxprune.model.model import Model
 from onnxprune.model.surgeon import to_surgeon
-from onnxprune.model.write import check_writable, save, stored_bytes
+from onnxprune.model.write import check_writable, save, stored_bytes, write_bytes
 from onnxprune.proof.verdict import all_of
 from onnxprune.report import entries
 from onnxprune.report.baseline import Baseline
@@ -68,6 +70,12 @@ class Result:
     def model(self) -> ModelProto:
         """The pruned model as one message, put together when it is first asked for; external data stays where it is."""
         return self.pruned.proto
+
+    def write_masks(self, path: str | os.PathLike) -> None:
+        """Write ``masks`` as an .npz file, for a trainer; raises UsageError where no weight was made zero."""
+        if not self.masks:
+            raise UsageError("--masks writes which weights were made zero; ask for some (--sparsity 0.5)")
+        write_bytes(masks_file(self.masks), path)
 
     @cached_property
     def graph(self) -> gs.Graph:

@@ -218,7 +218,7 @@ COMMANDS = {
 }  # fmt: skip
 BY_OTHER_NAMES = {
     *("model", "other", "before", "after", "data", "plan", "calib"),  # arguments, and --calib, which is calibration
-    *("out", "dry_run", "plan_path", "structured", "everything"),  # what is written and shown
+    *("out", "dry_run", "plan_path", "masks_path", "structured", "everything"),  # what is written and shown
     *("config", "json", "html", "junit", "markdown", "no_color", "quiet", "verbose"),  # of the console
 }
 

@@ -38,6 +38,9 @@ from onnxprune.settings import AUTO
 GIVEN = "given"
 EXCLUDED = "left alone by --include or --exclude"
 HELD_OUT, MOST_HELD = 1 / 16, 64  # of the calibration rows, and samples at most: what the result is judged by
+DENSER = (
+    4  # times as many positions of each sample as other repairs look at: there is a choice to make for every weight
+)
 MOST_ROWS = 1024  # that decide which weights go, and refit the others
 
 
@@ -168,7 +171,7 @@ class Zeros(Space[WeightLayer]):
         means, rows = self.context.means, data.take(MOST_ROWS, self.context.settings.seed)
         walk = Sequential(
             self.analysis, Kept.whole(self.analysis), Batches(rows, batch_of(self.analysis, rows, means)),
-            limits=supports, effort=Effort(positions_of(len(rows))), means=means,
+            limits=supports, effort=Effort(DENSER * positions_of(len(rows))), means=means,
         )  # fmt: skip
         with self.context.stages("repair"):
             fitted = walk.run(start)
