@@ -1,6 +1,6 @@
 """Weights that become zero, without any training: top-1 and divergence on test images, cosine on held-out sentences.
 
-python benchmarks/quality/zeros.py images --shared FOLDER [--model PATTERN] [--sparsity 0.5,0.7,2:4] [-- OPTIONS]
+python benchmarks/quality/zeros.py images --shared FOLDER [--model PATTERN] [--sparsity 0.5,0.7,2:4] [--exclude PATTERN]
 python benchmarks/quality/zeros.py sentences ENCODER ROWS.npz HELD_OUT.npz [--sparsity 0.5,2:4]
 """
 
@@ -88,6 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sparsity", default=PATTERNS)
     parser.add_argument("--criterion", default="auto")
+    parser.add_argument("--exclude", action="append", default=[], help="layers that keep their weights")
     kinds = parser.add_subparsers(dest="kind", required=True)
     pictures = kinds.add_parser("images")
     pictures.add_argument("--shared", type=Path, default=Path(os.curdir))
@@ -96,7 +97,7 @@ def main() -> None:
     for name in ("encoder", "rows", "held_out"):
         texts.add_argument(name, type=Path)
     given = parser.parse_args()
-    patterns, options = given.sparsity.split(","), {"criterion": given.criterion}
+    patterns, options = given.sparsity.split(","), {"criterion": given.criterion, "exclude": given.exclude}
     if given.kind == "sentences":
         sentences(given.encoder, given.rows, given.held_out, patterns, options)
         return
