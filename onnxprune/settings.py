@@ -205,6 +205,7 @@ class Settings:
         self._refuse_beside_steps()
         self._refuse_beside_greedy()
         self._refuse_beside_rotation()
+        self._refuse_beside_sparsity()
         if self.pairs and self.recover_loss == "blocks":
             raise UsageError("recover_loss blocks compares channels by their place, which granularity paired changes")
         for name in ("seed", "threads", "samples", "batch", "memory_limit"):
@@ -239,6 +240,13 @@ class Settings:
             if kind.aims and self.aim.kind not in kind.aims:
                 able = ", ".join(known for known in kind.aims if known != "ratio")
                 raise UsageError(f"target {self.aim.kind} does not go with {called}; give {able}")
+
+    def _refuse_beside_sparsity(self) -> None:
+        """One number says how many weights go."""
+        if not self.narrows and self.sparsity and self.ratio is not None:
+            raise UsageError(
+                f"ratio {self.ratio:g} and sparsity {self.sparsity} both say how many weights go; leave one of them out"
+            )
 
     def _refuse_search_recover(self) -> None:
         if self.search_recover < 0:

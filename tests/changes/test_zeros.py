@@ -162,6 +162,22 @@ def test_a_plan_repeats_the_zeros(net: ModelProto) -> None:
     assert onnxprune.apply(blind.plan, net, latency=False).model == blind.model
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"target": "macs=50%"},
+        {"max_divergence": 0.1},
+        {"schedule": "linear:2"},
+        {"search": 5.0},
+        {"ratio": 0.5, "sparsity": "0.7"},
+    ],
+    ids=str,
+)
+def test_what_zeros_alone_cannot_do_is_refused(net: ModelProto, more: dict) -> None:
+    with pytest.raises(UsageError, match="leave"):
+        onnxprune.prune(net, structured=False, calibration=ROWS, **FAST, **more)
+
+
 @pytest.mark.parametrize("criterion", ["l1", "lamp", "wanda", "ria", "obd", "obs"])
 def test_criteria_by_name(net: ModelProto, criterion: str) -> None:
     found = onnxprune.prune(net, sparsity="0.6", criterion=criterion, calibration=ROWS, **FAST)

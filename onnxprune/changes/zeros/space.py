@@ -61,6 +61,8 @@ class Zeros(Space[WeightLayer]):
     kind, name, noun, verb, changed = "zeros", "zeros", "layer", "empties", "pruned"
     takes: ClassVar[Takes] = {
         "criterion": (AUTO, *SCORES), "repair": (AUTO, "none", "least-squares"), "scope": (AUTO, "layer", "global"),
+        "target": (None,), "max_divergence": (None,), "schedule": ("one-shot",), "search": (0.0,), "search_recover": (0,),
+        "selection": ("independent",), "layer_ratio": ((),), "max_layer_ratio": (1.0,),
     }  # fmt: skip
     aims: ClassVar[tuple[str, ...]] = ()
     saves: ClassVar[bool] = False
