@@ -48,8 +48,6 @@ def perform(run: Callable[..., Any], progress: Progress, **values: Any) -> dict[
         check_document(plan_path, "plan", "--plan", force)
     if masks_path is not None:
         check_document(masks_path, "masks", "--masks", force)
-        if Path(masks_path).absolute() == Path(values.get("sparsity") or "").absolute():
-            raise UsageError(f"--masks and --sparsity {masks_path} name one file; give another to write to")
     values |= {"calibration": values.pop("calib"), **take_reading(values), "force": force}
     result = run(model, progress=progress, **given(values))
     if plan_path is not None:

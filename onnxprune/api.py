@@ -126,6 +126,7 @@ def prune(model: Source, **options: Unpack[PruneOptions]) -> Result:
         steps=chosen.steps.steps,
         tokenizer=_tokenizer(given),
         vocabulary=chosen.vocabulary or None,
+        sparsity=chosen.sparsity,
         **{name: given[name] for name in (*READ, *WRITTEN)},
     )
     require_data(chosen, given["calibration"] is not None)

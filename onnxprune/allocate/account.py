@@ -34,7 +34,7 @@ def model_totals(analysis: Analysis, widths: np.ndarray, model: Model | None = N
     found = Costs(analysis).totals(widths)
     held = model.weights.keys() if model else set()
     known = analysis.facts.model
-    added = known.copies.keys() | {name for name in known.widened if len(analysis.facts.shape(name) or ()) == 1}
+    added = known.copies.keys() | {one.shift for one in known.widened}
     absent = [v for v in analysis.parameters if v.name in added and v.name not in held]
     return {
         **found,

@@ -45,10 +45,10 @@ class Costs:
     def __init__(self, analysis: Analysis):
         facts = analysis.facts
         self.widths = analysis.widths
-        added = {name for name in facts.model.widened if len(facts.shape(name) or ()) > 1}
-        read = [added & set(v.node.inputs if v.node else ()) for v in analysis.macs]
+        added = {one.matrix for one in facts.model.widened}
+        read = [v.node is not None and not added.isdisjoint(v.node.inputs) for v in analysis.macs]
         self._parameters = _Products(analysis.parameters, [v.name in added for v in analysis.parameters], self.widths)
-        self._macs = _Products(analysis.macs, list(map(bool, read)), self.widths)
+        self._macs = _Products(analysis.macs, read, self.widths)
         stored = [v.itemsize if v.name in facts.graph.tensors else 0.0 for v in analysis.parameters]
         self._itemsizes = np.array(stored)
         self._multiplicity = np.array([group.multiplicity for group in analysis.groups], np.int64)

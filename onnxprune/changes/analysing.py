@@ -61,10 +61,9 @@ def _analysed(model: Model, settings: Settings) -> Analysis:
 
 def _with_outlets(analysis: Analysis, settings: Settings) -> Analysis:
     """Return the analysis of the model whose outputs no longer hold the streams behind them, where that is worth a matrix each."""
-    links = analysis.solution.links
-    chosen = outlets(links)
+    chosen = outlets(analysis)
     while chosen:
-        fresh = grouped(facts_of(widened(analysis.facts.model, links, chosen), settings), settings)
+        fresh = grouped(facts_of(widened(analysis.facts.model, analysis.solution.links, chosen), settings), settings)
         worth = worthwhile(fresh, chosen)
         if len(worth) == len(chosen):
             return fresh

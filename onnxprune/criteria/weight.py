@@ -46,11 +46,15 @@ def lamp(group: Group, context: Scoring) -> np.ndarray:
     """
     energy = np.square(_norms(group, context, 2)).sum(axis=0)
     finite = np.where(np.isfinite(energy), energy, 0.0)
-    order = np.argsort(-finite, kind="stable")
-    above = np.empty_like(finite)
-    above[order] = np.cumsum(finite[order])
-    share = np.divide(finite, above, out=np.zeros_like(finite), where=above > 0)
-    return np.where(np.isfinite(energy), share, np.inf)[None]
+    return np.where(np.isfinite(energy), share_of_stronger(finite), np.inf)[None]
+
+
+def share_of_stronger(energy: np.ndarray) -> np.ndarray:
+    """Return float64[n]: each energy over the sum of all that are at least as large; of equals the first counts as larger."""
+    order = np.argsort(-energy, kind="stable")
+    above = np.empty_like(energy)
+    above[order] = np.cumsum(energy[order])
+    return np.divide(energy, above, out=np.zeros_like(energy), where=above > 0)
 
 
 @criterion("fpgm")

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NewType
+from typing import Any, NamedTuple, NewType
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -34,13 +34,21 @@ NO_FILE = SourceDigest("")
 WEIGHT = "weight"  # key of the entry by which a header names its content
 
 
+class Widening(NamedTuple):
+    """An output, or what one is before its length is made one, that the analysis reads through a stored matrix and a shift."""
+
+    value: str
+    matrix: str
+    shift: str
+
+
 @dataclass(frozen=True)
 class Model:
     """``structure``: all but the content of the main graph's initializers, which are ``weights``, by their names.
 
     ``source_sha256``, ``size``, ``data``: of the file it came from; what is run has an ``identity`` of its own. ``copies``: constant
     that the analysis copied for one of its readers -> the constant in the file; ``sparse``: the tensors that the file stores sparsely;
-    ``widened``: tensor that the analysis added to read an output through -> that output.
+    ``widened``: what the analysis added to read outputs through.
     """
 
     structure: ModelProto
@@ -52,7 +60,7 @@ class Model:
     data: frozenset[Path] = frozenset()
     copies: Mapping[str, str] = field(default_factory=dict)
     sparse: tuple[str, ...] = ()
-    widened: Mapping[str, str] = field(default_factory=dict)
+    widened: tuple[Widening, ...] = ()
 
     @classmethod
     def of(cls, proto: ModelProto, path: Path | None = None, **about: Any) -> Model:

@@ -34,6 +34,7 @@ READ = {
     "labels": "read as labels",
     "tokenizer": "read as the tokenizer",
     "vocabulary": "read as the vocabulary",
+    "sparsity": "read as masks",
     "metric": "the script of the metric",
     "plan": "the plan that is carried out",
     "baseline": "read as the baseline",
@@ -185,6 +186,8 @@ def _named(values: Mapping[str, Any], table: Mapping[str, str]) -> Iterator[Path
             path = item.path if isinstance(item, Model) else item
             if not isinstance(path, str | os.PathLike) or (name in WRITTEN and str(path) == "-"):
                 continue
+            if name == "sparsity" and not os.fspath(path).endswith(".npz"):
+                continue  # a share or a pattern
             text = os.fspath(path).rpartition(":")[0] if name == "metric" else os.fspath(path)
             yield PathUse(what, Path(text))
 

@@ -22,8 +22,6 @@ STILL = 3  # steps without a move of the support end the search
 GRADIENTS = 60  # steps of conjugate gradients at most
 ENOUGH = 1e-4  # of the first residual
 
-DAMPING = 1e-2  # of the mean eigenvalue, where moments are inverted for a score
-
 Keeps = Callable[[np.ndarray], np.ndarray]
 """Scores float[groups, o, d] -> bool[groups, o, d]: the entries that stay, those of large scores."""
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -59,13 +57,6 @@ class Support:
             return fitted, mean_t - np.einsum("god,gd->go", fitted, mean_x) if intercept else np.zeros_like(mean_t)
 
         return solve_within
-
-
-def with_ridge(gram: np.ndarray) -> np.ndarray:
-    """Return float64[groups, d, d] with a little of the mean eigenvalue on the diagonal."""
-    inputs = gram.shape[1]
-    ridge = DAMPING * np.einsum("gdd->g", gram) / inputs + np.finfo(np.float64).tiny
-    return gram + ridge[:, None, None] * np.eye(inputs)
 
 
 @dataclass

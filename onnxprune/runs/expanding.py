@@ -8,6 +8,7 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from onnxprune.changes.change import NOWHERE
 from onnxprune.coupling.folding import unpacked_tensors
 from onnxprune.model.model import Model
 from onnxprune.model.write import save, stored_bytes
@@ -42,7 +43,7 @@ def expanded(model: Model, place: Path | None, stages: Stages, *, force: bool = 
         "model": entries.model_entry(model),
         "output": None,
         "before": {"bytes": model.size},
-        "after": {"bytes": stored_bytes(plain, place or Path("model.onnx"))},
+        "after": {"bytes": stored_bytes(plain, place or NOWHERE)},
         "expanded": [{"name": name, "bytes": plain.weights[name].nbytes} for name in names],
         "warnings": [] if names else [NOTHING.format(model.name)],
     }

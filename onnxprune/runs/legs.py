@@ -135,4 +135,4 @@ def _is_met(space: Space[Any], aim: Target) -> bool:
 
 def as_read(model: Model) -> Model:
     """Return a result as a model that the next leg may prepare anew."""
-    return replace(model, copies={}, sparse=(), widened={}, size=stored_bytes(model, model.path or NOWHERE))
+    return replace(model, copies={}, sparse=(), widened=(), size=stored_bytes(model, model.path or NOWHERE))

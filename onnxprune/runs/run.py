@@ -18,7 +18,7 @@ from onnx import ModelProto
 from onnxprune.allocate.account import model_totals
 from onnxprune.changes.aims import require_met
 from onnxprune.changes.analysing import analyse_model, means_of_runs, outputs_of
-from onnxprune.changes.change import Change
+from onnxprune.changes.change import NOWHERE, Change
 from onnxprune.changes.context import Context, Data, Notes
 from onnxprune.changes.plan import Plan, Planned, check_digest
 from onnxprune.changes.proven import Step
@@ -190,7 +190,7 @@ class Run:
 
     def _found(self, steps: Sequence[Step[Any]], small: Model, settings: Mapping[str, Any]) -> Report:
         """Return what was decided, what it saves and how it was proven."""
-        place = self.output or self.model.path or Path("model.onnx")
+        place = self.output or self.model.path or NOWHERE
         first, last = steps[0].change, steps[-1].change
         before = {**first.space.totals(), "bytes": self.model.size}
         after = {**last.totals(small), "bytes": stored_bytes(small, place)}

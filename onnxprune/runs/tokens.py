@@ -21,8 +21,8 @@ from onnxprune.changes.proven import Step
 from onnxprune.changes.vocabulary.space import Vocabulary
 from onnxprune.changes.vocabulary.surgery import TokenMap, refusing
 from onnxprune.errors import UsageError
-from onnxprune.model.files import atomic_file
 from onnxprune.model.model import Model
+from onnxprune.model.write import write_bytes
 from onnxprune.report.entries import Report
 from onnxprune.runs.legs import Leg, as_read, taken
 
@@ -79,6 +79,5 @@ def save_map(steps: Sequence[Step[Any]], path: Path) -> Report:
     assert tokens is not None, "only where there is a map"
     content = BytesIO()
     np.savez(content, old_to_new=tokens.new, new_to_old=tokens.ids)
-    with atomic_file(path) as stream:
-        stream.write(content.getvalue())
+    write_bytes(content.getvalue(), path)
     return {"path": str(path), "sha256": hashlib.sha256(content.getvalue()).hexdigest()}

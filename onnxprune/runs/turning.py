@@ -44,10 +44,10 @@ def turned_or_not(context: Context, whole: Totals) -> tuple[Context, Begun | Non
     same = _is_final(settings)
     with context.stages("rotation"):
         tried = {way: _begun(context if same else _brief(context), whole, way) for way in (False, True)}
-    reaching = [way for way, found in tried.items() if found is not None]
-    best = min(reaching, key=lambda way: _divergence(tried[way]), default=False)
+    reached_by = {way: found.divergence for way, found in tried.items() if found is not None}
+    best = min(reached_by, key=lambda way: reached_by[way], default=False)
     context.notes.entries["rotation"] = [
-        {"rotate": way, "divergence": found and found.divergence, "chosen": way == best} for way, found in tried.items()
+        {"rotate": way, "divergence": reached_by.get(way), "chosen": way == best} for way in tried
     ]
     return replace(context, settings=replace(settings, rotate=best)), tried[best] if same else None
 
@@ -90,11 +90,6 @@ def _begun(context: Context, whole: Totals, way: bool) -> Begun | None:
     assert isinstance(change, Narrowing) and change.chosen.start is not None
     decided = replace(legs[at], decide=_first(change, legs[at].decide))
     return Begun(tuple(steps), (decided, *legs[at + 1 :]), change.chosen.start.divergence)
-
-
-def _divergence(found: Begun | None) -> float:
-    assert found is not None
-    return found.divergence
 
 
 def _first(change: Change[Any], decide: Callable[[Space[Any]], Change[Any]]) -> Callable[[Space[Any]], Change[Any]]:

@@ -12,7 +12,6 @@ import onnxprune
 from onnxprune.allocate import Costs
 from onnxprune.changes.analysing import analyse_model
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.links import build_links
 from onnxprune.coupling.prepare import restore
 from onnxprune.coupling.streams.widening import outlets
 from onnxprune.model.read import load
@@ -124,6 +123,6 @@ def test_the_matrix_is_fitted_to_data() -> None:
 def test_outlets_are_told_from_the_links() -> None:
     proto = encoder(ENDS["of length one"])
     analysis = analysed(proto)
-    assert not outlets(build_links(analysis.facts))  # those that were found are read through a matrix now
-    assert set(analysis.facts.model.widened.values()) == {"m"}
+    assert not outlets(analysis)  # those that were found are read through a matrix now
+    assert {one.value for one in analysis.facts.model.widened} == {"m"}
     same(run(analysis.facts.model.proto, feeds(proto)), run(proto, feeds(proto)), 0)

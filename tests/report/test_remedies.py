@@ -348,7 +348,6 @@ ERRORS = {
     "give a whole number above zero": (f"wave.onnx {SOUND} --audio-hop 0", f"wave.onnx {SOUND} --audio-hop 16000"),
     "and --fit crop": (f"net.onnx --calib pictures {DRY} --fit stretch --resize 8", f"net.onnx --calib pictures {DRY} --fit crop --resize 256"),
     "both say how many weights go": (f"net.onnx {DRY} --unstructured --ratio 0.5 --sparsity 0.7", f"net.onnx {DRY} --unstructured --ratio 0.5"),
-    "name one file; give another": (f"net.onnx {DRY} --sparsity one.npz --masks one.npz --force", f"net.onnx {DRY} --sparsity 0.5 --masks two.npz --force"),
     "ask for some (--sparsity": (f"net.onnx {DRY} --masks m.npz", f"net.onnx {DRY} --masks m.npz --sparsity 0.5"),
     "a share of blocks, such as": (f"net.onnx {DRY} --sparsity half", f"net.onnx {DRY} --sparsity 0.7"),
     "can have zeros in the pattern": (f"net.onnx {DRY} --sparsity 5:7", f"net.onnx {DRY} --sparsity 0.5"),

@@ -58,7 +58,10 @@ class Pattern:
 
 
 def largest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Return bool[n]: the ``count`` largest of float[n], the first ones of those that are equal."""
+    """Return bool[n]: the ``count`` largest of float[n], the first ones of those that are equal.
+
+    The same as ``keep_best`` of units, without a sort: millions of weights are asked about in every step of a search.
+    """
     if not 0 < count < len(scores):
         return np.full(len(scores), count > 0)
     threshold = np.partition(scores, len(scores) - count)[len(scores) - count]

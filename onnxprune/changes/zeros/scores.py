@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.changes.zeros.patterns import Pattern, largest
-from onnxprune.repair.support import with_ridge
+from onnxprune.criteria.curvature import damped, inverse
+from onnxprune.criteria.weight import share_of_stronger
 
+DAMPING = 1e-2  # of the mean diagonal, where moments are inverted
 Of = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 
 
@@ -31,12 +33,7 @@ def _magnitude(weight: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
 
 def _lamp(weight: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
     """Source: Lee et al. 2021, "WeightLayer-adaptive Sparsity for the Magnitude-based Pruning", equation 1."""
-    squares = np.square(weight).reshape(-1)
-    order = np.argsort(squares, kind="stable")
-    rest = np.cumsum(squares[order][::-1])[::-1]
-    found = np.empty_like(squares)
-    found[order] = squares[order] / np.maximum(rest, np.finfo(np.float64).tiny)
-    return found.reshape(weight.shape)
+    return share_of_stronger(np.square(weight).reshape(-1)).reshape(weight.shape)
 
 
 def _loudness(gram: np.ndarray | None) -> np.ndarray:
@@ -60,8 +57,8 @@ def _ria(weight: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
 def _obs(weight: np.ndarray, gram: np.ndarray | None) -> np.ndarray:
     """Source: Hassibi & Stork 1993, "Second order derivatives for network pruning: Optimal Brain Surgeon", equation 5."""
     assert gram is not None
-    inverse = np.linalg.inv(with_ridge(gram))
-    return np.square(weight) / (2 * np.einsum("gdd->gd", inverse)[:, None])
+    inverses = [inverse(damped(own, DAMPING)).diagonal() for own in gram]
+    return np.square(weight) / (2 * np.stack(inverses)[:, None])
 
 
 def _obd(weight: np.ndarray, gram: np.ndarray | None) -> np.ndarray:

@@ -73,7 +73,7 @@ class Zeros(Space[WeightLayer]):
         self.analysis: Analysis = context.once("plain", self._plain)
         layers, kept = weight_layers(self.analysis)
         chosen = selected({layer: (layer.node,) for layer in layers}, context, "layer with weights of its own")
-        self.kept = [*((node.label, reason) for node, reason in kept)]
+        self.kept = [(node.label, reason) for node, reason in kept]
         self.kept += [(layer.name, EXCLUDED) for layer in layers if layer not in chosen]
         self.layers = chosen
 

@@ -8,7 +8,7 @@ rotation turns them back. A matrix that is the identity still is taken out again
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.coupling.groups import Analysis, groups_on
 from onnxprune.coupling.links import FREE, Links
 from onnxprune.model.graph import Graph, Names, Node, forget_values
-from onnxprune.model.model import Model
+from onnxprune.model.model import Model, Widening
 from onnxprune.model.surgeon import Splicer
 
 WORTH = 0.1
@@ -43,10 +43,10 @@ class Outlet(NamedTuple):
     norm: frozenset[Node]
 
 
-def outlets(links: Links) -> list[Outlet]:
+def outlets(analysis: Analysis) -> list[Outlet]:
     """Return where a model gives out a stream: channels that statistics are taken over, and that nothing holds but the output."""
-    facts = links.facts
-    labels, reasons = links.components()
+    facts, links = analysis.facts, analysis.solution.links
+    labels, reasons = analysis.solution.labels, analysis.solution.reasons
     normed = {
         int(label)
         for index, (_, spec) in enumerate(links.specs)
@@ -101,7 +101,7 @@ def widened(model: Model, links: Links, chosen: Collection[Outlet]) -> Model:
     """Return the model in which these values are read through an identity matrix by what gives them out."""
     graph = Graph(model.draft())
     names = Names(graph.model.graph)
-    splicer, added = Splicer(graph, names), dict[str, str]()
+    splicer, added = Splicer(graph, names), list[Widening]()
     same = {id(old.proto): new for old, new in zip(links.facts.graph.nodes, graph.nodes, strict=True)}
     for outlet in chosen:
         value, norm = outlet.value, {same[id(node.proto)] for node in outlet.norm}
@@ -115,11 +115,10 @@ def widened(model: Model, links: Links, chosen: Collection[Outlet]) -> Model:
         maker.proto.output[number] = narrow
         part = _matrix(narrow, outlet, links)
         splicer.after(maker, part)
-        added.update(
-            (tensor.name, value) for node in part.nodes for tensor in node.inputs if isinstance(tensor, gs.Constant)
-        )
+        matrix, shift = (t for node in part.nodes for t in node.inputs if isinstance(t, gs.Constant))
+        added.append(Widening(value, matrix.name, shift.name))
     splicer.carry_out()
-    return model.derived(graph.model, widened={**model.widened, **added})
+    return model.derived(graph.model, widened=(*model.widened, *added))
 
 
 def _matrix(narrow: str, outlet: Outlet, links: Links) -> gs.Graph:
@@ -147,7 +146,7 @@ def worthwhile(analysis: Analysis, chosen: Collection[Outlet]) -> list[Outlet]:
     """Return the outlets whose streams may be cut now, and free many times the MACs that their matrices cost."""
     groups = {outlet: _groups_at(analysis, outlet) for outlet in chosen}
     cost, free = defaultdict[int, int](int), defaultdict[int, int](int)
-    added = set(analysis.facts.model.widened)
+    added = {one.matrix for one in analysis.facts.model.widened}
     for volume in analysis.macs:
         own = volume.node is not None and not added.isdisjoint(volume.node.inputs)
         for group in {g for slope in volume.slopes for g in slope}:
@@ -166,51 +165,39 @@ def _groups_at(analysis: Analysis, outlet: Outlet) -> list[int]:
 
 def matrices(analysis: Analysis) -> dict[str, tuple[str, int]]:
     """Return value -> the matrix that it is read through, and the axis of what is read."""
-    shapes = {name: analysis.facts.shape(name) or () for name in analysis.facts.model.widened}
-    return {
-        value: (name, 0 if len(shapes[name]) == 2 else 1)
-        for name, value in analysis.facts.model.widened.items()
-        if len(shapes[name]) > 1
-    }
+    facts = analysis.facts
+    ranks = {one.matrix: len(facts.shape(one.matrix) or ()) for one in facts.model.widened}
+    return {one.value: (one.matrix, 0 if ranks[one.matrix] == 2 else 1) for one in facts.model.widened}
 
 
-def without_identities(small: Model, added: Collection[str]) -> Model:
+def without_identities(small: Model, added: Collection[Widening]) -> Model:
     """Return the model without those of the ``added`` matrices that are the identity still, with the names it had before."""
     graph = Graph(small.draft())
-    held = [name for name in added if name in graph.tensors and len(graph.tensors[name].dims) > 1]
-    idle = [name for name in held if _is_identity(small, graph, name)]
+    idle = [one for one in added if one.matrix in graph.tensors and _does_nothing(small, graph, one)]
     if not idle:
         return small
-    gone = list(_chains(graph, idle))
-    for nodes in gone:
-        narrow, value = nodes[0].proto.input[0], nodes[-1].proto.output[0]
-        for name_list in [field for node in graph.nodes for field in (node.proto.input, node.proto.output)]:
-            name_list[:] = [value if name == narrow else name for name in name_list]
-    stored = {name for nodes in gone for node in nodes for name in node.inputs[1:]}
-    for nodes in gone:
+    for one in idle:
+        nodes = _nodes_of(graph, one)
+        narrow = nodes[0].proto.input[0]
+        for names in [field for node in graph.nodes for field in (node.proto.input, node.proto.output)]:
+            names[:] = [one.value if name == narrow else name for name in names]
         for node in nodes:
             node.owner.node.remove(node.proto)
-    forget_values(graph.model.graph, stored)
+    forget_values(graph.model.graph, {name for one in idle for name in (one.matrix, one.shift)})
     return small.derived(graph.model)
 
 
-def _chains(graph: Graph, weights: Collection[str]) -> Iterator[list[Node]]:
-    """Yield the nodes of each added matrix, in order."""
-    for name in weights:
-        (node, _), *_ = graph.consumers[name]
-        behind = [user for user, _ in graph.consumers.get(node.outputs[0], ())] if node.op == "MatMul" else []
-        yield [node, *behind]
+def _nodes_of(graph: Graph, one: Widening) -> list[Node]:
+    """Return the nodes that multiply and shift, in order: one where a convolution does both."""
+    return list(dict.fromkeys(graph.consumers[name][0][0] for name in (one.matrix, one.shift)))
 
 
-def _is_identity(model: Model, graph: Graph, name: str) -> bool:
-    matrix = model.array(graph.tensors[name])
-    if matrix.shape[0] != matrix.shape[1]:
+def _does_nothing(model: Model, graph: Graph, one: Widening) -> bool:
+    matrix = model.array(graph.tensors[one.matrix])
+    if matrix.shape[0] != matrix.shape[1] or one.shift not in graph.tensors:
         return False
-    shifts = [
-        source for nodes in _chains(graph, [name]) for node in nodes for source in node.inputs[1:] if source != name
-    ]
-    still = all(source in graph.tensors and not model.array(graph.tensors[source]).any() for source in shifts)
-    return still and np.array_equal(matrix.reshape(matrix.shape[:2]), np.eye(len(matrix), dtype=matrix.dtype))
+    is_identity = np.array_equal(matrix.reshape(matrix.shape[:2]), np.eye(len(matrix), dtype=matrix.dtype))
+    return is_identity and not model.array(graph.tensors[one.shift]).any()
 
 
 __all__ = ["Outlet", "matrices", "outlets", "widened", "without_identities", "worthwhile"]
