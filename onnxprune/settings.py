@@ -227,7 +227,8 @@ class Settings:
             raise UsageError(
                 f"lossless takes units out; leave granularity {self.granularity[0]} out, or give --granularity {several}"
             )
-        kinds = [space_of(path) for path in self.spaces if path not in BESIDE]
+        beside = BESIDE | {ZEROS} if self.narrows else BESIDE
+        kinds = [space_of(path) for path in self.spaces if path not in beside]
         called = "lossless" if self.lossless else f"granularity {', '.join(self.granularity)}"
         called = called if self.narrows else f"sparsity {self.pattern}"
         for name in dict.fromkeys(name for kind in kinds for name in kind.takes):

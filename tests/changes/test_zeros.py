@@ -279,6 +279,11 @@ def test_layers_that_are_not_refitted_lose_weights_by_size(case: str) -> None:
         assert (array == 0).mean() == 0.5 and np.abs(old[array == 0]).max() <= np.abs(array[array != 0]).min()
 
 
+def test_zeros_behind_another_kind_lift_none_of_its_limits(net: ModelProto) -> None:
+    with pytest.raises(UsageError, match=r"ratio 0\.5 does not go with lossless"):
+        onnxprune.prune(net, lossless=True, ratio=0.5, sparsity="0.5", **FAST)
+
+
 def test_a_wrong_cut_is_refuted(net: ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were anything but the named weights to change, the proof would see it."""
     from onnxprune.changes.zeros.layers import WeightLayer
