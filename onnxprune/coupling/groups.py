@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.coupling.carriers import Solution, resolve
-from onnxprune.coupling.links import FREE, Barrier, build_links
+from onnxprune.coupling.links import FREE, Adapt, Barrier, as_it_is, build_links
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
 
@@ -113,9 +113,14 @@ class Analysis:
         return replace(self, frozen=(*self.frozen, *fresh), barred={**self.barred, **barred})
 
 
-def analyse(facts: Facts, allowed: frozenset[str] = frozenset(), prefer: str = "outer") -> Analysis:
-    """Find every unit, group and frozen axis of a model; ``allowed``: kinds of lossy nodes whose axes may be cut."""
-    solution = resolve(build_links(facts, allowed), prefer)
+def analyse(
+    facts: Facts, allowed: frozenset[str] = frozenset(), prefer: str = "outer", adapted: Adapt = as_it_is
+) -> Analysis:
+    """Find every unit, group and frozen axis of a model; ``allowed``: kinds of lossy nodes whose axes may be cut.
+
+    ``adapted``: what becomes of a node's signature before it is read.
+    """
+    solution = resolve(build_links(facts, allowed, adapted), prefer)
     axes = _parameter_axes(solution)
     prunable = _units(solution, axes)
     keys = _axis_keys(solution, prunable)

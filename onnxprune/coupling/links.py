@@ -17,6 +17,10 @@ FREE = -1
 Adapt = Callable[[Node, Spec], Spec]
 
 
+def as_it_is(node: Node, spec: Spec) -> Spec:
+    return spec
+
+
 class Barrier(NamedTuple):
     """Why positions may not be cut: the node that says so (None: the model's own boundary) and its reason."""
 
@@ -120,7 +124,7 @@ def signature(node: Node, facts: Facts, second: bool = False) -> Spec:
 def build_links(
     facts: Facts,
     allowed: frozenset[str] = frozenset(),
-    adapted: Adapt = lambda node, spec: spec,
+    adapted: Adapt = as_it_is,
 ) -> Links:
     """Read every node's signature, ``adapted``; lossy letters whose kind is not in ``allowed`` become barriers."""
     links = Links(facts)

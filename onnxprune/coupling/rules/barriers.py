@@ -25,9 +25,8 @@ REASONS = {
     "a determinant needs the whole matrix": "Det com.microsoft::Inverse",
     "the bits of an element spread over several positions": "BitCast",
     "its weights are packed in blocks of bits": (
-        "com.microsoft::GatherBlockQuantized com.microsoft::MatMulBnb4 com.microsoft::MatMulFpQ4 com.microsoft::QMoE"
+        "com.microsoft::GatherBlockQuantized com.microsoft::MatMulBnb4 com.microsoft::MatMulFpQ4"
     ),
-    "experts are routed inside one operator": "com.microsoft::MoE",
     "it generates tokens in a loop of its own": (
         "com.microsoft::BeamSearch com.microsoft::GreedySearch com.microsoft::Sampling com.microsoft::WhisperBeamSearch"
     ),

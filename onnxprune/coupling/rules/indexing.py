@@ -81,7 +81,15 @@ def scatter_nd(view: View) -> Spec:
     return spec.bar([t.letters[0] for t in picks[:-1]], "each entry writes a position of its own")
 
 
-@rule("OneHot", family="indexing")
+def _depth(view: View, cut: KeptPositions) -> Edits:
+    axis = view.axis(-1, view.rank() + 1)
+    array = view.array(1)
+    if array is None or not cut.touched(view.node.outputs[0], axis):
+        return Edits()
+    return Edits(operands={1: np.full(array.shape, cut.letter("depth"), array.dtype)})
+
+
+@rule("OneHot", family="indexing", rewrite=_depth)
 def one_hot(view: View) -> Spec:
     spec = Spec([], [])
     terms = axes_of("m", view.shape(0), spec.sizes)

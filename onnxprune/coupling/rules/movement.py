@@ -158,10 +158,9 @@ def _any_axis(view: View, reason: str, changed: Sequence[int] = ()) -> Spec:
 def _gather_indices(view: View, cut: KeptPositions) -> Edits:
     axis = view.axis(0)
     size = view.shape(0)[axis]
-    if not cut.touched(view.node.inputs[0], axis):
-        return Edits()
     indices = view.array(1)
-    assert indices is not None, "an axis picked by unknown indices is barred"
+    if indices is None or not cut.touched(view.node.inputs[0], axis):
+        return Edits()  # numbers that are computed count the positions that stay (see coupling/routing.py), or bar the axis
     kept = cut.kept(view.node.inputs[0], axis, size)
     rank = np.full(size, -1, indices.dtype)
     rank[kept] = np.arange(len(kept))
