@@ -119,7 +119,7 @@ KINDS = (
         help="heads (default), width of heads, or whole groups. Beside it 'paired': the least channels of every "
         "convolution group go together, wherever they stand; 'stream': also cuts axes whose statistics that changes. "
         "Or 'block': whole residual branches; 'eigen': directions of each layer's eigenbasis, which makes it two or three "
-        "thinner ones; 'lossless'. Several kinds, such as block,heads, share one target.",
+        "thinner ones; 'experts': whole experts of mixtures; 'lossless'. Several kinds, such as block,heads, share one target.",
     ),
     click.option(
         "--share",

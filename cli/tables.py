@@ -28,6 +28,7 @@ from onnxprune.report.entries import (
     verdict,
     way_rows,
 )
+from onnxprune.report.experts import EXPERT_COLUMNS, expert_rows
 from onnxprune.report.latency import OPEN, latency_doubt, way_out
 from onnxprune.report.remedies import WINDOW
 from onnxprune.report.sizes import sizes_sentence
@@ -218,6 +219,7 @@ def show_parts(terminal: Terminal, report: dict[str, Any], everything: bool) -> 
         show_blocks(terminal, report["blocks"], everything)
     if "directions" in report:
         show_directions(terminal, report["directions"], everything)
+    _long_table(terminal, EXPERT_COLUMNS, expert_rows(report), "experts of mixtures", everything)
     show_vocabulary(terminal, report, everything)
     if told := zeros_sentence(report):
         terminal.say(told)

@@ -73,6 +73,7 @@ GRANULARITIES.add("paired", Granularity())  # channels of convolution groups by 
 GRANULARITIES.add("stream", Granularity(lossy=frozenset({"statistics", "neighbours"})))
 GRANULARITIES.add("block", Granularity("onnxprune.changes.branches.space:Branches"))
 GRANULARITIES.add("eigen", Granularity("onnxprune.changes.ranks.space:Directions"))
+GRANULARITIES.add("experts", Granularity("onnxprune.changes.experts.space:Experts"))
 GRANULARITIES.add("lossless", Granularity("onnxprune.changes.lossless.space:Lossless"))
 UNITS = Granularity().space
 ROTATION = "onnxprune.changes.rotation.space:Rotation"
@@ -117,7 +118,7 @@ class Settings:
     ``sparsity``: as many weights as ``ratio`` says.
     ``storage``: how tensors are stored in the end: plain, fp16, codebook[:16|:256], packed[:16|:256] or auto; ratio 0 removes nothing before.
     ``allow_lossy``: channels that a window over their neighbours reads may go too, though that changes what the window sees.
-    ``granularity``: heads, width or groups, beside it paired and stream; block, eigen, lossless: other kinds of change. Several share
+    ``granularity``: heads, width or groups, beside it paired and stream; block, eigen, experts, lossless: other kinds of change. Several share
     the target, one after the other: as much as ``share`` says of a kind (of what is saved), else as data judges. ``input_shape``: input -> sizes for free dimensions.
     ``row_shape``: sizes that costs are counted at where the file leaves some open, though they stay open; taken from data where there
     is any. ``input_value``: input -> what it is fed where no data says so.
@@ -222,6 +223,7 @@ class Settings:
 
     def _refuse_what_no_kind_takes(self) -> None:
         """Refuse what does not go with any kind of change of the run, each of which says what it takes."""
+        self._refuse_without_experts()
         if self.lossless and any(GRANULARITIES[name].space != UNITS for name in self.granularity):
             several = ",".join(("lossless", *self.granularity))
             raise UsageError(
@@ -241,6 +243,13 @@ class Settings:
             if kind.aims and self.aim.kind not in kind.aims:
                 able = ", ".join(known for known in kind.aims if known != "ratio")
                 raise UsageError(f"target {self.aim.kind} does not go with {called}; give {able}")
+
+    def _refuse_without_experts(self) -> None:
+        """Units have no routers."""
+        if self.scorer.needs == ("routing",) and "experts" not in self.granularity:
+            raise UsageError(
+                f"criterion {self.scorer.name} counts what routers give to experts; add granularity experts, or name another"
+            )
 
     def _refuse_beside_sparsity(self) -> None:
         """One number says how many weights go."""

@@ -44,7 +44,7 @@ class Picker:
 
 
 @dataclass(frozen=True)
-class Use:
+class NumberUse:
     """Input ``place`` of a node (None: an output of the model, by ``value``) that holds numbers of what a picker picked."""
 
     picker: Picker
@@ -64,7 +64,7 @@ class Routing:
     pickers: list[Picker] = field(default_factory=list)
     numbers: dict[str, Picker] = field(default_factory=dict)
     lookups: dict[Node, tuple[Picker, str]] = field(default_factory=dict)
-    others: list[Use] = field(default_factory=list)
+    others: list[NumberUse] = field(default_factory=list)
     hidden: set[Picker] = field(default_factory=set)
 
     @property
@@ -88,7 +88,7 @@ def routing(facts: Facts) -> Routing:
             _follow(found, node)
     for name, picker in found.numbers.items():
         if name in facts.graph.outputs:
-            found.others.append(Use(picker, name))
+            found.others.append(NumberUse(picker, name))
         if name in captured:
             found.hidden.add(picker)
     return found
@@ -128,7 +128,7 @@ def _follow(found: Routing, node: Node) -> None:
     constant = _counted(found.facts, node, places)
     if constant is not None:
         found.lookups[node] = found.numbers[node.inputs[places[0]]], constant
-    found.others += [Use(found.numbers[node.inputs[place]], node.inputs[place], node, place) for place in places]
+    found.others += [NumberUse(found.numbers[node.inputs[place]], node.inputs[place], node, place) for place in places]
 
 
 def _looked_up(facts: Facts, node: Node, size: int) -> str:

@@ -241,7 +241,7 @@ class _Turning:
         origin = self.fit.inputs.origin[:, self.keep].astype(np.float64)
         shift = (bias + np.einsum("god,gd->go", weights, origin)).astype(np.float32)
         made = np.moveaxis(x @ weights.astype(np.float32).swapaxes(1, 2), 0, 1) + shift
-        return made.reshape(x.shape[1], -1) * self.fit.target.scale.astype(np.float32)
+        return made.reshape(len(made), made.shape[1] * made.shape[2]) * self.fit.target.scale.astype(np.float32)
 
     def _moved(self, weights: np.ndarray, bias: np.ndarray) -> CrossMoments:
         """Return the moments with targets below zero replaced by what is predicted now, but at most zero."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from onnxprune.coupling.links import RULES, Barrier
+from onnxprune.coupling.rules.experts import ROUTED
 from onnxprune.model.facts import Facts, free_dimensions
 from onnxprune.model.graph import Node
 
@@ -34,6 +35,7 @@ REMEDIES: tuple[tuple[str, tuple[str, ...] | None, str, str], ...] = (
     ("single", None, "", f"{NOTHING}: one unit has to stay"),
     ("rule", None, WINDOW, f"{NOTHING}: kernel sizes are not pruned"),
     ("rule", None, "the states are quantised", "prune the float model, then quantise it"),
+    ("rule", None, ROUTED, "--granularity experts removes whole experts"),
     ("rule", None, "no rule for operator", STANDARD),
     ("rule", None, UNKNOWN_SHAPE, "give --input-shape, or export with shapes that can be inferred"),
     ("rule", None, "the rule for", "please report it with this node"),

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from heapq import heappop, heappush
 
-import numpy as np
-
 from onnxprune.changes.experts.wiring import Wiring
 from onnxprune.coupling.kept import Kept
 from onnxprune.coupling.routing import Routing
@@ -20,7 +18,7 @@ from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
 
 
-class State(Enum):
+class Absence(Enum):
     """What is known of a value: LOW and SPARSE of the positions of experts that go, ZERO and EMPTY of all of it."""
 
     LOW = "minus infinity at the experts that go"
@@ -39,12 +37,12 @@ class Absent:
     facts: Facts
     kept: Kept
     routing: Routing
-    states: dict[str, State] = field(default_factory=dict)
+    states: dict[str, Absence] = field(default_factory=dict)
     instead: dict[str, str] = field(default_factory=dict)
     left: dict[Node, tuple[int, ...]] = field(default_factory=dict)
     parts: dict[str, Node] = field(default_factory=dict)
 
-    def of(self, node: Node, index: int) -> State | None:
+    def of(self, node: Node, index: int) -> Absence | None:
         return self.states.get(node.input(index))
 
     def cut_axes(self, value: str) -> Sequence[int]:
@@ -60,7 +58,9 @@ class Absent:
             return False
         if maker.op == "ConstantOfShape":
             filled = maker.attribute("value")
-            return filled is None or not any(filled.float_data or filled.int64_data or filled.int32_data or filled.raw_data.strip(b"\0"))
+            return filled is None or not any(
+                filled.float_data or filled.int64_data or filled.int32_data or filled.raw_data.strip(b"\0")
+            )
         return maker.op in ("Cast", "Identity", "Expand", "Reshape") and self.zeros(maker.inputs[0])
 
 
@@ -69,7 +69,7 @@ def absent(wiring: Wiring, found: Absent, low: Sequence[str], begin: Iterable[No
 
     ``low``: values with the scores of experts; ``begin``: nodes to look at besides those that read them.
     """
-    found.states.update(dict.fromkeys(low, State.LOW))
+    found.states.update(dict.fromkeys(low, Absence.LOW))
     place = wiring.places
     todo = {place[node] for node in begin} | {place[node] for name in low for node in wiring.readers(name)}
     heap = sorted(todo)
@@ -106,12 +106,12 @@ def _note_parts(found: Absent, node: Node) -> None:
         mask = found.kept.mask(source, axis)
         if mask is not None and not mask[position]:
             found.parts[name] = node
-            if found.states.get(source) is State.SPARSE:
-                found.states[name] = State.ZERO
+            if found.states.get(source) is Absence.SPARSE:
+                found.states[name] = Absence.ZERO
     picker = _compared(found, node)
     if picker is not None:
         found.parts[node.outputs[0]] = node
-        found.states[node.outputs[0]] = State.ZERO
+        found.states[node.outputs[0]] = Absence.ZERO
 
 
 def single_positions(facts: Facts, node: Node) -> Iterator[tuple[str, str, int, int]]:
@@ -154,73 +154,75 @@ def _compared(found: Absent, node: Node) -> bool | None:
 
 # --- rules ----------------------------------------------------------------------------------------------------------
 
-Follows = Callable[[Absent, Node], State | None]
+Follows = Callable[[Absent, Node], Absence | None]
 
 
-def _activated(found: Absent, node: Node) -> State | None:
-    return State.SPARSE if found.of(node, 0) is State.LOW else None
+def _activated(found: Absent, node: Node) -> Absence | None:
+    return Absence.SPARSE if found.of(node, 0) is Absence.LOW else None
 
 
-def _one_hot(found: Absent, node: Node) -> State | None:
+def _one_hot(found: Absent, node: Node) -> Absence | None:
     values = found.facts.array(node.inputs[2])
-    return State.SPARSE if values is not None and values[0] == 0 and found.cut_axes(node.outputs[0]) else None
+    return Absence.SPARSE if values is not None and values[0] == 0 and found.cut_axes(node.outputs[0]) else None
 
 
-def _one_hot_spelled_out(found: Absent, node: Node) -> State | None:
-    return State.SPARSE if node in found.routing.lookups and found.cut_axes(node.outputs[0]) else None
+def _one_hot_spelled_out(found: Absent, node: Node) -> Absence | None:
+    return Absence.SPARSE if node in found.routing.lookups and found.cut_axes(node.outputs[0]) else None
 
 
-def _placed(found: Absent, node: Node) -> State | None:
-    if found.of(node, 1) is State.EMPTY or found.of(node, 2) is State.EMPTY:
+def _placed(found: Absent, node: Node) -> Absence | None:
+    if found.of(node, 1) is Absence.EMPTY or found.of(node, 2) is Absence.EMPTY:
         found.instead[node.outputs[0]] = node.inputs[0]
         return None
-    return State.SPARSE if node in found.routing.lookups and _sparse(found, node.inputs[0]) else None
+    return Absence.SPARSE if node in found.routing.lookups and _sparse(found, node.inputs[0]) else None
 
 
 def _sparse(found: Absent, value: str) -> bool:
-    return found.states.get(value) in (State.SPARSE, State.ZERO) or found.zeros(value)
+    return found.states.get(value) in (Absence.SPARSE, Absence.ZERO) or found.zeros(value)
 
 
-def _low(found: Absent, node: Node) -> State | None:
-    return State.LOW if found.of(node, 0) is State.LOW and found.cut_axes(node.outputs[0]) else None
+def _low(found: Absent, node: Node) -> Absence | None:
+    return Absence.LOW if found.of(node, 0) is Absence.LOW and found.cut_axes(node.outputs[0]) else None
 
 
-def _low_either(found: Absent, node: Node) -> State | None:
-    return State.LOW if State.LOW in map(found.states.get, node.inputs) and found.cut_axes(node.outputs[0]) else None
+def _low_either(found: Absent, node: Node) -> Absence | None:
+    return (
+        Absence.LOW if Absence.LOW in map(found.states.get, node.inputs) and found.cut_axes(node.outputs[0]) else None
+    )
 
 
-def _first(found: Absent, node: Node) -> State | None:
+def _first(found: Absent, node: Node) -> Absence | None:
     """An operator that gives zero for zero, and moves positions at most."""
     state = found.of(node, 0)
-    if state is State.SPARSE:
+    if state is Absence.SPARSE:
         return state if found.cut_axes(node.outputs[0]) else None
-    return state if state is State.ZERO else None
+    return state if state is Absence.ZERO else None
 
 
-def _exceeding(found: Absent, node: Node) -> State | None:
+def _exceeding(found: Absent, node: Node) -> Absence | None:
     """Zero exceeds nothing that is not negative."""
     array = found.facts.array(node.inputs[1])
     return _first(found, node) if array is not None and (array >= 0).all() else None
 
 
-def _any(found: Absent, node: Node) -> State | None:
+def _any(found: Absent, node: Node) -> Absence | None:
     """A product: zero where any factor is."""
     states = set(map(found.states.get, node.inputs))
-    if State.ZERO in states:
-        return State.ZERO
-    return State.SPARSE if State.SPARSE in states and found.cut_axes(node.outputs[0]) else None
+    if Absence.ZERO in states:
+        return Absence.ZERO
+    return Absence.SPARSE if Absence.SPARSE in states and found.cut_axes(node.outputs[0]) else None
 
 
-def _whole(found: Absent, node: Node) -> State | None:
+def _whole(found: Absent, node: Node) -> Absence | None:
     """A contraction: zero where one operand is nothing but zeros."""
-    return State.ZERO if State.ZERO in (found.of(node, 0), found.of(node, 1)) else None
+    return Absence.ZERO if Absence.ZERO in (found.of(node, 0), found.of(node, 1)) else None
 
 
-def _sum(found: Absent, node: Node) -> State | None:
+def _sum(found: Absent, node: Node) -> Absence | None:
     """Zeros that are added change nothing: what is left is passed on."""
-    zero = [found.of(node, place) is State.ZERO for place in range(len(node.inputs))]
+    zero = [found.of(node, place) is Absence.ZERO for place in range(len(node.inputs))]
     if all(zero):
-        return State.ZERO
+        return Absence.ZERO
     shape = found.facts.shape(node.outputs[0])
     rest = [place for place, is_zero in enumerate(zero) if not is_zero]
     wide = [place for place in rest if found.facts.shape(node.inputs[place]) == shape]
@@ -229,54 +231,54 @@ def _sum(found: Absent, node: Node) -> State | None:
     elif node.op == "Sum" and wide and len(rest) < len(zero):
         found.left[node] = tuple(rest)
     elif all(is_zero or _sparse(found, name) for is_zero, name in zip(zero, node.inputs, strict=True)):
-        return State.SPARSE
+        return Absence.SPARSE
     return None
 
 
-def _difference(found: Absent, node: Node) -> State | None:
-    if found.of(node, 1) is State.ZERO and found.of(node, 0) is not State.ZERO:
+def _difference(found: Absent, node: Node) -> Absence | None:
+    if found.of(node, 1) is Absence.ZERO and found.of(node, 0) is not Absence.ZERO:
         if found.facts.shape(node.inputs[0]) == found.facts.shape(node.outputs[0]):
             found.instead[node.outputs[0]] = node.inputs[0]
         return None
-    return State.ZERO if found.of(node, 0) is found.of(node, 1) is State.ZERO else None
+    return Absence.ZERO if found.of(node, 0) is found.of(node, 1) is Absence.ZERO else None
 
 
-def _chosen(found: Absent, node: Node) -> State | None:
-    if found.of(node, 0) is State.ZERO:
+def _chosen(found: Absent, node: Node) -> Absence | None:
+    if found.of(node, 0) is Absence.ZERO:
         if found.facts.shape(node.inputs[2]) == found.facts.shape(node.outputs[0]):
             found.instead[node.outputs[0]] = node.inputs[2]
         return None
-    both = [found.states.get(name) in (State.SPARSE, State.ZERO) or found.zeros(name) for name in node.inputs[1:]]
-    return State.SPARSE if all(both) and found.cut_axes(node.outputs[0]) else None
+    both = [found.states.get(name) in (Absence.SPARSE, Absence.ZERO) or found.zeros(name) for name in node.inputs[1:]]
+    return Absence.SPARSE if all(both) and found.cut_axes(node.outputs[0]) else None
 
 
-def _joined(found: Absent, node: Node) -> State | None:
+def _joined(found: Absent, node: Node) -> Absence | None:
     """Leave out what has no rows, and the one position of an expert that goes."""
     states = [found.states.get(name) for name in node.inputs]
-    if all(state is State.EMPTY for state in states):
-        return State.EMPTY
+    if all(state is Absence.EMPTY for state in states):
+        return Absence.EMPTY
     axis = int(node.attribute("axis", 0)) % max(len(found.facts.shape(node.outputs[0]) or ()), 1)
     mask, start, rest = found.kept.mask(node.outputs[0], axis), 0, []
     for place, name in enumerate(node.inputs):
         width = (found.facts.shape(name) or (1,) * (axis + 1))[axis]
         goes = mask is not None and width == 1 and not mask[start]
-        if not goes and states[place] is not State.EMPTY:
+        if not goes and states[place] is not Absence.EMPTY:
             rest.append(place)
         start += width
     if len(rest) < len(node.inputs):
         found.left[node] = tuple(rest)
-    elif all(state is State.ZERO for state in states):
-        return State.ZERO
+    elif all(state is Absence.ZERO for state in states):
+        return Absence.ZERO
     return None
 
 
-def _listed(found: Absent, node: Node) -> State | None:
-    return State.EMPTY if State.ZERO in (found.of(node, 0), found.of(node, 1)) else None
+def _listed(found: Absent, node: Node) -> Absence | None:
+    return Absence.EMPTY if Absence.ZERO in (found.of(node, 0), found.of(node, 1)) else None
 
 
-def _empty(found: Absent, node: Node) -> State | None:
+def _empty(found: Absent, node: Node) -> Absence | None:
     """What is computed row by row of no rows has no rows."""
-    return State.EMPTY if node.op in BY_ROW and State.EMPTY in map(found.states.get, node.inputs) else None
+    return Absence.EMPTY if node.op in BY_ROW and Absence.EMPTY in map(found.states.get, node.inputs) else None
 
 
 def _table(*rows: tuple[str, Follows]) -> dict[str, tuple[Follows, ...]]:

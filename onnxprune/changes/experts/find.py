@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +19,7 @@ from onnxprune.coupling.routing import FUSED_EXPERTS, Picker, Routing, routing
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
 
+PositionsOf = Callable[[str], Mapping[int, np.ndarray]]
 STATISTICAL = frozenset({"statistics"})
 NORMALISED = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
 OLDEST = 9  # opset from which on masks can be written
@@ -48,7 +50,7 @@ class ExpertLayer:
 
 @dataclass(frozen=True, eq=False)
 class Expert:
-    """Expert ``number`` of a layer (``unit`` of its group). ``stored``: tensors that nothing reads without it."""
+    """Expert ``number`` of a layer as the file had it that a run began with (``unit`` of its group now). ``stored``: tensors that nothing reads without it."""
 
     layer: ExpertLayer
     unit: int
@@ -70,10 +72,13 @@ class KeptLayer:
 
 
 class Mixtures:
-    """All mixtures of experts of a model, in an analysis of its own in which axes of experts can be cut."""
+    """All mixtures of experts of a model, in an analysis of its own in which axes of experts can be cut.
 
-    def __init__(self, facts: Facts):
-        self.facts = facts
+    ``positions``: value -> axis -> the positions of the file that a run began with which are left, where some went before.
+    """
+
+    def __init__(self, facts: Facts, positions: PositionsOf = lambda value: {}):
+        self.facts, self.positions = facts, positions
         self.routing: Routing = routing(facts)
         self.analysis: Analysis = analyse(facts, STATISTICAL, adapted=self.routing.adapted)
         self.wiring = Wiring(facts.graph)
@@ -110,15 +115,41 @@ class Mixtures:
         for node in self.facts.graph.top:
             places = {(source, axis) for _, source, axis, _ in single_positions(self.facts, node)}
             if node.op == "Concat":
-                places = {(node.outputs[0], int(node.attribute("axis", 0)) % len(self.facts.shape(node.outputs[0]) or (0,)))}
-            for group in {self._group(*place) for place in places} - {None}:
-                found[group].append(node)
+                places = {
+                    (node.outputs[0], int(node.attribute("axis", 0)) % len(self.facts.shape(node.outputs[0]) or (0,)))
+                }
+            for group in {self._group(*place) for place in places}:
+                if group is not None:
+                    found[group].append(node)
         uses = [(use.node, use.picker) for use in self.routing.others if use.node is not None]
         for node, picker in (*uses, *((node, picker) for node, (picker, _) in self.routing.lookups.items())):
             group = self._group(picker.value, picker.axis)
             if group is not None:
                 found[group].append(node)
         return found
+
+    def experts_of(self, layer: ExpertLayer) -> list[Expert]:
+        return [expert for expert in self.experts if expert.layer is layer]
+
+    def stored_along(self, layer: ExpertLayer) -> list[tuple[str, int, np.ndarray]]:
+        """Return (stored tensor, axis, unit of each position) of what experts have along an axis, what scores them left out."""
+        routers = {name for value, _ in layer.scores for name in self.facts.graph.producer[value].inputs}
+        found = {(m.parameter, m.axis): m.units for m in layer.group.members if m.parameter not in routers}
+        return [(name, axis, units) for (name, axis), units in found.items()]
+
+    def parameters_of(self, expert: Expert) -> int:
+        """Return how many numbers are stored for one expert, its scores included."""
+        facts, found = self.facts, {(m.parameter, m.axis): m.units for m in expert.layer.group.members}
+        shapes = {name: facts.shape(name) or () for name, _ in found}
+        own = sum(
+            math.prod(shapes[n]) // shapes[n][axis] * int((u == expert.unit).sum()) for (n, axis), u in found.items()
+        )
+        counted = self._counted
+        return own + sum(math.prod(facts.shape(name) or ()) for name in expert.stored if name in counted)
+
+    @cached_property
+    def _counted(self) -> frozenset[str]:
+        return frozenset(volume.name for volume in self.analysis.parameters)
 
     # --- finding ----------------------------------------------------------------------------------------------------
 
@@ -176,7 +207,10 @@ class Mixtures:
 
     def _admit(self, layer: ExpertLayer) -> None:
         """Add a layer of which experts can go, with those of its experts of which nothing is needed any more."""
-        numbers, found, needed = self._numbers(layer), list[Expert](), None
+        value, axis = layer.scores[0]
+        numbers, left = self.numbers(layer), self.positions(value).get(axis)
+        numbers = numbers if left is None else left[numbers]
+        found, needed = list[Expert](), None
         stacked = any(len(self.facts.shape(m.parameter) or ()) > 2 for m in layer.group.members)
         for unit in range(layer.width):
             expert = Expert(layer, unit, int(numbers[unit]), ())
@@ -198,7 +232,7 @@ class Mixtures:
             self.layers.append(layer)
             self.experts += found
 
-    def _numbers(self, layer: ExpertLayer) -> np.ndarray:
+    def numbers(self, layer: ExpertLayer) -> np.ndarray:
         """Return int64[width]: the position of each unit among all that are scored."""
         value, axis = layer.scores[0]
         units = self.analysis.unit[self.analysis.solution.links.axis(value, axis)]
@@ -228,10 +262,13 @@ class Mixtures:
         lookups = [
             picker
             for node, (picker, _) in self.routing.lookups.items()
-            if node.op in ("OneHot", "Equal")
+            if node.op in ("OneHot", "Equal", "Scatter", "ScatterElements")
             or any(i in self.facts.constants and len(self.facts.shape(i) or ()) > 2 for i in node.inputs[:1])
         ]
-        return {*lookups, *(use.picker for use in self.routing.others if use.node is not None and use.node.op == "Equal")}
+        return {
+            *lookups,
+            *(use.picker for use in self.routing.others if use.node is not None and use.node.op == "Equal"),
+        }
 
 
 def _scored(node: Node) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ def without_experts(mixtures: Mixtures, gone: Sequence[Expert]) -> Model:
     graph = Graph(structure)
     _bypass(graph, follows)
     _number(graph, mixtures, follows.kept)
-    _drop(structure.graph, graph, unread, mixtures.facts.graph.outputs)
+    _drop(structure.graph, graph, unread, mixtures.facts.graph)
     return small.derived(structure)
 
 
@@ -136,9 +136,7 @@ def _number(graph: Graph, mixtures: Mixtures, kept: Kept) -> None:
     inserted.carry_out()
 
 
-def _renumber(
-    graph: Graph, maker: Any, value: str, fresh: str, gather: NodeProto, inserted: Insertions
-) -> None:
+def _renumber(graph: Graph, maker: Any, value: str, fresh: str, gather: NodeProto, inserted: Insertions) -> None:
     """Let a value have the original's numbers under its own name, and everyone else read the new ones."""
     for node in graph.top:
         node.proto.input[:] = [fresh if name == value else name for name in node.proto.input]
@@ -151,15 +149,16 @@ def _renumber(
 # --- what nothing needs ---------------------------------------------------------------------------------------------
 
 
-def _drop(proto: GraphProto, graph: Graph, unread: set[str], outputs: Iterable[str]) -> None:
+def _drop(proto: GraphProto, graph: Graph, unread: set[str], original: Graph) -> None:
     """Take out nodes and stored tensors that nothing needs any more, and what is said about their values."""
-    gone = unread - set(outputs)
+    gone = unread - set(original.outputs)
     for node in graph.top:
         if node.op == "Split" and not gone.isdisjoint(node.outputs) and not gone.issuperset(node.outputs):
             _split_into_fewer(proto, graph, node.proto, gone)
     _keep(proto.node, lambda node: not node.output or not all(not name or name in gone for name in node.output))
-    read = {name for node in Graph(graph.model).top for name in node.reads()} | set(outputs)
-    dropped = {tensor.name for tensor in proto.initializer if tensor.name in gone and tensor.name not in read}
+    read = {name for node in Graph(graph.model).top for name in node.reads()} | set(original.outputs)
+    known = original.tensors.keys() - gone
+    dropped = {tensor.name for tensor in proto.initializer if tensor.name not in read | known}
     _keep(proto.initializer, lambda tensor: tensor.name not in dropped)
     _keep(proto.input, lambda value: value.name not in dropped)
     _keep(proto.value_info, lambda value: value.name not in gone)
@@ -182,5 +181,3 @@ def _split_into_fewer(proto: GraphProto, graph: Graph, node: NodeProto, gone: se
 def _keep(field: Any, stays: Callable[[Any], bool]) -> None:
     for place in reversed([place for place, item in enumerate(field) if not stays(item)]):
         del field[place]
-
-

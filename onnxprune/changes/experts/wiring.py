@@ -49,8 +49,7 @@ class Wiring:
             if maker is None or not all(self._unread(n, counts) for n in maker.outputs if n):
                 continue
             found.update(n for n in maker.outputs if n)
-            stays = set(left[maker]) if maker in left else None
-            read = self._reads[maker] if stays is None else {maker.inputs[place] for place in stays}
+            read = {maker.inputs[place] for place in left[maker]} if maker in left else self._reads[maker]
             for source in read:
                 source = resolved(instead, source)
                 counts[source] -= 1

@@ -160,7 +160,9 @@ def _gather_indices(view: View, cut: KeptPositions) -> Edits:
     size = view.shape(0)[axis]
     indices = view.array(1)
     if indices is None or not cut.touched(view.node.inputs[0], axis):
-        return Edits()  # numbers that are computed count the positions that stay (see coupling/routing.py), or bar the axis
+        return (
+            Edits()
+        )  # numbers that are computed count the positions that stay (see coupling/routing.py), or bar the axis
     kept = cut.kept(view.node.inputs[0], axis, size)
     rank = np.full(size, -1, indices.dtype)
     rank[kept] = np.arange(len(kept))

@@ -26,6 +26,7 @@ from onnxprune.report.entries import (
     step_rows,
     way_rows,
 )
+from onnxprune.report.experts import EXPERT_COLUMNS, expert_rows
 from onnxprune.report.remedies import WINDOW
 from onnxprune.report.storage import SIZES, TENSORS, packing_rows, tensor_rows
 from onnxprune.report.tasks import PARTS, task_rows
@@ -198,6 +199,7 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[ReportView], Any], bool], ..
     ("Shares tried", SHARES, share_rows, True),
     ("Rotation tried", WAYS, way_rows, True),
     ("Vocabulary", TOKEN_TENSORS, token_rows, False),
+    ("Experts", EXPERT_COLUMNS, expert_rows, True),
     ("Storage", SIZES, packing_rows, False),
     ("Gates", ("gate", "limit", "value", "passed"), _gates, False),
     ("Points", (POINT, "MACs left", "bytes", "lost", ""), points, False),
