@@ -197,6 +197,12 @@ WHAT = (
         "Default plain; --ratio 0 removes nothing before.",
     ),
     click.option(
+        "--quantize",
+        metavar="int8|dynamic",
+        help="In the end make weights 8-bit integers by ONNX Runtime's quantiser, by the recipe that loses least on rows held out: int8, "
+        "values too, by their ranges on --calib; or dynamic, values as they come (--ratio 0 removes nothing before).",
+    ),
+    click.option(
         "--allow-lossy",
         is_flag=True,
         default=None,

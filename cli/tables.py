@@ -30,6 +30,15 @@ from onnxprune.report.entries import (
 )
 from onnxprune.report.experts import EXPERT_COLUMNS, expert_rows
 from onnxprune.report.latency import OPEN, latency_doubt, way_out
+from onnxprune.report.quantising import (
+    FORMS_OF_MODEL,
+    RECIPES_TRIED,
+    WEIGHING_NODES,
+    form_rows,
+    quantised_sentences,
+    recipe_rows,
+    weighing_rows,
+)
 from onnxprune.report.remedies import WINDOW
 from onnxprune.report.sizes import sizes_sentence
 from onnxprune.report.storage import SIZES, TENSORS, packing_rows, packing_sentence, tensor_rows
@@ -224,6 +233,7 @@ def show_parts(terminal: Terminal, report: dict[str, Any], everything: bool) -> 
     if told := zeros_sentence(report):
         terminal.say(told)
     show_storage(terminal, report, everything)
+    show_quantised(terminal, report, everything)
     for key, rows in part_tables(report):
         _long_table(terminal, PART, rows, key, everything)
 
@@ -241,6 +251,18 @@ def show_storage(terminal: Terminal, report: dict[str, Any], everything: bool) -
     if rows := packing_rows(report):
         terminal.table(SIZES, rows)
         terminal.say(packing_sentence(report))
+
+
+def show_quantised(terminal: Terminal, report: dict[str, Any], everything: bool) -> None:
+    """Print what was tried to quantise the model, and what that makes of it."""
+    if everything or "quantisation" not in report:
+        _long_table(terminal, WEIGHING_NODES, weighing_rows(report), "nodes with weights", everything)
+    if rows := recipe_rows(report):
+        terminal.table(RECIPES_TRIED, rows)
+    if rows := form_rows(report):
+        terminal.table(FORMS_OF_MODEL, rows)
+    for sentence in quantised_sentences(report):
+        terminal.say(sentence)
 
 
 def show_blocks(terminal: Terminal, blocks: Sequence[dict[str, Any]], everything: bool) -> None:

@@ -38,6 +38,7 @@ class SettingOptions(TypedDict, total=False):
     structured: bool | None
     sparsity: str
     storage: str
+    quantize: str
     allow_lossy: bool
     max_layer_ratio: float
     layer_ratio: Mapping[str, float] | Sequence[tuple[str, float]]

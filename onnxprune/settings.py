@@ -45,6 +45,7 @@ ANALYSED = (
     "sparsity",
     "allow_lossy",
     "storage",
+    "quantize",
 )  # what the groups of a model depend on
 AUTO = "auto"
 MOST_THREADS = 1024
@@ -84,12 +85,17 @@ ZEROS = "onnxprune.changes.zeros.space:Zeros"
 """The kind of change that ``sparsity`` puts behind all others."""
 STORING = "onnxprune.changes.storage.space:Storing"
 """The kind of change that ``storage`` puts behind all others."""
-BESIDE = frozenset({ROTATION, STORING})
+QUANTISING = "onnxprune.changes.quantising.space:Quantising"
+"""The kind of change that ``quantize`` puts behind all others."""
+BESIDE = frozenset({ROTATION, STORING, QUANTISING})
 """Kinds that go with every other one and take any settings."""
 PLAIN_STORAGE = "plain"
 STORAGE_NAMES = (
     *(PLAIN_STORAGE, "fp16", "codebook", "codebook:16", "codebook:256", "packed", "packed:16", "packed:256", AUTO),
 )
+
+QUANTISATIONS = ("", "int8", "dynamic")
+"""What ``quantize`` may be; the first: nothing."""
 
 
 def space_of(path: str) -> Any:
@@ -117,6 +123,8 @@ class Settings:
     masks. ``structured``: whether units go as well (None: where a ratio, a target or a kind is given, or no sparsity); False without
     ``sparsity``: as many weights as ``ratio`` says.
     ``storage``: how tensors are stored in the end: plain, fp16, codebook[:16|:256], packed[:16|:256] or auto; ratio 0 removes nothing before.
+    ``quantize``: weights become 8-bit integers in the end, by ONNX Runtime's quantiser: int8 with values too, by ranges of calibration data,
+    or dynamic, with values as they come; ratio 0 removes nothing before. Gates judge the quantised model.
     ``allow_lossy``: channels that a window over their neighbours reads may go too, though that changes what the window sees.
     ``granularity``: heads, width or groups, beside it paired and stream; block, eigen, experts, lossless: other kinds of change. Several share
     the target, one after the other: as much as ``share`` says of a kind (of what is saved), else as data judges. ``input_shape``: input -> sizes for free dimensions.
@@ -145,6 +153,7 @@ class Settings:
     structured: bool | None = None
     sparsity: str = ""
     storage: str = PLAIN_STORAGE
+    quantize: str = ""
     allow_lossy: bool = False
     max_layer_ratio: float = 1.0
     layer_ratio: tuple[tuple[str, float], ...] = ()
@@ -188,18 +197,7 @@ class Settings:
             raise UsageError(
                 "max_divergence is a number above 0 and goes with criterion auto and repair auto or least-squares alone"
             )
-        for registry, names in (
-            (SCOPES, ["layer" if self.scope == AUTO else self.scope]),
-            (THRESHOLDS, [self.threshold]),
-            (SELECTIONS, [self.selection]),
-            (GRANULARITIES, self.granularity),
-        ):
-            for name in names:
-                registry[name]
-        for what, name, known in (("repair", self.repair, REPAIRS), ("storage", self.storage, STORAGE_NAMES)):
-            if name not in known:
-                hint = near_names(name, list(known)) or f"; known: {', '.join(known)}"
-                raise UsageError(f"unknown {what} {name!r}{hint}")
+        self._refuse_unknown_names()
         if len({"heads", "width", "groups"} & set(self.granularity)) > 1:
             raise UsageError("granularity is one of heads, width and groups; paired and stream can be added")
         self._refuse_what_no_kind_takes()
@@ -207,6 +205,7 @@ class Settings:
         self._refuse_beside_greedy()
         self._refuse_beside_rotation()
         self._refuse_beside_sparsity()
+        self._refuse_beside_quantisation()
         if self.pairs and self.recover_loss == "blocks":
             raise UsageError("recover_loss blocks compares channels by their place, which granularity paired changes")
         for name in ("seed", "threads", "samples", "batch", "memory_limit"):
@@ -220,6 +219,21 @@ class Settings:
         self._refuse_search_recover()
         for read in ("aim", "options", "training", "scorer", "purpose"):
             getattr(self, read)  # each refuses what it cannot read
+
+    def _refuse_unknown_names(self) -> None:
+        """Refuse names that stand for nothing, with those that are near."""
+        for registry, names in (
+            (SCOPES, ["layer" if self.scope == AUTO else self.scope]),
+            (THRESHOLDS, [self.threshold]),
+            (SELECTIONS, [self.selection]),
+            (GRANULARITIES, self.granularity),
+        ):
+            for name in names:
+                registry[name]
+        for what, known in (("repair", REPAIRS), ("storage", STORAGE_NAMES), ("quantize", QUANTISATIONS)):
+            if (name := getattr(self, what)) not in known:
+                hint = near_names(name, list(known)) or f"; known: {', '.join(filter(None, known))}"
+                raise UsageError(f"unknown {what} {name!r}{hint}")
 
     def _refuse_what_no_kind_takes(self) -> None:
         """Refuse what does not go with any kind of change of the run, each of which says what it takes."""
@@ -256,6 +270,13 @@ class Settings:
         if not self.narrows and self.sparsity and self.ratio is not None:
             raise UsageError(
                 f"ratio {self.ratio:g} and sparsity {self.sparsity} both say how many weights go; leave one of them out"
+            )
+
+    def _refuse_beside_quantisation(self) -> None:
+        """What is stored as integers cannot be packed as floats."""
+        if self.quantize and self.storage != PLAIN_STORAGE:
+            raise UsageError(
+                f"storage {self.storage} packs float weights, and quantize {self.quantize} makes integers of them; leave one of them out"
             )
 
     def _refuse_search_recover(self) -> None:
@@ -300,17 +321,18 @@ class Settings:
         """The kinds of change of the run, module:class each, in order."""
         last = (ZEROS,) if self.sparsity or not self.narrows else ()
         last = (*last, STORING) if self.storage != PLAIN_STORAGE else last
+        last = (*last, QUANTISING) if self.quantize else last
         if self.lossless:
             return (GRANULARITIES["lossless"].space, *last)
-        if self.stores_alone or self.vocabulary_alone or not self.narrows:
+        if self.converts_alone or self.vocabulary_alone or not self.narrows:
             return last
         own = dict.fromkeys(GRANULARITIES[name].space for name in self.granularity)
         return (*((ROTATION,) if self.rotate else ()), *own, *last)
 
     @property
-    def stores_alone(self) -> bool:
-        """Whether nothing is removed and the model is stored in another form."""
-        return self.ratio == 0 and self.storage != PLAIN_STORAGE
+    def converts_alone(self) -> bool:
+        """Whether nothing is removed and the model is stored in another form, or quantised."""
+        return self.ratio == 0 and (self.storage != PLAIN_STORAGE or bool(self.quantize))
 
     @property
     def vocabulary_alone(self) -> bool:
@@ -356,7 +378,7 @@ class Settings:
             return parse_target(self.target)
         if self.ratio is None and self.mixes:
             return Target("macs", 1 - DEFAULT_RATIO)
-        if self.stores_alone or self.vocabulary_alone:
+        if self.converts_alone or self.vocabulary_alone:
             return Target("ratio", 0.0)
         return parse_ratio(DEFAULT_RATIO if self.ratio is None else self.ratio)
 

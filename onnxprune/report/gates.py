@@ -175,6 +175,10 @@ READERS: tuple[Reader, ...] = (
     Reader(lambda s: s.search or s.search_recover, lambda s: "--search judges widths on data"),
     Reader(lambda s: s.repair not in (AUTO, "none", "isometry"), lambda s: f"--repair {s.repair} looks at data"),
     Reader(lambda s: s.recipe, lambda s: "--recover trains on data"),
+    Reader(
+        lambda s: s.quantize == "int8",
+        lambda s: "--quantize int8 finds ranges of values on data, which dynamic does not need",
+    ),
 )
 
 

@@ -22,6 +22,7 @@ from onnxprune.changes.change import NOWHERE, Change
 from onnxprune.changes.context import Context, Data, Notes
 from onnxprune.changes.plan import Plan, Planned, check_digest
 from onnxprune.changes.proven import Step
+from onnxprune.changes.quantising.able import require_quantisable
 from onnxprune.changes.sizing import sized
 from onnxprune.changes.zeros.masks import masks_file
 from onnxprune.coupling.groups import Analysis
@@ -43,6 +44,7 @@ from onnxprune.report.tasks import unjudged
 from onnxprune.runs.ahead import ahead
 from onnxprune.runs.legs import by_plan, taken, to_target
 from onnxprune.runs.mix import shares_of
+from onnxprune.runs.quantised import float_figures
 from onnxprune.runs.signing import check_format, signed
 from onnxprune.runs.tokens import as_written, cuts_tokens, map_path, of_tokens, save_map
 from onnxprune.runs.turning import turned_or_not
@@ -138,6 +140,8 @@ class Run:
     def _context(self) -> Context:
         """Analyse the model and, with data, look at how its outputs are to be compared."""
         measured = self.data.measured
+        if self.settings.quantize:
+            require_quantisable(self.model)
         with self.stages("analyze"):
             self.settings, survey = sized(self.model, self.settings, self.data.calibration or measured)
             settings = self.settings
@@ -171,7 +175,7 @@ class Run:
             costly = [row for step, row in zip(steps, found["steps"], strict=True) if step.change.space.aims]
             found["unjudged"], told = unjudged(found["before"], costly)
             self.notes.warn(told)
-        facts = found | self.notes.entries | self._measured(context, small)
+        facts = found | self.notes.entries | self._measured(context, small) | float_figures(context, steps, small)
         facts["gates"] = judge(self.settings, facts) + (self.baseline.judge(facts) if self.baseline else [])
         self._judge_noise(facts)
         failed = not all(gate["passed"] for gate in facts["gates"])

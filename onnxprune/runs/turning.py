@@ -109,6 +109,7 @@ def _brief(context: Context) -> Context:
         "search_recover": 0,
         "storage": PLAIN_STORAGE,
         "sparsity": "",
+        "quantize": "",
     }
     settings = context.settings
     if settings.max_divergence is not None:

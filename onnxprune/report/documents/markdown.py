@@ -7,6 +7,7 @@ from typing import Any
 
 from onnxprune.report.documents.tables import Table, parts, shortened, tables
 from onnxprune.report.entries import proof_sentence, verdict
+from onnxprune.report.quantising import quantised_sentences
 from onnxprune.report.sizes import sizes_sentence
 from onnxprune.report.tasks import task_sentence
 from onnxprune.report.visible import visible
@@ -45,7 +46,7 @@ def _part(report: Mapping[str, Any], rows: int) -> list[str]:
     if report.get("error"):
         return [f"**error:** {escaped(shortened(report['error'], 1000))}"]
     proof = proof_sentence(report["surgery"]) if report.get("surgery") else ""
-    said = [verdict(dict(report)), task_sentence(report), sizes_sentence(report), proof]
+    said = [verdict(dict(report)), task_sentence(report), sizes_sentence(report), proof, *quantised_sentences(report)]
     return [*map(escaped, said), *(_section(table, rows) for table in tables(report))]
 
 

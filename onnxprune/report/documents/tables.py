@@ -27,6 +27,14 @@ from onnxprune.report.entries import (
     way_rows,
 )
 from onnxprune.report.experts import EXPERT_COLUMNS, expert_rows
+from onnxprune.report.quantising import (
+    FORMS_OF_MODEL,
+    RECIPES_TRIED,
+    WEIGHING_NODES,
+    form_rows,
+    recipe_rows,
+    weighing_rows,
+)
 from onnxprune.report.remedies import WINDOW
 from onnxprune.report.storage import SIZES, TENSORS, packing_rows, tensor_rows
 from onnxprune.report.tasks import PARTS, task_rows
@@ -201,6 +209,7 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[ReportView], Any], bool], ..
     ("Vocabulary", TOKEN_TENSORS, token_rows, False),
     ("Experts", EXPERT_COLUMNS, expert_rows, True),
     ("Storage", SIZES, packing_rows, False),
+    ("Quantised", FORMS_OF_MODEL, form_rows, False),
     ("Gates", ("gate", "limit", "value", "passed"), _gates, False),
     ("Points", (POINT, "MACs left", "bytes", "lost", ""), points, False),
     ("Warnings", ("warning",), _warnings, False),
@@ -213,6 +222,8 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[ReportView], Any], bool], ..
     ("Each group narrowed alone", ("group", "units", "divergence with so many left"), _curves, True),
     ("Groups", ("group", "before", "after", "status", "MACs", "parameters"), _groups, True),
     ("Stored tensors", TENSORS, tensor_rows, True),
+    ("Quantisation tried", RECIPES_TRIED, recipe_rows, True),
+    ("Nodes with weights", WEIGHING_NODES, weighing_rows, True),
     ("Axes that stay", ("axis", "kept by", "MACs", "reason", "way out"), _frozen, True),
     (PASTE, ("options",), _excludes, True),
 )

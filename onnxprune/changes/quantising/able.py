@@ -1,0 +1,89 @@
+"""Which models can be quantised, and which nodes of them have an 8-bit form: refused before any work where there is none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from onnx import TensorProto
+
+from onnxprune.changes.quantising.recipes import DYNAMIC, INT8
+from onnxprune.errors import ModelError
+from onnxprune.model.graph import Graph, Node
+from onnxprune.model.model import Model
+from onnxprune.model.quantiser import eight_bit_operators
+from onnxprune.model.tensors import FLOATS
+
+LEAST_OPSET, LEAST_IR = 11, 4
+"""What ONNX Runtime's quantiser would raise a file to, or refuses."""
+ALREADY = re.compile(r"(?i:quantize)|Integer|QLinear|::Q[A-Z]|NBits|Bnb4")
+"""Operators of a model that computes with integers already."""
+UNREAD = frozenset({"Cast", "Shape", "Identity", "ConstantOfShape"})
+"""Operators that a half-precision tensor may go through without anything being computed in it."""
+
+
+@dataclass(frozen=True)
+class WeighingNode:
+    """A node with a float weight of two axes or more: ``reason`` why it stays float ("": it need not)."""
+
+    name: str
+    op: str
+    weight: str
+    bytes: int
+    reason: str = ""
+
+
+def require_quantisable(model: Model) -> None:
+    """Refuse what the quantiser does not take, or would change beyond what was asked for; raises ModelError."""
+    graph = Graph(model.structure)
+    already = next((node for node in graph.nodes if ALREADY.search(node.op)), None)
+    if already is not None:
+        raise ModelError(
+            f"{model.name} is quantised already ({already.label} is a {already.op}); leave quantize out, or give the float model"
+        )
+    for name, tensor in graph.tensors.items():
+        reader = next((node for node, _ in graph.consumers.get(name, ()) if node.op not in UNREAD), None)
+        if tensor.data_type in FLOATS and tensor.data_type != TensorProto.FLOAT and len(tensor.dims) > 1 and reader:
+            kind = TensorProto.DataType.Name(tensor.data_type).lower()
+            raise ModelError(
+                f"{model.name} computes in {kind} ({name}, read by {reader.label}), and ONNX Runtime's quantiser takes float32 "
+                "alone; give the model as float32, or leave quantize out"
+            )
+    opset, ir = graph.versions.get("", LEAST_OPSET), model.structure.ir_version
+    for what, version, least in (("opset", opset, LEAST_OPSET), ("IR version", ir, LEAST_IR)):
+        if version < least:
+            raise ModelError(
+                f"{model.name} has {what} {version}, and ONNX Runtime's quantiser needs {least}: no file is raised unasked; "
+                f"give one of {'opset 13 or later' if what == 'opset' else f'{what} {least} or later'}, or leave quantize out"
+            )
+
+
+def weighing_nodes(graph: Graph, mode: str) -> Iterator[WeighingNode]:
+    """Yield every node that reads a float tensor of two axes or more, by its first such tensor, and why it would stay float."""
+    known = eight_bit_operators(dynamic=mode == DYNAMIC)
+    for node in graph.nodes:
+        weight = next((name for name in node.inputs if _is_weight(graph, name)), None)
+        if weight is None:
+            continue
+        tensor = graph.tensors[weight]
+        size = 4
+        for dim in tensor.dims:
+            size *= dim
+        yield WeighingNode(node.label, node.op, weight, size, _reason(graph, node, known, mode))
+
+
+def _is_weight(graph: Graph, name: str) -> bool:
+    tensor = graph.tensors.get(name)
+    return tensor is not None and tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1
+
+
+def _reason(graph: Graph, node: Node, known: list[str], mode: str) -> str:
+    kind = node.proto.op_type
+    if kind not in known:
+        form = "as values come" if mode == DYNAMIC else "with fixed ranges"
+        return f"ONNX Runtime's quantiser has no 8-bit {node.op} {form}"
+    return "" if node in graph.top else "it is inside a body, which ONNX Runtime's quantiser leaves alone"
+
+
+__all__ = ["INT8", "WeighingNode", "require_quantisable", "weighing_nodes"]

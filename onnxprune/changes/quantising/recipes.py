@@ -1,0 +1,67 @@
+"""How a model may be quantised: what ONNX Runtime's quantiser is asked for, and what is done to the float model before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+from onnxprune.model.quantiser import METHODS, Rounding8
+
+INT8, DYNAMIC = "int8", "dynamic"
+EQUALISED = ("", "weights", "values")
+"""By what channels between layers are made alike before: not at all, by the weights on both sides, or by values and the weights that read them."""
+
+
+@dataclass(frozen=True)
+class QuantRecipe:
+    """``method``: how ranges are found ("" where values are quantised as they come); ``how``: what becomes 8 bits and how.
+
+    ``equalised``: one of EQUALISED; ``corrected``: whether biases make up for the mean of what rounding weights changes.
+    """
+
+    method: str = METHODS[0]
+    how: Rounding8 = field(default_factory=Rounding8)
+    equalised: str = ""
+    corrected: bool = False
+
+    @property
+    def name(self) -> str:
+        """What plans and reports call it."""
+        kind = "int8" if self.how.signed else "uint8"
+        weights = "weights per channel" if self.how.per_channel else "weights per tensor"
+        values = f"{kind} values{' about zero' if self.how.symmetric else ''}"
+        parts = [self.method, weights, values] if self.method else [weights, f"{kind} weights"]
+        parts += [f"equalised by {self.equalised}"] if self.equalised else []
+        return ", ".join([*parts, *(["biases corrected"] if self.corrected else [])])
+
+    def rounded(self, **changes: bool) -> QuantRecipe:
+        return replace(self, how=self.how._replace(**changes))
+
+
+BY_HAND = QuantRecipe(how=Rounding8(signed=True))
+"""What ``quantize_static`` does where nothing else is said."""
+PLAIN_RECIPES = {INT8: QuantRecipe(), DYNAMIC: QuantRecipe("", Rounding8(signed=True))}
+"""Mode -> where the choice begins. The grids of ``int8`` are those of BY_HAND, whose integers are 128 less: kernels of x86 are slower there."""
+Round = Callable[[QuantRecipe], Sequence[QuantRecipe]]
+ROUNDS: dict[str, tuple[Round, ...]] = {
+    INT8: (
+        lambda best: [best.rounded(per_channel=True)],
+        lambda best: [replace(best, method=method) for method in METHODS[1:]],
+        lambda best: [best.rounded(symmetric=True)],
+    ),
+    DYNAMIC: (
+        lambda best: [best.rounded(per_channel=True)],
+        lambda best: [best.rounded(signed=False), QuantRecipe("", Rounding8())],
+    ),
+}
+"""Mode -> what is tried beside the best so far, round by round."""
+BY_NAME = {
+    recipe.name: recipe
+    for method, signed, per, symmetric, by, corrected in product(
+        (*METHODS, ""), (False, True), (False, True), (False, True), EQUALISED, (False, True)
+    )
+    for recipe in (QuantRecipe(method, Rounding8(per, signed, symmetric), by, corrected),)
+}
+PER_CHANNEL_SINCE = 13
+"""The opset from which on DequantizeLinear takes a scale per channel."""

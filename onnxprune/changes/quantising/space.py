@@ -1,0 +1,191 @@
+"""8-bit weights and values as a kind of change (``--quantize``), behind all others: the float model is proven, then its numbers are rounded."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from onnx import TensorProto
+
+from onnxprune.allocate import Costs, Target
+from onnxprune.changes.change import Change, Refuted, Space, Totals
+from onnxprune.changes.context import Context
+from onnxprune.changes.quantising.able import WeighingNode, require_quantisable, weighing_nodes
+from onnxprune.changes.quantising.recipes import BY_NAME, DYNAMIC, INT8
+from onnxprune.changes.quantising.trials import QuantChoice, RecipeTrials, TriedRecipe
+from onnxprune.coupling.prepare import restore
+from onnxprune.errors import DataError, PlanError
+from onnxprune.model.facts import Facts
+from onnxprune.model.graph import Graph
+from onnxprune.model.model import Model
+from onnxprune.proof.check import SurgeryCheck
+from onnxprune.report.entries import Report
+
+STAYED = "ONNX Runtime's quantiser left it alone"
+NEEDS_RANGES = (
+    "--quantize int8 finds the ranges of values on data; give calibration data (--calib), or take --quantize dynamic"
+)
+
+
+@dataclass(frozen=True)
+class Quantisation(Change[WeighingNode]):
+    """The nodes whose weights become integers, and by what recipe."""
+
+    choice: QuantChoice
+
+
+class Quantising(Space[WeighingNode]):
+    """The nodes that weigh by a stored matrix or kernel, by name."""
+
+    kind, name, noun, verb, changed = "quantize", "quantised", "node", "quantises", "quantised"
+    aims: ClassVar[tuple[str, ...]] = ()
+    trains: ClassVar[bool] = False
+
+    def __init__(self, context: Context):
+        super().__init__(context)
+        self.mode = context.settings.quantize
+        require_quantisable(self.base)
+
+    @property
+    def base(self) -> Model:
+        """The float model as it would be written."""
+        model = self.context.facts.model
+        return restore(model, replace(model, sparse=()))
+
+    @property
+    def nodes(self) -> tuple[WeighingNode, ...]:
+        return self.context.once("weighing", lambda: tuple(weighing_nodes(self.context.facts.graph, self.mode)))
+
+    def parts(self) -> Sequence[WeighingNode]:
+        return [node for node in self.nodes if not node.reason]
+
+    def without(self, refuted: Refuted) -> Self:
+        """Return what is left; where that is nothing, the model stays float."""
+        rest = copy.copy(self)
+        rest.barred = {**self.barred, **refuted.parts}
+        return rest
+
+    def choose(self, aim: Target) -> Quantisation:
+        """Try recipes and take the one that loses least; raises DataError without the data it needs, ModelError where none can be made."""
+        with self.context.stages("quantise"):
+            return self._changed(self._trials().chosen())
+
+    def _trials(self) -> RecipeTrials:
+        if self.mode == INT8 and self.context.data.calibration is None:
+            raise DataError(NEEDS_RANGES)
+        return RecipeTrials(self.context, self.base, self.mode)
+
+    def _changed(self, choice: QuantChoice) -> Quantisation:
+        left = set(Graph(choice.quantised.structure).tensors)
+        return Quantisation(self, tuple(node for node in self.parts() if node.weight not in left), choice)
+
+    def silent(self, change: Change[WeighingNode]) -> Model:
+        return self.context.facts.model
+
+    def made(self, change: Change[WeighingNode]) -> Model:
+        """Return the float model that is quantised: norms folded in, channels equalised."""
+        assert isinstance(change, Quantisation)
+        return change.choice.floats
+
+    def checked(self, change: Change[WeighingNode], small: Model) -> SurgeryCheck:
+        """The float model has to compute what it did; what rounding changes is measured, not proven."""
+        return self.context.prover.compare(self.silent(change), small, None)
+
+    def repaired(self, change: Change[WeighingNode], small: Model) -> Model:
+        """Return the quantised model; say by which recipe."""
+        assert isinstance(change, Quantisation)
+        choice, notes = change.choice, self.context.notes
+        notes.entries["quantisation"] = {
+            "mode": self.mode,
+            "recipe": choice.recipe.name,
+            "candidates": [_candidate(one, choice) for one in choice.tried],
+            "rows": {"ranges": choice.rows[0], "judged": choice.rows[1]},
+            "equalised": list(choice.equalised),
+            "float_operators": float_operators(choice.quantised, self.context.facts),
+        }
+        if not change.parts:
+            notes.warn(
+                f"no node of this model was quantised ({'; '.join(self._reasons()) or 'it has no float weights'})"
+            )
+        return choice.quantised
+
+    def _reasons(self) -> list[str]:
+        return list(dict.fromkeys(node.reason or STAYED for node in self.nodes))[:3]
+
+    def totals(self, change: Change[WeighingNode] | None = None, small: Model | None = None) -> Totals:
+        """Return what the float model costs, with the bytes of the quantised one."""
+        found = super().totals(change, small)
+        if small is not None:
+            found["weight_bytes"] = sum(tensor.nbytes for tensor in small.weights.values())
+        return found
+
+    def prunable(self) -> dict[str, float]:
+        return Costs(self.context.analysis).prunable()
+
+    def probes(self) -> Iterator[tuple[str, int, dict[int, Change[WeighingNode]]]]:
+        """Yield nothing: it takes nothing out."""
+        return iter(())
+
+    def record(self, change: Change[WeighingNode]) -> Mapping[str, Any]:
+        assert isinstance(change, Quantisation)
+        return {"recipe": [change.choice.recipe.name], "quantised": [part.name for part in change.parts]}
+
+    def read(self, record: Mapping[str, Any]) -> Quantisation:
+        """Return the quantisation that a plan records; raises PlanError where recipe, model or data is another."""
+        name = next(iter(record.get("recipe", ())), None)
+        recipe = BY_NAME.get(str(name))
+        if recipe is None or (self.mode == DYNAMIC) == bool(recipe.method):
+            raise PlanError(f"the plan quantises by {name!r}, which is no recipe of this release")
+        needs = recipe.method or recipe.corrected
+        if needs and self.context.data.calibration is None:
+            raise PlanError(
+                "the plan quantises by ranges of data; give the calibration data it was made with (--calib)"
+            )
+        change = self._changed(self._trials().replayed(recipe))
+        if [part.name for part in change.parts] != list(record.get("quantised", ())):
+            raise PlanError(
+                "the plan quantises other nodes than this model has; apply it to the model it was made from"
+            )
+        return change
+
+    def entries(self, change: Change[WeighingNode] | None = None) -> Report:
+        taken = {part.name for part in change.parts} if change is not None else set()
+        return {"quantised": [self._row(node, node.name in taken, change is not None) for node in self.nodes]}
+
+    def _row(self, node: WeighingNode, taken: bool, decided: bool) -> Report:
+        stays = node.reason or (STAYED if decided and not taken else None)
+        status = self.changed if taken else "kept"
+        return {"name": node.name, "op": node.op, "weight": node.weight, "bytes": node.bytes, "status": status,
+                "reason": None if taken else stays}  # fmt: skip
+
+
+def _candidate(tried: TriedRecipe, choice: QuantChoice) -> Report:
+    judged = tried.judged
+    known = judged is not None and np.isfinite(judged.divergence)
+    return {
+        "recipe": tried.recipe.name,
+        "divergence": judged.divergence if judged is not None and known else None,
+        "cost": judged.cost if judged is not None and known else None,
+        "score": None if judged is None else judged.score,
+        "chosen": tried.recipe == choice.recipe,
+        "reason": tried.reason or None,
+    }
+
+
+RENAMED = "_QuantizeLinear_Input"
+"""What ONNX Runtime's quantiser puts behind the name of an output that it quantises."""
+
+
+def float_operators(model: Model, facts: Facts) -> dict[str, int]:
+    """Return operator -> how many nodes of the main graph give floats and read no integers that stand for floats; ``facts``: of the float model."""
+    graph, found = Graph(model.structure), Counter[str]()
+    for node in graph.top:
+        name = node.outputs[0].removesuffix(RENAMED)
+        makers = [graph.producer[name].op for name in node.inputs if name in graph.producer]
+        if facts.dtype(name) == TensorProto.FLOAT and not any("quantize" in op.lower() for op in (node.op, *makers)):
+            found[node.op] += 1
+    return dict(sorted(found.items()))

@@ -1,0 +1,185 @@
+"""Recipes tried one after the other on rows held out, each against the float model: the plain one first, then what may be better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxprune.changes.context import FITTED, Context
+from onnxprune.changes.quantising.floats import FloatForms
+from onnxprune.changes.quantising.nearness import weight_error
+from onnxprune.changes.quantising.recipes import BY_HAND, INT8, PER_CHANNEL_SINCE, PLAIN_RECIPES, ROUNDS, QuantRecipe
+from onnxprune.data.dataset import Dataset
+from onnxprune.data.repeated import can_hold_out, held_out, in_batches
+from onnxprune.errors import ModelError
+from onnxprune.measure.divergence import Reference
+from onnxprune.measure.tasks.choice import Judged, least_lost
+from onnxprune.model.facts import Facts
+from onnxprune.model.memory import ONE_RUN, USUAL_ROWS, room, tensor_bytes
+from onnxprune.model.model import Model
+from onnxprune.model.quantiser import Quantiser
+from onnxprune.model.runtime import session
+from onnxprune.search import HELD_OUT, JUDGE
+
+ROWS = 256
+"""Calibration rows by which ranges and means are found, at most."""
+WORTH = 0.8
+"""Times the distance of the best uint8 recipe that int8 values have to come below: the same grids, and on x86 up to three times slower."""
+REPLAYED = "the plan names it"
+
+
+@dataclass(frozen=True)
+class TriedRecipe:
+    """``judged``: how far the model is from the float one (None: it was not judged, ``reason`` says why)."""
+
+    recipe: QuantRecipe
+    judged: Judged | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class QuantChoice:
+    """``floats``: the model before its numbers became 8 bits, prepared and equalised; ``quantised``: what it is then.
+
+    ``tried``: every recipe; ``rows``: how many found ranges, and how many judged.
+    """
+
+    recipe: QuantRecipe
+    floats: Model
+    quantised: Model
+    tried: tuple[TriedRecipe, ...]
+    rows: tuple[int, int] = (0, 0)
+    equalised: tuple[str, ...] = ()
+
+
+@dataclass
+class RecipeTrials:
+    """Trials on one float model, ``base``; raises ModelError where ONNX Runtime's quantiser takes it by no recipe."""
+
+    context: Context
+    base: Model
+    mode: str
+    tried: dict[QuantRecipe, TriedRecipe] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        data, seed = self.context.data.calibration, self.context.settings.seed
+        self.fit: Dataset | None = None
+        self.reference: Reference | None = None
+        self.rows = (0, 0)
+        if data is not None:
+            fit, judge = held_out(data, HELD_OUT, JUDGE, seed)
+            self.fit = fit.take(ROWS, seed)
+            self.rows = len(self.fit), len(judge)
+            batches = in_batches(judge, self.context.facts, self.context.means)
+            self.reference = Reference(self.base, batches, self.context.means.quiet, outputs=self.context.outputs)
+            if not can_hold_out(data, HELD_OUT, JUDGE):
+                self.context.notes.warn(FITTED.format("the quantised model was", len(data)))
+        self.floats = FloatForms(self.context, self.base, self.fit)
+        self._ranges: dict[tuple[str, str], Any] = {}
+
+    def chosen(self) -> QuantChoice:
+        """Return the recipe of least loss, of those tried round by round."""
+        with ExitStack() as self._open:
+            self._quantisers: dict[str, Quantiser] = {}
+            best = self._try(PLAIN_RECIPES[self.mode])
+            for further in ROUNDS[self.mode]:
+                for recipe in further(best):
+                    self._try(recipe)
+                best = self._best()
+            best = self._unless_by_hand(best) if self.mode == INT8 else best
+            return self._choice(best)
+
+    def replayed(self, recipe: QuantRecipe) -> QuantChoice:
+        """Return what a recipe gives, without a choice."""
+        with ExitStack() as self._open:
+            self._quantisers = {}
+            self.tried[recipe] = TriedRecipe(recipe, None, REPLAYED)
+            return self._choice(recipe)
+
+    def _choice(self, recipe: QuantRecipe) -> QuantChoice:
+        floats = self.floats.of(recipe.equalised)
+        made = self.quantised(recipe)
+        return QuantChoice(
+            recipe, floats, made, tuple(self.tried.values()), self.rows, self.floats.equalised(recipe.equalised)
+        )
+
+    def _unless_by_hand(self, best: QuantRecipe) -> QuantRecipe:
+        self._try(BY_HAND)
+        theirs, ours = self.tried[BY_HAND].judged, self.tried[best].judged
+        better = theirs is not None and ours is not None and theirs.cost < WORTH * ours.cost
+        return BY_HAND if better and self._best() == BY_HAND else best
+
+    def _best(self) -> QuantRecipe:
+        judged = {recipe: tried.judged for recipe, tried in self.tried.items() if tried.judged is not None}
+        if not judged:
+            reasons = dict.fromkeys(tried.reason for tried in self.tried.values())
+            raise ModelError(
+                f"{'; '.join(reasons)}; leave quantize out, or report it to ONNX Runtime with this message"
+            )
+        return least_lost(judged)
+
+    def _try(self, recipe: QuantRecipe) -> QuantRecipe:
+        """Make and judge a recipe, once; what cannot be made or run is remembered with the reason."""
+        if recipe not in self.tried:
+            self.context.stages.progress(f"quantised: {recipe.name}")
+            reason = self._unfit(recipe)
+            try:
+                self.tried[recipe] = TriedRecipe(recipe, None if reason else self._judged(recipe), reason)
+            except ModelError as error:
+                self.tried[recipe] = TriedRecipe(recipe, None, str(error))
+        return recipe
+
+    def _unfit(self, recipe: QuantRecipe) -> str:
+        """Return why a recipe is not for this model ("": it is)."""
+        opset = self.context.facts.graph.versions.get("", 1)
+        if recipe.how.per_channel and recipe.method and opset < PER_CHANNEL_SINCE:
+            return f"a scale per channel needs opset {PER_CHANNEL_SINCE}, and the file is of opset {opset}"
+        return self.floats.unfit(recipe.equalised)
+
+    def _judged(self, recipe: QuantRecipe) -> Judged:
+        made = self.quantised(recipe)
+        if self.reference is not None:
+            return self.reference.judged(made)
+        session(made, threads=self.context.settings.threads)  # what cannot be loaded is not chosen
+        return Judged(weight_error(self.floats.of(recipe.equalised), made))
+
+    # --- making them ------------------------------------------------------------------------------------------------
+
+    def quantised(self, recipe: QuantRecipe) -> Model:
+        """Return the model by a recipe; raises ModelError."""
+        own = self._quantiser(recipe.equalised)
+        if not recipe.method:
+            return own.dynamic(recipe.how)
+        return own.static(recipe.how, self._ranges_of(recipe))
+
+    def _quantiser(self, equalised: str) -> Quantiser:
+        if equalised not in self._quantisers:
+            own = Quantiser(self.floats.of(equalised), self.context.settings.threads)
+            self._quantisers[equalised] = self._open.enter_context(own)
+        return self._quantisers[equalised]
+
+    def _ranges_of(self, recipe: QuantRecipe) -> Any:
+        key = recipe.equalised, recipe.method
+        if key not in self._ranges:
+            assert self.fit is not None, "what needs ranges is refused without data"
+            rows = rows_of_all(self.context.facts, self.context)
+            self._ranges[key] = self._quantiser(recipe.equalised).ranges(recipe.method, _feeds(self.fit, rows))
+        return self._ranges[key]
+
+
+def _feeds(rows: Dataset, batch: int) -> Iterator[Mapping[str, np.ndarray]]:
+    yield from rows.batches(None, batch)
+
+
+def rows_of_all(facts: Facts, context: Context) -> int:
+    """Return on how many rows at a time a model is run where all its values are looked at: what takes ``ONE_RUN`` bytes, one at least."""
+    values = (name for node in facts.graph.top for name in node.outputs if name and name not in facts.constants)
+    shapes = {name: facts.shape(name) for name in values}
+    size = sum(tensor_bytes(facts.dtype(name), shape) for name, shape in shapes.items() if shape is not None)
+    per_row = max(size // max(facts.batch, 1), 1)
+    wanted = context.settings.batch or USUAL_ROWS
+    return min(max(room(context.means, ONE_RUN) // per_row, 1), wanted)
