@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,10 @@ def test_a_plan_without_its_data_or_of_another_recipe_is_refused(chosen: onnxpru
     text = chosen.plan.to_json().replace(recipe_of(chosen, chosen=True)["recipe"], "magic")
     with pytest.raises(PlanError, match="no recipe of this release"):
         onnxprune.apply(from_json(text), small_network(), calibration=DATA, latency=False)
+    (step,) = chosen.plan.steps
+    other = replace(chosen.plan, steps=(step._replace(record={**step.record, "quantised": ["elsewhere"]}),))
+    with pytest.raises(PlanError, match="other nodes than this model has"):
+        onnxprune.apply(other, small_network(), calibration=DATA, latency=False)
 
 
 def test_gates_judge_the_file_that_is_written(tmp_path: Path) -> None:
@@ -284,6 +289,14 @@ def test_what_stays_float_is_said() -> None:
     reasons = {row["op"]: row["reason"] for row in found.report["quantised"]}
     assert "has no 8-bit LSTM with fixed ranges" in reasons["LSTM"] and reasons["MatMul"] is None
     assert found.report["quantisation"]["float_operators"]["LSTM"] == 1
+
+
+def test_what_no_message_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.model.quantiser.PROTOBUF_LIMIT", 100)
+    with pytest.raises(
+        ModelError, match=r"are more than ONNX Runtime's quantiser takes .*prune it further, or leave quantize out"
+    ):
+        onnxprune.prune(small_network(), quantize="dynamic", **ALONE)
 
 
 def test_a_failure_of_the_quantiser_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:

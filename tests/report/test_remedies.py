@@ -262,6 +262,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "float[N,3] x",
         "float[N,5] y",
         domains={"com.microsoft": 1},
+    models["halves"] = free(
+        "p = MatMul(x, %3x8:float16); y = MatMul(p, %8x4:float16)", "float16[N,3] x", "float16[N,4] y"
+    )
+    models["old"] = network(
+        "p = MatMul(x, %3x8); y = MatMul(p, %8x4)", "float[N,3] x", "float[N,4] y", opset=9, ir_version=4
     )
     for name, model in models.items():
         onnx.save(model, path / f"{name}.onnx")
@@ -466,6 +471,11 @@ ERRORS = {
         f"net.onnx {DRY} --ratio 0 --storage codebook:16",
         f"net.onnx {DRY} --ratio 0 --storage codebook:16 --calib x.npz",
     ),
+    "leave quantize out, or give the float model": (f"quantised.onnx {DRY} --quantize dynamic", f"net.onnx {DRY} --quantize dynamic"),
+    "give the model as float32, or leave quantize out": (f"halves.onnx {DRY} --quantize dynamic", f"halves.onnx {DRY}"),
+    "no file is raised unasked": (f"old.onnx {DRY} --quantize dynamic", f"old.onnx {DRY} && two.onnx {DRY} --quantize dynamic"),
+    "finds ranges of values on data, which dynamic does not need": (f"net.onnx {DRY} --quantize int8", f"net.onnx {DATA} --quantize int8 --criterion l2"),
+    "packs float weights, and quantize": (f"net.onnx {DRY} --quantize dynamic --storage auto", f"net.onnx {DRY} --quantize dynamic"),
     "leave rewind or vocabulary out": (f"words.onnx {KEEP} --rewind words.onnx", f"words.onnx {KEEP}"),
     "export it with its embedding as a plain Gather": (f"net.onnx {KEEP}", f"words.onnx {KEEP}"),
     "rows; give numbers below that": (f"words.onnx --vocabulary far.npy {DRY}", f"words.onnx {KEEP}"),
@@ -544,6 +554,9 @@ ADVICE = re.compile(
 )
 EXPLAINED = {
     "or --min-width and --max-layer-ratio leave": "a note beside a result; test_experts.py",
+    "are more than ONNX Runtime's quantiser takes": "weights of gigabytes are not written by a test; test_quantising.py lowers the limit",
+    "or report it to ONNX Runtime with this message": "a failure of ONNX Runtime's quantiser; test_quantising.py makes one",
+    "the plan quantises by ranges of data": "a plan without its data; test_quantising.py",
     "vocabulary is read from a file; give one": "for callers of the settings in Python, such as sensitivity",
     "of which vocabulary takes some; leave labels out": "for data of models that score tokens; test_vocabulary_cut.py",
     "the plan's vocabulary is a list": "a plan damaged by hand; test_vocabulary_cut.py",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from onnxprune.changes.quantising.recipes import DYNAMIC, INT8
+from onnxprune.changes.quantising.recipes import DYNAMIC
 from onnxprune.errors import ModelError
 from onnxprune.model.graph import Graph, Node
 from onnxprune.model.model import Model
@@ -84,6 +84,3 @@ def _reason(graph: Graph, node: Node, known: list[str], mode: str) -> str:
         form = "as values come" if mode == DYNAMIC else "with fixed ranges"
         return f"ONNX Runtime's quantiser has no 8-bit {node.op} {form}"
     return "" if node in graph.top else "it is inside a body, which ONNX Runtime's quantiser leaves alone"
-
-
-__all__ = ["INT8", "WeighingNode", "require_quantisable", "weighing_nodes"]

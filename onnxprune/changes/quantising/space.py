@@ -15,10 +15,10 @@ from onnxprune.allocate import Costs, Target
 from onnxprune.changes.change import Change, Refuted, Space, Totals
 from onnxprune.changes.context import Context
 from onnxprune.changes.quantising.able import WeighingNode, require_quantisable, weighing_nodes
-from onnxprune.changes.quantising.recipes import BY_NAME, DYNAMIC, INT8
+from onnxprune.changes.quantising.recipes import BY_NAME, DYNAMIC
 from onnxprune.changes.quantising.trials import QuantChoice, RecipeTrials, TriedRecipe
 from onnxprune.coupling.prepare import restore
-from onnxprune.errors import DataError, PlanError
+from onnxprune.errors import PlanError
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.model import Model
@@ -26,9 +26,6 @@ from onnxprune.proof.check import SurgeryCheck
 from onnxprune.report.entries import Report
 
 STAYED = "ONNX Runtime's quantiser left it alone"
-NEEDS_RANGES = (
-    "--quantize int8 finds the ranges of values on data; give calibration data (--calib), or take --quantize dynamic"
-)
 
 
 @dataclass(frozen=True)
@@ -70,13 +67,11 @@ class Quantising(Space[WeighingNode]):
         return rest
 
     def choose(self, aim: Target) -> Quantisation:
-        """Try recipes and take the one that loses least; raises DataError without the data it needs, ModelError where none can be made."""
+        """Try recipes and take the one that loses least; raises ModelError where none can be made."""
         with self.context.stages("quantise"):
             return self._changed(self._trials().chosen())
 
     def _trials(self) -> RecipeTrials:
-        if self.mode == INT8 and self.context.data.calibration is None:
-            raise DataError(NEEDS_RANGES)
         return RecipeTrials(self.context, self.base, self.mode)
 
     def _changed(self, choice: QuantChoice) -> Quantisation:
