@@ -262,6 +262,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "float[N,3] x",
         "float[N,5] y",
         domains={"com.microsoft": 1},
+    )
     models["halves"] = free(
         "p = MatMul(x, %3x8:float16); y = MatMul(p, %8x4:float16)", "float16[N,3] x", "float16[N,4] y"
     )
