@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from onnxprune.measure.divergence import opened
 from onnxprune.measure.kinds import outputs_like
 from onnxprune.measure.outputs import CLASSES, INTEGERS, Outputs
 from onnxprune.model.graph import give_out
+from onnxprune.model.model import Model
 from onnxprune.model.runtime import Arrays, Session, session
 
 Measure = Callable[[Arrays, Arrays, np.ndarray | None, np.ndarray | None, Outputs], np.ndarray]
@@ -69,19 +70,39 @@ def ablate(
     One run of the model per unit and batch. ``outputs``: how they are compared. Raises DataError where labels are needed and
     missing.
     """
+
+    def silent(group: int) -> Iterator[Model]:
+        for unit in range(int(analysis.widths[group])):
+            yield silenced(analysis, Kept.whole(analysis).without(group, [unit]))[0]
+
+    whole = (silent(group.index) for group in analysis.groups)
+    return effects_of_variants(analysis.facts.model, list(whole), kinds, dataset, means, outputs)
+
+
+def effects_of_variants(
+    model: Model,
+    variants: Sequence[Iterable[Model]],
+    kinds: Iterable[str],
+    dataset: Dataset,
+    means: Means = Means(),
+    outputs: Outputs | None = None,
+) -> dict[str, list[np.ndarray]]:
+    """Return kind -> per sequence of ``variants`` float64[variants]: the mean effect on the outputs of ``model``.
+
+    Those of one sequence differ in the content of small tensors alone, which the model does not have. See ``ablate``.
+    """
     wanted = [kind for kind in kinds if kind in MEASURES]
-    if not wanted or not analysis.groups:
+    if not wanted or not variants:
         return {kind: [] for kind in wanted}
-    original = opened(analysis.facts.model, outputs, means)
+    original = opened(model, outputs, means)
     how = outputs or outputs_like([original.run(next(dataset.batches(means.batch)))])
     found = []
-    for group in analysis.groups:
-        silent, switches = _switchable(analysis, group.index, means, how.inner)
+    for number, each in enumerate(variants):
+        silent, switches = _switchable(model, each, means, how.inner)
         view = _Ablation(original, silent, switches, wanted, how)
         (sums,) = observe(view.look, dataset, [Sums()], means.quiet)
         found.append(sums.totals[1] / max(sums.totals[0], 1))
-        done, of = group.index + 1, len(analysis.groups)
-        means.progress(f"silencing: {done} of {of} groups", done, of)
+        means.progress(f"silencing: {number + 1} of {len(variants)} groups", number + 1, len(variants))
     return {kind: [effects[number] for effects in found] for number, kind in enumerate(wanted)}
 
 
@@ -108,17 +129,14 @@ class _Ablation:
 
 
 def _switchable(
-    analysis: Analysis, group: int, means: Means, inner: tuple[str, ...]
+    model: Model, variants: Iterable[Model], means: Means, inner: tuple[str, ...]
 ) -> tuple[Session, list[dict[str, np.ndarray]]]:
-    """Return a session whose silencing constants are inputs, and their content for each unit of the group.
+    """Return a session in which what variants add to a model are inputs, and their content in each variant.
 
     ``inner``: values inside the model that are outputs there.
     """
-    contents, model = [], analysis.facts.model
-    silent = model
-    for unit in range(int(analysis.widths[group])):
-        kept = Kept.whole(analysis).without(group, [unit])
-        silent = silenced(analysis, kept)[0]
+    contents, silent = [], model
+    for silent in variants:
         contents.append({name: silent.weights[name].read() for name in silent.weights if name not in model.weights})
     proto = silent.draft()
     switches = [header for header in proto.graph.initializer if header.name not in model.weights]

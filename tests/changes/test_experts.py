@@ -343,3 +343,12 @@ def test_rows_add_up() -> None:
         report = onnxprune.prune(FORMS[form](), ratio=0.5, criterion="random", **SETTINGS).report
         gone = [row["parameters"] for row in report["experts"] if row["status"] == "removed"]
         assert sum(gone) == report["before"]["parameters"] - report["after"]["parameters"]
+
+
+def test_effects_on_the_outputs_are_those_of_sending_no_token() -> None:
+    model = FORMS["joined"]()
+    report = onnxprune.prune(model, ratio=0.5, criterion="kl", calibration={"x": X}, **SETTINGS).report
+    before = by_hand(X, set())
+    errors = [float(np.square(by_hand(X, {e}) - before).sum(axis=1).mean()) for e in range(EXPERTS)]
+    scores = [row["score"] for row in report["experts"]]
+    assert np.argsort(scores).tolist() == np.argsort(errors).tolist() and removed(report) == set(np.argsort(errors)[:3].tolist())

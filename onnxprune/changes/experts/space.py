@@ -20,7 +20,9 @@ from onnxprune.changes.experts.scores import BY_WEIGHTS, MASS, of_experts, relat
 from onnxprune.changes.experts.surgery import masked, without_experts
 from onnxprune.changes.proven import positions_left
 from onnxprune.changes.repairing import repaired
+from onnxprune.data import Dataset
 from onnxprune.errors import TargetError
+from onnxprune.evidence.ablation import MEASURES, effects_of_variants
 from onnxprune.model.graph import Graph
 from onnxprune.model.model import Model
 from onnxprune.model.write import stored_bytes
@@ -36,12 +38,15 @@ NONE = (
 FEWER = "{gone} of {asked} experts go: {floor} of each layer stay, as many as are picked for a token or --min-width and --max-layer-ratio leave"
 
 
+MOST_ROWS = 512  # that judge experts one by one, each of which takes a pass of its own over them
+
+
 class Experts(Space[Expert]):
     """The experts of a model that may go, and how much each matters."""
 
     kind, name, noun, verb, changed = "experts", "experts", "expert", "removes", "removed"
     takes: ClassVar[Takes] = {
-        "criterion": (AUTO, MASS, *BY_WEIGHTS), "search": (0.0,), "search_recover": (0,), "selection": ("independent",),
+        "criterion": (AUTO, MASS, *MEASURES, *BY_WEIGHTS), "search": (0.0,), "search_recover": (0,), "selection": ("independent",),
         "scope": (AUTO, "layer", "global"), "threshold": ("class-blind",), "layer_ratio": ((),),
         "repair": (AUTO, "none", "least-squares", "batchnorm", "bias"),
     }  # fmt: skip
@@ -68,21 +73,34 @@ class Experts(Space[Expert]):
     # --- what goes --------------------------------------------------------------------------------------------------
 
     def scores(self) -> np.ndarray:
-        """Return float64[experts]: as multiples of the mean of the layer, the share of the routing, or the size of the weights."""
+        """Return float64[experts]: share of the routing or size of the weights as multiples of the layer's mean, or the effect on the outputs."""
         context, layers = self.context, self.mixtures.layers
-        name = context.settings.scorer.name
-        data = context.data.calibration
+        name, data = context.settings.scorer.name, context.data.calibration
         if data is not None and layers:
             mask = context.outputs.mask if context.outputs else ""
             self.mass = context.once("mass", lambda: routing_mass(self.mixtures, data, context.means.quiet, mask))
         if context.settings.criterion == AUTO:
             name = MASS if self.mass is not None else "l2"
-        found = (
-            self.mass
-            if name == MASS and self.mass is not None
-            else BY_WEIGHTS[name](self.mixtures, context.settings.seed)
-        )
-        return of_experts(self.experts, layers, relative(found))
+        if name in MEASURES and data is not None:
+            rows = data.take(MOST_ROWS, context.settings.seed)
+            return context.once(name, lambda: self._effects(name, rows))
+        if name == MASS and self.mass is not None:
+            return of_experts(self.experts, layers, relative(self.mass))
+        return of_experts(self.experts, layers, relative(BY_WEIGHTS[name](self.mixtures, context.settings.seed)))
+
+    def _effects(self, kind: str, rows: Dataset) -> np.ndarray:
+        """Return float64[experts]: what it does to the outputs where no token is sent to an expert; a run of the model for each."""
+        context, layers = self.context, list(dict.fromkeys(expert.layer for expert in self.experts))
+        ranked = [[expert for expert in self.experts if expert.layer is layer] for layer in layers]
+        variants = [[masked(self.mixtures, [expert]) for expert in own] for own in ranked]
+        model, means = context.facts.model, context.means.quiet
+        found = effects_of_variants(model, variants, (kind,), rows, means, context.outputs)[kind]
+        values = {
+            expert: value
+            for own, each in zip(ranked, found, strict=True)
+            for expert, value in zip(own, each, strict=True)
+        }
+        return np.array([values[expert] for expert in self.experts], np.float64)
 
     def choose(self, aim: Target) -> Change[Expert]:
         """Take the experts that matter least, the same share of every layer unless the scope is global; raises TargetError."""
