@@ -190,7 +190,8 @@ def _bar_letters(links: Links, index: int, node: Node, spec: Spec) -> None:
         where = links.letter(index, letter)
         links.bar(where if positions is None else where[positions], Barrier(node, reason))
     if spec.sinks() and node.inputs and all(name in links.facts.constants for name in node.inputs if name):
-        for letter in spec.sinks():
+        shared = set() if node.bodies else spec.letters(operand for _, operand in spec.extra)
+        for letter in spec.sinks() - shared:
             links.bar(
                 links.letter(index, letter), Barrier(node, "summed up inside a computation on stored tensors alone")
             )

@@ -57,7 +57,8 @@ class NumberUse:
 class Routing:
     """``numbers``: value -> the picker that it holds numbers of. ``lookups``: node -> by which it looks up, and the letter.
 
-    ``others``: everyone else who reads numbers. ``hidden``: pickers whose numbers are read where nobody follows them.
+    ``others``: everyone else who reads numbers. ``hidden``: pickers whose numbers are read where nobody follows them. ``tied``: axis of a stored tensor whose positions are
+    taken one by one -> the axis whose fate they share.
     """
 
     facts: Facts
@@ -66,6 +67,7 @@ class Routing:
     lookups: dict[Node, tuple[Picker, str]] = field(default_factory=dict)
     others: list[NumberUse] = field(default_factory=list)
     hidden: set[Picker] = field(default_factory=set)
+    tied: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
 
     @property
     def adapted(self) -> Adapt:
@@ -175,9 +177,13 @@ def _adapted(found: Routing, node: Node, spec: Spec) -> Spec:
         if node.op in PLACED and spec.inputs[0] and spec.outputs[0]:
             axis = next(a for a, term in enumerate(spec.inputs[0]) if term.letters == (letter,))
             spec.outputs[0] = (*spec.outputs[0][:axis], spec.inputs[0][axis], *spec.outputs[0][axis + 1 :])
-        _tie(found.facts, spec, owner, letter)
+        _tie(found.facts, spec, owner.value, owner.axis, letter)
     if node.op in PARTED:
         _loosen(found.facts, node, spec)
+        for axis, term in enumerate(spec.inputs[0] or () if spec.inputs else ()):
+            other = found.tied.get((node.inputs[0], axis))
+            if other is not None and len(term.letters) == 1:
+                _tie(found.facts, spec, *other, term.letters[0])
     return spec
 
 
@@ -189,17 +195,17 @@ def _lift(spec: Spec, letters: set[str]) -> None:
     spec.bars = [bar for bar in spec.bars if bar.letter not in letters]
 
 
-def _tie(facts: Facts, spec: Spec, picker: Picker, letter: str) -> None:
-    """Let what is numbered share the fate of what was picked from."""
-    shape = facts.shape(picker.value) or ()
-    if spec.sizes.get(letter) != shape[picker.axis]:
+def _tie(facts: Facts, spec: Spec, value: str, along: int, letter: str) -> None:
+    """Let what is numbered share the fate of the axis ``along`` of ``value``, from which was picked."""
+    shape = facts.shape(value) or ()
+    if spec.sizes.get(letter) != shape[along]:
         return
     terms = []
     for axis, size in enumerate(shape):
-        own = letter if axis == picker.axis else f"picked{axis}"
+        own = letter if axis == along else f"picked{axis}"
         spec.sizes.setdefault(own, size)
         terms.append(Term((own,)))
-    spec.extra.append((picker.value, tuple(terms)))
+    spec.extra.append((value, tuple(terms)))
 
 
 def _loosen(facts: Facts, node: Node, spec: Spec) -> None:

@@ -351,4 +351,6 @@ def test_effects_on_the_outputs_are_those_of_sending_no_token() -> None:
     before = by_hand(X, set())
     errors = [float(np.square(by_hand(X, {e}) - before).sum(axis=1).mean()) for e in range(EXPERTS)]
     scores = [row["score"] for row in report["experts"]]
-    assert np.argsort(scores).tolist() == np.argsort(errors).tolist() and removed(report) == set(np.argsort(errors)[:3].tolist())
+    assert np.argsort(scores).tolist() == np.argsort(errors).tolist() and removed(report) == set(
+        np.argsort(errors)[:3].tolist()
+    )

@@ -199,3 +199,23 @@ FORMS: dict[str, Callable[[], ModelProto]] = {
     "equal": lambda: by_tokens("equal"),
 }
 """Name of a form -> the model in it."""
+
+
+def _taken(e: int) -> list[NodeProto]:
+    """Return an expert whose weights are taken from stacked ones by a number that is stored."""
+    taken = [node("Gather", [name, f"n{e}"], [f"{name}_{e}"], axis=0) for name in ("w1", "b1", "w2", "b2")]
+    return [*taken, *_expert(e, "h", {name: np.zeros(EXPERTS) for name in ("w1", "b1", "w2", "b2")})]
+
+
+def taken_one_by_one() -> ModelProto:
+    """As ``one_by_one``, the weights stacked."""
+    middle, last = list(PLACED), ""
+    for e in range(EXPERTS):
+        middle += [*_taken(e), *_column(e, "gather"), node("Mul", [f"o_{e}", f"ce_{e}"], [f"y_{e}"])]
+        if last:
+            middle.append(node("Add", [last, f"y_{e}"], [f"acc_{e}"]))
+        last = f"acc_{e}" if last else f"y_{e}"
+    return built(_around(middle, last), weights() | NUMBERS)
+
+
+FORMS["taken"] = taken_one_by_one

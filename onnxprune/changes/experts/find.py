@@ -80,15 +80,23 @@ class Mixtures:
     def __init__(self, facts: Facts, positions: PositionsOf = lambda value: {}):
         self.facts, self.positions = facts, positions
         self.routing: Routing = routing(facts)
-        self.analysis: Analysis = analyse(facts, STATISTICAL, adapted=self.routing.adapted)
         self.wiring = Wiring(facts.graph)
+        self._analyse()
+        self.routing.tied = self._taken_one_by_one()
+        if self.routing.tied:
+            self._analyse()
+        self._note_kept()
+
+    def _analyse(self) -> None:
+        facts = self.facts
+        self.analysis: Analysis = analyse(facts, STATISTICAL, adapted=self.routing.adapted)
+        self._takers = self._find_takers()
         self.layers: list[ExpertLayer] = []
         self.experts: list[Expert] = []
         self.kept: list[KeptLayer] = []
         if facts.graph.versions.get("", 1) >= OLDEST:
             for layer in self._found():
                 self._admit(layer)
-        self._note_kept()
 
     def keeping(self, gone: Sequence[Expert]) -> Kept:
         """Return the decision in which these experts go."""
@@ -108,8 +116,7 @@ class Mixtures:
         """Return the values and stored tensors that nothing needs any more."""
         return self.wiring.gone(follows.instead, follows.left)
 
-    @cached_property
-    def _takers(self) -> Mapping[int, list[Node]]:
+    def _find_takers(self) -> Mapping[int, list[Node]]:
         """Group -> the nodes that take one known position of an axis of its, or look its positions up by number."""
         found: dict[int, list[Node]] = defaultdict(list)
         for node in self.facts.graph.top:
@@ -203,6 +210,23 @@ class Mixtures:
                 found[name] = axis
         return tuple(sorted(found.items()))
 
+    def _taken_one_by_one(self) -> dict[tuple[str, int], tuple[str, int]]:
+        """Return the axes of stored tensors of which each expert takes its own position, and the axes of scores that they go with."""
+        found: dict[tuple[str, int], dict[int, set[ExpertLayer]]] = defaultdict(dict)
+        takers = [(*taken, node) for node in self.facts.graph.top for taken in single_positions(self.facts, node)]
+        stored = [(name, (source, axis), at) for name, source, axis, at, _ in takers if source in self.facts.constants]
+        gone = {expert: self.gone(self.without([expert])) for expert in self.experts} if stored else {}
+        for expert, names in gone.items():
+            for name, place, at in stored:
+                if name in names and at == int(self.numbers(expert.layer)[expert.unit]):
+                    found[place].setdefault(at, set()).add(expert.layer)
+        result = {}
+        for (source, axis), by_position in found.items():
+            owners = set.union(*by_position.values())
+            if len(by_position) == (self.facts.shape(source) or ())[axis] and len(owners) == 1:
+                result[source, axis] = owners.pop().scores[0]
+        return result
+
     # --- what an expert owns ----------------------------------------------------------------------------------------
 
     def _admit(self, layer: ExpertLayer) -> None:
@@ -210,7 +234,7 @@ class Mixtures:
         value, axis = layer.scores[0]
         numbers, left = self.numbers(layer), self.positions(value).get(axis)
         numbers = numbers if left is None else left[numbers]
-        found, needed = list[Expert](), None
+        found, needed, worked = list[Expert](), None, False
         stacked = any(len(self.facts.shape(m.parameter) or ()) > 2 for m in layer.group.members)
         for unit in range(layer.width):
             expert = Expert(layer, unit, int(numbers[unit]), ())
@@ -220,8 +244,9 @@ class Mixtures:
             if needed is None:
                 stored = tuple(sorted(name for name in gone if name in self.facts.graph.tensors))
                 found.append(Expert(layer, unit, expert.number, stored))
+                worked = worked or not self._worked.isdisjoint(gone)
         fused = any(picker.node.op in FUSED_EXPERTS for picker in layer.pickers)
-        if not (stacked or fused or any(self._has_weights(expert) for expert in found)):
+        if not (stacked or fused or worked):
             return
         if layer.width <= layer.fewest:
             self.kept.append(KeptLayer(layer.pickers[0].node, layer.width, FEW.format(width=layer.width)))
@@ -238,8 +263,12 @@ class Mixtures:
         units = self.analysis.unit[self.analysis.solution.links.axis(value, axis)]
         return np.flatnonzero(units >= 0)[np.argsort(units[units >= 0], kind="stable")]
 
-    def _has_weights(self, expert: Expert) -> bool:
-        return any(len(self.facts.shape(name) or ()) > 1 for name in expert.stored)
+    @cached_property
+    def _worked(self) -> frozenset[str]:
+        """What is computed with stored weights."""
+        nodes = {volume.node for volume in self.analysis.macs if volume.node is not None}
+        weighed = (n for n in nodes if any(name in self.facts.constants for name in n.inputs))
+        return frozenset(name for node in weighed for name in node.outputs)
 
     # --- what stays -------------------------------------------------------------------------------------------------
 
