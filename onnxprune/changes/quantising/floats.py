@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from onnxprune.changes.analysing import facts_of
 from onnxprune.changes.context import Context
+from onnxprune.changes.quantising.equalising import scaled, scales_by
+from onnxprune.coupling.groups import analyse
 from onnxprune.data.dataset import Dataset
 from onnxprune.errors import ModelError
 from onnxprune.model.model import Model
 from onnxprune.model.quantiser import fused
+from onnxprune.proof.check import bisect
+
+NOT_EQUALISED = "no channels between layers can be scaled, or all are alike"
 
 
 class FloatForms:
@@ -15,7 +23,7 @@ class FloatForms:
     def __init__(self, context: Context, base: Model, fit: Dataset | None):
         self.context, self.fit = context, fit
         self._forms = {"": self._prepared(base)}
-        self._equalised: dict[str, tuple[str, ...]] = {}
+        self._groups: dict[str, tuple[str, ...]] = {}
 
     def _prepared(self, base: Model) -> Model:
         """Return the model with its norms folded in; the model itself where that fails or is not exact."""
@@ -33,12 +41,30 @@ class FloatForms:
         return small
 
     def of(self, equalised: str) -> Model:
+        """Return the model in a form; one that is not fit is the plain one."""
+        if equalised not in self._forms:
+            self._forms[equalised] = self._alike(equalised)
         return self._forms[equalised]
 
     def equalised(self, by: str) -> tuple[str, ...]:
         """Return the groups whose channels were made alike."""
-        return self._equalised.get(by, ())
+        self.of(by)
+        return self._groups.get(by, ())
 
     def unfit(self, by: str) -> str:
         """Return why there is no such form ("": there is)."""
-        return "" if by in self._forms else "not yet"
+        return NOT_EQUALISED if by and not self.equalised(by) else ""
+
+    def _alike(self, by: str) -> Model:
+        """Return the model with channels made alike, those groups aside with which it does not compute the same."""
+        context, plain = self.context, self._forms[""]
+        analysis = analyse(facts_of(plain, context.settings))
+        scales = scales_by(by, analysis, self.fit, context.means)
+
+        def differs(some: Sequence[int]) -> bool:
+            return not context.prover.compare(plain, scaled(analysis, scales, some), None).agrees
+
+        wrong = set(bisect(list(scales), differs))
+        chosen = [index for index in scales if index not in wrong]
+        self._groups[by] = tuple(analysis.groups[index].name for index in chosen)
+        return scaled(analysis, scales, chosen)

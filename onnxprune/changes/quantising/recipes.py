@@ -49,6 +49,7 @@ ROUNDS: dict[str, tuple[Round, ...]] = {
         lambda best: [best.rounded(per_channel=True)],
         lambda best: [replace(best, method=method) for method in METHODS[1:]],
         lambda best: [best.rounded(symmetric=True)],
+        lambda best: [replace(best, equalised=by) for by in EQUALISED[1:]],
     ),
     DYNAMIC: (
         lambda best: [best.rounded(per_channel=True)],
