@@ -50,6 +50,11 @@ ROUNDS: dict[str, tuple[Round, ...]] = {
         lambda best: [replace(best, method=method) for method in METHODS[1:]],
         lambda best: [best.rounded(symmetric=True)],
         lambda best: [replace(best, equalised=by) for by in EQUALISED[1:]],
+        lambda best: [replace(best, corrected=True)],
+        lambda best: [
+            *(replace(best, method=method) for method in METHODS),
+            *(replace(best, equalised=by) for by in EQUALISED),
+        ],
     ),
     DYNAMIC: (
         lambda best: [best.rounded(per_channel=True)],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from onnxprune.changes.context import FITTED, Context
+from onnxprune.changes.quantising.correcting import corrected
 from onnxprune.changes.quantising.floats import FloatForms
 from onnxprune.changes.quantising.nearness import weight_error
 from onnxprune.changes.quantising.recipes import BY_HAND, INT8, PER_CHANNEL_SINCE, PLAIN_RECIPES, ROUNDS, QuantRecipe
@@ -154,7 +155,16 @@ class RecipeTrials:
         own = self._quantiser(recipe.equalised)
         if not recipe.method:
             return own.dynamic(recipe.how)
+        if recipe.corrected:
+            return self._corrected(recipe)
         return own.static(recipe.how, self._ranges_of(recipe))
+
+    def _corrected(self, recipe: QuantRecipe) -> Model:
+        """Return the model whose biases make up for the rounding of weights by the same recipe; ranges are the same."""
+        floats, threads = self.floats.of(recipe.equalised), self.context.settings.threads
+        rounded = self.quantised(replace(recipe, corrected=False))
+        with Quantiser(corrected(floats, rounded, self._feeds(), threads), threads) as own:
+            return own.static(recipe.how, self._ranges_of(recipe))
 
     def _quantiser(self, equalised: str) -> Quantiser:
         if equalised not in self._quantisers:
@@ -165,14 +175,12 @@ class RecipeTrials:
     def _ranges_of(self, recipe: QuantRecipe) -> Any:
         key = recipe.equalised, recipe.method
         if key not in self._ranges:
-            assert self.fit is not None, "what needs ranges is refused without data"
-            rows = rows_of_all(self.context.facts, self.context)
-            self._ranges[key] = self._quantiser(recipe.equalised).ranges(recipe.method, _feeds(self.fit, rows))
+            self._ranges[key] = self._quantiser(recipe.equalised).ranges(recipe.method, self._feeds())
         return self._ranges[key]
 
-
-def _feeds(rows: Dataset, batch: int) -> Iterator[Mapping[str, np.ndarray]]:
-    yield from rows.batches(None, batch)
+    def _feeds(self) -> Iterator[Mapping[str, np.ndarray]]:
+        assert self.fit is not None, "what needs ranges is refused without data"
+        yield from self.fit.batches(None, rows_of_all(self.context.facts, self.context))
 
 
 def rows_of_all(facts: Facts, context: Context) -> int:
