@@ -145,9 +145,11 @@ def test_never_worse_than_by_hand(chosen: onnxprune.Result) -> None:
     rows = chosen.report["quantisation"]["candidates"]
     best = recipe_of(chosen, chosen=True)
     costs = {row["recipe"]: row["cost"] for row in rows}
+    assert best["cost"] <= 1.05 * min(
+        cost for name, cost in costs.items() if "int8 values" not in name or "uint8" in name
+    )
     assert best["cost"] <= costs["minmax, weights per tensor, uint8 values"]
     assert costs["minmax, weights per tensor, int8 values"] is not None, "what quantize_static does unasked"
-    assert best["score"] is None or best["score"] == max(row["score"] for row in rows)
     assert sum(row["chosen"] for row in rows) == 1
 
 

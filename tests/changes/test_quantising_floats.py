@@ -9,8 +9,8 @@ from onnx import ModelProto, numpy_helper
 from support.networks import network
 
 from onnxprune.changes.analysing import facts_of
-from onnxprune.changes.quantising.correcting import corrected
-from onnxprune.changes.quantising.equalising import LARGEST, equalisable, scaled, scales_by
+from onnxprune.changes.quantising.correcting import bias_corrected
+from onnxprune.changes.quantising.equalising import LARGEST, equalisable, rescaled, scales_by
 from onnxprune.changes.quantising.nearness import dequantised, weight_error
 from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.data import input_specs, open_dataset
@@ -69,7 +69,7 @@ def test_channels_between_layers_are_scaled_without_a_trace(between: str, by: st
     assert len(groups) == 1 and groups[0].width == 8, "the channels of p"
     scales = {groups[0].index: np.exp2(np.arange(8) - 3.0)}
     np.testing.assert_allclose(
-        run(scaled(analysis, scales, list(scales))), run(analysis.facts.model), rtol=2e-5, atol=2e-5
+        run(rescaled(analysis, scales, list(scales))), run(analysis.facts.model), rtol=2e-5, atol=2e-5
     )
     found = scales_by(by, analysis, rows_for(model), Means())
     assert all(
@@ -77,7 +77,7 @@ def test_channels_between_layers_are_scaled_without_a_trace(between: str, by: st
         for scale in found.values()
     )
     np.testing.assert_allclose(
-        run(scaled(analysis, found, list(found))), run(analysis.facts.model), rtol=2e-5, atol=2e-5
+        run(rescaled(analysis, found, list(found))), run(analysis.facts.model), rtol=2e-5, atol=2e-5
     )
 
 
@@ -97,7 +97,7 @@ def test_scales_by_hand() -> None:
     analysis = analysis_of(model)
     scales = scales_by("weights", analysis, None, Means())
     assert {name: scale.tolist() for name, scale in scales.items()} == {0: [4.0, 1.0, 0.25]}
-    alike = scaled(analysis, scales, [0]).weights
+    alike = rescaled(analysis, scales, [0]).weights
     assert np.asarray(alike["w"].read())[0].tolist() == [0.25, 0.25, 0.25]
     assert np.asarray(alike["v"].read())[:, 0].tolist() == [0.25, 0.25, 0.25]
 
@@ -125,7 +125,7 @@ def test_equal_channels_per_tensor_lose_less() -> None:
     errors = []
     for floats in (
         analysis.facts.model,
-        scaled(analysis, scales := scales_by("weights", analysis, None, Means()), list(scales)),
+        rescaled(analysis, scales := scales_by("weights", analysis, None, Means()), list(scales)),
     ):
         with Quantiser(floats) as own:
             made = own.static(Rounding8(), own.ranges("minmax", [{"x": ROWS}]))
@@ -157,7 +157,7 @@ def test_biases_make_up_for_the_mean_of_what_rounding_changes(body: str) -> None
         rounded = own.static(Rounding8(), own.ranges("minmax", rows))
     (name,) = (n for n, t in floats.weights.items() if len(t.shape) > 1)
     (near,) = dequantised(rounded, name, floats.weights[name].shape)
-    better = corrected(floats, rounded, rows)
+    better = bias_corrected(floats, rounded, rows)
     assert len(better.weights) == len(floats.weights) + ("%8x3x3x3)" in body or "%192x6)" in body)
     coarse = [model.replaced({name: near.astype(np.float32)}) for model in (floats, better)]
     axis = (0, 2, 3) if "Conv" in body else (0,) if "Gemm" in body else (0, 1, 2)
@@ -173,7 +173,7 @@ def test_a_bias_that_others_read_stays_theirs() -> None:
     floats = Model.of(network(body, "float[N,3,8,8] x"))
     with Quantiser(floats) as own:
         rounded = own.static(Rounding8(), own.ranges("minmax", [{"x": ROWS}]))
-    better = corrected(floats, rounded, [{"x": ROWS}])
+    better = bias_corrected(floats, rounded, [{"x": ROWS}])
     biases = [node.input[2] for node in better.structure.graph.node if node.op_type == "Conv"]
     assert len(set(biases)) == 2 and "b" not in better.weights
 

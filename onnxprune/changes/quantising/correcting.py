@@ -31,7 +31,9 @@ class BiasPlace:
     bias: str
 
 
-def corrected(floats: Model, quantised: Model, rows: Iterable[Mapping[str, np.ndarray]], threads: int = 1) -> Model:
+def bias_corrected(
+    floats: Model, quantised: Model, rows: Iterable[Mapping[str, np.ndarray]], threads: int = 1
+) -> Model:
     """Return the float model with biases that make up for what became of the weights; ``rows``: one run of the model each."""
     graph = Graph(floats.structure)
     places = [place for node in graph.top if (place := _place(graph, node)) is not None]

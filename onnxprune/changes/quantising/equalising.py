@@ -135,7 +135,7 @@ def _power_of_two(written: np.ndarray, read: np.ndarray) -> np.ndarray:
     return np.exp2(np.clip(np.round(power), -LARGEST, LARGEST))
 
 
-def scaled(analysis: Analysis, scales: Mapping[int, np.ndarray], groups: Sequence[int]) -> Model:
+def rescaled(analysis: Analysis, scales: Mapping[int, np.ndarray], groups: Sequence[int]) -> Model:
     """Return the model with the channels of some groups divided by their scales."""
     arrays = dict[str, np.ndarray]()
     for name, axis, factors in _factors(analysis, scales, groups):

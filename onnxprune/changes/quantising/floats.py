@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from onnxprune.changes.analysing import facts_of
 from onnxprune.changes.context import Context
-from onnxprune.changes.quantising.equalising import scaled, scales_by
+from onnxprune.changes.quantising.equalising import rescaled, scales_by
 from onnxprune.coupling.groups import analyse
 from onnxprune.data.dataset import Dataset
 from onnxprune.errors import ModelError
@@ -62,9 +62,9 @@ class FloatForms:
         scales = scales_by(by, analysis, self.fit, context.means)
 
         def differs(some: Sequence[int]) -> bool:
-            return not context.prover.compare(plain, scaled(analysis, scales, some), None).agrees
+            return not context.prover.compare(plain, rescaled(analysis, scales, some), None).agrees
 
         wrong = set(bisect(list(scales), differs))
         chosen = [index for index in scales if index not in wrong]
         self._groups[by] = tuple(analysis.groups[index].name for index in chosen)
-        return scaled(analysis, scales, chosen)
+        return rescaled(analysis, scales, chosen)

@@ -54,6 +54,7 @@ ROUNDS: dict[str, tuple[Round, ...]] = {
         lambda best: [
             *(replace(best, method=method) for method in METHODS),
             *(replace(best, equalised=by) for by in EQUALISED),
+            best.rounded(per_channel=not best.how.per_channel),
         ],
     ),
     DYNAMIC: (

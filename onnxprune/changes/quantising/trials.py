@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.changes.context import FITTED, Context
-from onnxprune.changes.quantising.correcting import corrected
+from onnxprune.changes.quantising.correcting import bias_corrected
 from onnxprune.changes.quantising.floats import FloatForms
 from onnxprune.changes.quantising.nearness import weight_error
 from onnxprune.changes.quantising.recipes import BY_HAND, INT8, PER_CHANNEL_SINCE, PLAIN_RECIPES, ROUNDS, QuantRecipe
@@ -18,7 +18,7 @@ from onnxprune.data.dataset import Dataset
 from onnxprune.data.repeated import can_hold_out, held_out, in_batches
 from onnxprune.errors import ModelError
 from onnxprune.measure.divergence import Reference
-from onnxprune.measure.tasks.choice import Judged, least_lost
+from onnxprune.measure.tasks.choice import Judged
 from onnxprune.model.facts import Facts
 from onnxprune.model.memory import ONE_RUN, USUAL_ROWS, room, tensor_bytes
 from onnxprune.model.model import Model
@@ -30,6 +30,8 @@ ROWS = 256
 """Calibration rows by which ranges and means are found, at most."""
 WORTH = 0.8
 """Times the distance of the best uint8 recipe that int8 values have to come below: the same grids, and on x86 up to three times slower."""
+NEAR = 1.05
+"""Times the least distance within which recipes are as near: the one that keeps most of the task is taken of these."""
 REPLAYED = "the plan names it"
 
 
@@ -72,12 +74,13 @@ class RecipeTrials:
         self.reference: Reference | None = None
         self.rows = (0, 0)
         if data is not None:
-            fit, judge = held_out(data, HELD_OUT, JUDGE, seed)
+            share = max(HELD_OUT, 1 - ROWS / len(data))  # all but those that are enough for ranges
+            fit, judge = held_out(data, share, JUDGE, seed)
             self.fit = fit.take(ROWS, seed)
             self.rows = len(self.fit), len(judge)
             batches = in_batches(judge, self.context.facts, self.context.means)
             self.reference = Reference(self.base, batches, self.context.means.quiet, outputs=self.context.outputs)
-            if not can_hold_out(data, HELD_OUT, JUDGE):
+            if not can_hold_out(data, share, JUDGE):
                 self.context.notes.warn(FITTED.format("the quantised model was", len(data)))
         self.floats = FloatForms(self.context, self.base, self.fit)
         self._ranges: dict[tuple[str, str], Any] = {}
@@ -121,7 +124,7 @@ class RecipeTrials:
             raise ModelError(
                 f"{'; '.join(reasons)}; leave quantize out, or report it to ONNX Runtime with this message"
             )
-        return least_lost(judged)
+        return _nearest(judged)
 
     def _try(self, recipe: QuantRecipe) -> QuantRecipe:
         """Make and judge a recipe, once; what cannot be made or run is remembered with the reason."""
@@ -163,7 +166,7 @@ class RecipeTrials:
         """Return the model whose biases make up for the rounding of weights by the same recipe; ranges are the same."""
         floats, threads = self.floats.of(recipe.equalised), self.context.settings.threads
         rounded = self.quantised(replace(recipe, corrected=False))
-        with Quantiser(corrected(floats, rounded, self._feeds(), threads), threads) as own:
+        with Quantiser(bias_corrected(floats, rounded, self._feeds(), threads), threads) as own:
             return own.static(recipe.how, self._ranges_of(recipe))
 
     def _quantiser(self, equalised: str) -> Quantiser:
@@ -181,6 +184,13 @@ class RecipeTrials:
     def _feeds(self) -> Iterator[Mapping[str, np.ndarray]]:
         assert self.fit is not None, "what needs ranges is refused without data"
         yield from self.fit.batches(None, rows_of_all(self.context.facts, self.context))
+
+
+def _nearest(judged: Mapping[QuantRecipe, Judged]) -> QuantRecipe:
+    """Return the recipe that is nearest to the float model: by distance, which tells such small changes apart on fewer rows than the task."""
+    least = min(found.cost for found in judged.values())
+    able = [recipe for recipe, found in judged.items() if found.cost <= NEAR * least]
+    return max(able, key=lambda recipe: (judged[recipe].score or 0.0, -judged[recipe].cost))
 
 
 def rows_of_all(facts: Facts, context: Context) -> int:
