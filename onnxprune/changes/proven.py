@@ -130,7 +130,8 @@ def recovered(change: Change[Any], small: Model, context: Context) -> Model:
 def in_final_form(step: Step[P]) -> Step[P]:
     """Undo what was done for the analysis alone, and let stored tensors take in the scales that a cut added, if that is exact."""
     context = step.change.space.context
-    model = restore(step.model, context.facts.model)
+    known = context.facts.model
+    model = restore(step.model, replace(known, copies={**known.copies, **step.model.copies}))
     small = absorbed(model)
     if small is model:
         return replace(step, model=model)

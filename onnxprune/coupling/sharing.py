@@ -8,14 +8,14 @@ are equal still become one tensor again. Matrices that are tied stay tied.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
-from onnxprune.coupling.links import FREE, Links, build_links
+from onnxprune.coupling.links import FREE, Adapt, Links, as_it_is, build_links
 from onnxprune.model.facts import RANDOM_OPS, Fact, Facts
 from onnxprune.model.graph import Graph, Insertions, Names
 from onnxprune.model.model import Model, described
@@ -31,17 +31,23 @@ class Use(NamedTuple):
     label: str
 
 
-def unshared(facts: Facts, allowed: frozenset[str]) -> Facts:
+def unshared(
+    facts: Facts,
+    allowed: frozenset[str],
+    adapting: Callable[[Facts], Adapt] = lambda facts: as_it_is,
+    types: frozenset[int] = OWN_TYPES,
+) -> Facts:
     """Return the facts of a model in which per-channel constants are shared only where their channels share their fate.
 
-    ``facts.model.copies`` says what was copied; the facts given are returned where nothing has to be.
+    ``facts.model.copies`` says what was copied; the facts given are returned where nothing has to be. ``adapting``: what becomes of
+    signatures, in a model of its own nodes; ``types``: of elements of what is copied.
     """
     light = facts.model.draft()
-    copies = _split(facts, light)
+    copies = _split(facts, light, types)
     if not copies:
         return facts
     every = _facts_of(facts, light, copies)
-    links = build_links(every, allowed)
+    links = build_links(every, allowed, adapting(every))
     labels, reasons = links.components()
     fates = np.where(reasons == FREE, np.arange(len(reasons)), FREE)[labels]
     stands_for = _representatives(copies, links, fates)
@@ -65,11 +71,11 @@ def _facts_of(facts: Facts, proto: ModelProto, copies: Mapping[str, str]) -> Fac
     def extended(values: Mapping[str, Fact]) -> dict[str, Fact]:
         return {name: fact for origin, fact in values.items() for name in (origin, *of[origin])}
 
-    first = extended(facts.first)
+    first, known = extended(facts.first), facts.model.copies
     return replace(
         facts,
         graph=graph,
-        model=facts.model.derived(proto, copies=dict(copies)),
+        model=facts.model.derived(proto, copies={**known, **{copy: known.get(o, o) for copy, o in copies.items()}}),
         first=first,
         second=first if facts.second is facts.first else extended(facts.second),
         constants=facts.constants | copies.keys(),
@@ -104,7 +110,7 @@ class _Splitter:
                 self.uses[source].append(Use(again, position, use.label))
 
 
-def _split(facts: Facts, light: ModelProto) -> dict[str, str]:
+def _split(facts: Facts, light: ModelProto, types: frozenset[int]) -> dict[str, str]:
     """Change ``light`` so that no two nodes share a per-channel constant; return copy -> what it is a copy of."""
     graph = Graph(light)
     uses: dict[str, list[Use]] = defaultdict(list)
@@ -116,7 +122,7 @@ def _split(facts: Facts, light: ModelProto) -> dict[str, str]:
     computed = [node.outputs[0] for node in graph.top if _copyable(facts, node.op, node.outputs, bool(node.bodies))]
     stored = [tensor.name for tensor in list(light.graph.initializer)]
     for name in [*reversed(computed), *stored]:
-        if name not in graph.outputs and len(uses[name]) > 1 and _per_channel(facts, name):
+        if name not in graph.outputs and len(uses[name]) > 1 and _per_channel(facts, name, types):
             splitter.split(name)
     splitter.inserted.carry_out()
     return splitter.copies
@@ -126,10 +132,10 @@ def _copyable(facts: Facts, op: str, outputs: tuple[str, ...], bodies: bool) -> 
     return len(outputs) == 1 and outputs[0] in facts.constants and not bodies and op not in RANDOM_OPS
 
 
-def _per_channel(facts: Facts, name: str) -> bool:
+def _per_channel(facts: Facts, name: str, types: frozenset[int]) -> bool:
     """Whether a constant has one entry per position of one axis, or is small and the same everywhere."""
     fact = facts.first.get(name)
-    if fact is None or fact.shape is None or fact.dtype not in OWN_TYPES:
+    if fact is None or fact.shape is None or fact.dtype not in types:
         return False
     axes = [size for size in fact.shape if size > 1]
     uniform = fact.array is not None and fact.array.size > 0 and bool((fact.array == fact.array.flat[0]).all())

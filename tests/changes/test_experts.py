@@ -18,6 +18,7 @@ from support.mixtures import (
     PICKED,
     ROUTED,
     built,
+    chained,
     fused,
     gathered,
     node,
@@ -354,3 +355,15 @@ def test_effects_on_the_outputs_are_those_of_sending_no_token() -> None:
     assert np.argsort(scores).tolist() == np.argsort(errors).tolist() and removed(report) == set(
         np.argsort(errors)[:3].tolist()
     )
+
+
+@pytest.mark.parametrize("form", ["range", "one-hot", "split"])
+def test_what_is_shared_because_it_is_equal_ties_no_layers(form: str) -> None:
+    model = chained(form)
+    result = onnxprune.prune(model, ratio=0.5, calibration={"x": X}, **SETTINGS)
+    rows = result.report["experts"]
+    assert result.report["surgery"]["exact"] and len({row["layer"] for row in rows}) == 2
+    by_layer = [
+        {r["expert"] for r in rows if r["status"] == "removed" and r["layer"] == layer} for layer in ("wr/0", "wr/1")
+    ]
+    assert [len(gone) for gone in by_layer] == [3, 3] and by_layer[0] != by_layer[1]

@@ -219,3 +219,22 @@ def taken_one_by_one() -> ModelProto:
 
 
 FORMS["taken"] = taken_one_by_one
+
+
+def chained(form: str) -> ModelProto:
+    """Two mixtures of one form, one behind the other, that share what is stored of numbers, as simplifiers leave it."""
+    first = FORMS[form]()
+    nodes, stored = list[NodeProto](), dict[str, Any](NUMBERS)
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in first.graph.initializer}
+    for layer in range(2):
+        stored |= {f"{n}/{layer}": -a if layer and n[1] == "r" else a for n, a in held.items() if n not in NUMBERS}
+        for old in first.graph.node:
+            if old.output[0] == "y" or (layer and old.output[0] in ("h0", "h")):
+                continue
+            fresh = type(old)()
+            fresh.CopyFrom(old)
+            names = {"x": "x"} | {name: name for name in NUMBERS} | ({"h": "res/0"} if layer else {})
+            fresh.input[:] = [names.get(name, f"{name}/{layer}") for name in old.input]
+            fresh.output[:] = [f"{name}/{layer}" for name in old.output]
+            nodes.append(fresh)
+    return built([*nodes, node("MatMul", ["res/1", "wo/1"], ["y"])], stored)

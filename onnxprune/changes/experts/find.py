@@ -15,7 +15,8 @@ from onnxprune.changes.experts.wiring import Wiring
 from onnxprune.coupling.groups import Analysis, Group, analyse
 from onnxprune.coupling.kept import Kept
 from onnxprune.coupling.links import FREE
-from onnxprune.coupling.routing import FUSED_EXPERTS, Picker, Routing, routing
+from onnxprune.coupling.routing import FUSED_EXPERTS, INTEGERS, Picker, Routing, routing
+from onnxprune.coupling.sharing import OWN_TYPES, unshared
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
 
@@ -78,9 +79,10 @@ class Mixtures:
     """
 
     def __init__(self, facts: Facts, positions: PositionsOf = lambda value: {}):
-        self.facts, self.positions = facts, positions
-        self.routing: Routing = routing(facts)
-        self.wiring = Wiring(facts.graph)
+        self.facts = unshared(facts, STATISTICAL, lambda every: routing(every).adapted, OWN_TYPES | INTEGERS)
+        self.positions = positions
+        self.routing: Routing = routing(self.facts)
+        self.wiring = Wiring(self.facts.graph)
         self._analyse()
         self.routing.tied = self._taken_one_by_one()
         if self.routing.tied:

@@ -65,7 +65,7 @@ class Experts(Space[Expert]):
     def _reading(self, expert: Expert) -> list[Any]:
         """Return the nodes that read what is stored for an expert, by which patterns find it."""
         names = [*expert.stored, *(m.parameter for m in expert.layer.group.members)]
-        return [node for name in names for node, _ in self.context.facts.graph.consumers.get(name, ())]
+        return [node for name in names for node, _ in self.mixtures.facts.graph.consumers.get(name, ())]
 
     def parts(self) -> Sequence[Expert]:
         return self.experts
@@ -93,7 +93,7 @@ class Experts(Space[Expert]):
         context, layers = self.context, list(dict.fromkeys(expert.layer for expert in self.experts))
         ranked = [[expert for expert in self.experts if expert.layer is layer] for layer in layers]
         variants = [[masked(self.mixtures, [expert]) for expert in own] for own in ranked]
-        model, means = context.facts.model, context.means.quiet
+        model, means = self.mixtures.facts.model, context.means.quiet
         found = effects_of_variants(model, variants, (kind,), rows, means, context.outputs)[kind]
         values = {
             expert: value
@@ -176,7 +176,7 @@ class Experts(Space[Expert]):
         found["weight_bytes"] -= size
         found["bytes"] -= size
         if small is not None:
-            model = self.context.facts.model
+            model = self.mixtures.facts.model
             found["bytes"] = (
                 model_totals(analysis, analysis.widths)["bytes"]
                 + stored_bytes(small, NOWHERE)
