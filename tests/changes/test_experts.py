@@ -107,7 +107,7 @@ def test_routing_mass_is_what_tokens_give() -> None:
     for row in rows:
         picked = np.argsort(-row, kind="stable")[:PICKED]
         expected[picked] += row[picked] / row[picked].sum() / len(rows)
-    report = onnxprune.prune(stacked(), ratio=0.5, calibration={"x": X}, **SETTINGS).report
+    report = onnxprune.prune(stacked(), ratio=0.5, criterion="routing-mass", calibration={"x": X}, **SETTINGS).report
     np.testing.assert_allclose([row["routing"] for row in report["experts"]], expected, atol=1e-6)
     assert removed(report) == set(np.argsort(expected)[:3].tolist())
     assert [row["score"] for row in report["experts"]] == pytest.approx((expected * EXPERTS).tolist(), abs=1e-5)
@@ -216,7 +216,7 @@ def two_layers(shared_router: bool, shared_experts: bool) -> ModelProto:
 @pytest.mark.parametrize(("router", "experts", "layers"), [(True, False, 1), (False, True, 1), (False, False, 2)])
 def test_what_layers_share_goes_from_both(router: bool, experts: bool, layers: int) -> None:
     model = two_layers(router, experts)
-    result = onnxprune.prune(model, ratio=0.5, calibration={"x": X}, **SETTINGS)
+    result = onnxprune.prune(model, ratio=0.5, criterion="routing-mass", calibration={"x": X}, **SETTINGS)
     rows = result.report["experts"]
     assert result.report["surgery"]["exact"] and len({row["layer"] for row in rows}) == layers
     assert len([row for row in rows if row["status"] == "removed"]) == 3 * layers
@@ -225,7 +225,7 @@ def test_what_layers_share_goes_from_both(router: bool, experts: bool, layers: i
 
 def test_layers_lose_alike_or_as_all_together() -> None:
     model = two_layers(False, False)
-    report = onnxprune.prune(model, ratio=0.4, scope="global", calibration={"x": X}, **SETTINGS).report
+    report = onnxprune.prune(model, ratio=0.4, calibration={"x": X}, **SETTINGS).report
     gone = sorted((row for row in report["experts"] if row["status"] == "removed"), key=lambda row: row["score"])
     stays = [row["score"] for row in report["experts"] if row["status"] == "kept"]
     assert len(gone) == 5 and gone[-1]["score"] <= min(stays)
@@ -360,7 +360,7 @@ def test_effects_on_the_outputs_are_those_of_sending_no_token() -> None:
 @pytest.mark.parametrize("form", ["range", "one-hot", "split"])
 def test_what_is_shared_because_it_is_equal_ties_no_layers(form: str) -> None:
     model = chained(form)
-    result = onnxprune.prune(model, ratio=0.5, calibration={"x": X}, **SETTINGS)
+    result = onnxprune.prune(model, ratio=0.5, criterion="routing-mass", calibration={"x": X}, **SETTINGS)
     rows = result.report["experts"]
     assert result.report["surgery"]["exact"] and len({row["layer"] for row in rows}) == 2
     by_layer = [

@@ -38,7 +38,8 @@ NONE = (
 FEWER = "{gone} of {asked} experts go: {floor} of each layer stay, as many as are picked for a token or --min-width and --max-layer-ratio leave"
 
 
-MOST_ROWS = 512  # that judge experts one by one, each of which takes a pass of its own over them
+MOST_ROWS, FEWEST_ROWS = 512, 16  # that judge experts one by one, each of which takes a pass of its own over them
+MOST_RUNS = 8192  # of a row, for all experts together
 
 
 class Experts(Space[Expert]):
@@ -75,18 +76,32 @@ class Experts(Space[Expert]):
     def scores(self) -> np.ndarray:
         """Return float64[experts]: share of the routing or size of the weights as multiples of the layer's mean, or the effect on the outputs."""
         context, layers = self.context, self.mixtures.layers
-        name, data = context.settings.scorer.name, context.data.calibration
+        name, data = self.criterion, context.data.calibration
         if data is not None and layers:
             mask = context.outputs.mask if context.outputs else ""
             self.mass = context.once("mass", lambda: routing_mass(self.mixtures, data, context.means.quiet, mask))
-        if context.settings.criterion == AUTO:
-            name = MASS if self.mass is not None else "l2"
         if name in MEASURES and data is not None:
-            rows = data.take(MOST_ROWS, context.settings.seed)
+            most = min(MOST_ROWS, max(FEWEST_ROWS, MOST_RUNS // len(self.experts)))
+            rows = data.take(most, context.settings.seed)
             return context.once(name, lambda: self._effects(name, rows))
         if name == MASS and self.mass is not None:
             return of_experts(self.experts, layers, relative(self.mass))
         return of_experts(self.experts, layers, relative(BY_WEIGHTS[name](self.mixtures, context.settings.seed)))
+
+    @property
+    def criterion(self) -> str:
+        """What experts are chosen by: with data what it does to the outputs where no token is sent to one, unless there are very many."""
+        if self.context.settings.criterion != AUTO:
+            return self.context.settings.scorer.name
+        if self.context.data.calibration is None:
+            return "l2"
+        return "kl" if len(self.experts) * FEWEST_ROWS <= MOST_RUNS else MASS
+
+    @property
+    def evenly(self) -> bool:
+        """Whether every layer loses the same share: unless effects on the outputs, which are of one unit, say which loses how many."""
+        scope = self.context.settings.scope
+        return scope == "layer" or (scope == AUTO and self.criterion not in MEASURES)
 
     def _effects(self, kind: str, rows: Dataset) -> np.ndarray:
         """Return float64[experts]: what it does to the outputs where no token is sent to an expert; a run of the model for each."""
@@ -103,7 +118,7 @@ class Experts(Space[Expert]):
         return np.array([values[expert] for expert in self.experts], np.float64)
 
     def choose(self, aim: Target) -> Change[Expert]:
-        """Take the experts that matter least, the same share of every layer unless the scope is global; raises TargetError."""
+        """Take the experts that matter least, or of every layer the same share; raises TargetError."""
         settings = self.context.settings
         if not self.open:
             raise TargetError(NONE)
@@ -112,12 +127,11 @@ class Experts(Space[Expert]):
         with self.context.stages("allocate"):
             able = [expert not in self.barred for expert in self.experts]
             spaces = places_to_go(self.mixtures.layers, self.open, settings.options)
-            evenly = settings.scope != "global"
-            ranked = in_order(self.open, self.values[able], spaces, evenly)
+            ranked = in_order(self.open, self.values[able], spaces, self.evenly)
             if not ranked:
                 raise TargetError(NONE)
             if aim.kind == "ratio":
-                taken = least_share(ranked, self.mixtures.layers, aim.value, evenly)
+                taken = least_share(ranked, self.mixtures.layers, aim.value, self.evenly)
             else:
                 key = KINDS[aim.kind]
                 taken = by_budget(ranked, aim, lambda gone: self.totals(Change(self, tuple(gone)))[key])
