@@ -121,10 +121,10 @@ def fused(model: Model) -> Model:
 
 
 def eight_bit_operators(*, dynamic: bool = False) -> list[str]:
-    """Return the operators that the quantiser has an 8-bit form of, sorted."""
+    """Return the operators that the quantiser has an 8-bit form of, sorted; dynamic: Gemm as the MatMul and Add that it makes of it."""
     from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry, QLinearOpsRegistry
 
-    return sorted(IntegerOpsRegistry) if dynamic else sorted({*QLinearOpsRegistry, *QDQRegistry})
+    return sorted({*IntegerOpsRegistry, "Gemm"}) if dynamic else sorted({*QLinearOpsRegistry, *QDQRegistry})
 
 
 def require_room(model: Model) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from onnxprune.report.entries import ReportView, some
 
 FORMS_OF_MODEL = ("", "before", "pruned", "quantised")
-RECIPES_TRIED = ("recipe", "divergence from float", "task", "")
+RECIPES_TRIED = ("recipe", "distance from float", "task", "")
 WEIGHING_NODES = ("node", "operator", "bytes of weights", "status")
 
 
@@ -48,7 +48,7 @@ def recipe_rows(report: ReportView) -> list[tuple[str, ...]]:
     return [
         (
             row["recipe"],
-            "-" if row["divergence"] is None else f"{row['divergence']:.3g}",
+            "-" if row["cost"] is None else f"{row['cost']:.3g}",
             "-" if row["score"] is None else f"{row['score']:.2%}",
             "chosen" if row["chosen"] else row["reason"] or "",
         )

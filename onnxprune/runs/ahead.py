@@ -18,6 +18,8 @@ NODE_SECONDS = 1e-5  # that a node costs in every run, however small
 BYTES_A_SECOND = 4e8  # that are copied, compared or written
 PASSES = {"evidence": 2.0, "search": 8.0, "repair": 4.0, "recover": 4.0, "drift": 2.0}
 """Stage -> how many times as long as running the model on its rows it takes, about."""
+QUANTISED = {"": 0.0, "dynamic": 8.0, "int8": 30.0}
+"""What ``quantize`` is -> how many times as long as running the model on its rows the choice of a recipe takes, about."""
 CHECKS = 12  # samples that a proof runs, of all models together
 MIXES = 12  # runs of the whole way that judge how kinds of change share a target
 
@@ -55,6 +57,7 @@ def _stages(context: Context) -> Iterator[tuple[str, Stretch]]:
     yield "check", Stretch((CHECKS * run + 2 * copied + 0.2) * turns, turns)
     yield "repair", Stretch(every["repair"] * (settings.repair != "none") * turns, turns)
     yield "recover", Stretch(_training(context, run))
+    yield "quantise", Stretch(QUANTISED[settings.quantize] * rows * run)
     yield "drift", Stretch(PASSES["drift"] * run * len(data.measured or ()))
     yield "latency", Stretch((LATENCY_SECONDS + 1.0) if settings.latency else 0.0)
     yield "save", Stretch(copied + 0.01)

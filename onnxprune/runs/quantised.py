@@ -16,6 +16,14 @@ from onnxprune.model.write import stored_bytes
 from onnxprune.report.entries import Report
 from onnxprune.report.gates import measure_drift, measure_latency
 
+SLOWER = 1.05
+"""Times the float model's latency above which the quantised one is called slower."""
+TOO_SLOW = "quantize {}: the quantised model takes {:.2f} times as long as the float one on this machine{}"
+OTHERWISE = {
+    "int8": ", which has no quick kernels for what it does",
+    "dynamic": ": values are quantised in every run, and convolutions so have no quick kernel; ranges found on data (--quantize int8) may be quicker",
+}
+
 
 def float_model(steps: Sequence[Step[Any]]) -> Model | None:
     """Return the model that the last step quantised (None: it did not), as it would be written."""
@@ -45,4 +53,6 @@ def float_figures(context: Context, steps: Sequence[Step[Any]], small: Model) ->
                 latency = measure_latency(floats, small, context.facts, settings, context.survey).to_json()
         except ModelError:
             latency = None  # the run says why it was not measured
+    if latency is not None and (latency["ratio"] or 0.0) > SLOWER:
+        context.notes.warn(TOO_SLOW.format(settings.quantize, latency["ratio"], OTHERWISE[settings.quantize]))
     return {"quantisation": told | {"float": own, "latency": latency}}

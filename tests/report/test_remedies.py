@@ -554,6 +554,7 @@ ADVICE = re.compile(
     r"[;:,.] (?:\w+ )?(?:try|leave|give|pass|drop|relax|create|choose|add|delete|prune|let|name|use|take|make|write|settle|look) "
 )
 EXPLAINED = {
+    "ranges found on data (--quantize int8) may be quicker": "what a machine takes is not for a test; test_quantise_commands.py has the rule",
     "or --min-width and --max-layer-ratio leave": "a note beside a result; test_experts.py",
     "are more than ONNX Runtime's quantiser takes": "weights of gigabytes are not written by a test; test_quantising.py lowers the limit",
     "or report it to ONNX Runtime with this message": "a failure of ONNX Runtime's quantiser; test_quantising.py makes one",

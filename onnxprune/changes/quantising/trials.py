@@ -18,6 +18,7 @@ from onnxprune.data.dataset import Dataset
 from onnxprune.data.repeated import can_hold_out, held_out, in_batches
 from onnxprune.errors import ModelError
 from onnxprune.measure.divergence import Reference
+from onnxprune.measure.outputs import Outputs
 from onnxprune.measure.tasks.choice import Judged
 from onnxprune.model.facts import Facts
 from onnxprune.model.memory import ONE_RUN, USUAL_ROWS, room, tensor_bytes
@@ -78,8 +79,7 @@ class RecipeTrials:
             fit, judge = held_out(data, share, JUDGE, seed)
             self.fit = fit.take(ROWS, seed)
             self.rows = len(self.fit), len(judge)
-            batches = in_batches(judge, self.context.facts, self.context.means)
-            self.reference = Reference(self.base, batches, self.context.means.quiet, outputs=self.context.outputs)
+            self._batches = in_batches(judge, self.context.facts, self.context.means)
             if not can_hold_out(data, share, JUDGE):
                 self.context.notes.warn(FITTED.format("the quantised model was", len(data)))
         self.floats = FloatForms(self.context, self.base, self.fit)
@@ -146,7 +146,10 @@ class RecipeTrials:
 
     def _judged(self, recipe: QuantRecipe) -> Judged:
         made = self.quantised(recipe)
-        if self.reference is not None:
+        if self.fit is not None:
+            if self.reference is None:
+                outputs = _seen_in(self.context.outputs, made)
+                self.reference = Reference(self.base, self._batches, self.context.means.quiet, outputs=outputs)
             return self.reference.judged(made)
         session(made, threads=self.context.settings.threads)  # what cannot be loaded is not chosen
         return Judged(weight_error(self.floats.of(recipe.equalised), made))
@@ -191,6 +194,16 @@ def _nearest(judged: Mapping[QuantRecipe, Judged]) -> QuantRecipe:
     least = min(found.cost for found in judged.values())
     able = [recipe for recipe, found in judged.items() if found.cost <= NEAR * least]
     return max(able, key=lambda recipe: (judged[recipe].score or 0.0, -judged[recipe].cost))
+
+
+def _seen_in(outputs: Outputs | None, model: Model) -> Outputs | None:
+    """Return how outputs are compared, without the values inside that a quantised model does not have any more."""
+    if outputs is None or not outputs.inner:
+        return outputs
+    made = {name for node in model.structure.graph.node for name in node.output}
+    inner = tuple(name for name in outputs.inner if name in made)
+    of = {name: one for name, one in outputs.of.items() if name in inner or name not in outputs.inner}
+    return replace(outputs, of=of, inner=inner) if of else None
 
 
 def rows_of_all(facts: Facts, context: Context) -> int:
