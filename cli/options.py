@@ -141,6 +141,12 @@ WHAT = (
         help="Make single weights zero: a share (0.7), N of every M that stay along the contraction (2:4), a share of blocks "
         "(0.7,block=1x16), or masks from an .npz file. With --structured, --ratio or --target after the units went.",
     ),
+    click.option(
+        "--permute/--no-permute",
+        default=None,
+        help="First bring channels into an order in which N of every M weights keep more, which changes no output (default: with "
+        "--sparsity N:M, without --masks).",
+    ),
     click.option("--ratio", type=RATIO, help="Share of the prunable units to remove, e.g. 0.5 (the default) or 50%."),
     click.option(
         "--target",

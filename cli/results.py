@@ -48,6 +48,8 @@ def perform(run: Callable[..., Any], progress: Progress, **values: Any) -> dict[
         check_document(plan_path, "plan", "--plan", force)
     if masks_path is not None:
         check_document(masks_path, "masks", "--masks", force)
+        if values.get("permute", True) is None:  # a trainer has the channels as they are
+            values["permute"] = False
     values |= {"calibration": values.pop("calib"), **take_reading(values), "force": force}
     result = run(model, progress=progress, **given(values))
     if plan_path is not None:

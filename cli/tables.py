@@ -44,7 +44,7 @@ from onnxprune.report.sizes import sizes_sentence
 from onnxprune.report.storage import SIZES, TENSORS, packing_rows, packing_sentence, tensor_rows
 from onnxprune.report.tasks import task_sentence
 from onnxprune.report.vocabulary import TOKEN_TENSORS, token_rows, token_sentence
-from onnxprune.report.zeros import zeros_sentence
+from onnxprune.report.zeros import order_sentence, zeros_sentence
 
 SHOWN = 12  # rows of a long table on a terminal without --all
 
@@ -230,7 +230,7 @@ def show_parts(terminal: Terminal, report: dict[str, Any], everything: bool) -> 
         show_directions(terminal, report["directions"], everything)
     _long_table(terminal, EXPERT_COLUMNS, expert_rows(report), "experts of mixtures", everything)
     show_vocabulary(terminal, report, everything)
-    if told := zeros_sentence(report):
+    for told in filter(None, (order_sentence(report), zeros_sentence(report))):
         terminal.say(told)
     show_storage(terminal, report, everything)
     show_quantised(terminal, report, everything)

@@ -37,6 +37,7 @@ class SettingOptions(TypedDict, total=False):
     vocabulary: str
     structured: bool | None
     sparsity: str
+    permute: bool | None
     storage: str
     quantize: str
     allow_lossy: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import numbers
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -43,6 +44,7 @@ ANALYSED = (
     "rotate",
     "structured",
     "sparsity",
+    "permute",
     "allow_lossy",
     "storage",
     "quantize",
@@ -83,12 +85,16 @@ VOCABULARY = "onnxprune.changes.vocabulary.space:Vocabulary"
 """The kind of change that ``vocabulary`` makes first, for all that follows is compared on the tokens that stay."""
 ZEROS = "onnxprune.changes.zeros.space:Zeros"
 """The kind of change that ``sparsity`` puts behind all others."""
+PERMUTING = "onnxprune.changes.permuting.space:Permuting"
+"""The kind of change that ``permute`` puts before the zeros."""
 STORING = "onnxprune.changes.storage.space:Storing"
 """The kind of change that ``storage`` puts behind all others."""
 QUANTISING = "onnxprune.changes.quantising.space:Quantising"
 """The kind of change that ``quantize`` puts behind all others."""
-BESIDE = frozenset({ROTATION, STORING, QUANTISING})
+BESIDE = frozenset({ROTATION, PERMUTING, STORING, QUANTISING})
 """Kinds that go with every other one and take any settings."""
+NEIGHBOURS = re.compile(r"\d+:\d+")
+"""A ``sparsity`` that counts weights beside each other."""
 PLAIN_STORAGE = "plain"
 STORAGE_NAMES = (
     *(PLAIN_STORAGE, "fp16", "codebook", "codebook:16", "codebook:256", "packed", "packed:16", "packed:256", AUTO),
@@ -122,6 +128,7 @@ class Settings:
     ``sparsity``: which single weights become zero after all else: a share such as 0.7, N:M such as 2:4, 0.7,block=1x16, or an .npz file of
     masks. ``structured``: whether units go as well (None: where a ratio, a target or a kind is given, or no sparsity); False without
     ``sparsity``: as many weights as ``ratio`` says.
+    ``permute``: channels change their order, and nothing that is computed, so that N:M keeps more (None: where ``sparsity`` is N:M).
     ``storage``: how tensors are stored in the end: plain, fp16, codebook[:16|:256], packed[:16|:256] or auto; ratio 0 removes nothing before.
     ``quantize``: weights become 8-bit integers in the end, by ONNX Runtime's quantiser: int8 with values too, by ranges of calibration data,
     or dynamic, with values as they come; ratio 0 removes nothing before. Gates judge the quantised model.
@@ -152,6 +159,7 @@ class Settings:
     vocabulary: str = ""
     structured: bool | None = None
     sparsity: str = ""
+    permute: bool | None = None
     storage: str = PLAIN_STORAGE
     quantize: str = ""
     allow_lossy: bool = False
@@ -266,10 +274,16 @@ class Settings:
             )
 
     def _refuse_beside_sparsity(self) -> None:
-        """One number says how many weights go."""
+        """One number says how many weights go, and only patterns of neighbours mind the order of channels."""
         if not self.narrows and self.sparsity and self.ratio is not None:
             raise UsageError(
                 f"ratio {self.ratio:g} and sparsity {self.sparsity} both say how many weights go; leave one of them out"
+            )
+        if self.permute and not NEIGHBOURS.fullmatch(self.sparsity.strip()):
+            raise UsageError("permute goes with N of every M weights; give --sparsity 2:4, or leave permute out")
+        if self.permute and self.recover_loss == "blocks":
+            raise UsageError(
+                "recover_loss blocks compares channels by their place, which permute changes; leave one of them out"
             )
 
     def _refuse_beside_quantisation(self) -> None:
@@ -320,6 +334,7 @@ class Settings:
     def spaces(self) -> tuple[str, ...]:
         """The kinds of change of the run, module:class each, in order."""
         last = (ZEROS,) if self.sparsity or not self.narrows else ()
+        last = (PERMUTING, *last) if self.permutes else last
         last = (*last, STORING) if self.storage != PLAIN_STORAGE else last
         last = (*last, QUANTISING) if self.quantize else last
         if self.lossless:
@@ -339,6 +354,15 @@ class Settings:
         """Whether tokens go, and nothing else."""
         asked = self.target is not None or self.max_divergence is not None or self.ratio not in (None, 0)
         return bool(self.vocabulary) and not (asked or self.lossless or self.rotate or self.granularity != ("heads",))
+
+    @property
+    def permutes(self) -> bool:
+        """Whether channels change their order before weights become zero in a pattern that counts neighbours."""
+        return (
+            bool(NEIGHBOURS.fullmatch(self.sparsity.strip()))
+            and self.permute is not False
+            and self.recover_loss != "blocks"
+        )
 
     @property
     def narrows(self) -> bool:

@@ -12,7 +12,7 @@ from onnxprune.coupling.channels import layouts
 from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.coupling.prepare import prepare
 from onnxprune.coupling.sharing import unshared
-from onnxprune.coupling.streams.widening import outlets, widened, worthwhile
+from onnxprune.coupling.streams.widening import outlets, widened, without_identities, worthwhile
 from onnxprune.data import Dataset
 from onnxprune.errors import ModelError, OnnxPruneError
 from onnxprune.means import Means
@@ -74,6 +74,13 @@ def _with_outlets(analysis: Analysis, settings: Settings) -> Analysis:
 def facts_of(model: Model, settings: Settings) -> Facts:
     shapes, rows, values = dict(settings.input_shape), dict(settings.row_shape), dict(settings.input_value)
     return gather_facts(model, Graph(model.structure), shapes, rows, values)
+
+
+def plain_facts(context: Context) -> Facts:
+    """Return the facts of the model without what was added to analyse it."""
+    facts = context.analysis.facts
+    model = without_identities(facts.model, facts.model.widened)
+    return facts if model is facts.model else facts_of(model, context.settings)
 
 
 def means_of_runs(settings: Settings, facts: Facts) -> Means:

@@ -18,6 +18,7 @@ from onnxprune.changes.change import Change, Refuted, Space
 from onnxprune.changes.context import Context
 from onnxprune.coupling.carriers import Solution, resolve
 from onnxprune.coupling.links import FREE, build_links
+from onnxprune.coupling.ordering import moved_tensors, with_tensors
 from onnxprune.coupling.spec import Operand, Spec, Term
 from onnxprune.errors import SurgeryError
 from onnxprune.model.facts import Facts
@@ -124,38 +125,12 @@ def _reordered(facts: Facts, solution: Solution, chosen: Sequence[tuple[_Side, n
     for side, order in chosen:
         source[side.components] = np.take_along_axis(side.components, order, 1)
     inner = {side.weight: order for side, order in chosen if side.weight}
-    arrays = {}
-    for name, tensor in facts.model.weights.items():
-        axes = {
-            axis: _moves(solution.labels[solution.links.axis(name, axis)], source) for axis in range(len(tensor.shape))
-        }
-        moves = {axis: moved for axis, moved in axes.items() if moved is not None}
-        if not moves and name not in inner:
-            continue
-        array = tensor.read()
-        for axis, moved in moves.items():
-            array = np.take(array, moved, axis)
-        if name in inner:
-            order = inner[name]
-            blocks = array.reshape(len(order), -1, *array.shape[1:])
-            shape = (len(order), 1, order.shape[1], *[1] * (array.ndim - 2))
-            array = np.take_along_axis(blocks, order.reshape(shape), 2).reshape(array.shape)
-        arrays[name] = array
-    result = facts.model.replaced(arrays)
-    for old, header in zip(facts.model.structure.graph.initializer, result.structure.graph.initializer, strict=True):
-        if header.name in arrays:
-            header.doc_string = old.doc_string
-    return result
-
-
-def _moves(labels: np.ndarray, source: np.ndarray) -> np.ndarray | None:
-    """Return int64[size]: the old position of what comes to each position, None where all stay."""
-    wanted = source[labels]
-    if np.array_equal(wanted, labels):
-        return None
-    old, new = np.argsort(labels, kind="stable"), np.argsort(wanted, kind="stable")
-    if not np.array_equal(labels[old], wanted[new]):
-        raise ValueError("an axis holds some of the channels only, or one of them more often")
-    moves = np.empty(len(labels), np.int64)
-    moves[new] = old
-    return moves
+    arrays = dict(
+        moved_tensors(facts.model, lambda name, axis: solution.labels[solution.links.axis(name, axis)], source)
+    )
+    for name, order in inner.items():
+        array = arrays[name] if name in arrays else facts.model.weights[name].read()
+        blocks = array.reshape(len(order), -1, *array.shape[1:])
+        shape = (len(order), 1, order.shape[1], *[1] * (array.ndim - 2))
+        arrays[name] = np.take_along_axis(blocks, order.reshape(shape), 2).reshape(array.shape)
+    return with_tensors(facts.model, arrays)

@@ -61,6 +61,11 @@ class Linear:
         return self.axis if self.window else -1
 
     @property
+    def weight_axis(self) -> int:
+        """The axis of its weight that it sums over, channel by channel."""
+        return 1 if self.window or self._rows_first else 0
+
+    @property
     def by_position(self) -> bool:
         """Whether an output position reads the input position of the same number alone, so that a padding mask holds for both."""
         return self.window is None or self.window.is_point

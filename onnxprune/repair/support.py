@@ -59,6 +59,18 @@ class Support:
         return solve_within
 
 
+def sparse_energy(weight: np.ndarray, gram: np.ndarray, keeps: Keeps, damping: float) -> np.ndarray:
+    """Return float32[groups, o, d]: the squares, in units of its inputs, of the weights that stay in the best sparse form of a layer.
+
+    ``weight`` float64[groups, o, d], whose own outputs are the targets; ``gram`` float64[groups, d, d]: second moments of its
+    inputs, overwritten; ``damping``: of the mean diagonal.
+    """
+    ridge = damping * np.einsum("gdd->g", gram) / gram.shape[1] + np.finfo(np.float32).tiny
+    gram[:, np.arange(gram.shape[1]), np.arange(gram.shape[1])] += ridge[:, None]
+    problem = _Scaled.scaled(gram, weight @ gram)
+    return np.square(problem.refined(problem.support(keeps)))
+
+
 @dataclass
 class _Scaled:
     """``min tr (W - best) G (W - best)^T`` with inputs scaled so that the diagonal of G is one.
@@ -82,6 +94,11 @@ class _Scaled:
         ridge = damping * np.maximum(trace / inputs, np.finfo(np.float64).tiny) + noise
         right = cross.swapaxes(1, 2) + ridge[:, None, None] * old
         gram[:, np.arange(inputs), np.arange(inputs)] += ridge[:, None]
+        return cls.scaled(gram, right)
+
+    @classmethod
+    def scaled(cls, gram: np.ndarray, right: np.ndarray) -> _Scaled:
+        """Return the problem of a positive matrix, which is overwritten, and of right sides, both float64."""
         scale = np.sqrt(np.einsum("gdd->gd", gram))
         gram /= scale[:, :, None]
         gram /= scale[:, None, :]

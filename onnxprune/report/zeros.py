@@ -18,3 +18,14 @@ def zeros_sentence(report: ReportView) -> str:
         f"{zeros / weights:.1%} of {weights:,} weights are zero: no less time on ONNX Runtime's CPU kernels; {PATTERN}, {ANY}, and "
         "--storage auto leaves zeros out of the file (docs/targets.md)"
     )
+
+
+def order_sentence(report: ReportView) -> str:
+    """Say how many groups have their channels in another order, and what the pattern keeps by that ("": none)."""
+    rows = [row for row in report.get("permuted") or () if row["status"] == "reordered"]
+    known = [(row["kept_before"], row["kept_after"]) for row in rows if row["kept_after"] is not None]
+    if not rows:
+        return ""
+    before, after = (sum(side) / max(len(known), 1) for side in zip(*known, strict=True)) if known else (0, 0)
+    kept = f", so that the pattern keeps {after:.1%} of what weights say instead of {before:.1%}" if known else ""
+    return f"the channels of {len(rows)} groups stand in another order{kept}; no output changes by that (--no-permute: as they were)"

@@ -110,6 +110,7 @@ def _brief(context: Context) -> Context:
         "storage": PLAIN_STORAGE,
         "sparsity": "",
         "quantize": "",
+        "permute": None,
     }
     settings = context.settings
     if settings.max_divergence is not None:

@@ -129,7 +129,7 @@ def test_files_hold_the_pattern(net: ModelProto, sparsity: str, calibrated: bool
     rows = {"calibration": ROWS} if calibrated else {}
     found = onnxprune.prune(net, sparsity=sparsity, **rows, **FAST)
     pattern = parse_pattern(sparsity)
-    assert [step["kind"] for step in found.report["steps"]] == ["zeros"] and found.report["surgery"]["proven"]
+    assert found.report["steps"][-1]["kind"] == "zeros" and found.report["surgery"]["proven"]
     for name, array in weights(found.model).items():
         assert array.shape == weights(net)[name].shape
         matrix = array.transpose(0, 2, 3, 1).reshape(array.shape[0], -1) if array.ndim == 4 else array.T

@@ -485,6 +485,9 @@ ERRORS = {
         f"words.onnx --vocabulary first.npy --eval words.txt {TOKENS}", f"words.onnx --vocabulary keep.npy --eval words.txt {TOKENS}"),
     "; give the model's tokenizer (--tokenizer)": (f"words.onnx --vocabulary words.txt {DRY}", f"words.onnx --vocabulary words.txt {TOKENS}"),
     "name the array of tokens that stay": (f"words.onnx --vocabulary three.npz {DRY}", f"words.onnx --vocabulary ids.npz {DRY}"),
+    "give --sparsity 2:4, or leave permute out": (f"net.onnx {DRY} --permute --sparsity 0.5", f"net.onnx {DRY} --permute --sparsity 2:4"),
+    "which permute changes; leave one of them out": (
+        f"net.onnx {DRY} --permute --sparsity 2:4 --recover-loss blocks", f"net.onnx {DRY} --sparsity 2:4 --recover-loss blocks"),
     "leave rotate or lossless out": (f"net.onnx {DRY} --rotate --lossless", f"net.onnx {DRY} --lossless"),
     "leave one of them out": (f"net.onnx {DATA} --schedule linear:2 --max-divergence 0.1", f"net.onnx {DRY} --schedule linear:2"),
     "lossless takes units out; leave granularity": (f"branch.onnx {DRY} --lossless --granularity block", f"branch.onnx {DRY} --granularity lossless,block"),

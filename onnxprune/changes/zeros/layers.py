@@ -37,6 +37,13 @@ class WeightLayer:
     def size(self) -> int:
         return int(np.prod(self.shape, dtype=np.int64))
 
+    @property
+    def reads(self) -> int | None:
+        """The axis of the tensor along which its inputs stand; None: along several."""
+        if self.linear is not None:
+            return self.linear.weight_axis
+        return self.summed[0] if len(self.summed) == 1 else None
+
     def arranged(self, array: np.ndarray) -> np.ndarray:
         """Return [groups, o, d] of an array of anything that is shaped like the stored tensor."""
         if self.linear is not None:

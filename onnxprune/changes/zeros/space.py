@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxprune.allocate import Target
 from onnxprune.allocate.account import model_totals
-from onnxprune.changes.analysing import facts_of, grouped
+from onnxprune.changes.analysing import grouped, plain_facts
 from onnxprune.changes.change import NOWHERE, Change, Space, Takes, Totals, selected
 from onnxprune.changes.context import Context
 from onnxprune.changes.zeros.layers import WeightLayer, weight_layers
@@ -21,7 +21,6 @@ from onnxprune.changes.zeros.patterns import Pattern, parse_pattern
 from onnxprune.changes.zeros.scores import SCORES, shares_of_layers
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
-from onnxprune.coupling.streams.widening import without_identities
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out, in_batches
 from onnxprune.errors import DataError, PlanError, TargetError
@@ -79,9 +78,8 @@ class Zeros(Space[WeightLayer]):
 
     def _plain(self) -> Analysis:
         """Return the analysis of the model without what was added to analyse it."""
-        analysis, settings = self.context.analysis, self.context.settings
-        model = without_identities(analysis.facts.model, analysis.facts.model.widened)
-        return analysis if model is analysis.facts.model else grouped(facts_of(model, settings), settings)
+        facts = plain_facts(self.context)
+        return self.context.analysis if facts is self.context.analysis.facts else grouped(facts, self.context.settings)
 
     def parts(self) -> Sequence[WeightLayer]:
         return self.layers
