@@ -173,7 +173,8 @@ WHAT = (
     click.option(
         "--scope",
         metavar="SCOPE",
-        help="What shares the ratio: layer (default without data), global (with) or isomorphic.",
+        help="What shares the ratio: layer (default without data), global (with) or isomorphic; single weights: layer (default), global, "
+        "erdos-renyi or erdos-renyi-kernel.",
     ),
     click.option("--threshold", metavar="NAME", help="class-blind (default), class-uniform or class-distribution."),
     *KINDS,

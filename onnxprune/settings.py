@@ -93,6 +93,8 @@ QUANTISING = "onnxprune.changes.quantising.space:Quantising"
 """The kind of change that ``quantize`` puts behind all others."""
 BESIDE = frozenset({ROTATION, PERMUTING, STORING, QUANTISING})
 """Kinds that go with every other one and take any settings."""
+BY_SIZE = ("erdos-renyi", "erdos-renyi-kernel")
+"""Scopes of single weights, which say how many of each layer go."""
 NEIGHBOURS = re.compile(r"\d+:\d+")
 """A ``sparsity`` that counts weights beside each other."""
 PLAIN_STORAGE = "plain"
@@ -231,7 +233,7 @@ class Settings:
     def _refuse_unknown_names(self) -> None:
         """Refuse names that stand for nothing, with those that are near."""
         for registry, names in (
-            (SCOPES, ["layer" if self.scope == AUTO else self.scope]),
+            (SCOPES, ["layer" if self.scope in (AUTO, *BY_SIZE) else self.scope]),
             (THRESHOLDS, [self.threshold]),
             (SELECTIONS, [self.selection]),
             (GRANULARITIES, self.granularity),
@@ -279,6 +281,8 @@ class Settings:
             raise UsageError(
                 f"ratio {self.ratio:g} and sparsity {self.sparsity} both say how many weights go; leave one of them out"
             )
+        if self.scope in BY_SIZE and self.narrows:
+            raise UsageError(f"scope {self.scope} shares single weights out; give --unstructured, or leave scope out")
         if self.permute and not NEIGHBOURS.fullmatch(self.sparsity.strip()):
             raise UsageError("permute goes with N of every M weights; give --sparsity 2:4, or leave permute out")
         if self.permute and self.recover_loss == "blocks":
@@ -446,7 +450,7 @@ class Settings:
     @property
     def options(self) -> Options:
         return Options(
-            scope="layer" if self.scope == AUTO else self.scope,
+            scope="layer" if self.scope in (AUTO, *BY_SIZE) else self.scope,
             threshold=self.threshold,
             round_to=width_step(self.round_to),
             minimum=self.min_width,

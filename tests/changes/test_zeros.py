@@ -14,10 +14,12 @@ from support.oracles import run
 
 import onnxprune
 from onnxprune.changes.zeros.patterns import Pattern, largest, parse_pattern
+from onnxprune.changes.zeros.spreads import SPREADS
 from onnxprune.cli import main
 from onnxprune.errors import DataError, PlanError, TargetError, UsageError
 from onnxprune.repair.moments import CrossMoments, solve
 from onnxprune.repair.support import Support
+from onnxprune.settings import BY_SIZE
 
 NET = (
     "w1 = %8x4x3x3; b1 = %8; c1 = Conv<pads=[1,1,1,1]>(x, w1, b1); r1 = Relu(c1); "
@@ -178,10 +180,72 @@ def test_what_zeros_alone_cannot_do_is_refused(net: ModelProto, more: dict) -> N
         onnxprune.prune(net, structured=False, calibration=ROWS, **FAST, **more)
 
 
-@pytest.mark.parametrize("criterion", ["l1", "lamp", "wanda", "ria", "obd", "obs"])
+@pytest.mark.parametrize("criterion", ["l1", "lamp", "wanda", "ria", "obd", "obs", "taylor", "snip", "grasp", "fisher"])
 def test_criteria_by_name(net: ModelProto, criterion: str) -> None:
     found = onnxprune.prune(net, sparsity="0.6", criterion=criterion, calibration=ROWS, **FAST)
     assert (weights(found.model)["w2"] == 0).mean() == pytest.approx(0.6, abs=0.01)
+
+
+def test_scores_by_gradients_are_those_of_the_loss(net: ModelProto) -> None:
+    """Labels give the loss: the weights that stay are those of the largest |w dL/dw|, by finite differences."""
+    x, labels = ROWS["x"][:8], np.arange(8) % 8
+    found = onnxprune.prune(
+        net, sparsity="0.75", criterion="snip", repair="none", calibration={"x": x}, labels=labels, batch=8, **FAST
+    )
+    old, step = weights(net)["w3"].astype(np.float64), 1e-2
+
+    def loss(weight: np.ndarray) -> float:
+        again = ModelProto()
+        again.CopyFrom(net)
+        for tensor in again.graph.initializer:
+            if tensor.name == "w3":
+                tensor.CopyFrom(numpy_helper.from_array(weight.astype(np.float32), "w3"))
+        y = run(again, {"x": x})["y"].astype(np.float64)
+        y -= y.max(1, keepdims=True)
+        return float(np.mean(np.log(np.exp(y).sum(1)) - y[np.arange(8), labels]))
+
+    scores = np.zeros(old.shape)
+    for place in np.ndindex(old.shape):
+        there = np.zeros(old.shape)
+        there[place] = step
+        scores[place] = abs(old[place] * (loss(old + there) - loss(old - there)) / (2 * step))
+    left = weights(found.model)["w3"] != 0
+    wanted = Pattern(0.75).kept(scores.T[None])[0].T
+    assert left.sum() == wanted.sum() and (left & wanted).sum() >= wanted.sum() - 2
+
+
+def test_gradients_take_data(net: ModelProto) -> None:
+    with pytest.raises(DataError, match="looks at data"):
+        onnxprune.prune(net, sparsity="0.5", criterion="fisher", **FAST)
+
+
+def test_the_same_multiple_of_each_deviation(net: ModelProto) -> None:
+    """Class-distribution: one threshold on sizes in standard deviations; class-uniform: the same share of each layer."""
+    found = onnxprune.prune(net, sparsity="0.6", threshold="class-distribution", criterion="l1", **FAST)
+    edges = {
+        n: np.abs(weights(net)[n][a == 0]).max() / np.abs(weights(net)[n]).std()
+        for n, a in weights(found.model).items()
+    }
+    assert max(edges.values()) == pytest.approx(min(edges.values()), rel=0.1)
+    even = onnxprune.prune(net, sparsity="0.6", threshold="class-uniform", criterion="l1", **FAST)
+    for array in weights(even.model).values():
+        assert (array == 0).mean() == pytest.approx(0.6, abs=0.01)
+
+
+@pytest.mark.parametrize("scope", BY_SIZE)
+def test_shares_by_the_sizes_of_layers(net: ModelProto, scope: str) -> None:
+    """Densities are in proportion to (outputs + inputs + kernel) / weights, one at most, and all zeros together are as asked for."""
+    found = weights(onnxprune.prune(net, sparsity="0.6", scope=scope, **FAST).model)
+    every = np.concatenate([array.reshape(-1) for array in found.values()])
+    assert (every == 0).mean() == pytest.approx(0.6, abs=0.01)
+    sizes = {"w1": (8, 4, 3, 3), "w2": (16, 8, 3, 3), "w3": (8, 16)}
+    kernel = slice(None) if scope.endswith("kernel") else slice(2)
+    wanted = {name: sum(shape[kernel]) / np.prod(shape[kernel]) for name, shape in sizes.items()}
+    ratios = [float((found[n] != 0).mean()) / wanted[n] for n in found if (found[n] != 0).mean() < 1]
+    assert len(ratios) > 1 and max(ratios) == pytest.approx(min(ratios), rel=0.05)
+    assert set(SPREADS) == set(BY_SIZE)
+    with pytest.raises(UsageError, match="give --unstructured"):
+        onnxprune.prune(net, scope=scope, **FAST)
 
 
 def test_one_threshold_for_all_layers(net: ModelProto) -> None:
@@ -245,6 +309,11 @@ def test_masks_that_do_not_fit(net: ModelProto, tmp_path: Path, arrays: dict | N
         np.savez(path, **arrays)
     with pytest.raises(DataError, match=match):
         onnxprune.prune(net, sparsity=str(path), **FAST)
+
+
+def test_masks_that_are_not_there(net: ModelProto, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file of masks"):
+        onnxprune.prune(net, sparsity=str(tmp_path / "masks.npz"), **FAST)
 
 
 def test_recovery_keeps_zeros(net: ModelProto) -> None:

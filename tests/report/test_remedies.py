@@ -485,6 +485,7 @@ ERRORS = {
         f"words.onnx --vocabulary first.npy --eval words.txt {TOKENS}", f"words.onnx --vocabulary keep.npy --eval words.txt {TOKENS}"),
     "; give the model's tokenizer (--tokenizer)": (f"words.onnx --vocabulary words.txt {DRY}", f"words.onnx --vocabulary words.txt {TOKENS}"),
     "name the array of tokens that stay": (f"words.onnx --vocabulary three.npz {DRY}", f"words.onnx --vocabulary ids.npz {DRY}"),
+    "give --unstructured, or leave scope out": (f"net.onnx {DRY} --scope erdos-renyi", f"net.onnx {DRY} --scope erdos-renyi --unstructured"),
     "give --sparsity 2:4, or leave permute out": (f"net.onnx {DRY} --permute --sparsity 0.5", f"net.onnx {DRY} --permute --sparsity 2:4"),
     "which permute changes; leave one of them out": (
         f"net.onnx {DRY} --permute --sparsity 2:4 --recover-loss blocks", f"net.onnx {DRY} --sparsity 2:4 --recover-loss blocks"),

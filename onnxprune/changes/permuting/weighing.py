@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.changes.context import Context
+from onnxprune.changes.zeros.gradients import GRADIENT_SCORES
 from onnxprune.changes.zeros.layers import WeightLayer
 from onnxprune.changes.zeros.patterns import Pattern
 from onnxprune.changes.zeros.scores import DAMPING, SCORES
@@ -31,7 +32,8 @@ def channel_scores(
     With data: what is left of the weights where as many of them are zero in any places, found by ADMM; a criterion by name: its own
     scores. Layers whose inputs cannot be seen are judged by their weights alone.
     """
-    scored = SCORES.get(context.settings.criterion)
+    name = context.settings.criterion
+    scored = SCORES.get("l1" if name in GRADIENT_SCORES else name)
     seen = context.data.calibration is not None and (scored is None or scored.data)
     moments = _second_moments(layers, analysis, context) if seen else iter(())
     free = Pattern(pattern.share)

@@ -44,6 +44,11 @@ class WeightLayer:
             return self.linear.weight_axis
         return self.summed[0] if len(self.summed) == 1 else None
 
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The taps of a window along each of its axes; none without one."""
+        return self.linear.window.kernel if self.linear is not None and self.linear.window is not None else ()
+
     def arranged(self, array: np.ndarray) -> np.ndarray:
         """Return [groups, o, d] of an array of anything that is shaped like the stored tensor."""
         if self.linear is not None:

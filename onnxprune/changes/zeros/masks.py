@@ -37,6 +37,8 @@ def read_masks(
                         f"{path}: {name!r} is no weight of this model that can have zeros: masks bear the names of weights"
                     )
             return {name: _matrix(path, known[name], file[name], content(known[name])) for name in names}
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file of masks") from None
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not an .npz file of masks ({error})") from None
 

@@ -1,13 +1,12 @@
-"""What single weights count, by name, and how that shares zeros out over layers."""
+"""What single weights count, by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.changes.zeros.patterns import Pattern, largest
 from onnxprune.criteria.curvature import damped, inverse
 from onnxprune.criteria.weight import share_of_stronger
 
@@ -77,11 +76,3 @@ SCORES: dict[str, WeightScore] = {
     "obd": WeightScore(_obd, True, "squared error of the layer without the weight"),
     "obs": WeightScore(_obs, True, "squared error of the layer without the weight, the others refitted"),
 }
-
-
-def shares_of_layers(scores: Mapping[str, np.ndarray], pattern: Pattern) -> dict[str, float]:
-    """Return the share of zeros of each layer where all layers share one threshold on scores float64[groups, o, d]."""
-    every = np.concatenate([each.reshape(-1) for each in scores.values()])
-    left = largest(every, len(every) - round(pattern.share * len(every)))
-    ends = np.cumsum([each.size for each in scores.values()])
-    return {name: 1 - float(part.mean()) for name, part in zip(scores, np.split(left, ends[:-1]), strict=True)}

@@ -15,10 +15,12 @@ from onnxprune.allocate.account import model_totals
 from onnxprune.changes.analysing import grouped, plain_facts
 from onnxprune.changes.change import NOWHERE, Change, Space, Takes, Totals, selected
 from onnxprune.changes.context import Context
+from onnxprune.changes.zeros.gradients import GRADIENT_SCORES, gradient_scores
 from onnxprune.changes.zeros.layers import WeightLayer, weight_layers
 from onnxprune.changes.zeros.masks import read_masks, taking_zero
 from onnxprune.changes.zeros.patterns import Pattern, parse_pattern
-from onnxprune.changes.zeros.scores import SCORES, shares_of_layers
+from onnxprune.changes.zeros.scores import SCORES
+from onnxprune.changes.zeros.spreads import SPREADS, shares_by_size, shares_of_layers
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
 from onnxprune.data import Dataset
@@ -35,6 +37,7 @@ from onnxprune.report.entries import Report
 from onnxprune.settings import AUTO
 
 GIVEN = "given"
+BLIND = "class-blind"
 EXCLUDED = "left alone by --include or --exclude"
 HELD_OUT, MOST_HELD = 1 / 16, 64  # of the calibration rows, and samples at most: what the result is judged by
 DENSER = (
@@ -59,7 +62,8 @@ class Zeros(Space[WeightLayer]):
 
     kind, name, noun, verb, changed = "zeros", "zeros", "layer", "empties", "pruned"
     takes: ClassVar[Takes] = {
-        "criterion": (AUTO, *SCORES), "repair": (AUTO, "none", "least-squares"), "scope": (AUTO, "layer", "global"),
+        "criterion": (AUTO, *SCORES, *GRADIENT_SCORES), "repair": (AUTO, "none", "least-squares"),
+        "scope": (AUTO, "layer", "global", *SPREADS),
         "target": (None,), "max_divergence": (None,), "schedule": ("one-shot",), "search": (0.0,), "search_recover": (0,),
         "selection": ("independent",), "layer_ratio": ((),), "max_layer_ratio": (1.0,),
     }  # fmt: skip
@@ -101,16 +105,26 @@ class Zeros(Space[WeightLayer]):
                 "--include and --exclude"
             )
         shares = dict.fromkeys((layer.name for layer in able), pattern.share)
-        if settings.scope == "global" and pattern.of is None:
-            shares = shares_of_layers({layer.name: self._scores(layer) for layer in able}, pattern)
+        scope = "global" if settings.scope == AUTO and settings.threshold != BLIND else settings.scope
+        if scope == "global" and pattern.of is None:
+            scores = {layer.name: self._scores(layer) for layer in able}
+            shares = shares_of_layers(scores, pattern, settings.threshold)
+        elif scope in SPREADS and pattern.of is None:
+            shares = shares_by_size(able, pattern.share, scope)
         return self._emptied(able, dict.fromkeys(shares, pattern), shares)
 
     def _array(self, layer: WeightLayer) -> np.ndarray:
         return self.analysis.facts.content(layer.name)
 
     def _scores(self, layer: WeightLayer) -> np.ndarray:
-        """Return float64[groups, o, d]: what the weights alone say."""
+        """Return float64[groups, o, d]: what the weights alone say, or their gradients."""
         name = self.context.settings.criterion
+        if name in GRADIENT_SCORES:
+            known = self.context.once(
+                f"gradients {name}", lambda: gradient_scores(self.layers, self.analysis.facts, self.context)
+            )
+            if layer.name in known:
+                return known[layer.name]
         scored = SCORES.get(name)
         return (scored if scored is not None and not scored.data else SCORES["l1"]).of(
             layer.matrix(self._array(layer)), None
@@ -121,7 +135,8 @@ class Zeros(Space[WeightLayer]):
     ) -> Emptied:
         """Decide by data where there is any, else by the weights."""
         settings, scored = self.context.settings, SCORES.get(self.context.settings.criterion)
-        by_data = scored.data if scored is not None else self.context.data.calibration is not None
+        named = scored is not None or settings.criterion in GRADIENT_SCORES
+        by_data = scored is not None and scored.data if named else self.context.data.calibration is not None
         if by_data and self.context.data.calibration is None:
             raise DataError(f"criterion {settings.criterion!r} looks at data; give calibration data (--calib)")
         alone = {one.name: patterns[one.name].kept(self._scores(one), shares[one.name]) for one in layers}

@@ -77,7 +77,7 @@ def sensitivities(
     remarks = []
     for sampled, order in passes:
         own = {k: observers[k] for k in wanted if (KINDS[k].sampled, observers[k].order) == (sampled, order)}
-        view = _differentiation(analysis.facts, taps.model, list(own.values()), dataset, means, outputs, sampled)
+        view = differentiation(analysis.facts, taps.model, list(own.values()), dataset, means, outputs, sampled)
         seen = observe(view.look, dataset, list(own.values()), view.means, "differentiating")
         observers |= zip(own, seen, strict=True)
         remarks.append(view.remark)
@@ -91,7 +91,7 @@ def curvatures(
     """Return the second moments of the gradients at the outputs of ``taps``, by the Fisher matrix of the model's own outputs."""
     place = Tapped(analysis.facts.model, (tuple(taps),))
     observer = CurvatureObserver(analysis, place)
-    view = _differentiation(analysis.facts, place.model, [observer], dataset, means, outputs)
+    view = differentiation(analysis.facts, place.model, [observer], dataset, means, outputs)
     (seen,) = observe(view.look, dataset, [observer], view.means, "differentiating")
     (found,) = seen.results()
     return [found[tap.site] for tap in taps]
@@ -118,7 +118,7 @@ class _Differentiation:
         return Answers(values, Sampler(batch.samples, POSITIONS, self.means.seed, batch.first))
 
 
-def _differentiation(
+def differentiation(
     facts: Facts,
     model: Model,
     observers: Sequence[Differential],
