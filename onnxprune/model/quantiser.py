@@ -6,6 +6,7 @@ import io
 import logging
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -23,6 +24,8 @@ from onnxprune.model.runtime import session
 
 METHODS = ("minmax", "percentile", "entropy")
 """How ONNX Runtime finds the range of a value: what was seen, all but one in 100,000, or the least divergence of histograms."""
+PRODUCTS = ["Conv", "ConvTranspose", "Gather", "Gemm", "MatMul", "Relu"]
+"""Operators with weights that have an 8-bit form, and the one that is taken in by those before it."""
 MARKS = frozenset({"onnx.infer", "onnx.quant.pre_process"})
 """Keys of metadata by which the quantiser's parts tell each other what was done."""
 
@@ -30,12 +33,13 @@ MARKS = frozenset({"onnx.infer", "onnx.quant.pre_process"})
 class Rounding8(NamedTuple):
     """How numbers become 8 bits: ``signed``: values (of dynamic quantisation: weights) as int8, else uint8; weights of the static form are int8.
 
-    ``symmetric``: the zero of values is that of their integers.
+    ``symmetric``: the zero of values is that of their integers. ``products``: of the static form, nodes with weights alone are quantised.
     """
 
     per_channel: bool = False
     signed: bool = False
     symmetric: bool = False
+    products: bool = False
 
 
 class Quantiser:
@@ -55,7 +59,7 @@ class Quantiser:
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
 
-    def ranges(self, method: str, feeds: Iterable[Mapping[str, np.ndarray]]) -> Any:
+    def ranges(self, method: str, feeds: Iterable[Mapping[str, np.ndarray]], *, products: bool = False) -> Any:
         """Return the range of every float value that may be quantised, by one of ``METHODS``; ``feeds``: one run of the model each.
 
         Values of one run at a time are in memory.
@@ -66,7 +70,7 @@ class Quantiser:
             method_of = dict(zip(METHODS, ("MinMax", "Percentile", "Entropy"), strict=True))
             augmented = self._place / f"{method}.onnx"
             calibrator = create_calibrator(
-                self._file, eight_bit_operators(), str(augmented), CalibrationMethod[method_of[method]]
+                self._file, static_operators(products), str(augmented), CalibrationMethod[method_of[method]]
             )
             calibrator.infer_session = _Rows(session(augmented, threads=self._threads, optimise=False))
             for feed in feeds:
@@ -79,7 +83,7 @@ class Quantiser:
             from onnxruntime.quantization import QDQQuantizer, QuantType
 
             values = QuantType.QInt8 if how.signed else QuantType.QUInt8
-            extra = {"ActivationSymmetric": True} if how.symmetric else {}
+            extra = {"ActivationSymmetric": how.symmetric, "MatMulConstBOnly": how.products}
             quantizer = QDQQuantizer(
                 *(
                     onnx.load(self._file),
@@ -90,7 +94,7 @@ class Quantiser:
                     ranges,
                     [],
                     [],
-                    eight_bit_operators(),
+                    static_operators(how.products),
                 ),
                 extra,
             )
@@ -125,6 +129,11 @@ def eight_bit_operators(*, dynamic: bool = False) -> list[str]:
     from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry, QLinearOpsRegistry
 
     return sorted({*IntegerOpsRegistry, "Gemm"}) if dynamic else sorted({*QLinearOpsRegistry, *QDQRegistry})
+
+
+def static_operators(products: bool) -> list[str]:
+    """Return the operators that a static recipe quantises."""
+    return list(PRODUCTS) if products else eight_bit_operators()
 
 
 def require_room(model: Model) -> None:
@@ -211,7 +220,8 @@ def quietly(name: str) -> Iterator[None]:
     root.addHandler(silent)  # without one, a warning would set up the program's log
     logging.disable(logging.CRITICAL)
     try:
-        with redirect_stdout(io.StringIO()):
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
             yield
     except ModelError:
         raise

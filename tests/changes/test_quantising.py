@@ -309,3 +309,20 @@ def test_a_failure_of_the_quantiser_is_one_message(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(theirs, "quantize_dynamic", fails)
     with pytest.raises(ModelError, match=r"ONNX Runtime's quantiser cannot process .*; leave quantize out"):
         onnxprune.prune(small_network(), quantize="dynamic", **ALONE)
+
+
+def test_what_lies_between_products_stays_float_where_8_bits_do_not_hold_it() -> None:
+    """A mask of large negative numbers takes the range of what it is added to, as attention's does."""
+    body = (
+        "q = MatMul(x, %16x16); k = Transpose<perm = [0, 2, 1]>(q); a = MatMul(q, k); b = Add(a, mask); s = Softmax(b); "
+        "m = MatMul(s, q); n = Add(m, x); y = MatMul(n, %16x5)\nmask = %1x6x6"
+    )
+    model = network(body, "float[N,6,16] x", "float[N,6,5] y")
+    hidden = next(tensor for tensor in model.graph.initializer if tensor.name == "mask")
+    hidden.CopyFrom(numpy_helper.from_array(np.triu(np.full((1, 6, 6), -1e6, np.float32), 1), "mask"))
+    rows = {"x": np.random.default_rng(0).standard_normal((40, 6, 16)).astype(np.float32)}
+    found = onnxprune.prune(model, quantize="int8", calibration=rows, **ALONE)
+    assert "nodes with weights alone" in found.report["quantisation"]["recipe"]
+    assert found.report["quantisation"]["float_operators"]["Softmax"] == 1
+    plain = recipe_of(found, recipe="minmax, weights per tensor, uint8 values")
+    assert recipe_of(found, chosen=True)["cost"] < plain["cost"] / 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from math import prod
 
 from onnxprune.model.quantiser import METHODS, Rounding8
 
@@ -31,9 +32,16 @@ class QuantRecipe:
         kind = "int8" if self.how.signed else "uint8"
         weights = "weights per channel" if self.how.per_channel else "weights per tensor"
         values = f"{kind} values{' about zero' if self.how.symmetric else ''}"
+        values = f"{values}, nodes with weights alone" if self.how.products else values
         parts = [self.method, weights, values] if self.method else [weights, f"{kind} weights"]
         parts += [f"equalised by {self.equalised}"] if self.equalised else []
         return ", ".join([*parts, *(["biases corrected"] if self.corrected else [])])
+
+    @property
+    def handicap(self) -> float:
+        """The factor by which it has to be nearer than others to be taken."""
+        slow = (factor for name, factor in SLOWER_BY.items() if getattr(self.how, name)) if self.method else ()
+        return prod(slow)
 
     def rounded(self, **changes: bool) -> QuantRecipe:
         return replace(self, how=self.how._replace(**changes))
@@ -47,6 +55,7 @@ Round = Callable[[QuantRecipe], Sequence[QuantRecipe]]
 ROUNDS: dict[str, tuple[Round, ...]] = {
     INT8: (
         lambda best: [best.rounded(per_channel=True)],
+        lambda best: [best.rounded(products=True)],
         lambda best: [replace(best, method=method) for method in METHODS[1:]],
         lambda best: [best.rounded(symmetric=True)],
         lambda best: [replace(best, equalised=by) for by in EQUALISED[1:]],
@@ -65,10 +74,12 @@ ROUNDS: dict[str, tuple[Round, ...]] = {
 """Mode -> what is tried beside the best so far, round by round."""
 BY_NAME = {
     recipe.name: recipe
-    for method, signed, per, symmetric, by, corrected in product(
-        (*METHODS, ""), (False, True), (False, True), (False, True), EQUALISED, (False, True)
-    )
-    for recipe in (QuantRecipe(method, Rounding8(per, signed, symmetric), by, corrected),)
+    for method, by, corrected in product((*METHODS, ""), EQUALISED, (False, True))
+    for flags in product((True, False), repeat=len(Rounding8._fields))
+    for recipe in (QuantRecipe(method, Rounding8(*flags), by, corrected),)
 }
+SLOWER_BY = {"signed": 1.25, "products": 2.0}
+"""What makes a static model slower -> the factor by which it has to be nearer to be taken: kernels of int8 values take up to three times as long
+on x86, and what is between nodes with weights is computed in float."""
 PER_CHANNEL_SINCE = 13
 """The opset from which on DequantizeLinear takes a scale per channel."""

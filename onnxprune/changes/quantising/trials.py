@@ -29,8 +29,6 @@ from onnxprune.search import HELD_OUT, JUDGE
 
 ROWS = 256
 """Calibration rows by which ranges and means are found, at most."""
-WORTH = 0.8
-"""Times the distance of the best uint8 recipe that int8 values have to come below: the same grids, and on x86 up to three times slower."""
 NEAR = 1.05
 """Times the least distance within which recipes are as near: the one that keeps most of the task is taken of these."""
 REPLAYED = "the plan names it"
@@ -83,7 +81,7 @@ class RecipeTrials:
             if not can_hold_out(data, share, JUDGE):
                 self.context.notes.warn(FITTED.format("the quantised model was", len(data)))
         self.floats = FloatForms(self.context, self.base, self.fit)
-        self._ranges: dict[tuple[str, str], Any] = {}
+        self._ranges: dict[tuple[str, str, bool], Any] = {}
 
     def chosen(self) -> QuantChoice:
         """Return the recipe of least loss, of those tried round by round."""
@@ -94,8 +92,9 @@ class RecipeTrials:
                 for recipe in further(best):
                     self._try(recipe)
                 best = self._best()
-            best = self._unless_by_hand(best) if self.mode == INT8 else best
-            return self._choice(best)
+            if self.mode == INT8:
+                self._try(BY_HAND)
+            return self._choice(self._best())
 
     def replayed(self, recipe: QuantRecipe) -> QuantChoice:
         """Return what a recipe gives, without a choice."""
@@ -110,12 +109,6 @@ class RecipeTrials:
         return QuantChoice(
             recipe, floats, made, tuple(self.tried.values()), self.rows, self.floats.equalised(recipe.equalised)
         )
-
-    def _unless_by_hand(self, best: QuantRecipe) -> QuantRecipe:
-        self._try(BY_HAND)
-        theirs, ours = self.tried[BY_HAND].judged, self.tried[best].judged
-        better = theirs is not None and ours is not None and theirs.cost < WORTH * ours.cost
-        return BY_HAND if better and self._best() == BY_HAND else best
 
     def _best(self) -> QuantRecipe:
         judged = {recipe: tried.judged for recipe, tried in self.tried.items() if tried.judged is not None}
@@ -179,9 +172,11 @@ class RecipeTrials:
         return self._quantisers[equalised]
 
     def _ranges_of(self, recipe: QuantRecipe) -> Any:
-        key = recipe.equalised, recipe.method
+        key = recipe.equalised, recipe.method, recipe.how.products
         if key not in self._ranges:
-            self._ranges[key] = self._quantiser(recipe.equalised).ranges(recipe.method, self._feeds())
+            self._ranges[key] = self._quantiser(recipe.equalised).ranges(
+                recipe.method, self._feeds(), products=recipe.how.products
+            )
         return self._ranges[key]
 
     def _feeds(self) -> Iterator[Mapping[str, np.ndarray]]:
@@ -191,9 +186,9 @@ class RecipeTrials:
 
 def _nearest(judged: Mapping[QuantRecipe, Judged]) -> QuantRecipe:
     """Return the recipe that is nearest to the float model: by distance, which tells such small changes apart on fewer rows than the task."""
-    least = min(found.cost for found in judged.values())
-    able = [recipe for recipe, found in judged.items() if found.cost <= NEAR * least]
-    return max(able, key=lambda recipe: (judged[recipe].score or 0.0, -judged[recipe].cost))
+    costs = {recipe: recipe.handicap * found.cost for recipe, found in judged.items()}
+    able = [recipe for recipe, cost in costs.items() if cost <= NEAR * min(costs.values())]
+    return max(able, key=lambda recipe: (judged[recipe].score or 0.0, -costs[recipe]))
 
 
 def _seen_in(outputs: Outputs | None, model: Model) -> Outputs | None:
