@@ -118,8 +118,8 @@ KINDS = (
         multiple=True,
         help="heads (default), width of heads, or whole groups. Beside it 'paired': the least channels of every "
         "convolution group go together, wherever they stand; 'stream': also cuts axes whose statistics that changes. "
-        "Or 'block': whole residual branches; 'eigen': directions of each layer's eigenbasis, which makes it two or three "
-        "thinner ones; 'experts': whole experts of mixtures; 'lossless'. Several kinds, such as block,heads, share one target.",
+        "Or 'block': whole residual branches; 'rank': see --low-rank; 'eigen': the same in each layer's eigenbasis; 'experts': whole experts of mixtures; 'lossless'. "
+        "Several kinds, such as block,heads, share one target.",
     ),
     click.option(
         "--share",
@@ -178,6 +178,13 @@ WHAT = (
     ),
     click.option("--threshold", metavar="NAME", help="class-blind (default), class-uniform or class-distribution."),
     *KINDS,
+    click.option(
+        "--low-rank",
+        is_flag=True,
+        default=None,
+        help="Write layers as two or three thinner ones that give nearly the same on --calib data: all widths between layers stay. "
+        "With --structured (or --granularity) units go as well, under one --target.",
+    ),
     click.option(
         "--lossless",
         is_flag=True,

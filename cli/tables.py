@@ -226,8 +226,9 @@ def show_parts(terminal: Terminal, report: dict[str, Any], everything: bool) -> 
     """Print what became of the parts of every kind of change but units."""
     if "blocks" in report:
         show_blocks(terminal, report["blocks"], everything)
-    if "directions" in report:
-        show_directions(terminal, report["directions"], everything)
+    for key in ("directions", "ranks"):
+        if key in report:
+            show_directions(terminal, report[key], everything)
     _long_table(terminal, EXPERT_COLUMNS, expert_rows(report), "experts of mixtures", everything)
     show_vocabulary(terminal, report, everything)
     for told in filter(None, (order_sentence(report), zeros_sentence(report))):
@@ -280,12 +281,14 @@ def show_blocks(terminal: Terminal, blocks: Sequence[dict[str, Any]], everything
 def show_directions(terminal: Terminal, layers: Sequence[dict[str, Any]], everything: bool) -> None:
     """Print layers in the model's order: the directions of input and output that stay, and what each layer then costs."""
     found = [layer for layer in layers if "inputs" in layer]
+    formed = any("form" in layer for layer in found)
     rows = [
-        (e["name"], f"{e['inputs_after']} of {e['inputs']}", f"{e['outputs_after']} of {e['outputs']}", e["status"],
+        (e["name"], f"{e['inputs_after']} of {e['inputs']}", f"{e['outputs_after']} of {e['outputs']}",
+         *([f"{e['form']} {e['rank']}" if e["form"] else "-"] if formed else []), e["status"],
          f"{e['macs']:,}", f"{e['macs_after']:,}")
         for e in found
     ]  # fmt: skip
-    head = ("layer", "inputs", "outputs", "status", "MACs", "after")
+    head = ("layer", "inputs", "outputs", *(["form, rank"] if formed else []), "status", "MACs", "after")
     _long_table(terminal, head, rows, f"{len(rows)} layers can be written as factors", everything)
     rest = list(dict.fromkeys(layer["reason"] for layer in layers if "inputs" not in layer))
     if rest:

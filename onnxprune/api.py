@@ -335,7 +335,7 @@ def _earlier(settings: Settings, rewind: Source | None) -> Model | None:
         raise UsageError("rewind takes weights of the whole vocabulary; leave rewind or vocabulary out")
     if not all(space_of(path).stepwise for path in settings.spaces if path not in (STORING, QUANTISING)):
         raise UsageError(
-            "rewind goes with widths, not with granularity block, eigen or lossless; leave one of them out"
+            "rewind goes with widths, not with granularity block, rank, eigen or lossless; leave one of them out"
         )
     return load(rewind)
 

@@ -76,7 +76,13 @@ class SettingOptions(TypedDict, total=False):
     memory_limit: int | None
 
 
-class RunOptions(SettingOptions, total=False):
+class AskedOptions(SettingOptions, total=False):
+    """``low_rank``: short for the granularity rank, beside the others where ``structured`` or a name is given."""
+
+    low_rank: bool
+
+
+class RunOptions(AskedOptions, total=False):
     """``progress`` is told what begins, a ``Progress`` also what share of the run is over."""
 
     progress: Progress | Listener | None
@@ -191,7 +197,7 @@ def parted(options: Mapping[str, object], kind: Any, **defaults: Any) -> tuple[G
 
     Raises UsageError for a name or a value that is none.
     """
-    own = kind.__annotations__.keys() - SettingOptions.__annotations__.keys()
+    own = kind.__annotations__.keys() - AskedOptions.__annotations__.keys()
     given = {name: value for name, value in options.items() if name in own}
     settings = {name: value for name, value in options.items() if name not in own}
     return Given(defaults | given), make_settings(settings)

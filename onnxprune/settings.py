@@ -77,6 +77,8 @@ GRANULARITIES.add("stream", Granularity(lossy=frozenset({"statistics", "neighbou
 GRANULARITIES.add("block", Granularity("onnxprune.changes.branches.space:Branches"))
 GRANULARITIES.add("eigen", Granularity("onnxprune.changes.ranks.space:Directions"))
 GRANULARITIES.add("experts", Granularity("onnxprune.changes.experts.space:Experts"))
+LOW_RANK = "rank"
+GRANULARITIES.add(LOW_RANK, Granularity("onnxprune.changes.ranks.lowrank:LowRank"))
 GRANULARITIES.add("lossless", Granularity("onnxprune.changes.lossless.space:Lossless"))
 UNITS = Granularity().space
 ROTATION = "onnxprune.changes.rotation.space:Rotation"
@@ -135,7 +137,7 @@ class Settings:
     ``quantize``: weights become 8-bit integers in the end, by ONNX Runtime's quantiser: int8 with values too, by ranges of calibration data,
     or dynamic, with values as they come; ratio 0 removes nothing before. Gates judge the quantised model.
     ``allow_lossy``: channels that a window over their neighbours reads may go too, though that changes what the window sees.
-    ``granularity``: heads, width or groups, beside it paired and stream; block, eigen, experts, lossless: other kinds of change. Several share
+    ``granularity``: heads, width or groups, beside it paired and stream; block, rank, eigen, experts, lossless: other kinds of change. Several share
     the target, one after the other: as much as ``share`` says of a kind (of what is saved), else as data judges. ``input_shape``: input -> sizes for free dimensions.
     ``row_shape``: sizes that costs are counted at where the file leaves some open, though they stay open; taken from data where there
     is any. ``input_value``: input -> what it is fed where no data says so.
@@ -494,16 +496,35 @@ class Settings:
 def make_settings(values: Mapping[str, Any]) -> Settings:
     """Build settings from names and values; raises UsageError with near names for one that does not exist."""
     known = [field.name for field in dataclasses.fields(Settings)]
+    values = _of_short_names(values)
     for name in values:
         if name not in known:
             hint = near_names(name, known) or f"; known: {', '.join(known)}"
             raise UsageError(f"unknown setting {name!r}{hint}")
     kinds = {field.name: str(field.type) for field in dataclasses.fields(Settings)}
     found = {name: _read(name, value, kinds[name]) for name, value in values.items()}
-    if "granularity" in found:  # block,heads is as good as two names
-        names = [name.strip() for text in found["granularity"] for name in text.split(",")]
-        found["granularity"] = tuple(dict.fromkeys(names))
     return Settings(**found)
+
+
+def _of_short_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with ``low_rank`` as the kind of change that it stands for, and names of kinds one by one.
+
+    Beside widths where these are asked for (``structured``, or a kind by its name), else alone.
+    """
+    found = dict(values)
+    low_rank = _read("low_rank", found.pop("low_rank", None), "bool | None")
+    named = found.get("granularity") is not None
+    if named:  # block,heads is as good as two names
+        texts = _read("granularity", found["granularity"], "tuple[str, ...]")
+        found["granularity"] = tuple(dict.fromkeys(name.strip() for text in texts for name in text.split(",")))
+    if low_rank:
+        if found.get("structured") is False:
+            raise UsageError(
+                "low_rank writes layers as thinner ones, unstructured leaves all shapes; leave one of them out"
+            )
+        own = found["granularity"] if named else ("heads",) if found.get("structured") else ()
+        found["granularity"] = tuple(dict.fromkeys((*own, LOW_RANK)))
+    return found
 
 
 def _read(name: str, value: Any, kind: str) -> Any:

@@ -26,7 +26,7 @@ from onnxprune.cli.options import (
     "--granularity",
     metavar="NAME",
     multiple=True,
-    help="heads (default), width, groups, paired, stream, block, eigen, experts, lossless. Repeatable.",
+    help="heads (default), width, groups, paired, stream, block, rank, eigen, experts, lossless. Repeatable.",
 )
 @click.option("--calib", type=FILE, help="Data whose sizes costs are counted at, where the file leaves some open.")
 @options(SHAPES, IMAGES, AUDIO, TEXT)
@@ -57,7 +57,7 @@ def command(
     terminal.say(f"{model}: {before['parameters']:,} parameters, {before['macs']:,} MACs, {before['bytes']:,} bytes")
     terminal.say(f"prunable: {share['macs']:.1%} of the MACs, {share['parameters']:.1%} of the parameters")
     show_sizes(terminal, report)
-    if {"block", "eigen", "experts"}.isdisjoint(report["settings"]["granularity"]):
+    if {"block", "rank", "eigen", "experts"}.isdisjoint(report["settings"]["granularity"]):
         show_groups(terminal, report["groups"], everything)
         show_frozen(terminal, report["frozen"], everything)
     asked = {

@@ -43,7 +43,7 @@ def with_times(
     cache: Path | None = None,
 ) -> Analysis:
     """Return the analysis with measured times; ``whole_us``: the original's latency by the same clock. Raises ModelError where a node does not run."""
-    table = _Table(means, cache_file(means) if cache is None else cache)
+    table = TimeTable(means, cache)
     costly = [
         (index, node, spec)
         for index, (node, spec) in enumerate(analysis.solution.links.specs)
@@ -71,19 +71,19 @@ def cache_file(means: Means) -> Path:
     return home / "onnxprune" / f"times-{key}.json"
 
 
-class _Table:
+class TimeTable:
     """Measured microseconds by node signature, kept in a file between runs."""
 
-    def __init__(self, means: Means, path: Path):
-        self.means, self.path = means, path
+    def __init__(self, means: Means, cache: Path | None = None):
+        self.means, self.path = means, cache_file(means) if cache is None else cache
         self.fresh, self.place = False, (0, 1)
         try:
-            entries = json.loads(path.read_text())
+            entries = json.loads(self.path.read_text())
             self.entries = {str(key): float(value) for key, value in entries.items()}
         except (OSError, ValueError, AttributeError, TypeError):
             self.entries = {}
 
-    def at(self, number: int, of: int) -> _Table:
+    def at(self, number: int, of: int) -> TimeTable:
         """Take note of which of all nodes is timed now."""
         self.place = number, of
         return self
@@ -119,11 +119,15 @@ class _Table:
         proto, feeds = single_node(analysis, node, spec, sizes)
         operands = [(helper.np_dtype_to_tensor_dtype(feed.dtype), list(feed.shape)) for feed in feeds.values()]
         operands += [(tensor.data_type, list(tensor.dims)) for tensor in proto.graph.initializer]
-        shapes = [shape for _, shape in operands]
         attributes = sorted(a.SerializeToString().hex() for a in proto.graph.node[0].attribute)
-        key = hashlib.sha256(json.dumps([node.op, node.version, operands, attributes]).encode()).hexdigest()[:24]
+        shapes = [shape for _, shape in operands]
+        return self.time([node.op, node.version, operands, attributes], f"{node.op} {shapes}", proto, feeds)
+
+    def time(self, signature: object, name: str, proto: ModelProto, feeds: Mapping[str, np.ndarray]) -> float:
+        """Return the microseconds of a model of a few nodes, of which ``signature``, as JSON, says all that its time depends on."""
+        key = hashlib.sha256(json.dumps(signature).encode()).hexdigest()[:24]
         if key not in self.entries:
-            self.means.progress(f"timing {node.op} {shapes}", *self.place)
+            self.means.progress(f"timing {name}", *self.place)
             opened = session(proto, threads=self.means.threads)
             (times,) = interleave(
                 [lambda: opened.run(feeds)], rounds=RUNS, max_seconds=SECONDS,

@@ -88,12 +88,16 @@ def repair(
 
 
 def _tried(trial: _Trial, fit: Dataset, reference: Reference) -> tuple[float, dict[str, float]]:
-    """Return the damping that suits least squares best, and the divergence of every solver on rows that it was not fitted to."""
+    """Return the damping that suits least squares best, and the divergence of every solver on rows that it was not fitted to.
+
+    Within limits there are better weights than scaled ones, and least squares alone looks for them.
+    """
     rows = {name: fit.take(most, trial.means.seed) for name, most in FITTED_ON.items()}
-    found = {name: reference.divergence(trial.by(name, rows[name], 1)) for name in SOLVERS if name != DAMPED}
+    others = [name for name in SOLVERS if name != DAMPED and not trial.method.limits]
+    found = {name: reference.divergence(trial.by(name, rows[name], 1)) for name in others}
     by_damping = {damping: reference.divergence(trial.by(DAMPED, rows[DAMPED], 1, damping)) for damping in DAMPINGS}
     best = min(DAMPINGS, key=lambda damping: by_damping[damping])
-    return best, {name: by_damping[best] if name == DAMPED else found[name] for name in SOLVERS}
+    return best, {name: by_damping[best] if name == DAMPED else found[name] for name in (DAMPED, *others)}
 
 
 @dataclass(frozen=True)

@@ -219,12 +219,13 @@ def solve_damped(gram: np.ndarray, right: np.ndarray, ridge: float) -> np.ndarra
 class Subspace:
     """A weight that reads nothing of its inputs but ``inputs`` (float64[channels, q], orthonormal) and has ``rank`` at most.
 
-    ``metric`` float64[o, o] weighs the errors of its outputs where the rank is taken off.
+    ``inputs`` may also say how a window is read, float64[channels * taps, q]; None: all of it. ``metric`` float64[o, o]
+    weighs the errors of the outputs where the rank is taken off (None: alike).
     """
 
-    inputs: np.ndarray
+    inputs: np.ndarray | None
     rank: int
-    metric: np.ndarray
+    metric: np.ndarray | None = None
 
     def within(self, solver: Solver) -> Solver:
         """Return a solver that stays inside: the other one on what is read, then the best outputs of that rank.
@@ -236,21 +237,30 @@ class Subspace:
         def solve_inside(
             moments: CrossMoments, old: np.ndarray, damping: float, intercept: bool
         ) -> tuple[np.ndarray, np.ndarray]:
-            taps = old.shape[2] // len(self.inputs)
-            basis = np.kron(np.eye(taps), self.inputs)
+            if self.inputs is None:
+                fitted, bias = solver(moments, old, damping, intercept)
+                return self._of_rank(moments, fitted, bias, intercept)
+            basis = np.kron(np.eye(old.shape[2] // len(self.inputs)), self.inputs)
             inner = moments.through(basis)
-            fitted, bias = solver(inner, old @ basis, damping, intercept)
-            reduced = self._truncated(fitted[0], (inner.covariance if intercept else inner.second_moment)[0])
-            if intercept:
-                bias = bias + ((fitted[0] - reduced) @ inner.mean_x[0])[None]
-            return (reduced @ basis.T)[None], bias
+            fitted, bias = self._of_rank(inner, *solver(inner, old @ basis, damping, intercept), intercept)
+            return fitted @ basis.T, bias
 
         return solve_inside
+
+    def _of_rank(
+        self, moments: CrossMoments, fitted: np.ndarray, bias: np.ndarray, intercept: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return weights float64[1, o, d] and the intercept, which takes on what the rest did to the mean."""
+        reduced = self._truncated(fitted[0], (moments.covariance if intercept else moments.second_moment)[0])
+        if intercept:
+            bias = bias + ((fitted[0] - reduced) @ moments.mean_x[0])[None]
+        return reduced[None], bias
 
     def _truncated(self, weight: np.ndarray, moment: np.ndarray) -> np.ndarray:
         if self.rank >= min(weight.shape):
             return weight
-        values, vectors = np.linalg.eigh((self.metric + self.metric.T) / 2)
+        metric = np.eye(len(weight)) if self.metric is None else self.metric
+        values, vectors = np.linalg.eigh((metric + metric.T) / 2)
         values = np.sqrt(np.maximum(values, 0.0) + METRIC_DAMPING * max(float(values.mean()), 1e-30))
         core = (vectors * values) @ vectors.T @ weight
         _, leading = np.linalg.eigh(core @ moment @ core.T)

@@ -72,6 +72,8 @@ def _aims(aim: Target, whole: Totals, schedule: Schedule, start: float, share: f
     if aim.kind == "ratio":
         gone = [0.0, *schedule.shares(aim.value)]
         return [Target("ratio", (now - before) / (1 - before)) for before, now in pairwise(gone)]
+    if aim.kind == "latency":
+        return [Target("latency", 1 - (start + share) * (1 - aim.value))]
     all_of_it = float(whole[KINDS[aim.kind]])
     saving = all_of_it - aim.budget(all_of_it)
     final = max(saving / all_of_it, SLACK)
@@ -130,7 +132,7 @@ def _trained(step: Step[Any], settings: Settings) -> Step[Any]:
 
 def _is_met(space: Space[Any], aim: Target) -> bool:
     """Whether an earlier leg has gone as far already."""
-    return aim.kind != "ratio" and space.totals()[KINDS[aim.kind]] <= aim.value * (1 + SLACK)
+    return aim.kind not in ("ratio", "latency") and space.totals()[KINDS[aim.kind]] <= aim.value * (1 + SLACK)
 
 
 def as_read(model: Model) -> Model:

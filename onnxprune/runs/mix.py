@@ -74,7 +74,7 @@ def _judged(context: Context, whole: Totals, given: Shares, kinds: Sequence[str]
 
     judged: dict[Mix, Judged] = {}
 
-    def divergence(mix: Mix) -> float:
+    def cost(mix: Mix) -> float:
         context.stages.progress(f"shares: {_told(settings, kinds, mix)}")
         own = replace(trying, notes=Notes(), settings=replace(trying.settings, quantize=""))
         try:
@@ -82,9 +82,9 @@ def _judged(context: Context, whole: Totals, given: Shares, kinds: Sequence[str]
         except TargetError:
             return np.inf
         judged[mix] = reference.judged(last.model)
-        return judged[mix].divergence
+        return judged[mix].cost
 
-    tried = best_mix(len(kinds), divergence)
+    tried = best_mix(len(kinds), cost)
     if not np.isfinite(min(tried.values())):
         raise TargetError(
             f"--target {settings.aim} is out of reach, by any kind of change alone or with the others; ask for less"
@@ -92,7 +92,8 @@ def _judged(context: Context, whole: Totals, given: Shares, kinds: Sequence[str]
     best = least_lost({mix: judged[mix] for mix in sorted(judged)})
     context.notes.entries["shares"] = [
         {"shares": {_called(settings, path): share for path, share in shares(mix).items()},
-         "divergence": value if np.isfinite(value) else None, "chosen": mix == best,
+         "divergence": judged[mix].divergence if np.isfinite(value) else None, "chosen": mix == best,
+         "softened": judged[mix].softened if np.isfinite(value) else None,
          "score": judged[mix].score if mix in judged else None}
         for mix, value in tried.items()
     ]  # fmt: skip
@@ -103,13 +104,13 @@ def _told(settings: Settings, kinds: Sequence[str], mix: Mix) -> str:
     return ", ".join(f"{_called(settings, path)} {parts / PARTS:.0%}" for path, parts in zip(kinds, mix, strict=True))
 
 
-def best_mix(kinds: int, divergence: Callable[[Mix], float]) -> dict[Mix, float]:
-    """Return what was tried: each kind alone, then around the best so far, by ever smaller moves from one kind to another."""
+def best_mix(kinds: int, cost: Callable[[Mix], float]) -> dict[Mix, float]:
+    """Return what was tried and its cost: each kind alone, then around the best so far, by ever smaller moves from one kind to another."""
     tried: dict[Mix, float] = {}
 
     def judge(mix: Mix) -> None:
         if mix not in tried and len(tried) < TRIALS:
-            tried[mix] = divergence(mix)
+            tried[mix] = cost(mix)
 
     for kind in range(kinds):
         judge(tuple(PARTS * (kind == other) for other in range(kinds)))

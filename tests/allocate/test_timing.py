@@ -14,8 +14,8 @@ from support.networks import network
 import onnxprune
 from onnxprune.allocate import Costs, parse_target, timing
 from onnxprune.allocate.times import NodeTime, Times, Width
-from onnxprune.changes.units import choose
-from onnxprune.changes.units.choose import next_budget
+from onnxprune.changes import latency
+from onnxprune.changes.latency import next_budget
 from onnxprune.errors import TargetError, UsageError
 from onnxprune.means import Means
 from onnxprune.measure.latency import Latency, LatencyReport
@@ -86,13 +86,16 @@ def test_a_latency_target_is_a_share() -> None:
 def by_size(before: Model, after: Model, *_: object) -> SimpleNamespace:
     """A clock that never wavers: time is the model's size."""
     return SimpleNamespace(
-        before=SimpleNamespace(p10=100.0), cpu=None, ratio=after.proto.ByteSize() / before.proto.ByteSize()
+        before=SimpleNamespace(p10=100.0),
+        after=SimpleNamespace(p10=100.0),
+        cpu=None,
+        ratio=after.proto.ByteSize() / before.proto.ByteSize(),
     )
 
 
 def test_a_latency_target_is_met_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(choose, "measure_latency", by_size)
+    monkeypatch.setattr(latency, "measure_latency", by_size)
     with pytest.raises(TargetError, match="out of reach"):
         onnxprune.prune(MODEL, target="latency=0.001x", latency=False)
     result = onnxprune.prune(MODEL, target="latency=0.7x", latency=False)
@@ -124,10 +127,12 @@ def test_a_latency_target_that_cannot_be_judged_is_not_met(tmp_path: Path, monke
     noisy, tried = Latency(100.0, 300.0, 900.0, 900.0, 90.0, 50), []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(timing, "interleave", lambda *_, **__: [[1000] * 3])
-    monkeypatch.setattr(choose, "measure_latency", lambda *_: tried.append(1) or LatencyReport(noisy, noisy, threads=2))
+    monkeypatch.setattr(
+        latency, "measure_latency", lambda *_: tried.append(1) or LatencyReport(noisy, noisy, threads=2)
+    )
     with pytest.raises(TargetError, match=r"cannot be judged: .* too noisy to say .*--threads 1"):
         onnxprune.prune(MODEL, target="latency=0.7x", latency=False, threads=2)
-    assert len(tried) == 1 + choose.LATENCY_TRIES
+    assert len(tried) == 1 + latency.LATENCY_TRIES
 
 
 def test_nodes_are_timed_by_cpu_time_where_one_thread_does_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

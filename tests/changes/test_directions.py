@@ -17,22 +17,23 @@ import onnxprune
 from onnxprune.allocate import Costs, parse_ratio, parse_target
 from onnxprune.allocate import Options as Widths
 from onnxprune.changes.ranks import (
-    Basis,
     Cut,
+    Eigenbasis,
     Layer,
+    Rules,
     choose_cuts,
     cut_to,
     eigenbases,
     factored_totals,
     find_layers,
+    form_limits,
     full_cut,
     projected,
     space,
-    subspaces,
     with_factors,
 )
-from onnxprune.changes.ranks.basis import rotated
 from onnxprune.changes.ranks.costs import FORMS, cost, forms
+from onnxprune.changes.ranks.eigen import rotated
 from onnxprune.data import input_specs, open_dataset
 from onnxprune.errors import DataError, PlanError, TargetError, UsageError
 from onnxprune.model import read
@@ -67,10 +68,11 @@ NETS: dict[str, tuple[str, str]] = {
     "free": ("w = %8x6x3x3; b = %8; y = Conv<pads=[1,1,1,1]>(x, w, b)", "float[n,6,h,9] x"),
 }  # fmt: skip
 WITHOUT_WINDOW = {"point", "gemm", "gemm turned", "matmul", "double"}
-CASES = [(name, form) for name in NETS for form in (["out"] if name in WITHOUT_WINDOW else FORMS)]
+OF_CHANNELS = [form for form in FORMS if not FORMS[form].splits]
+CASES = [(name, form) for name in NETS for form in (["out"] if name in WITHOUT_WINDOW else OF_CHANNELS)]
 
 
-def basis_of(layer: Layer, model: ModelProto, seed: int = 0) -> Basis:
+def basis_of(layer: Layer, model: ModelProto, seed: int = 0) -> Eigenbasis:
     """Any basis: what is exact is exact in every one."""
     random = np.random.default_rng(seed)
     moments = [(m := random.standard_normal((n, 2 * n))) @ m.T / n for n in (layer.inputs, layer.outputs)]
@@ -176,7 +178,10 @@ def test_removed_directions_are_silenced_ones(name: str, form: str) -> None:
 
 @pytest.mark.parametrize("name", NETS)
 def test_layers_without_a_window_become_two(name: str) -> None:
-    assert forms(made(name)[2]) == (("out",) if name in WITHOUT_WINDOW else tuple(FORMS))
+    layer = made(name)[2]
+    assert forms(layer) == (
+        ("out",) if name in WITHOUT_WINDOW else tuple(FORMS) if layer.between else tuple(OF_CHANNELS)
+    )
 
 
 def test_the_bias_is_added_last_and_the_window_stays_with_the_kernel() -> None:
@@ -239,7 +244,7 @@ t = %6x3x1x1; y = ConvTranspose(c, t)
 def test_costs_are_those_of_the_written_model() -> None:
     model, analysis, layer = made("stride")
     whole = {kind: int(value) for kind, value in Costs(analysis).totals(analysis.widths).items()}
-    for form in FORMS:
+    for form in OF_CHANNELS:
         cut = Cut(basis_of(layer, model), form, 2 if FORMS[form].before else 6, 3 if FORMS[form].after else 8)
         again = analysed(with_factors(projected(analysis.facts, [cut]), [cut]).proto)
         expected = Costs(again).totals(again.widths)
@@ -253,10 +258,10 @@ def test_a_budget_takes_the_least_damage() -> None:
     basis = basis_of(layer, model)
     whole = {kind: int(value) for kind, value in Costs(analysis).totals(analysis.widths).items()}
     for share in (0.9, 0.6, 0.3):
-        (cut,) = choose_cuts([basis], whole, parse_target(f"macs={share}x"), Widths())
+        (cut,) = choose_cuts([basis], whole, parse_target(f"macs={share}x"), Rules(Widths()))
         affordable = [
             basis.lost()[p, q]
-            for form in FORMS for p in range(1, 9) for q in range(1, 7)
+            for form in OF_CHANNELS for p in range(1, 9) for q in range(1, 7)
             if cost(layer, form, q, p, "macs") <= share * whole["macs"]
         ]  # fmt: skip
         assert factored_totals(whole, [cut.entry])["macs"] <= share * whole["macs"]
@@ -268,17 +273,17 @@ def test_a_layer_is_written_only_where_that_is_cheaper() -> None:
     basis = basis_of(layer, model)
     whole = {kind: int(value) for kind, value in Costs(analysis).totals(analysis.widths).items()}
     with pytest.raises(TargetError, match="no layer of this model becomes cheaper"):
-        choose_cuts([basis], whole, parse_ratio(0.5), Widths())  # 4 (6 + 8) > 6 * 8
-    (cut,) = choose_cuts([basis], whole, parse_ratio(0.7), Widths())  # 2 (6 + 8) < 6 * 8
+        choose_cuts([basis], whole, parse_ratio(0.5), Rules(Widths()))  # 4 (6 + 8) > 6 * 8
+    (cut,) = choose_cuts([basis], whole, parse_ratio(0.7), Rules(Widths()))  # 2 (6 + 8) < 6 * 8
     assert cut.entry[1:] == ("out", 6, 2)
     with pytest.raises(TargetError, match="out of reach"):
-        choose_cuts([basis], whole, parse_target("macs=10%"), Widths())
+        choose_cuts([basis], whole, parse_target("macs=10%"), Rules(Widths()))
 
 
 def test_numbers_of_directions_are_aligned() -> None:
     model, analysis, layer = made("bias")
     whole = {kind: int(value) for kind, value in Costs(analysis).totals(analysis.widths).items()}
-    (cut,) = choose_cuts([basis_of(layer, model)], whole, parse_target("macs=70%"), Widths(round_to=4))
+    (cut,) = choose_cuts([basis_of(layer, model)], whole, parse_target("macs=70%"), Rules(Widths(round_to=4)))
     assert cut.inputs in (2, 4, 6) and cut.rank in (4, 8)  # 6 directions are less than two steps of 4
 
 
@@ -417,9 +422,9 @@ def test_what_does_not_go_together_is_refused(settings: dict, error: type, messa
         onnxprune.prune(CNN, **(SETTINGS | settings))
 
 
-def test_subspaces_are_what_the_cut_reads() -> None:
-    model, _, layer = made("bias")
+def test_limits_are_what_the_cut_reads() -> None:
+    model, analysis, layer = made("bias")
     cut = Cut(basis_of(layer, model), "both", 2, 3)
-    found = subspaces([cut])["w"]
+    found = form_limits(analysis.facts, [cut])["w"]
     np.testing.assert_array_equal(found.inputs, cut.basis.inputs[:, :2])
     assert found.rank == 3

@@ -72,7 +72,7 @@ def test_a_plan_of_an_analysis_is_the_models() -> None:
 
 def test_a_plan_for_a_latency_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxprune.report.gates.LATENCY_SECONDS", 0.02)
-    monkeypatch.setattr("onnxprune.changes.units.choose.LATENCY_TURNS", 1)
+    monkeypatch.setattr("onnxprune.changes.latency.LATENCY_TURNS", 1)
     try:
         assert onnxprune.plan(dense(), target="latency=0.999x").groups
     except TargetError as error:  # so small a model may be timed as slower

@@ -1,95 +1,109 @@
-"""The Kronecker-factored eigenbasis of each layer, and what every direction of it is worth.
-
-Wang et al. 2019, "EigenDamage: Structured Pruning in the Kronecker-Factored Eigenbasis", section 4: with A = E h h^T = Q_A L_A Q_A^T of a
-layer's inputs and S = E g g^T = Q_S L_S Q_S^T of the gradients at its outputs, W' = Q_S^T W Q_A is the weight in the basis in which the
-Fisher matrix T (A x S) is diagonal. Both moments are taken per channel, the same for every tap of a kernel.
-"""
+"""What a layer keeps of itself when it becomes factors: which directions, in which form, and what is lost with the others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from onnxprune.allocate.legal import Options, aligned_parts, capped
+from onnxprune.changes.ranks.costs import FORMS, most_ranks
 from onnxprune.changes.ranks.layers import Layer
-from onnxprune.coupling.groups import Analysis
-from onnxprune.data import Dataset
-from onnxprune.errors import TargetError
-from onnxprune.evidence import Cache, gather
-from onnxprune.evidence.gradients import curvatures
-from onnxprune.evidence.gradients.taps import Tap
-from onnxprune.evidence.needs import Need
-from onnxprune.evidence.sites import Site
-from onnxprune.means import Means
-from onnxprune.measure.outputs import Outputs
+from onnxprune.repair.moments import Subspace
+
+LEVELS = 64  # numbers of directions that are looked at per side of a layer
+
+
+class Way(NamedTuple):
+    """Sizes that a layer may have in one form: ``ranks`` int64[p], ``inputs`` int64[q], and what is ``lost`` float64[p, q]."""
+
+    form: str
+    ranks: np.ndarray
+    inputs: np.ndarray
+    lost: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
-class Basis:
-    """Orthonormal directions of a layer, the most important first: ``inputs`` float64[i, i], ``outputs`` float64[o, o], in columns.
-
-    ``damage`` float64[o, i]: change of the loss when one entry of the rotated weight goes. ``metric`` float64[o, o]: S.
-    """
+class Basis(ABC):
+    """Directions of a layer, the most important first; each kind of basis says what they are."""
 
     layer: Layer
-    inputs: np.ndarray
-    outputs: np.ndarray
-    damage: np.ndarray
-    metric: np.ndarray
 
-    def lost(self) -> np.ndarray:
-        """Return float64[o + 1, i + 1]: the damage of keeping the first p output and the first q input directions."""
-        kept = np.zeros((len(self.outputs) + 1, len(self.inputs) + 1))
-        kept[1:, 1:] = self.damage.cumsum(0).cumsum(1)
-        return np.maximum(kept[-1, -1] - kept, 0.0)
+    @abstractmethod
+    def ways(self, options: Options) -> Iterator[Way]:
+        """Yield the sizes to choose among in each form."""
 
+    @abstractmethod
+    def at_ratio(self, ratio: float, options: Options) -> Cut | None:
+        """Return the layer without so large a share of itself; None where that makes it no cheaper."""
 
-def eigenbases(
-    analysis: Analysis,
-    layers: Sequence[Layer],
-    dataset: Dataset,
-    means: Means = Means(),
-    cache: Cache | None = None,
-    outputs: Outputs | None = None,
-) -> tuple[list[Basis], tuple[str, ...]]:
-    """Return the basis of each layer from one forward and one backward pass over the data, and warnings.
+    @abstractmethod
+    def projected(self, cut: Cut, weight: np.ndarray) -> np.ndarray:
+        """Return float64[o, i, taps]: the layer's own weight without the directions that go."""
 
-    ``outputs``: how these are compared.
-    Raises ModelError for an operator on the way without a gradient rule, TargetError where there is no layer.
-    """
-    if not layers:
-        raise TargetError(
-            "no layer of this model can be written as factors; onnxprune inspect MODEL --granularity eigen says why; "
-            "prune widths instead"
-        )
-    needs = [Need("gram", layer.linear.source, layer.axes[0]) for layer in layers]
-    seen = gather(analysis.facts, dataset, needs, means, cache=cache)
-    found = curvatures(analysis, [_tap(layer) for layer in layers], dataset, means, outputs)
-    bases = [
-        rotated(layer, analysis.facts.content(layer.name), seen[need].second_moment[0], c.moment[0], c.positions)
-        for layer, need, c in zip(layers, needs, found, strict=True)
-    ]
-    return bases, seen.warnings
+    @abstractmethod
+    def reading(self, cut: Cut) -> np.ndarray:
+        """Return float64[i, q]: what of its input channels a layer with a factor in front reads."""
+
+    @abstractmethod
+    def limit(self, cut: Cut, weight: np.ndarray) -> Subspace:
+        """Return what a repair must keep to so that the weight can still be written in this form."""
+
+    @property
+    @abstractmethod
+    def whole(self) -> float:
+        """What is lost with all of the layer."""
 
 
-def _tap(layer: Layer) -> Tap:
-    site = Site(layer.node, layer.linear.source, layer.axes[0], np.arange(layer.inputs), layer.name)
-    return Tap(site, layer.linear.source, layer.node.outputs[0], layer.axes[1])
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A layer that becomes factors: the first ``inputs`` and ``rank`` directions of its basis stay."""
+
+    basis: Basis
+    form: str
+    inputs: int
+    rank: int
+
+    @property
+    def layer(self) -> Layer:
+        return self.basis.layer
+
+    @property
+    def reads(self) -> int:
+        """Directions of its input that the layer still reads."""
+        return self.inputs if FORMS[self.form].before else self.layer.inputs
+
+    @property
+    def makes(self) -> int:
+        """Directions of its output that it still makes."""
+        return min(self.rank, self.layer.outputs) if FORMS[self.form].after else self.layer.outputs
+
+    @property
+    def entry(self) -> tuple[Layer, str, int, int]:
+        return self.layer, self.form, self.inputs, self.rank
 
 
-def rotated(layer: Layer, weight: np.ndarray, inputs: np.ndarray, outputs: np.ndarray, positions: float) -> Basis:
-    """Return the basis of a layer with the second moments ``inputs`` (A) and ``outputs`` (S) over so many positions per sample.
-
-    An entry of W' costs T L_S L_A W'^2 / 2; a row or a column costs the sum over it.
-    """
-    (power, first), (curvature, second) = map(_eigen, (inputs, outputs))
-    turned = np.einsum("op,oit,iq->pqt", second, layer.matrix(weight), first, optimize=True)
-    damage = positions / 2 * np.square(turned).sum(2) * curvature[:, None] * power
-    rows, columns = (np.argsort(-damage.sum(axis), kind="stable") for axis in (1, 0))
-    return Basis(layer, first[:, columns], second[:, rows], damage[np.ix_(rows, columns)], outputs)
+def full_cut(basis: Basis, form: str) -> Cut:
+    """Return a layer in a form that keeps all directions, which computes what the layer did."""
+    return Cut(basis, form, basis.layer.inputs, most_ranks(basis.layer, form))
 
 
-def _eigen(moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    values, vectors = np.linalg.eigh((moment + moment.T) / 2)
-    return np.maximum(values, 0.0), vectors
+def direction_counts(size: int, options: Options, most: int = LEVELS) -> np.ndarray:
+    """Return the numbers of directions to look at, ascending, all of them last."""
+    every = np.array(capped(aligned_parts(size, options), options))
+    return every[np.unique(np.linspace(0, len(every) - 1, most).round().astype(int))]
+
+
+def by_columns(weight: np.ndarray, kernel: tuple[int, ...]) -> np.ndarray:
+    """Return [o, kernel width, kernel height, i] of [o, i, taps], a kernel of two axes: its columns side by side."""
+    outputs, inputs, _ = weight.shape
+    return weight.reshape(outputs, inputs, *kernel).transpose(0, 3, 2, 1)
+
+
+def by_taps(columns: np.ndarray) -> np.ndarray:
+    """Return [o, i, taps] of what ``by_columns`` gave."""
+    outputs, width, height, inputs = columns.shape
+    return columns.transpose(0, 3, 2, 1).reshape(outputs, inputs, height * width)

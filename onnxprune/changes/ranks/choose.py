@@ -1,56 +1,23 @@
-"""From damages and a target to the directions that stay in each layer."""
+"""From what is lost and a target to the form and the directions of each layer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from onnxprune.allocate.hull import lower_hull
-from onnxprune.allocate.legal import Options, aligned_parts, capped, nearest
+from onnxprune.allocate.legal import Options
 from onnxprune.allocate.target import KINDS, Target
-from onnxprune.changes.ranks.basis import Basis
-from onnxprune.changes.ranks.costs import FORMS, cost, forms
+from onnxprune.changes.ranks.basis import Basis, Cut
+from onnxprune.changes.ranks.costs import Count, cost
 from onnxprune.changes.ranks.layers import Layer
 from onnxprune.errors import TargetError
 
-LEVELS = 64  # numbers of directions that are looked at per side of a layer
-
-
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """A layer that becomes factors: the first ``inputs`` and ``rank`` directions of its basis stay."""
-
-    basis: Basis
-    form: str
-    inputs: int
-    rank: int
-
-    @property
-    def layer(self) -> Layer:
-        return self.basis.layer
-
-    @property
-    def reads(self) -> int:
-        """Directions of its input that the layer still reads."""
-        return self.inputs if FORMS[self.form].before else self.layer.inputs
-
-    @property
-    def makes(self) -> int:
-        """Directions of its output that it still makes."""
-        return self.rank if FORMS[self.form].after else self.layer.outputs
-
-    @property
-    def reading(self) -> np.ndarray:
-        """float64[inputs of the layer, directions]: what of its input the layer still reads."""
-        return self.basis.inputs[:, : self.inputs]
-
-    @property
-    def entry(self) -> tuple[Layer, str, int, int]:
-        return self.layer, self.form, self.inputs, self.rank
+Price = Callable[[Layer, str, Count, Count, str], np.ndarray]
+"""(layer, form, input directions, rank, kind of cost) -> what the layer costs so written; see ``cost``."""
 
 
 class Option(NamedTuple):
@@ -61,31 +28,39 @@ class Option(NamedTuple):
     cut: Cut | None
 
 
-def full_cut(basis: Basis, form: str) -> Cut:
-    """Return a layer in a form that keeps all directions, which computes what the layer did."""
-    return Cut(basis, form, basis.layer.inputs, basis.layer.outputs)
+class Rules(NamedTuple):
+    """How sizes are chosen: which ``options`` allow, at which ``price``, and the kinds of cost of which a layer saves enough.
 
+    ``least``: (layer, form) -> share of its cost that a layer so written may have at most, to be worth it.
+    """
 
-def cut_to(basis: Basis, inputs: int, rank: int) -> Cut:
-    """Return a layer with so many directions left, in the form that costs the fewest MACs."""
-    prices = {form: int(cost(basis.layer, form, inputs, rank, "macs")) for form in forms(basis.layer)}
-    return Cut(basis, min(prices, key=lambda form: prices[form]), inputs, rank)
+    options: Options
+    price: Price = cost
+    least: Callable[[Layer, str], float] = lambda layer, form: 1.0
 
 
 def choose_cuts(
-    bases: Sequence[Basis], whole: dict[str, int], target: Target, options: Options, exponent: float = 1.0
+    bases: Sequence[Basis],
+    whole: Mapping[str, float],
+    target: Target,
+    rules: Rules,
+    weights: Sequence[float] | None = None,
 ) -> tuple[Cut, ...]:
     """Return the layers to write as factors, in the order of ``bases``.
 
-    A ratio is the share of each layer's directions that goes, on both sides. A budget is met with the least damage, by
-    steps of least damage per cost along each layer's convex frontier. ``options``: which numbers of directions there may be.
-    ``exponent``: damages are divided by the layer's own to 1 - exponent. Raises TargetError where nothing becomes cheaper.
+    A ratio is a share of each layer, as its basis understands it. A budget is met with the least damage, by steps of least
+    damage per cost along each layer's convex frontier. ``weights``: by which each layer's damages count (None: as they are).
+    Raises TargetError where nothing becomes cheaper.
     """
     if target.kind == "ratio":
-        cuts = [by_ratio(basis, target.value, options) for basis in bases]
+        cuts = [basis.at_ratio(target.value, rules.options) for basis in bases]
     else:
         kind = KINDS[target.kind]
-        cuts = _by_budget(bases, whole, kind, target, options, exponent)
+        ways = [
+            _options(basis, rules, kind, weight)
+            for basis, weight in zip(bases, weights or [1.0] * len(bases), strict=True)
+        ]
+        cuts = [option.cut for option in _by_budget(ways, whole[kind], kind, target)]
     chosen = tuple(cut for cut in cuts if cut is not None)
     if not chosen:
         raise TargetError(
@@ -94,39 +69,27 @@ def choose_cuts(
     return chosen
 
 
-def by_ratio(basis: Basis, ratio: float, options: Options) -> Cut | None:
-    """Return a layer without so large a share of its directions on both sides; None where that makes it no cheaper."""
-    layer = basis.layer
-    inputs, rank = (nearest(aligned_parts(n, options), (1 - ratio) * n) for n in (layer.inputs, layer.outputs))
-    found = cut_to(basis, inputs, rank)
-    found = replace(found, inputs=found.reads, rank=found.makes)  # what a form does not save, it keeps
-    return found if cost(*found.entry, "macs") < layer.macs else None
-
-
-def _by_budget(
-    bases: Sequence[Basis], whole: dict[str, int], kind: str, target: Target, options: Options, exponent: float
-) -> list[Cut | None]:
-    limit = target.budget(whole[kind])
-    ways = [_options(basis, options, kind, exponent) for basis in bases]
-    frontiers = [_hull(own) for own in ways]
+def _by_budget(ways: Sequence[Sequence[Option]], whole: float, kind: str, target: Target) -> list[Option]:
+    """Return an option of each layer; raises TargetError where even the cheapest are too many."""
+    limit, frontiers = target.budget(whole), [_hull(own) for own in ways]
     steps = sorted(
-        (_price(before, after), number, place)
+        (_steepness(before, after), number, place)
         for number, frontier in enumerate(frontiers)
         for place, (before, after) in enumerate(pairwise(frontier))
     )
     chosen = [frontier[0] for frontier in frontiers]
-    total = float(whole[kind])
+    total = float(whole)
     for _, number, place in steps:
         if total <= limit:
             break
         total += frontiers[number][place + 1].cost - chosen[number].cost
         chosen[number] = frontiers[number][place + 1]
     if total > limit:
-        share = total / max(whole[kind], 1)
+        share = total / max(whole, 1)
         reason = f"with the fewest directions in every layer {share:.1%} of the {kind} are left"
         raise TargetError(f"--target {target} is out of reach: {reason}; prune widths too, in another run", total)
     _spend(limit - total, ways, chosen)
-    return [option.cut for option in chosen]
+    return chosen
 
 
 def _spend(slack: float, ways: Sequence[Sequence[Option]], chosen: list[Option]) -> None:
@@ -144,30 +107,19 @@ def _spend(slack: float, ways: Sequence[Sequence[Option]], chosen: list[Option])
         chosen[-number] = best
 
 
-def _levels(width: int, options: Options) -> np.ndarray:
-    """Return the numbers of directions to look at, ascending, all of them last."""
-    every = np.array(capped(aligned_parts(width, options), options))
-    return every[np.unique(np.linspace(0, len(every) - 1, LEVELS).round().astype(int))]
-
-
-def _options(basis: Basis, options: Options, kind: str, exponent: float) -> list[Option]:
+def _options(basis: Basis, rules: Rules, kind: str, weight: float) -> list[Option]:
     """Return the layer as it was, and everything that is cheaper."""
-    layer, lost = basis.layer, basis.lost()
-    inputs, rank = _levels(layer.inputs, options), _levels(layer.outputs, options)
-    damage = lost[np.ix_(rank, inputs)] / max(float(lost[0, 0]), 1e-300) ** (1 - exponent)
-    q, p = inputs[None, :], rank[:, None]
-    original = float(cost(layer, "", 0, 0, kind))
+    original = float(rules.price(basis.layer, "", 0, 0, kind))
     found = [Option(original, 0.0, None)]
-    for form in forms(layer):
-        price = np.broadcast_to(cost(layer, form, q, p, kind), damage.shape)
-        for a, b in zip(*np.nonzero(price < original), strict=True):
-            found.append(
-                Option(float(price[a, b]), float(damage[a, b]), Cut(basis, form, int(inputs[b]), int(rank[a])))
-            )
+    for form, ranks, inputs, lost in basis.ways(rules.options):
+        price = np.broadcast_to(rules.price(basis.layer, form, inputs[None, :], ranks[:, None], kind), lost.shape)
+        for a, b in zip(*np.nonzero(price < rules.least(basis.layer, form) * original), strict=True):
+            cut = Cut(basis, form, int(inputs[b]), int(ranks[a]))
+            found.append(Option(float(price[a, b]), weight * float(lost[a, b]), cut))
     return found
 
 
-def _price(before: Option, after: Option) -> float:
+def _steepness(before: Option, after: Option) -> float:
     """Return the damage of a step per what it saves."""
     return (after.damage - before.damage) / (before.cost - after.cost)
 

@@ -13,11 +13,15 @@ Count = int | np.ndarray
 
 
 class Form(NamedTuple):
-    """Which factors stand beside the layer; ``weights``: (layer, input directions, rank) -> (elements, positions) of each."""
+    """Which factors stand beside the layer; ``weights``: (layer, input directions, rank) -> (elements, positions) of each.
+
+    ``splits``: whether the factors share the kernel's window, a column of it each and then a row.
+    """
 
     before: bool
     after: bool
     weights: Callable[[Layer, Count, Count], tuple[tuple[Count, int], ...]]
+    splits: bool = False
 
 
 FORMS: dict[str, Form] = {
@@ -26,13 +30,30 @@ FORMS: dict[str, Form] = {
     "both": Form(
         True, True, lambda e, q, p: ((e.inputs * q, e.read), (q * p * e.taps, e.made), (p * e.outputs, e.made))
     ),
-}
-"""Where all directions of one side stay, the factor on that side is left out. ``p``, ``q`` may be arrays."""
+    "split": Form(
+        False, True,
+        lambda e, q, p: ((e.inputs * e.kernel[0] * p, e.between), (p * e.kernel[1] * e.outputs, e.made)), True,
+    ),
+}  # fmt: skip
+"""Where all directions of one side stay, the factor on that side is left out. ``p``, ``q`` may be arrays.
+
+``out`` is the channel form, ``both`` the Tucker form, ``split`` the spatial form of Jaderberg et al. 2014 ("Speeding up
+Convolutional Neural Networks with Low Rank Expansions", section 2.1, scheme 2).
+"""
 
 
 def forms(layer: Layer) -> tuple[str, ...]:
     """Return the forms that make sense: a layer without a window becomes two factors."""
-    return ("in", "out", "both") if layer.slides else ("out",)
+    if not layer.slides:
+        return ("out",)
+    return ("in", "out", "both", "split") if layer.between else ("in", "out", "both")
+
+
+def most_ranks(layer: Layer, form: str) -> int:
+    """Return the rank at which a form can be any weight of the layer."""
+    if FORMS[form].splits:
+        return min(layer.inputs * layer.kernel[0], layer.outputs * layer.kernel[1])
+    return layer.outputs
 
 
 def cost(layer: Layer, form: str, inputs: Count, rank: Count, kind: str) -> np.ndarray:

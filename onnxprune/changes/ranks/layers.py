@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.evidence.sites import GRAM_LIMIT
-from onnxprune.model.facts import Facts
+from onnxprune.model.facts import Facts, Shape
 from onnxprune.model.graph import Node
 from onnxprune.model.read import NATIVE_FLOATS
 from onnxprune.repair.linear import Linear, as_linear
@@ -22,7 +22,8 @@ LINEAR = frozenset({"Conv", "Gemm", "MatMul"})
 class Layer:
     """y = W h + b, W float64[outputs, inputs, taps], which is evaluated at ``made`` positions of a run.
 
-    ``read``: positions of its input, where a 1x1 convolution in front of it is evaluated.
+    ``read``: positions of its input, where a 1x1 convolution in front of it is evaluated. ``between``: positions between a
+    column and a row of a kernel of two axes, one after the other (0: it has no two such axes).
     """
 
     linear: Linear
@@ -33,6 +34,7 @@ class Layer:
     made: int
     axes: tuple[int, int]
     itemsize: int
+    between: int = 0
 
     @property
     def node(self) -> Node:
@@ -46,6 +48,11 @@ class Layer:
     def slides(self) -> bool:
         """Whether the layer is a convolution with a window, in front of which another one makes sense."""
         return self.taps > 1
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The sizes of its window; empty for a product."""
+        return self.linear.window.kernel if self.linear.window else ()
 
     @property
     def parameters(self) -> int:
@@ -105,5 +112,11 @@ def _layer(facts: Facts, stored: Stored, node: Node) -> Layer | str:
     weight = stored.arrays[linear.weight]
     return Layer(
         linear, inputs, outputs, weight.size // (inputs * outputs),
-        sizes[0] // inputs, sizes[1] // outputs, axes, weight.itemsize,
+        sizes[0] // inputs, sizes[1] // outputs, axes, weight.itemsize, _between(linear, before, after),
     )  # fmt: skip
+
+
+def _between(linear: Linear, before: Shape, after: Shape) -> int:
+    """Return the positions of what a kernel's columns make alone: rows of the output, columns of the input."""
+    separable = linear.window is not None and len(linear.window.kernel) == 2 and min(linear.window.kernel) > 1
+    return before[0] * after[2] * before[3] if separable else 0

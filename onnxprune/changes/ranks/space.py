@@ -8,14 +8,16 @@ from typing import Any, ClassVar
 from onnxprune.allocate import Costs, Target
 from onnxprune.changes.change import Change, Space, Takes, Totals, selected
 from onnxprune.changes.context import Context
-from onnxprune.changes.ranks.basis import Basis, eigenbases
-from onnxprune.changes.ranks.choose import Cut, by_ratio, choose_cuts, cut_to
+from onnxprune.changes.ranks.basis import Basis, Cut
+from onnxprune.changes.ranks.choose import Rules, choose_cuts
 from onnxprune.changes.ranks.costs import factored_totals
+from onnxprune.changes.ranks.eigen import Eigenbasis, cut_to, eigenbases
 from onnxprune.changes.ranks.layers import Layer, Layers, find_layers
-from onnxprune.changes.ranks.surgery import projected, subspaces, with_factors
+from onnxprune.changes.ranks.surgery import form_limits, projected, with_factors
 from onnxprune.changes.repairing import repaired
 from onnxprune.coupling.kept import Kept
-from onnxprune.errors import DataError, PlanError
+from onnxprune.data import Dataset
+from onnxprune.errors import DataError, PlanError, TargetError
 from onnxprune.evidence import Cache
 from onnxprune.model.model import Model
 from onnxprune.report.entries import Report
@@ -51,34 +53,51 @@ class Directions(Space[Cut]):
     def parts(self) -> Sequence[Layer]:
         return self.layers.found
 
-    def bases(self) -> list[Basis]:
-        """Return the eigenbasis of every layer; raises DataError without calibration data."""
+    def bases(self) -> Sequence[Basis]:
+        """Return the directions of every layer; raises DataError without calibration data."""
         if self.context.data.calibration is None:
-            raise DataError("granularity eigen takes directions from data; give calibration data (--calib)")
-        bases, warnings = self.context.once("bases", self._observed)
+            raise DataError(f"granularity {self.kind} takes directions from data; give calibration data (--calib)")
+        if not self.layers.found:
+            raise TargetError(
+                f"no layer of this model can be written as factors; onnxprune inspect MODEL --granularity {self.kind} says why; "
+                "prune widths instead"
+            )
+        bases, warnings = self.context.once(f"{self.kind} bases", lambda: self.observed(self._data))
         self.context.notes.warn(*warnings)
         return bases
 
-    def _observed(self) -> tuple[list[Basis], tuple[str, ...]]:
-        context, data = self.context, self.context.data
-        assert data.calibration is not None
-        cache = None if data.cache is None else Cache(data.cache)
+    @property
+    def _data(self) -> Dataset:
+        assert self.context.data.calibration is not None
+        return self.context.data.calibration
+
+    def observed(self, data: Dataset) -> tuple[Sequence[Basis], tuple[str, ...]]:
+        """Return the directions that the data gives, and warnings."""
+        context, folder = self.context, self.context.data.cache
+        cache = None if folder is None else Cache(folder)
         with context.stages("evidence"):
-            return eigenbases(
-                context.analysis, self.layers.found, data.calibration, context.means.quiet, cache, context.outputs
-            )
+            return eigenbases(context.analysis, self.layers.found, data, context.means.quiet, cache, context.outputs)
+
+    def weights(self, bases: Sequence[Basis]) -> list[float]:
+        """Return by what each layer's damages count."""
+        exponent = WEIGHINGS[self.context.settings.scope]
+        return [1 / max(basis.whole, 1e-300) ** (1 - exponent) for basis in bases]
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(self.context.settings.options)
 
     def choose(self, aim: Target) -> Change[Cut]:
         """Return the layers to write as factors for the target; raises TargetError where none becomes cheaper."""
-        settings, bases = self.context.settings, [b for b in self.bases() if b.layer not in self.barred]
+        bases = [b for b in self.bases() if b.layer not in self.barred]
         with self.context.stages("allocate"):
-            exponent = WEIGHINGS[settings.scope]
-            return Change(self, choose_cuts(bases, self.whole, self.context.per_run(aim), settings.options, exponent))
+            weights = self.weights(bases)
+            return Change(self, choose_cuts(bases, self.whole, self.context.per_run(aim), self.rules, weights))
 
     def probes(self) -> Iterator[tuple[str, int, dict[int, Change[Cut]]]]:
         """Yield every layer that becomes cheaper, with some shares of its directions gone."""
         for basis in self.bases():
-            cuts = [by_ratio(basis, share, self.context.settings.options) for share in SHARES]
+            cuts = [basis.at_ratio(share, self.context.settings.options) for share in SHARES]
             if any(cuts):
                 yield basis.layer.name, basis.layer.outputs, {c.rank: Change(self, (c,)) for c in cuts if c is not None}
 
@@ -93,7 +112,9 @@ class Directions(Space[Cut]):
         """Repair the layers inside the directions that stay, as they were, and write them as factors then."""
         context = self.context
         everything = Kept.whole(context.analysis)
-        again = repaired(context, context.analysis, everything, self.silent(change), limits=subspaces(change.parts))
+        again = repaired(
+            context, context.analysis, everything, self.silent(change), limits=form_limits(context.facts, change.parts)
+        )
         with context.stages("cut"):
             return with_factors(again, change.parts)
 
@@ -110,19 +131,28 @@ class Directions(Space[Cut]):
         }
 
     def record(self, change: Change[Cut]) -> Report:
-        return {"directions": {cut.layer.name: [cut.inputs, cut.rank] for cut in change.parts}}
+        return {self.name: {cut.layer.name: self.written(cut) for cut in change.parts}}
 
     def read(self, record: Mapping[str, Any]) -> Change[Cut]:
         """Return as many directions as the plan says, of the bases that the calibration data gives; raises PlanError."""
-        bases, found = {basis.layer.name: basis for basis in self.bases()}, record.get("directions", {})
-        for name, counts in found.items():
-            basis = bases.get(name)
-            if basis is None or not (counts[0] <= basis.layer.inputs and counts[1] <= basis.layer.outputs):
-                raise PlanError(
-                    f"the plan keeps {tuple(counts)} directions of {name!r}, which this model does not have"
-                )
-        cuts = [cut_to(bases[name], *counts) for name, counts in found.items()]
+        bases, cuts = {basis.layer.name: basis for basis in self.bases()}, []
+        for name, written in record.get(self.name, {}).items():
+            cut = self.recorded(bases[name], written) if name in bases else None
+            if cut is None:
+                told = ", ".join(map(str, written)) if isinstance(written, list) else written
+                raise PlanError(f"the plan keeps {told} directions of {name!r}, which this model does not have")
+            cuts.append(cut)
         return Change(self, tuple(cut for cut in cuts if cut.layer not in self.barred))
+
+    def written(self, cut: Cut) -> list[Any]:
+        """Return what a plan says of a layer."""
+        return [cut.inputs, cut.rank]
+
+    def recorded(self, basis: Basis, written: Sequence[Any]) -> Cut | None:
+        """Return what a plan says of a layer; None where the layer has not so many directions."""
+        assert isinstance(basis, Eigenbasis)
+        inputs, rank = written
+        return cut_to(basis, inputs, rank) if inputs <= basis.layer.inputs and rank <= basis.layer.outputs else None
 
     def entries(self, change: Change[Cut] | None = None) -> Report:
         """Describe every layer: directions that it reads and makes, what stays of them, and what it costs."""
@@ -132,7 +162,7 @@ class Directions(Space[Cut]):
             {"name": node.label, "node": node.label, "op": node.op, "status": "kept", "reason": reason}
             for node, reason in self.layers.kept
         ]
-        return {"directions": [*rows, *kept]}
+        return {self.name: [*rows, *kept]}
 
     def _entry(self, layer: Layer, cut: Cut | None) -> Report:
         before = self.totals()

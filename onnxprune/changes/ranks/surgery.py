@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxprune.changes.ranks.choose import Cut
+from onnxprune.changes.ranks.basis import Cut, by_columns
 from onnxprune.changes.ranks.costs import FORMS
 from onnxprune.changes.ranks.layers import Layer
 from onnxprune.model.facts import Facts
@@ -17,15 +18,13 @@ from onnxprune.model.model import Model, declare_stored
 from onnxprune.model.surgeon import Splicer
 from onnxprune.repair.moments import Subspace
 
-Factors = tuple[np.ndarray | None, np.ndarray, np.ndarray | None]
-"""float64[q, inputs] in front, [p, q, taps], [outputs, p] behind; None where a side is whole."""
 
+class Factors(NamedTuple):
+    """Of one layer: ``before`` float64[q, inputs] in front, ``core`` [p, q, ..], ``after`` [outputs, p, ..]; None where a side is whole."""
 
-def projection(cut: Cut, weight: np.ndarray) -> np.ndarray:
-    """Return float64[o, i, taps]: the layer's weight without the directions that go, P_S W P_A."""
-    first, second = cut.reading, cut.basis.outputs[:, : cut.rank]
-    kept = np.einsum("op,xp,xit->oit", second, second, weight, optimize=True)
-    return np.einsum("oit,iq,jq->ojt", kept, first, first, optimize=True)
+    before: np.ndarray | None
+    core: np.ndarray
+    after: np.ndarray | None
 
 
 def projected(facts: Facts, cuts: Sequence[Cut]) -> Model:
@@ -33,29 +32,38 @@ def projected(facts: Facts, cuts: Sequence[Cut]) -> Model:
     arrays = {}
     for cut in cuts:
         layer, old = cut.layer, facts.content(cut.layer.name)
-        fresh = projection(cut, layer.matrix(old)).swapaxes(1, 2).reshape(1, layer.outputs, -1)
+        fresh = cut.basis.projected(cut, layer.matrix(old)).swapaxes(1, 2).reshape(1, layer.outputs, -1)
         arrays[layer.name] = layer.linear.stored(fresh, old)
     return facts.model.replaced(arrays)
 
 
-def subspaces(cuts: Sequence[Cut]) -> dict[str, Subspace]:
+def form_limits(facts: Facts, cuts: Sequence[Cut]) -> dict[str, Subspace]:
     """Return weight -> what a repair must keep to, so that the weight can still be written as factors."""
-    return {cut.layer.name: Subspace(cut.reading, cut.rank, cut.basis.metric) for cut in cuts}
+    return {cut.layer.name: cut.basis.limit(cut, cut.layer.matrix(facts.content(cut.layer.name))) for cut in cuts}
 
 
 def factorised(cut: Cut, weight: np.ndarray) -> Factors:
-    """Return the factors of float64[o, i, taps] that reads the cut's input directions and has its rank.
+    """Return the factors of float64[o, i, taps], which is of the form of ``cut`` and has its rank.
 
     The rank is taken off by the singular value decomposition (Eckart & Young 1936), which for such a weight loses nothing.
     """
     layer, form = cut.layer, FORMS[cut.form]
-    core = np.einsum("oit,iq->oqt", weight, cut.reading, optimize=True) if form.before else weight
+    if form.splits:
+        left, inner = _of_rank(by_columns(weight, layer.kernel).reshape(layer.outputs * layer.kernel[1], -1), cut.rank)
+        column = inner.reshape(-1, layer.kernel[0], layer.inputs).swapaxes(1, 2)  # [p, i, kernel height]
+        return Factors(None, column, left.reshape(layer.outputs, layer.kernel[1], -1).swapaxes(1, 2))
+    reading = cut.basis.reading(cut) if form.before else np.eye(0)
+    core = np.einsum("oit,iq->oqt", weight, reading, optimize=True) if form.before else weight
     if not form.after:
-        return cut.reading.T, core, None
-    rows = core.reshape(layer.outputs, -1)
-    left, values, right = np.linalg.svd(rows, full_matrices=False)
-    left, inner = left[:, : cut.rank], (values[:, None] * right)[: cut.rank]
-    return (cut.reading.T if form.before else None), inner.reshape(-1, *core.shape[1:]), left
+        return Factors(reading.T, core, None)
+    left, inner = _of_rank(core.reshape(layer.outputs, -1), cut.rank)
+    return Factors(reading.T if form.before else None, inner.reshape(-1, *core.shape[1:]), left)
+
+
+def _of_rank(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return float64[n, r] and float64[r, m] whose product a matrix of that rank is."""
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    return left[:, :rank], (values[:, None] * right)[:rank]
 
 
 def with_factors(model: Model, cuts: Sequence[Cut]) -> Model:
@@ -80,17 +88,42 @@ def with_factors(model: Model, cuts: Sequence[Cut]) -> Model:
 
 
 def _convolutions(layer: Layer, node: Node, factors: Factors, old: np.ndarray, splicer: Splicer) -> np.ndarray:
-    """Put 1x1 convolutions beside the node; return its kernel."""
+    """Put thin convolutions beside the node; return its kernel."""
     before, core, after = factors
-    proto, output = node.proto, node.proto.output[0]
+    proto, output, window = node.proto, node.proto.output[0], old.shape[2:]
     if before is not None:
-        proto.input[0] = _in_front(layer, node, _point(before, old), splicer)
+        proto.input[0] = _in_front(layer, node, _kernel(before, (1,) * len(window), old), splicer)
     if after is not None:
         proto.output[0] = splicer.names.fresh(f"{output}/core")
-        last = _thin(layer, "out", _point(after, old), [proto.output[0], *proto.input[2:]], output)
+        splits = after.ndim > 2
+        row = _along(node, 1) if splits else {}
+        window = (window[0], 1) if splits else window
+        kernel = _kernel(after, (1, old.shape[3]) if splits else (1,) * len(window), old)
+        last = _thin(layer, "out", kernel, [proto.output[0], *proto.input[2:]], output, row)
+        if splits:
+            _set_attributes(node, _along(node, 0))
         splicer.after(node, gs.Graph([last], outputs=last.outputs))
         del proto.input[2:]
-    return core.reshape(*core.shape[:2], *old.shape[2:])
+    return core.reshape(*core.shape[:2], *window)
+
+
+def _along(node: Node, axis: int) -> dict[str, Any]:
+    """Return the attributes of a convolution of two axes that looks along one of them, and past the other position by position."""
+    found: dict[str, Any] = {}
+    for name in ("kernel_shape", "strides", "dilations"):
+        if values := node.attribute(name):
+            found[name] = [int(value) if place == axis else 1 for place, value in enumerate(values)]
+    if pads := node.attribute("pads"):
+        found["pads"] = [int(value) if place % 2 == axis else 0 for place, value in enumerate(pads)]
+    if node.attribute("auto_pad"):
+        found["auto_pad"] = node.attribute("auto_pad")
+    return found
+
+
+def _set_attributes(node: Node, values: Mapping[str, Any]) -> None:
+    for attribute in node.proto.attribute:
+        if attribute.name in values:
+            attribute.CopyFrom(helper.make_attribute(attribute.name, values[attribute.name]))
 
 
 def _products(layer: Layer, node: Node, factors: Factors, old: np.ndarray, splicer: Splicer) -> np.ndarray:
@@ -108,17 +141,25 @@ def _in_front(layer: Layer, node: Node, weight: np.ndarray, splicer: Splicer) ->
     return first.outputs[0].name
 
 
-def _thin(layer: Layer, part: str, weight: np.ndarray, operands: Sequence[str], output: str) -> gs.Node:
+def _thin(
+    layer: Layer,
+    part: str,
+    weight: np.ndarray,
+    operands: Sequence[str],
+    output: str,
+    attributes: Mapping[str, Any] | None = None,
+) -> gs.Node:
     """A node of the layer's kind; ``operands``: what it reads, and for a convolution the bias."""
     op = "Conv" if layer.linear.window else "MatMul"
     read, *bias = map(gs.Variable, operands)
     inputs = [read, gs.Constant(f"{layer.name}/{part}", weight), *bias]
-    return gs.Node(op, f"{layer.node.label}/{part}", inputs=inputs, outputs=[gs.Variable(output)])
+    outputs = [gs.Variable(output)]
+    return gs.Node(op, f"{layer.node.label}/{part}", attrs=dict(attributes or {}), inputs=inputs, outputs=outputs)
 
 
-def _point(factor: np.ndarray, old: np.ndarray) -> np.ndarray:
-    """Return a matrix as the kernel of a 1x1 convolution of the old kernel's rank and element type."""
-    return factor.reshape(*factor.shape, *(1 for _ in old.shape[2:])).astype(old.dtype)
+def _kernel(factor: np.ndarray, window: Sequence[int], old: np.ndarray) -> np.ndarray:
+    """Return a factor as a kernel over ``window``, of the old kernel's element type."""
+    return factor.reshape(*factor.shape[:2], *window).astype(old.dtype)
 
 
 def _store(result: ModelProto, tensor: TensorProto, weight: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from onnxprune.allocate import SELECTIONS, Target, allocate
 from onnxprune.allocate.timing import with_times
 from onnxprune.changes.context import FITTED, Context
+from onnxprune.changes.latency import time_before, within_latency
 from onnxprune.changes.repairing import fitted_rows
 from onnxprune.coupling.absorb import absorbed
 from onnxprune.coupling.cut import cut
@@ -17,20 +18,14 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
 from onnxprune.criteria import score
 from onnxprune.data import Dataset
-from onnxprune.errors import DataError, TargetError
+from onnxprune.errors import DataError
 from onnxprune.evidence import Cache, collect
 from onnxprune.evidence.ablation import ablate
 from onnxprune.evidence.gradients import sensitivities
 from onnxprune.model.model import Model
 from onnxprune.recover import recover, taught
-from onnxprune.report.gates import measure_latency
-from onnxprune.report.latency import OPEN, latency_doubt, way_out
 from onnxprune.search import Goal, Reconstruction, SearchResult, search_units
 from onnxprune.settings import AUTO
-
-LATENCY_TURNS = 5  # corrections of a latency budget
-LATENCY_TRIES = 3  # measurements of a result, if the first ones are too noisy to tell anything
-LATENCY_SLACK = 0.93  # a result this much faster than asked is good enough
 
 
 @dataclass(frozen=True)
@@ -130,56 +125,12 @@ def _briefly_trained(context: Context, model: Model, dataset: Dataset) -> Model:
 
 def _within_latency(context: Context, analysis: Analysis, aim: Target) -> Chosen:
     """Choose again with a corrected budget until what is measured meets the aim."""
-    original, tell = context.original, context.stages.progress
+    whole_us, share = time_before(context)
     with context.stages("timing"):
-        found = measure_latency(original, original, analysis.facts, context.settings, context.survey)
-        timed = with_times(analysis, (found.cpu or found).before.p10, context.means.part(0, 2))
-    budget, tried = aim.value, list[tuple[float, float, Chosen]]()
-    for turn in range(LATENCY_TURNS):
-        try:
-            chosen = _chosen(context, timed, Target("latency", round(min(budget, 0.999), 6)))
-        except TargetError:
-            break
-        with context.stages("timing"):
-            tell(f"measuring result {turn + 1}", turn, LATENCY_TURNS)
-            ratio = _believed_ratio(context, analysis, absorbed(cut(analysis, chosen.kept)), aim)
-        tried.append((ratio, budget, chosen))
-        if LATENCY_SLACK * aim.value <= ratio <= aim.value:
-            break
-        budget = next_budget(aim.value, [(ratio, budget) for ratio, budget, _ in tried])
-    clock = "cpu" if found.cpu else "wall"
-    context.notes.entries["latency_search"] = [
-        {"budget": budget, "ratio_p10": ratio, "by": clock} for ratio, budget, _ in tried
-    ]
-    met = [entry for entry in tried if entry[0] <= aim.value]
-    if not met:
-        best = min((ratio for ratio, _, _ in tried), default=1.0)
-        raise TargetError(
-            f"--target {aim} is out of reach: the fastest result measured takes {best:.2f} of the original", best
-        )
-    return max(met, key=lambda entry: entry[0])[2]
+        timed = with_times(analysis, whole_us, context.means.part(0, 2))
 
+    def proposed(budget: Target) -> tuple[Chosen, Model]:
+        chosen = _chosen(context, timed, budget)
+        return chosen, absorbed(cut(analysis, chosen.kept))
 
-def _believed_ratio(context: Context, analysis: Analysis, small: Model, aim: Target) -> float:
-    """Return what share of the original's time a result takes; raises TargetError where that cannot be told, again and again."""
-    for _ in range(LATENCY_TRIES):
-        found = measure_latency(context.original, small, analysis.facts, context.settings, context.survey)
-        if found.ratio is not None:
-            return found.ratio
-    facts = {"latency": found.to_json()}
-    raise TargetError(
-        f"--target {aim} cannot be judged: what is measured is {OPEN} ({latency_doubt(facts)}); {way_out(facts)}"
-    )
-
-
-def next_budget(aim: float, tried: list[tuple[float, float]]) -> float:
-    """Between the largest budget that met the aim and the smallest that did not; in proportion while one of them is unknown.
-
-    ``tried``: (measured ratio, budget) of each turn.
-    """
-    met = max((budget for ratio, budget in tried if ratio <= aim), default=None)
-    missed = min((budget for ratio, budget in tried if ratio > aim and (met is None or budget > met)), default=None)
-    if met is not None and missed is not None:
-        return (met + missed) / 2
-    ratio, budget = tried[-1]
-    return budget * (1 + LATENCY_SLACK) / 2 * aim / ratio
+    return within_latency(context, aim, share, proposed)

@@ -52,7 +52,7 @@ class SampleLoss:
         if not self.sampled and labels is not None:
             return {LABELS: self.classes.flat(labels.reshape(rows.shape[:-1]).astype(np.int64))}
         logits = np.log(np.maximum(rows, TINY)) if self.classes.kind == PROBABILITIES else rows
-        return {LABELS: self.classes.flat(_drawn(logits, seed, first))}
+        return {LABELS: self.classes.flat(_drawn(logits / self.classes.temperature, seed, first))}
 
 
 def choose_loss(
@@ -85,13 +85,14 @@ def _signed(floats: Sequence[Output]) -> Loss:
 
 
 def _cross_entropy(output: Output) -> Loss:
-    """Return the loss of logits, or of probabilities, whose logarithms are logits."""
+    """Return the loss of logits, or of probabilities, whose logarithms are logits, at the output's temperature."""
     inner = losses.cross_entropy(LABELS, None, -1, per_sample=True)
 
     def laid_out(emit: Emitter, outputs: Sequence[Value]) -> Value:
         value = emit.value(output.name)
         value = emit.transpose(value, output.order(value.rank))
-        return inner(emit, [emit("Log", value + TINY) if output.kind == PROBABILITIES else value])
+        logits = emit("Log", value + TINY) if output.kind == PROBABILITIES else value
+        return inner(emit, [logits if output.temperature == 1.0 else logits * (1 / output.temperature)])
 
     return laid_out
 
