@@ -219,8 +219,8 @@ def solve_damped(gram: np.ndarray, right: np.ndarray, ridge: float) -> np.ndarra
 class Subspace:
     """A weight that reads nothing of its inputs but ``inputs`` (float64[channels, q], orthonormal) and has ``rank`` at most.
 
-    ``inputs`` may also say how a window is read, float64[channels * taps, q]; None: all of it. ``metric`` float64[o, o]
-    weighs the errors of the outputs where the rank is taken off (None: alike).
+    ``inputs`` may also say how a window is read, float64[channels * taps, q]; None: all of it. ``metric`` float64[o, o],
+    or its diagonal float64[o], weighs the errors of the outputs where the rank is taken off (None: alike).
     """
 
     inputs: np.ndarray | None
@@ -259,13 +259,28 @@ class Subspace:
     def _truncated(self, weight: np.ndarray, moment: np.ndarray) -> np.ndarray:
         if self.rank >= min(weight.shape):
             return weight
-        metric = np.eye(len(weight)) if self.metric is None else self.metric
+        vectors, roots = _roots(self.metric, len(weight))
+        core = _scaled(vectors, roots, weight)
+        if weight.shape[1] < len(weight):
+            values, basis = np.linalg.eigh(moment)
+            leading = np.linalg.svd(core @ (basis * np.sqrt(np.maximum(values, 0.0))), full_matrices=False)[0]
+            leading = leading[:, : self.rank]
+        else:
+            leading = np.linalg.eigh(core @ moment @ core.T)[1][:, -self.rank :]
+        return _scaled(vectors, 1 / roots, leading @ (leading.T @ core))
+
+
+def _roots(metric: np.ndarray | None, outputs: int) -> tuple[np.ndarray | None, np.ndarray]:
+    """Return eigenvectors (None: those of the identity) and roots of the eigenvalues, float64[o], of what errors are worth."""
+    if metric is None or metric.ndim == 1:
+        values, vectors = np.ones(outputs) if metric is None else metric, None
+    else:
         values, vectors = np.linalg.eigh((metric + metric.T) / 2)
-        values = np.sqrt(np.maximum(values, 0.0) + METRIC_DAMPING * max(float(values.mean()), 1e-30))
-        core = (vectors * values) @ vectors.T @ weight
-        _, leading = np.linalg.eigh(core @ moment @ core.T)
-        leading = leading[:, -self.rank :]
-        return (vectors / values) @ vectors.T @ leading @ (leading.T @ core)
+    return vectors, np.sqrt(np.maximum(values, 0.0) + METRIC_DAMPING * max(float(values.mean()), 1e-30))
+
+
+def _scaled(vectors: np.ndarray | None, roots: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return roots[:, None] * weight if vectors is None else vectors @ (roots[:, None] * (vectors.T @ weight))
 
 
 def squared_error(moments: CrossMoments, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:

@@ -175,6 +175,22 @@ def test_inputs_in_a_subspace_cost_nothing() -> None:
     assert np.abs(have - want).max() <= 1e-3 * np.abs(want).max()  # the rest of the inputs counts a little
 
 
+def test_a_head_over_many_outputs_is_found_and_fitted() -> None:
+    """More outputs than have a second moment of their own; inputs in a subspace, so that a low rank is enough."""
+    model = network("w = %48x5000; b = %5000; p = MatMul(x, w); y = Add(p, b)", "float[n,48] x", "float[n,5000] y")
+    random = np.random.default_rng(0)
+    x = (random.standard_normal((96, 8)) @ random.standard_normal((8, 48))).astype(np.float32)
+    result = onnxprune.prune(model, low_rank=True, target="params=40%", calibration=x, latency=False, round_to=4)
+    assert (
+        result.report["surgery"]["exact"]
+        and result.report["after"]["parameters"] <= 0.4 * result.report["before"]["parameters"]
+    )
+    have, want = run(result.model, {"x": x}), run(model, {"x": x})
+    assert np.abs(have - want).max() <= 1e-2 * np.abs(want).max()
+    with pytest.raises(TargetError, match="no layer of this model can be written as factors"):
+        onnxprune.prune(model, granularity="eigen", target="params=40%", calibration=x, latency=False)
+
+
 def test_moments_are_gathered_in_parts_that_fit() -> None:
     model = network(
         "w = %8x6x3x3; c = Conv(x, w); v = %8x8x3x3; y = Conv(c, v)", "float[n,6,9,9] x", "float[n,8,5,5] y"

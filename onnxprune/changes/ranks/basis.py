@@ -18,7 +18,7 @@ LEVELS = 64  # numbers of directions that are looked at per side of a layer
 
 
 class Way(NamedTuple):
-    """Sizes that a layer may have in one form: ``ranks`` int64[p], ``inputs`` int64[q], and what is ``lost`` float64[p, q]."""
+    """Sizes that a layer may have in one form: ``ranks`` int64[p], ``inputs`` int64[q], and what is ``lost`` float64[p, q] (infinite: not to be had)."""
 
     form: str
     ranks: np.ndarray

@@ -113,7 +113,8 @@ def _options(basis: Basis, rules: Rules, kind: str, weight: float) -> list[Optio
     found = [Option(original, 0.0, None)]
     for form, ranks, inputs, lost in basis.ways(rules.options):
         price = np.broadcast_to(rules.price(basis.layer, form, inputs[None, :], ranks[:, None], kind), lost.shape)
-        for a, b in zip(*np.nonzero(price < rules.least(basis.layer, form) * original), strict=True):
+        pays = np.isfinite(lost) & (price < rules.least(basis.layer, form) * original)
+        for a, b in zip(*np.nonzero(pays), strict=True):
             cut = Cut(basis, form, int(inputs[b]), int(ranks[a]))
             found.append(Option(float(price[a, b]), weight * float(lost[a, b]), cut))
     return found

@@ -54,7 +54,9 @@ class Eigenbasis(Basis):
         """Yield every form but the split one, whose factors are no directions of channels."""
         ranks, inputs = direction_counts(self.layer.outputs, options), direction_counts(self.layer.inputs, options)
         lost = self.lost()[np.ix_(ranks, inputs)]
-        yield from (Way(form, ranks, inputs, lost) for form in forms(self.layer) if not FORMS[form].splits)
+        wide = ranks[:, None] > inputs * self.layer.taps  # more than a core can have
+        for form in (form for form in forms(self.layer) if not FORMS[form].splits):
+            yield Way(form, ranks, inputs, np.where(wide, np.inf, lost) if form == "both" else lost)
 
     def at_ratio(self, ratio: float, options: Options) -> Cut | None:
         """Return the layer without so large a share of its directions on both sides."""
@@ -80,6 +82,7 @@ class Eigenbasis(Basis):
 def cut_to(basis: Eigenbasis, inputs: int, rank: int) -> Cut:
     """Return a layer with so many directions left, in the form that costs the fewest MACs."""
     able = [form for form in forms(basis.layer) if not FORMS[form].splits]
+    able = [form for form in able if form != "both" or rank <= inputs * basis.layer.taps]
     prices = {form: int(cost(basis.layer, form, inputs, rank, "macs")) for form in able}
     return Cut(basis, min(prices, key=lambda form: prices[form]), inputs, rank)
 

@@ -74,15 +74,15 @@ class Layers(NamedTuple):
     kept: tuple[tuple[Node, str], ...]
 
 
-def find_layers(analysis: Analysis) -> Layers:
-    """Look at every node of the main graph that costs MACs."""
+def find_layers(analysis: Analysis, most_outputs: int = GRAM_LIMIT) -> Layers:
+    """Look at every node of the main graph that costs MACs; ``most_outputs``: of a layer."""
     facts = analysis.facts
     tensors = {name: t for name, t in facts.graph.tensors.items() if t.data_type in NATIVE_FLOATS}
     stored = Stored(facts.graph, {name: facts.model.array(tensor) for name, tensor in tensors.items()})
     nodes = dict.fromkeys(volume.node for volume in analysis.macs if volume.node is not None)
     found, kept = [], []
     for node in nodes:
-        layer = _layer(facts, stored, node)
+        layer = _layer(facts, stored, node, most_outputs)
         if isinstance(layer, Layer):
             found.append(layer)
         else:
@@ -90,7 +90,7 @@ def find_layers(analysis: Analysis) -> Layers:
     return Layers(tuple(found), tuple(kept))
 
 
-def _layer(facts: Facts, stored: Stored, node: Node) -> Layer | str:
+def _layer(facts: Facts, stored: Stored, node: Node, most_outputs: int) -> Layer | str:
     """Return the layer, or why there is none."""
     if node.op not in LINEAR or node not in facts.graph.top:
         return "no Conv, Gemm or MatMul of the main graph"
@@ -106,8 +106,8 @@ def _layer(facts: Facts, stored: Stored, node: Node) -> Layer | str:
         return "too wide, or its operands are not a value and a matrix"
     axes = (1, 1) if linear.window else (len(before) - 1, len(after) - 1)
     inputs, outputs = before[axes[0]], after[axes[1]]
-    if max(inputs, outputs) > GRAM_LIMIT:
-        return f"wider than {GRAM_LIMIT}"
+    if inputs > GRAM_LIMIT or outputs > most_outputs:
+        return f"wider than {GRAM_LIMIT if inputs > GRAM_LIMIT else most_outputs}"
     sizes = [int(np.prod(shape, dtype=np.int64)) for shape in (before, after)]
     weight = stored.arrays[linear.weight]
     return Layer(

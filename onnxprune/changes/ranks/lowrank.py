@@ -42,6 +42,7 @@ class LowRank(Directions):
         "repair": (AUTO, "none", "least-squares", "batchnorm", "bias"), "search": (0.0,), "layer_ratio": ((),),
     }  # fmt: skip
 
+    most_outputs: ClassVar[int] = 1 << 18  # heads over a vocabulary: only what a layer reads has whole moments
     aims: ClassVar[tuple[str, ...]] = ("ratio", "macs", "params", "size", "latency")
 
     def observed(self, data: Dataset) -> tuple[Sequence[Basis], tuple[str, ...]]:

@@ -48,7 +48,7 @@ class Metric:
     """What errors of a layer's outputs are worth: the moment of the loss's gradients at them, by its eigenvectors and the roots of its values.
 
     To second order the loss grows by half of e^T moment e for an error e (Fisher matrix, as in Martens & Grosse 2015, section 3);
-    None: all errors alike.
+    None: all errors alike. Without vectors every output stands for itself.
     """
 
     vectors: np.ndarray | None = None
@@ -57,11 +57,12 @@ class Metric:
     @classmethod
     def of(cls, moment: np.ndarray) -> Metric:
         """Take a moment float64[o, o], to which ``METRIC_DAMPING`` of its mean is added, or its diagonal float64[o]."""
-        moment = np.diag(moment) if moment.ndim == 1 else (moment + moment.T) / 2
-        mean = float(np.trace(moment)) / len(moment)
+        mean = float((moment if moment.ndim == 1 else np.diag(moment)).mean())
         if not 0 < mean < np.inf:
             return cls()
-        values, vectors = np.linalg.eigh(moment)
+        if moment.ndim == 1:
+            return cls(None, np.sqrt(np.maximum(moment, 0.0) + METRIC_DAMPING * mean))
+        values, vectors = np.linalg.eigh((moment + moment.T) / 2)
         return cls(vectors, np.sqrt(np.maximum(values, 0.0) + METRIC_DAMPING * mean))
 
     def into(self, weight: np.ndarray) -> np.ndarray:
@@ -72,16 +73,18 @@ class Metric:
         return weight if self.scales is None else self._turned(1 / self.scales, weight)
 
     def _turned(self, scales: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        assert self.vectors is not None
         flat = weight.reshape(len(weight), -1)
+        if self.vectors is None:
+            return (scales[:, None] * flat).reshape(weight.shape)
         return (self.vectors @ (scales[:, None] * (self.vectors.T @ flat))).reshape(weight.shape)
 
     @property
     def moment(self) -> np.ndarray | None:
-        """float64[o, o], damping included."""
-        if self.vectors is None or self.scales is None:
+        """float64[o, o], or float64[o] of outputs that stand for themselves; damping included."""
+        if self.scales is None:
             return None
-        return (self.vectors * np.square(self.scales)) @ self.vectors.T
+        power = np.square(self.scales)
+        return power if self.vectors is None else (self.vectors * power) @ self.vectors.T
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +117,8 @@ class Regression(Basis):
             (float(way.lost[a, b]), number, Cut(self, way.form, int(q), int(p)))
             for number, way in enumerate(self.found)
             for (a, p), (b, q) in product(enumerate(way.ranks), enumerate(way.inputs))
-            if cost(self.layer, way.form, int(q), int(p), "macs") <= (1 - ratio) * self.layer.macs
+            if np.isfinite(way.lost[a, b])
+            and cost(self.layer, way.form, int(q), int(p), "macs") <= (1 - ratio) * self.layer.macs
         ]
         return min(fits, key=lambda entry: entry[:2])[2] if fits else None
 
@@ -259,8 +263,8 @@ def _principal(flat: np.ndarray, moment: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def _through_outputs(layer: Layer, values: np.ndarray, options: Options) -> Way:
     """Return what is lost with each number of outputs' directions; ``values``: what each of them holds, descending."""
-    ranks = _paying(layer, "out", np.full(1, layer.inputs), direction_counts(layer.outputs, options))
-    lost = np.append(values[::-1].cumsum()[::-1], np.zeros(layer.outputs + 1 - len(values)))
+    ranks = _paying(layer, "out", np.full(1, layer.inputs), direction_counts(len(values), options))
+    lost = np.append(values[::-1].cumsum()[::-1], 0.0)
     return Way("out", ranks, np.array([layer.inputs]), lost[ranks][:, None])
 
 
@@ -300,14 +304,15 @@ class Front:
         inputs = direction_counts(layer.inputs, options, SIZES)[:-1]
         ranks = direction_counts(layer.outputs, options, SIZES)
         inputs = inputs[[bool(len(_paying(layer, "both", np.full(1, q), ranks[:1]))) for q in inputs]]
-        lost = np.zeros((len(ranks), len(inputs)))
+        lost, whole_rank = np.zeros((len(ranks), len(inputs))), np.zeros((1, len(inputs)))
         for place, q in enumerate(inputs):
             some = np.flatnonzero(np.tile(whole < q, layer.taps))
             caught = _caught(inner, cross, some)
             held = np.maximum(np.linalg.eigvalsh(caught @ caught.T)[::-1], 0.0).cumsum()
-            lost[:, place] = np.maximum(power - held[ranks - 1], 0.0)
+            whole_rank[0, place] = max(power - held[-1], 0.0)
+            lost[:, place] = np.where(ranks <= q * layer.taps, np.maximum(power - held[ranks - 1], 0.0), np.inf)
         yield Way("both", ranks[:-1], inputs, lost[:-1])
-        yield Way("in", ranks[-1:], inputs, lost[-1:])
+        yield Way("in", ranks[-1:], inputs, whole_rank)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from onnxprune.coupling.kept import Kept
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, PlanError, TargetError
 from onnxprune.evidence import Cache
+from onnxprune.evidence.sites import GRAM_LIMIT
 from onnxprune.model.model import Model
 from onnxprune.report.entries import Report
 from onnxprune.search.curves import SHARES
@@ -37,9 +38,12 @@ class Directions(Space[Cut]):
         "repair": ("auto", "none", "least-squares", "batchnorm", "bias"), "search": (0.0,), "layer_ratio": ((),),
     }  # fmt: skip
 
+    most_outputs: ClassVar[int] = GRAM_LIMIT
+    """Outputs of a layer: of more the moments would not fit."""
+
     def __init__(self, context: Context):
         super().__init__(context)
-        found = find_layers(context.analysis)
+        found = find_layers(context.analysis, self.most_outputs)
         what = "layer that can be written as factors"
         chosen = selected({layer: (layer.node,) for layer in found.found}, context, what)
         rest = [(layer.node, EXCLUDED) for layer in found.found if layer not in chosen]
