@@ -17,13 +17,19 @@ from support.mixtures import (
     NUMBERS,
     PICKED,
     ROUTED,
+    between,
     built,
     chained,
     fused,
     gathered,
     node,
+    picked_first,
     quantised,
+    spelled_out,
     stacked,
+    summed,
+    switched,
+    tiled,
     weights,
 )
 from support.oracles import LEVELS
@@ -367,3 +373,32 @@ def test_what_is_shared_because_it_is_equal_ties_no_layers(form: str) -> None:
         {r["expert"] for r in rows if r["status"] == "removed" and r["layer"] == layer} for layer in ("wr/0", "wr/1")
     ]
     assert [len(gone) for gone in by_layer] == [3, 3] and by_layer[0] != by_layer[1]
+
+
+VARIATIONS = {
+    "switched": switched,
+    "tiled": tiled,
+    "summed": summed,
+    "picked first": picked_first,
+    "spelled out": spelled_out,
+    "temperature": lambda: between(node("Mul", ["logits", "warm"], ["scores"])),
+}
+
+
+@pytest.mark.parametrize("name", VARIATIONS)
+def test_routers_and_products_of_other_kinds(name: str) -> None:
+    result = onnxprune.prune(VARIATIONS[name](), ratio=0.5, criterion="routing-mass", calibration={"x": X}, **SETTINGS)
+    assert result.report["surgery"]["exact"] and len(removed(result.report)) == 3
+    assert result.report["after"]["parameters"] < 0.55 * result.report["before"]["parameters"]
+    if name in ("tiled", "summed", "picked first", "spelled out"):
+        np.testing.assert_allclose(run(result.model), by_hand(FEW, removed(result.report)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [[node("Mul", ["logits", "turned"], ["scores"])], [node("LayerNormalization", ["logits", "gain"], ["scores"])]],
+    ids=["the least is picked", "scores are normalised"],
+)
+def test_what_is_not_exact_stays(nodes: list) -> None:
+    with pytest.raises(TargetError, match="no expert of this model can go exactly"):
+        onnxprune.prune(between(*nodes), ratio=0.5, **SETTINGS)

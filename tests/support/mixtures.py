@@ -238,3 +238,72 @@ def chained(form: str) -> ModelProto:
             fresh.output[:] = [f"{name}/{layer}" for name in old.output]
             nodes.append(fresh)
     return built([*nodes, node("MatMul", ["res/1", "wo/1"], ["y"])], stored)
+
+
+STACKED = ("a0", "a1", "a", "o0", "o")
+
+
+def _of(form: str, *names: str) -> list[NodeProto]:
+    return [n for n in FORMS[form]().graph.node if n.output[0] in names]
+
+
+def switched() -> ModelProto:
+    """One expert for each token, by its number, weighted by its probability (switch transformers)."""
+    middle = [
+        node("Softmax", ["logits"], ["p"], axis=-1), node("ArgMax", ["p"], ["i"], axis=1, keepdims=0),
+        node("ReduceMax", ["p"], ["pm"], axes=[1], keepdims=1), node("OneHot", ["i", "depth", "flags"], ["oh"], axis=-1),
+        node("Mul", ["oh", "pm"], ["c"]), *_of("stacked", "h3", *STACKED, "ct", "cu", "oc", "moe"),
+    ]  # fmt: skip
+    return built(_around(middle), weights() | NUMBERS | {"flags": np.array([0, 1], np.float32)})
+
+
+def tiled() -> ModelProto:
+    """Tokens repeated for each expert, and shapes that name the number of experts."""
+    middle = [
+        *PLACED, node("Tile", ["h", "times"], ["hr"]), node("Reshape", ["hr", "shape"], ["h3"]), *_of("stacked", *STACKED, "ct"),
+        node("Reshape", ["ct", "shape2"], ["cu"]), *_of("stacked", "oc", "moe"),
+    ]  # fmt: skip
+    sizes = {"times": [EXPERTS, 1], "shape": [EXPERTS, -1, HIDDEN], "shape2": [EXPERTS, -1, 1]}
+    return built(_around(middle), weights() | NUMBERS | {name: np.array(size) for name, size in sizes.items()})
+
+
+def summed() -> ModelProto:
+    """One Einsum over experts and neurons."""
+    middle = [
+        *PLACED, node("Einsum", ["h", "w1"], ["a0"], equation="td,edf->tef"), node("Squeeze", ["b1", "u1"], ["b1s"]),
+        node("Add", ["a0", "b1s"], ["a1"]), node("Relu", ["a1"], ["a"]), node("Einsum", ["a", "w2", "c"], ["s"], equation="tef,efd,te->td"),
+        node("Squeeze", ["b2", "u1"], ["b2s"]), node("MatMul", ["c", "b2s"], ["b"]), node("Add", ["s", "b"], ["moe"]),
+    ]  # fmt: skip
+    return built(_around(middle), weights() | NUMBERS)
+
+
+def picked_first() -> ModelProto:
+    """Scores are picked, and made weights afterwards."""
+    middle = [node("TopK", ["logits", "k"], ["v", "i"], axis=-1), node("Softmax", ["v"], ["w"], axis=-1)]
+    names = ("gw1", "gb1", "gw2", "gb2", "hu", "h4", *STACKED, "os", "wu", "ow", "moe")
+    return built(_around([*middle, *_of("gathered", *names)]), weights() | NUMBERS)
+
+
+def between(*nodes: NodeProto) -> ModelProto:
+    """``stacked`` with nodes between ``logits`` and what is made of ``scores``."""
+    rest = list(stacked().graph.node)
+    at = next(place for place, n in enumerate(rest) if n.op_type == "Softmax")
+    for n in rest[at:]:
+        n.input[:] = ["scores" if name == "logits" else name for name in n.input]
+    numbers = {
+        "warm": np.array(0.7, np.float32),
+        "turned": np.array(-0.7, np.float32),
+        "gain": np.ones(EXPERTS, np.float32),
+    }
+    return built([*rest[:at], *nodes, *rest[at:]], weights() | NUMBERS | numbers)
+
+
+def spelled_out() -> ModelProto:
+    """A softmax of standard operators."""
+    rest = list(gathered().graph.node)
+    at = next(place for place, n in enumerate(rest) if n.op_type == "Softmax")
+    rest[at : at + 1] = [
+        node("ReduceMax", ["logits"], ["mx"], axes=[1], keepdims=1), node("Sub", ["logits", "mx"], ["sh"]), node("Exp", ["sh"], ["ex"]),
+        node("ReduceSum", ["ex", "u1"], ["sm"], keepdims=1), node("Div", ["ex", "sm"], ["p"]),
+    ]  # fmt: skip
+    return built(rest, weights() | NUMBERS)

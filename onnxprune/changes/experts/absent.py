@@ -116,12 +116,12 @@ def _note_parts(found: Absent, node: Node) -> None:
 
 def single_positions(facts: Facts, node: Node) -> Iterator[tuple[str, str, int, int]]:
     """Yield (output, input, axis, position) of what takes one known position of an axis."""
-    if node.op not in ("Gather", "Slice", "Split"):
+    source, shape = node.input(0), facts.shape(node.input(0)) or ()
+    if node.op not in ("Gather", "Slice", "Split") or not shape:
         return
-    source, shape = node.inputs[0], facts.shape(node.inputs[0]) or ()
     if node.op == "Gather":
-        array, axis = facts.array(node.inputs[1]), int(node.attribute("axis", 0)) % max(len(shape), 1)
-        if array is not None and array.size == 1 and shape:
+        array, axis = facts.array(node.inputs[1]), int(node.attribute("axis", 0)) % len(shape)
+        if array is not None and array.size == 1:
             yield node.outputs[0], source, axis, int(array.reshape(-1)[0]) % shape[axis]
     elif node.op == "Slice" and len(node.inputs) > 3:
         starts, axes = facts.array(node.inputs[1]), facts.array(node.inputs[3])
@@ -131,7 +131,7 @@ def single_positions(facts: Facts, node: Node) -> Iterator[tuple[str, str, int, 
                 if out[axis] == 1 < shape[axis]:
                     yield node.outputs[0], source, axis, start % shape[axis]
     elif node.op == "Split":
-        axis, start = int(node.attribute("axis", 0)) % max(len(shape), 1), 0
+        axis, start = int(node.attribute("axis", 0)) % len(shape), 0
         for name in node.outputs:
             width = (facts.shape(name) or (0,) * len(shape))[axis]
             if width == 1 < shape[axis]:

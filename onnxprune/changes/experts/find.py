@@ -25,6 +25,8 @@ STATISTICAL = frozenset({"statistics"})
 NORMALISED = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
 OLDEST = 9  # opset from which on masks can be written
 NEEDED = "what {node} takes of it is needed whatever the scores are"
+UNKNOWN = "how many are picked for a token is not known"
+IN_GROUPS = "experts are picked in groups of them, or the axis of their scores is cut otherwise"
 FEW = "its {width} experts are as many as are picked for every token"
 
 
@@ -284,7 +286,13 @@ class Mixtures:
             positions = solution.links.axis(picker.value, picker.axis)
             reasons = solution.reasons[solution.labels[positions]]
             barred = [int(number) for number in reasons if number != FREE]
-            reason = solution.links.barriers[min(barred)].reason if barred else "how many are picked is not known"
+            reason = (
+                solution.links.barriers[min(barred)].reason
+                if barred
+                else UNKNOWN
+                if picker.count is None
+                else IN_GROUPS
+            )
             self.kept.append(KeptLayer(picker.node, len(positions), reason))
 
     @cached_property
