@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from onnx import helper
@@ -98,12 +99,46 @@ def effects_of_variants(
     how = outputs or outputs_like([original.run(next(dataset.batches(means.batch)))])
     found = []
     for number, each in enumerate(variants):
-        silent, switches = _switchable(model, each, means, how.inner)
-        view = _Ablation(original, silent, switches, wanted, how)
-        (sums,) = observe(view.look, dataset, [Sums()], means.quiet)
-        found.append(sums.totals[1] / max(sums.totals[0], 1))
+        every = iter(each)
+        first = next(every)
+        switched = SwitchedVariants(model, first, original, wanted, how, means)
+        found.append(switched.effects(chain([first], every), dataset))
         means.progress(f"silencing: {number + 1} of {len(variants)} groups", number + 1, len(variants))
     return {kind: [effects[number] for effects in found] for number, kind in enumerate(wanted)}
+
+
+class SwitchedVariants:
+    """A model beside variants of it that differ from each other in the content of small tensors alone, in one session for all.
+
+    ``template``: one of the variants; ``original``: the model, opened.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        template: Model,
+        original: Session,
+        kinds: Sequence[str],
+        how: Outputs,
+        means: Means = Means(),
+    ):
+        self.original, self.kinds, self.how, self.means = original, kinds, how, means
+        proto = template.draft()
+        switches = [header for header in proto.graph.initializer if header.name not in model.weights]
+        for header in switches:
+            proto.graph.input.append(helper.make_tensor_value_info(header.name, header.data_type, list(header.dims)))
+        self._names = [header.name for header in switches]
+        for header in switches:
+            proto.graph.initializer.remove(header)
+        give_out(proto, how.inner)
+        self._silent = session(template.derived(proto), threads=means.threads)
+
+    def effects(self, variants: Iterable[Model], dataset: Dataset) -> np.ndarray:
+        """Return float64[kinds, variants]: the mean effect on the outputs; a run of the model per variant and batch."""
+        switches = [{name: variant.weights[name].read() for name in self._names} for variant in variants]
+        view = _Ablation(self.original, self._silent, switches, self.kinds, self.how)
+        (sums,) = observe(view.look, dataset, [Sums()], self.means.quiet)
+        return np.asarray(sums.totals[1] / max(sums.totals[0], 1))
 
 
 @dataclass(frozen=True)
@@ -126,25 +161,3 @@ class _Ablation:
                 effect = MEASURES[kind](before, after, batch.labels, mask, self.how)
                 sums[number, unit] = effect.sum()
         return len(effect), sums
-
-
-def _switchable(
-    model: Model, variants: Iterable[Model], means: Means, inner: tuple[str, ...]
-) -> tuple[Session, list[dict[str, np.ndarray]]]:
-    """Return a session in which what variants add to a model are inputs, and their content in each variant.
-
-    ``inner``: values inside the model that are outputs there.
-    """
-    contents, silent = [], model
-    for silent in variants:
-        contents.append({name: silent.weights[name].read() for name in silent.weights if name not in model.weights})
-    proto = silent.draft()
-    switches = [header for header in proto.graph.initializer if header.name not in model.weights]
-    for header in switches:
-        proto.graph.input.append(helper.make_tensor_value_info(header.name, header.data_type, list(header.dims)))
-    names = [header.name for header in switches]
-    for header in switches:
-        proto.graph.initializer.remove(header)
-    give_out(proto, inner)
-    opened = session(silent.derived(proto), threads=means.threads)
-    return opened, [{name: content[name] for name in names} for content in contents]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count, islice
 
 import numpy as np
 
@@ -43,32 +44,50 @@ def in_order(able: Sequence[Expert], scores: np.ndarray, spaces: dict[ExpertLaye
     return [able[number] for number, _, _ in allowed]
 
 
-def least_share(ranked: Sequence[Expert], layers: Sequence[ExpertLayer], ratio: float, evenly: bool) -> list[Expert]:
+class ExpertOrder(Iterable[Expert]):
+    """Experts one after the other, worked out as far as anyone has looked."""
+
+    def __init__(self, source: Iterable[Expert]):
+        self._known, self._source = list[Expert](), iter(source)
+
+    def __iter__(self) -> Iterator[Expert]:
+        for place in count():
+            if place == len(self._known):
+                self._known += islice(self._source, 1)
+            if place == len(self._known):
+                return
+            yield self._known[place]
+
+
+def least_share(order: Iterable[Expert], layers: Sequence[ExpertLayer], ratio: float, evenly: bool) -> list[Expert]:
     """Return the share ``ratio`` of all experts, or of those of each layer, as far as they may go."""
     if not evenly:
-        return list(ranked[: max(1, math.floor(ratio * sum(layer.width for layer in layers) + 0.5))])
+        return list(islice(order, max(1, math.floor(ratio * sum(layer.width for layer in layers) + 0.5))))
     quota = {layer: math.floor(ratio * layer.width + 0.5) for layer in layers}
-    found = []
+    found, ranked = [], list(order)
     for expert in ranked:
         if quota[expert.layer] > 0:
             quota[expert.layer] -= 1
             found.append(expert)
-    return found or list(ranked[:1])
+    return found or ranked[:1]
 
 
-def by_budget(ranked: Sequence[Expert], target: Target, left: Left) -> list[Expert]:
+def by_budget(order: Iterable[Expert], target: Target, left: Left) -> list[Expert]:
     """Return the fewest of the first experts without which the budget holds; raises TargetError where that takes more."""
-    whole = left(())
+    whole, taken, source = left(()), list[Expert](), iter(order)
     limit = target.budget(whole)
-    if left(ranked) > limit:
-        share = left(ranked) / max(whole, 1)
-        raise TargetError(
-            f"--target {target} is out of reach: without every expert that can go {share:.1%} of the {KINDS[target.kind]} are left; "
-            "ask for less, or mix in another granularity",
-            left(ranked),
-        )
-    low, high = 1, len(ranked)
+    while not taken or left(taken) > limit:
+        more = list(islice(source, max(1, len(taken))))
+        if not more:
+            share = left(taken) / max(whole, 1)
+            raise TargetError(
+                f"--target {target} is out of reach: without every expert that can go {share:.1%} of the {KINDS[target.kind]} are left; "
+                "ask for less, or mix in another granularity",
+                left(taken),
+            )
+        taken += more
+    low, high = 1, len(taken)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if left(ranked[:middle]) <= limit else (middle + 1, high)
-    return list(ranked[:low])
+        low, high = (low, middle) if left(taken[:middle]) <= limit else (middle + 1, high)
+    return taken[:low]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -14,15 +14,15 @@ from onnxprune.allocate.account import model_totals
 from onnxprune.allocate.target import KINDS
 from onnxprune.changes.change import NOWHERE, Change, Space, Takes, Totals, selected
 from onnxprune.changes.context import Context
-from onnxprune.changes.experts.choose import by_budget, in_order, least_share, places_to_go
+from onnxprune.changes.experts.choose import ExpertOrder, by_budget, in_order, least_share, places_to_go
 from onnxprune.changes.experts.find import Expert, Mixtures
 from onnxprune.changes.experts.scores import BY_WEIGHTS, MASS, of_experts, relative, routing_mass
 from onnxprune.changes.experts.surgery import masked, without_experts
+from onnxprune.changes.experts.together import Lost, losses, one_after_the_other
 from onnxprune.changes.proven import positions_left
 from onnxprune.changes.repairing import repaired
-from onnxprune.data import Dataset
 from onnxprune.errors import TargetError
-from onnxprune.evidence.ablation import MEASURES, effects_of_variants
+from onnxprune.evidence.ablation import MEASURES
 from onnxprune.model.graph import Graph
 from onnxprune.model.model import Model
 from onnxprune.model.write import stored_bytes
@@ -80,10 +80,9 @@ class Experts(Space[Expert]):
         if data is not None and layers:
             mask = context.outputs.mask if context.outputs else ""
             self.mass = context.once("mass", lambda: routing_mass(self.mixtures, data, context.means.quiet, mask))
-        if name in MEASURES and data is not None:
-            most = min(MOST_ROWS, max(FEWEST_ROWS, MOST_RUNS // len(self.experts)))
-            rows = data.take(most, context.settings.seed)
-            return context.once(name, lambda: self._effects(name, rows))
+        lost = self._lost()
+        if lost is not None:
+            return np.asarray(context.once("alone", lambda: lost([[expert] for expert in self.experts])))
         if name == MASS and self.mass is not None:
             return of_experts(self.experts, layers, relative(self.mass))
         return of_experts(self.experts, layers, relative(BY_WEIGHTS[name](self.mixtures, context.settings.seed)))
@@ -103,32 +102,25 @@ class Experts(Space[Expert]):
         scope = self.context.settings.scope
         return scope == "layer" or (scope == AUTO and self.criterion not in MEASURES)
 
-    def _effects(self, kind: str, rows: Dataset) -> np.ndarray:
-        """Return float64[experts]: what it does to the outputs where no token is sent to an expert; a run of the model for each."""
-        context, layers = self.context, list(dict.fromkeys(expert.layer for expert in self.experts))
-        ranked = [[expert for expert in self.experts if expert.layer is layer] for layer in layers]
-        variants = [[masked(self.mixtures, [expert]) for expert in own] for own in ranked]
-        model, means = self.mixtures.facts.model, context.means.quiet
-        found = effects_of_variants(model, variants, (kind,), rows, means, context.outputs)[kind]
-        values = {
-            expert: value
-            for own, each in zip(ranked, found, strict=True)
-            for expert, value in zip(own, each, strict=True)
-        }
-        return np.array([values[expert] for expert in self.experts], np.float64)
+    def _lost(self) -> Lost | None:
+        """Return what the outputs lose without sets of experts; None where these are not chosen by that."""
+        context, data = self.context, self.context.data.calibration
+        if self.criterion not in MEASURES or data is None:
+            return None
+        rows = data.take(min(MOST_ROWS, max(FEWEST_ROWS, MOST_RUNS // len(self.experts))), context.settings.seed)
+        make = partial(losses, self.mixtures, self.criterion, rows, context.means.quiet, context.outputs)
+        found: Lost = context.once("lost", make)
+        return found
 
     def choose(self, aim: Target) -> Change[Expert]:
         """Take the experts that matter least, or of every layer the same share; raises TargetError."""
-        settings = self.context.settings
         if not self.open:
             raise TargetError(NONE)
         with self.context.stages("evidence"):
             self.values = self.scores()
         with self.context.stages("allocate"):
-            able = [expert not in self.barred for expert in self.experts]
-            spaces = places_to_go(self.mixtures.layers, self.open, settings.options)
-            ranked = in_order(self.open, self.values[able], spaces, self.evenly)
-            if not ranked:
+            ranked = self._ranked()
+            if not any(True for _ in ranked):
                 raise TargetError(NONE)
             if aim.kind == "ratio":
                 taken = least_share(ranked, self.mixtures.layers, aim.value, self.evenly)
@@ -136,6 +128,16 @@ class Experts(Space[Expert]):
                 key = KINDS[aim.kind]
                 taken = by_budget(ranked, aim, lambda gone: self.totals(Change(self, tuple(gone)))[key])
             return Change(self, self._sorted(taken))
+
+    def _ranked(self) -> Iterable[Expert]:
+        """Return the experts that can go, the first to go first."""
+        assert self.values is not None
+        scores = self.values[[expert not in self.barred for expert in self.experts]]
+        spaces, lost = places_to_go(self.mixtures.layers, self.open, self.context.settings.options), self._lost()
+        if lost is None or self.evenly:
+            return in_order(self.open, scores, spaces, self.evenly)
+        what = "order without " + " ".join(sorted(expert.name for expert in self.barred))
+        return self.context.once(what, lambda: ExpertOrder(one_after_the_other(self.open, scores, spaces, lost)))
 
     def _sorted(self, taken: Sequence[Expert]) -> tuple[Expert, ...]:
         return tuple(expert for expert in self.experts if expert in set(taken))

@@ -18,13 +18,16 @@ from onnxprune.model.graph import Graph, Insertions, Names
 from onnxprune.model.model import Model
 
 
-def masked(mixtures: Mixtures, gone: Sequence[Expert]) -> Model:
-    """Return the original in which the scores of these experts are minus infinity: where they begin, and where experts are picked."""
+def masked(mixtures: Mixtures, gone: Sequence[Expert], everywhere: bool = False) -> Model:
+    """Return the original in which the scores of these experts are minus infinity: where they begin, and where experts are picked.
+
+    ``everywhere``: whether layers that lose none have masks too, so that models differ in the content of these alone.
+    """
     facts, kept = mixtures.facts, mixtures.keeping(gone)
     structure = facts.model.draft()
     graph = Graph(structure)
     masks = _Masks(graph, kept)
-    layers = list(dict.fromkeys(expert.layer for expert in gone))
+    layers = mixtures.layers if everywhere else list(dict.fromkeys(expert.layer for expert in gone))
     scores = {name: axis for layer in layers for name, axis in layer.scores}
     for name, axis in scores.items():
         fresh = masks.after(name, axis, facts.dtype(name), len(facts.shape(name) or ()))
@@ -60,8 +63,8 @@ class _Masks:
 
     def _where(self, name: str, source: str, axis: int, dtype: int, rank: int, fresh: str) -> NodeProto:
         mask = self.kept.mask(name, axis)
-        assert mask is not None, "only where experts go"
-        stays = mask.reshape([-1 if a == axis else 1 for a in range(rank)])
+        size = len(self.kept.analysis.solution.links.axis(name, axis))
+        stays = (np.ones(size, bool) if mask is None else mask).reshape([-1 if a == axis else 1 for a in range(rank)])
         lowest = np.full((), -np.inf, helper.tensor_dtype_to_np_dtype(dtype))
         stored = [self._stored(array, what) for array, what in ((stays, "stay"), (lowest, "lowest"))]
         return helper.make_node("Where", [stored[0], source, stored[1]], [fresh], name=fresh)
