@@ -54,7 +54,17 @@ from onnxprune.runs.expanding import Expanded, expanded
 from onnxprune.runs.reports import Comparison, Timing, compare_models, describe, describe_curves, time_models
 from onnxprune.runs.run import Result, Run
 from onnxprune.runs.sweep import at_point, grid, judged, run_points
-from onnxprune.settings import ANALYSED, QUANTISING, STORING, Settings, analysis_settings, make_settings, space_of
+from onnxprune.settings import (
+    ANALYSED,
+    PERMUTING,
+    QUANTISING,
+    STORING,
+    ZEROS,
+    Settings,
+    analysis_settings,
+    make_settings,
+    space_of,
+)
 
 SOURCES = ("calibration", "labels", "evaluation")
 SETTLED = ("row_shape", "input_value", "rotate", "structured")
@@ -333,9 +343,12 @@ def _earlier(settings: Settings, rewind: Source | None) -> Model | None:
         return None
     if settings.vocabulary:
         raise UsageError("rewind takes weights of the whole vocabulary; leave rewind or vocabulary out")
-    if not all(space_of(path).stepwise for path in settings.spaces if path not in (STORING, QUANTISING)):
+    kinds = [path for path in settings.spaces if path not in (STORING, QUANTISING)]
+    if PERMUTING in kinds:
+        raise UsageError("rewind takes channels in the order that they have; give --no-permute")
+    if kinds != [ZEROS] and not all(space_of(path).stepwise for path in kinds):
         raise UsageError(
-            "rewind goes with widths, not with granularity block, rank, eigen or lossless; leave one of them out"
+            "rewind goes with widths or with zeros alone, not with granularity block, rank, eigen or lossless; leave one of them out"
         )
     return load(rewind)
 

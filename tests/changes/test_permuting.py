@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,11 +126,13 @@ def test_more_is_left_of_the_outputs() -> None:
     assert lost[True] < 0.8 * lost[False]
 
 
-def test_a_plan_holds_the_orders() -> None:
+def test_a_plan_holds_the_orders(tmp_path: Path) -> None:
     net = network(STREAM, "float[N,4,6,6] x", "float[] y", opset=20)
     rows = {"x": np.random.default_rng(1).standard_normal((64, 4, 6, 6)).astype(np.float32)}
     found = onnxprune.prune(net, sparsity="2:4", calibration=rows, **FAST)
-    assert onnxprune.apply(found.plan, net, calibration=rows, latency=False).model == found.model
+    (tmp_path / "plan.json").write_text(found.plan.to_json())
+    for plan in (found.plan, tmp_path / "plan.json"):
+        assert onnxprune.apply(plan, net, calibration=rows, latency=False).model == found.model
     record = found.plan.steps[0].record["permuted"]
     record[next(iter(record))][0] = 99
     with pytest.raises(PlanError, match="does not have"):

@@ -155,9 +155,12 @@ def test_structure_goes_first(net: ModelProto) -> None:
     assert (weights(alone.model)["w2"] == 0).mean() == pytest.approx(0.7, abs=0.01)
 
 
-def test_a_plan_repeats_the_zeros(net: ModelProto) -> None:
+def test_a_plan_repeats_the_zeros(net: ModelProto, tmp_path: Path) -> None:
     found = onnxprune.prune(net, sparsity="0.6", calibration=ROWS, **FAST)
     assert onnxprune.apply(found.plan, net, calibration=ROWS, latency=False).model == found.model
+    (tmp_path / "plan.json").write_text(found.plan.to_json())
+    again = onnxprune.apply(tmp_path / "plan.json", net, calibration=ROWS, latency=False)
+    assert again.model == found.model and again.plan.to_json() == found.plan.to_json()
     with pytest.raises(PlanError, match="give the calibration data"):
         onnxprune.apply(found.plan, net, latency=False)
     blind = onnxprune.prune(net, sparsity="2:4", **FAST)
@@ -217,6 +220,45 @@ def test_scores_by_gradients_are_those_of_the_loss(net: ModelProto) -> None:
 def test_gradients_take_data(net: ModelProto) -> None:
     with pytest.raises(DataError, match="looks at data"):
         onnxprune.prune(net, sparsity="0.5", criterion="fisher", **FAST)
+
+
+def earlier(net: ModelProto) -> ModelProto:
+    """Return the same network with other weights, as it might have been before training."""
+    again, draw = ModelProto(), np.random.default_rng(8)
+    again.CopyFrom(net)
+    for tensor in again.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32:
+            tensor.CopyFrom(numpy_helper.from_array(draw.standard_normal(array.shape).astype(np.float32), tensor.name))
+    return again
+
+
+@pytest.mark.parametrize("criterion", ["magnitude-increase", "movement", "l1", "auto"])
+def test_earlier_weights(net: ModelProto, criterion: str) -> None:
+    """Trained weights choose, beside the earlier ones where the criterion says so; the result has the earlier ones, all of them."""
+    early = earlier(net)
+    found = onnxprune.prune(net, sparsity="0.6", criterion=criterion, rewind=early, calibration=ROWS, **FAST)
+    every = {t.name: numpy_helper.to_array(t) for t in found.model.graph.initializer}
+    for tensor in early.graph.initializer:
+        left = found.masks.get(tensor.name, np.ones(every[tensor.name].shape, bool))
+        np.testing.assert_array_equal(every[tensor.name], np.where(left, numpy_helper.to_array(tensor), 0))
+    now, then = weights(net)["w2"], weights(early)["w2"]
+    scores = {"magnitude-increase": np.abs(now) - np.abs(then), "movement": now * (now - then), "l1": np.abs(now)}
+    if criterion in scores:
+        left = found.masks["w2"]
+        assert scores[criterion][left].min() >= scores[criterion][~left].max()
+    with pytest.raises(PlanError, match="earlier weights"):
+        onnxprune.apply(found.plan, net, calibration=ROWS, latency=False)
+
+
+def test_what_earlier_weights_do_not_go_with(net: ModelProto) -> None:
+    with pytest.raises(UsageError, match="give these"):
+        onnxprune.prune(net, sparsity="0.5", criterion="movement", **FAST)
+    with pytest.raises(UsageError, match="give --no-permute"):
+        onnxprune.prune(net, sparsity="2:4", rewind=earlier(net), **FAST)
+    other = network(NET.replace("w3 = %16x8", "w3 = %16x9").replace("b3 = %8", "b3 = %9"), X, "float[N,9] y", opset=18)
+    with pytest.raises(UsageError, match="another network"):
+        onnxprune.prune(net, sparsity="0.5", rewind=other, **FAST)
 
 
 def test_the_same_multiple_of_each_deviation(net: ModelProto) -> None:

@@ -486,6 +486,9 @@ ERRORS = {
     "; give the model's tokenizer (--tokenizer)": (f"words.onnx --vocabulary words.txt {DRY}", f"words.onnx --vocabulary words.txt {TOKENS}"),
     "name the array of tokens that stay": (f"words.onnx --vocabulary three.npz {DRY}", f"words.onnx --vocabulary ids.npz {DRY}"),
     "give --unstructured, or leave scope out": (f"net.onnx {DRY} --scope erdos-renyi", f"net.onnx {DRY} --scope erdos-renyi --unstructured"),
+    "give --no-permute": (f"net.onnx {DRY} --rewind net.onnx --sparsity 2:4", f"net.onnx {DRY} --rewind net.onnx --sparsity 2:4 --no-permute"),
+    "give these (--rewind": (
+        f"net.onnx {DRY} --sparsity 0.5 --criterion movement", f"net.onnx {DRY} --sparsity 0.5 --criterion movement --rewind net.onnx"),
     "give --sparsity 2:4, or leave permute out": (f"net.onnx {DRY} --permute --sparsity 0.5", f"net.onnx {DRY} --permute --sparsity 2:4"),
     "which permute changes; leave one of them out": (
         f"net.onnx {DRY} --permute --sparsity 2:4 --recover-loss blocks", f"net.onnx {DRY} --sparsity 2:4 --recover-loss blocks"),
@@ -567,7 +570,9 @@ EXPLAINED = {
     "of which vocabulary takes some; leave labels out": "for data of models that score tokens; test_vocabulary_cut.py",
     "the plan's vocabulary is a list": "a plan damaged by hand; test_vocabulary_cut.py",
     "give a part of the text": "a corpus of gigabytes is not written by a test",
+    "prune with --rewind again": "a plan of earlier weights; test_zeros.py",
     "--sparsity FILE.npz again": "a plan of masks; test_zeros.py",
+    "no output changes by that (--no-permute": "what an option does, not what to do",
     "leaves zeros out of the file": "what an option does, not what to do",
     "cannot be judged: what is measured is": "a machine too noisy to measure on is not made by a test (test_latency.py has the rule)",
     "on a quieter machine": "a machine too noisy to measure on is not made by a test (test_latency.py has the rule)",

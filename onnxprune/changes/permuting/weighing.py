@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.changes.context import Context
+from onnxprune.changes.zeros.earlier import TRAVEL_SCORES
 from onnxprune.changes.zeros.gradients import GRADIENT_SCORES
 from onnxprune.changes.zeros.layers import WeightLayer
 from onnxprune.changes.zeros.patterns import Pattern
@@ -33,7 +34,7 @@ def channel_scores(
     scores. Layers whose inputs cannot be seen are judged by their weights alone.
     """
     name = context.settings.criterion
-    scored = SCORES.get("l1" if name in GRADIENT_SCORES else name)
+    scored = SCORES.get("l1" if name in {*GRADIENT_SCORES, *TRAVEL_SCORES} else name)
     seen = context.data.calibration is not None and (scored is None or scored.data)
     moments = _second_moments(layers, analysis, context) if seen else iter(())
     free = Pattern(pattern.share)

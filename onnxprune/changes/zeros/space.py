@@ -15,6 +15,7 @@ from onnxprune.allocate.account import model_totals
 from onnxprune.changes.analysing import grouped, plain_facts
 from onnxprune.changes.change import NOWHERE, Change, Space, Takes, Totals, selected
 from onnxprune.changes.context import Context
+from onnxprune.changes.zeros.earlier import TRAVEL_SCORES, earlier_model
 from onnxprune.changes.zeros.gradients import GRADIENT_SCORES, gradient_scores
 from onnxprune.changes.zeros.layers import WeightLayer, weight_layers
 from onnxprune.changes.zeros.masks import read_masks, taking_zero
@@ -62,7 +63,7 @@ class Zeros(Space[WeightLayer]):
 
     kind, name, noun, verb, changed = "zeros", "zeros", "layer", "empties", "pruned"
     takes: ClassVar[Takes] = {
-        "criterion": (AUTO, *SCORES, *GRADIENT_SCORES), "repair": (AUTO, "none", "least-squares"),
+        "criterion": (AUTO, *SCORES, *GRADIENT_SCORES, *TRAVEL_SCORES), "repair": (AUTO, "none", "least-squares"),
         "scope": (AUTO, "layer", "global", *SPREADS),
         "target": (None,), "max_divergence": (None,), "schedule": ("one-shot",), "search": (0.0,), "search_recover": (0,),
         "selection": ("independent",), "layer_ratio": ((),), "max_layer_ratio": (1.0,),
@@ -113,11 +114,16 @@ class Zeros(Space[WeightLayer]):
             shares = shares_by_size(able, pattern.share, scope)
         return self._emptied(able, dict.fromkeys(shares, pattern), shares)
 
+    @property
+    def earlier(self) -> Model:
+        """The model of which the result has the weights."""
+        return self.context.once("earlier", lambda: earlier_model(self.context))
+
     def _array(self, layer: WeightLayer) -> np.ndarray:
         return self.analysis.facts.content(layer.name)
 
     def _scores(self, layer: WeightLayer) -> np.ndarray:
-        """Return float64[groups, o, d]: what the weights alone say, or their gradients."""
+        """Return float64[groups, o, d]: what the weights alone say, their gradients, or the way they came."""
         name = self.context.settings.criterion
         if name in GRADIENT_SCORES:
             known = self.context.once(
@@ -125,6 +131,9 @@ class Zeros(Space[WeightLayer]):
             )
             if layer.name in known:
                 return known[layer.name]
+        if name in TRAVEL_SCORES:
+            then = layer.matrix(self.earlier.weights[layer.name].read())
+            return TRAVEL_SCORES[name].of(layer.matrix(self._array(layer)), then)
         scored = SCORES.get(name)
         return (scored if scored is not None and not scored.data else SCORES["l1"]).of(
             layer.matrix(self._array(layer)), None
@@ -135,12 +144,13 @@ class Zeros(Space[WeightLayer]):
     ) -> Emptied:
         """Decide by data where there is any, else by the weights."""
         settings, scored = self.context.settings, SCORES.get(self.context.settings.criterion)
-        named = scored is not None or settings.criterion in GRADIENT_SCORES
+        named = scored is not None or settings.criterion in {*GRADIENT_SCORES, *TRAVEL_SCORES}
         by_data = scored is not None and scored.data if named else self.context.data.calibration is not None
         if by_data and self.context.data.calibration is None:
             raise DataError(f"criterion {settings.criterion!r} looks at data; give calibration data (--calib)")
         alone = {one.name: patterns[one.name].kept(self._scores(one), shares[one.name]) for one in layers}
-        if self.context.data.calibration is None or (settings.repair == "none" and not by_data):
+        refits = settings.repair != "none" and self.context.rewind is None
+        if self.context.data.calibration is None or not (refits or by_data):
             return Emptied(self, tuple(layers), alone)
 
         def support(layer: WeightLayer) -> Support:
@@ -171,6 +181,8 @@ class Zeros(Space[WeightLayer]):
         start = self._masked({one.name: alone[one.name] for one in layers if one.name not in supports})
         fitted = self._walked(start, supports, fit)
         masks = {one.name: self._mask_of(one, fitted, alone[one.name]) for one in layers}
+        if context.rewind is not None:
+            return Emptied(self, tuple(layers), masks)
         fitted, plain = self._masked(masks, fitted), self._masked(masks)
         batches = in_batches(judge, self.analysis.facts, context.means)
         reference = Reference(self.analysis.facts.model, batches, context.means.quiet, outputs=context.outputs)
@@ -222,6 +234,8 @@ class Zeros(Space[WeightLayer]):
     def repaired(self, change: Change[WeightLayer], small: Model) -> Model:
         """Return the model with the weights that were fitted; of a change that lost parts, those of the others."""
         assert isinstance(change, Emptied)
+        if self.context.rewind is not None:
+            return self._masked({layer.name: change.masks[layer.name] for layer in change.parts}, self.earlier)
         if change.fitted is None:
             return small
         if len(change.parts) == len(change.masks):
@@ -266,7 +280,8 @@ class Zeros(Space[WeightLayer]):
         assert isinstance(change, Emptied)
         zeros = {one.name: [str(self._told), int((~change.masks[one.name]).sum())] for one in change.parts}
         by = "weights" if self.context.data.calibration is None else "data"
-        return {"zeros": zeros, "by": by, "criterion": self.context.settings.criterion}
+        earlier = {} if self.context.rewind is None else {"rewind": ["earlier"]}
+        return {"zeros": zeros, "by": [by], "criterion": [self.context.settings.criterion]} | earlier
 
     @property
     def _told(self) -> str:
@@ -276,9 +291,11 @@ class Zeros(Space[WeightLayer]):
         """Return what a plan records, decided anew on the same data; raises PlanError where the model or the data is another."""
         known, told = {layer.name: layer for layer in self.layers}, record.get("zeros", {})
         by = "weights" if self.context.data.calibration is None else "data"
-        if record.get("by") != by:
+        if record.get("by") != [by]:
             need = "leave calibration data out" if by == "data" else "give the calibration data it was made with"
-            raise PlanError(f"the plan takes weights out by {record.get('by')}; {need}")
+            raise PlanError(f"the plan takes weights out by {', '.join(map(str, record.get('by', ())))}; {need}")
+        if record.get("rewind") and self.context.rewind is None:
+            raise PlanError("the plan's zeros have earlier weights, which it does not hold; prune with --rewind again")
         for name, (_, zeros) in told.items():
             if name not in known or not 0 <= zeros <= known[name].size:
                 raise PlanError(f"the plan makes {zeros} weights of {name!r} zero, which this model does not have")
@@ -290,7 +307,9 @@ class Zeros(Space[WeightLayer]):
         patterns = {layer.name: parse_pattern(told[layer.name][0]) for layer in layers}
         shares = {layer.name: told[layer.name][1] / layer.size for layer in layers}
         again = copy.copy(self)
-        settings = replace(self.context.settings, criterion=record.get("criterion", AUTO), structured=False)
+        settings = replace(
+            self.context.settings, criterion=str(next(iter(record.get("criterion", ())), AUTO)), structured=False
+        )
         again.context = replace(self.context, settings=settings)
         return again._emptied(layers, patterns, shares)
 
