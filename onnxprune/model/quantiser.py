@@ -17,7 +17,7 @@ import onnx
 from onnx import ModelProto
 
 from onnxprune.errors import ModelError
-from onnxprune.model.graph import Names
+from onnxprune.model.graph import Names, names_read
 from onnxprune.model.model import Model, embedded
 from onnxprune.model.read import PROTOBUF_LIMIT
 from onnxprune.model.runtime import session
@@ -83,7 +83,11 @@ class Quantiser:
             from onnxruntime.quantization import QDQQuantizer, QuantType
 
             values = QuantType.QInt8 if how.signed else QuantType.QUInt8
-            extra = {"ActivationSymmetric": how.symmetric, "MatMulConstBOnly": how.products}
+            extra = {
+                "ActivationSymmetric": how.symmetric,
+                "MatMulConstBOnly": how.products,
+                "QDQKeepRemovableActivations": has_bodies(self.model),  # a body may read what would be removed
+            }
             quantizer = QDQQuantizer(
                 *(
                     onnx.load(self._file),
@@ -109,7 +113,10 @@ class Quantiser:
 
             place = self._place / "dynamic.onnx"
             weights = QuantType.QInt8 if how.signed else QuantType.QUInt8
-            quantize_dynamic(self._file, place, per_channel=how.per_channel, weight_type=weights)
+            known = [op for op in eight_bit_operators(dynamic=True) if op not in _standard_only(self.model)]
+            quantize_dynamic(
+                self._file, place, per_channel=how.per_channel, weight_type=weights, op_types_to_quantize=known
+            )
             return own_model(onnx.load(place), self.model)
 
 
@@ -169,10 +176,41 @@ def own_model(proto: ModelProto, before: Model) -> Model:
     proto.graph.value_info.extend(values)
     used = {"", "ai.onnx", *(entry.domain for entry in was.opset_import), *_domains(proto.graph.node)}
     kept = [entry for entry in proto.opset_import if entry.domain in used]
+    _sort(proto.graph)
     del proto.opset_import[:]
     proto.opset_import.extend(kept)
     about = {"source_sha256": before.source_sha256, "warnings": before.warnings, "data": before.data}
     return Model.of(proto, before.path, **about)
+
+
+def has_bodies(model: Model) -> bool:
+    """Whether a node has a graph of its own, such as the branches of an If."""
+    return any(attribute.HasField("g") for node in model.structure.graph.node for attribute in node.attribute)
+
+
+def _standard_only(model: Model) -> set[str]:
+    """Return operators whose 8-bit form is of one in Microsoft's domain of the same name, where a model has the standard one."""
+    return {"Attention"} & {node.op_type for node in model.structure.graph.node if not node.domain}
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Bring nodes into an order in which each comes after those that it, or a body of it, reads: the quantiser's does not see bodies."""
+    made = {name for node in graph.node for name in node.output if name}
+    waiting, done, order = list(graph.node), set[str](), list[onnx.NodeProto]()
+    while waiting:
+        later = []
+        for node in waiting:
+            if (names_read(node) & made) <= done:
+                order.append(node)
+                done.update(node.output)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            return  # a cycle, which the checker tells of
+        waiting = later
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in order]
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def _domains(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:

@@ -65,6 +65,8 @@ OPTIONS: dict[str, Callable[[Form], Mapping[str, Any]]] = {
     "eigen": _pruned(granularity="eigen", target="macs=95%"),
     "block": _pruned(granularity="block", ratio=0.9),
     "mix": _pruned(granularity="lossless,block,heads,eigen", target="macs=85%", share={"block": 0.2, "eigen": 0.2}),
+    "quantize int8": _pruned(criterion="l2", repair="none", ratio=0.4, quantize="int8"),
+    "quantize dynamic": _pruned(criterion="l2", repair="none", ratio=0.4, quantize="dynamic"),
     "sensitivity": lambda form: api.sensitivity(form.model, form.data, round_to=1),
     "sweep": _swept,
     "validate": lambda form: api.validate(form.model, form.model, form.data),
@@ -76,6 +78,7 @@ NO_FLOATS = dict.fromkeys((*GRADIENTS, "eigen"), (DataError, "of float outputs, 
     for name in (*(f"recover {loss}" for loss in LOSSES), "schedule", "search")
 }
 NO_LAYER = {"eigen": (TargetError, "no layer of this model can be written as factors|out of reach")}
+HALF_PRECISION = dict.fromkeys(("quantize int8", "quantize dynamic"), (ModelError, "computes in float16"))
 NO_BRANCH = dict.fromkeys(("block", "mix"), (TargetError, "no sum of this model has a branch"))
 FAILS: dict[str, Mapping[str, tuple[type[OnnxPruneError], str]]] = {
     "If": NO_GRADIENT,
@@ -87,6 +90,7 @@ FAILS: dict[str, Mapping[str, tuple[type[OnnxPruneError], str]]] = {
     "Einsum": NO_LAYER | NO_BRANCH,
     "LSTM": NO_BRANCH,
     "rows are sequences": NO_BRANCH,
+    "float16, external data": HALF_PRECISION,
 }
 FEW = ("obs", "repair auto", "repair bias", "recover distill", "recover blocks", "schedule", "target", "eigen")
 ONLY: dict[str, tuple[str, ...]] = {
@@ -102,6 +106,7 @@ ALIKE: tuple[tuple[str, ...], ...] = (
     tuple(f"repair {name}" for name in REPAIRS if name != "auto"),
     ("recover distill", "recover mse", "recover blocks"),
     ("search", "sensitivity", "sweep"),
+    ("quantize int8", "quantize dynamic"),
 )
 """Options that go the same way through a file and its rows, and differ in what they do with numbers: a form gets a part of them."""
 ASKED = {"schedule": 0.8, "target": 0.8, "eigen": 0.95, "mix": 0.85}

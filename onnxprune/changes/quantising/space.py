@@ -75,8 +75,9 @@ class Quantising(Space[WeighingNode]):
         return RecipeTrials(self.context, self.base, self.mode)
 
     def _changed(self, choice: QuantChoice) -> Quantisation:
+        found = weighing_nodes(Graph(choice.floats.structure), self.mode)
         left = set(Graph(choice.quantised.structure).tensors)
-        return Quantisation(self, tuple(node for node in self.parts() if node.weight not in left), choice)
+        return Quantisation(self, tuple(node for node in found if node.weight not in left), choice)
 
     def silent(self, change: Change[WeighingNode]) -> Model:
         return self.context.facts.model
@@ -148,8 +149,10 @@ class Quantising(Space[WeighingNode]):
         return change
 
     def entries(self, change: Change[WeighingNode] | None = None) -> Report:
-        taken = {part.name for part in change.parts} if change is not None else set()
-        return {"quantised": [self._row(node, node.name in taken, change is not None) for node in self.nodes]}
+        if not isinstance(change, Quantisation):
+            return {"quantised": [self._row(node, False, False) for node in self.nodes]}
+        taken, nodes = set(change.parts), weighing_nodes(Graph(change.choice.floats.structure), self.mode)
+        return {"quantised": [self._row(node, node in taken, True) for node in nodes]}
 
     def _row(self, node: WeighingNode, taken: bool, decided: bool) -> Report:
         stays = node.reason or (STAYED if decided and not taken else None)
