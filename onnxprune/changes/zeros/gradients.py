@@ -17,25 +17,33 @@ from onnxprune.model.read import FLOATS
 
 @dataclass(frozen=True)
 class GradientScore:
-    """``part``: of the products of weights and gradients (see ``weight_products``); ``order``: 2 differentiates twice."""
+    """``part``: of the products of weights and gradients (see ``weight_products``); ``order``: 2 differentiates twice.
+
+    ``sampled``: the loss is drawn from the model's own outputs whatever labels there are.
+    """
 
     part: str
     about: str
     order: int = 1
+    sampled: bool = False
 
 
 GRADIENT_SCORES: dict[str, GradientScore] = {
     "taylor": GradientScore("square", "squared first-order effect, (w dL/dw)^2 (Molchanov et al. 2019)"),
     "snip": GradientScore("absolute", "connection sensitivity, |w dL/dw| (Lee et al. 2019)"),
     "grasp": GradientScore("signed", "gradient norm that goes with it, w (H g) (Wang et al. 2020)", 2),
-    "fisher": GradientScore("spread", "second-order effect by the diagonal of the Fisher matrix (Theis et al. 2018)"),
+    "fisher": GradientScore(
+        "spread",
+        "second-order effect by the diagonal of the Fisher matrix of the outputs (Theis et al. 2018)",
+        sampled=True,
+    ),
 }
 
 
 def gradient_scores(layers: Sequence[WeightLayer], facts: Facts, context: Context) -> Mapping[str, np.ndarray]:
     """Return weight -> float64[groups, o, d], for weights that are stored as floats.
 
-    The loss is that of the labels, or is drawn from the model's own outputs. Raises DataError without data, ModelError for an
+    The loss is that of the labels, but for ``sampled`` ones, or is drawn from the model's own outputs. Raises DataError without data, ModelError for an
     operator on the way without a gradient rule.
     """
     name, data = context.settings.criterion, context.data.calibration
@@ -46,7 +54,7 @@ def gradient_scores(layers: Sequence[WeightLayer], facts: Facts, context: Contex
         found, remark = weight_products(
             facts,
             [layer.name for layer in known],
-            (scored.part, scored.order),
+            (scored.part, scored.order, scored.sampled),
             data,
             context.means.quiet,
             context.outputs,

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import TensorProto
 
 from onnxprune.changes.zeros.layers import WeightLayer
 from onnxprune.errors import DataError
-from onnxprune.model.graph import Graph, Names
+from onnxprune.model.graph import Graph, Names, Node
 from onnxprune.model.model import Model
 from onnxprune.model.paths import MASKS
 from onnxprune.model.read import FLOATS
@@ -59,6 +60,10 @@ def masks_file(masks: Mapping[str, np.ndarray]) -> bytes:
     return content.getvalue()
 
 
+ZERO_POINTS = {"ConvInteger": 3, "MatMulInteger": 3, "QLinearConv": 5, "QLinearMatMul": 5}
+"""Operators that multiply by integers -> the input that says which of them is zero, one or one of each output."""
+
+
 def taking_zero(model: Model, left: Mapping[str, np.ndarray]) -> Model:
     """Return the model with its weights as they are, which takes zero for what is not ``left``: stored tensor -> bool of its shape."""
     graph = Graph(model.draft())
@@ -66,6 +71,10 @@ def taking_zero(model: Model, left: Mapping[str, np.ndarray]) -> Model:
     for name, mask in left.items():
         value = name
         (reader, place), *_ = graph.consumers[name]
+        if reader.op in ZERO_POINTS:
+            value = _among_integers(name, mask, reader, graph, model, splicer)
+            reader.proto.input[place] = value
+            continue
         if graph.tensors[name].data_type not in FLOATS:
             value = reader.outputs[0]
             (reader, place), *_ = graph.consumers[value]
@@ -77,3 +86,25 @@ def taking_zero(model: Model, left: Mapping[str, np.ndarray]) -> Model:
         reader.proto.input[place] = result.name
     splicer.carry_out()
     return model.derived(graph.model)
+
+
+def _among_integers(name: str, mask: np.ndarray, reader: Node, graph: Graph, model: Model, splicer: Splicer) -> str:
+    """Let integers be their zero point where they are not left; return the value. ``Where`` knows few types of integers."""
+    point = reader.input(ZERO_POINTS[reader.op])
+    zero = np.zeros(1, np.int32) if not point else model.array(graph.tensors[point]).astype(np.int32)
+    if zero.size > 1 and reader.op.endswith(("ConvInteger", "Conv")):
+        zero = zero.reshape(-1, *[1] * (mask.ndim - 1))
+    wide, taken, result = (gs.Variable(f"{name}/{what}") for what in ("wide", "taken", "silenced"))
+    nodes = [
+        gs.Node("Cast", wide.name, {"to": TensorProto.INT32}, [gs.Variable(name)], [wide]),
+        gs.Node(
+            "Where",
+            taken.name,
+            {},
+            [gs.Constant(f"{name}/left", mask), wide, gs.Constant(f"{name}/zero", zero)],
+            [taken],
+        ),
+        gs.Node("Cast", result.name, {"to": graph.tensors[name].data_type}, [taken], [result]),
+    ]
+    splicer.before(reader, gs.Graph(nodes))
+    return result.name

@@ -57,16 +57,17 @@ class WeightObserver(Differential):
 def weight_products(
     facts: Facts,
     names: Sequence[str],
-    part: tuple[str, int],
+    part: tuple[str, int, bool],
     dataset: Dataset,
     means: Means = Means(),
     outputs: Outputs | None = None,
 ) -> tuple[Mapping[str, np.ndarray], str]:
     """Return stored tensor -> float64 of its shape, and a remark on what was differentiated.
 
-    ``part``: a name of ``PARTS`` and the order of differentiation: 2 takes w (H g), H and g of the batch's mean loss.
+    ``part``: a name of ``PARTS``; the order of differentiation, 2 takes w (H g), H and g of the batch's mean loss; whether the loss is
+    drawn from the model's own outputs even where there are labels.
     """
-    observer = WeightObserver({name: facts.content(name).astype(np.float64) for name in names}, *part)
-    view = differentiation(facts, facts.model, [observer], dataset, means, outputs, sampled=False)
+    observer = WeightObserver({name: facts.content(name).astype(np.float64) for name in names}, *part[:2])
+    view = differentiation(facts, facts.model, [observer], dataset, means, outputs, sampled=part[2])
     (seen,) = observe(view.look, dataset, [observer], view.means, "differentiating")
     return {name: total / max(seen.count, 1.0) for name, total in seen.sums.items()}, view.remark
