@@ -283,6 +283,15 @@ class Settings:
             raise UsageError(
                 f"ratio {self.ratio:g} and sparsity {self.sparsity} both say how many weights go; leave one of them out"
             )
+        if not (self.narrows or self.lossless or self.vocabulary) and self.target is not None:
+            if self.sparsity:
+                raise UsageError(
+                    f"target and sparsity {self.sparsity} both say how many weights go; leave one of them out"
+                )
+            if self.aim.kind != "params":
+                raise UsageError(
+                    f"target {self.target} is not of single weights, which save nothing but their number; give params=30%, or leave it out"
+                )
         if self.scope in BY_SIZE and self.narrows:
             raise UsageError(f"scope {self.scope} shares single weights out; give --unstructured, or leave scope out")
         if self.permute and not NEIGHBOURS.fullmatch(self.sparsity.strip()):

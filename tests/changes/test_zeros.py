@@ -183,6 +183,17 @@ def test_what_zeros_alone_cannot_do_is_refused(net: ModelProto, more: dict) -> N
         onnxprune.prune(net, structured=False, calibration=ROWS, **FAST, **more)
 
 
+def test_so_many_parameters_are_left(net: ModelProto) -> None:
+    """A target counts all parameters of the model, biases too, which stay."""
+    found = onnxprune.prune(net, structured=False, target="params=40%", **FAST)
+    every = [numpy_helper.to_array(t) for t in found.model.graph.initializer if t.data_type == 1]
+    left, whole = (sum(int(part(array)) for array in every) for part in (np.count_nonzero, np.size))
+    assert left / whole == pytest.approx(0.4, abs=0.01)
+    assert onnxprune.apply(found.plan, net, latency=False).model == found.model
+    with pytest.raises(TargetError, match="out of reach"):
+        onnxprune.prune(net, structured=False, target="params=1%", **FAST)
+
+
 @pytest.mark.parametrize("criterion", ["l1", "lamp", "wanda", "ria", "obd", "obs", "taylor", "snip", "grasp", "fisher"])
 def test_criteria_by_name(net: ModelProto, criterion: str) -> None:
     found = onnxprune.prune(net, sparsity="0.6", criterion=criterion, calibration=ROWS, **FAST)

@@ -489,6 +489,7 @@ ERRORS = {
     "give --no-permute": (f"net.onnx {DRY} --rewind net.onnx --sparsity 2:4", f"net.onnx {DRY} --rewind net.onnx --sparsity 2:4 --no-permute"),
     "give these (--rewind": (
         f"net.onnx {DRY} --sparsity 0.5 --criterion movement", f"net.onnx {DRY} --sparsity 0.5 --criterion movement --rewind net.onnx"),
+    "give params=30%, or leave it out": (f"net.onnx {DRY} --unstructured --target macs=50%", f"net.onnx {DRY} --unstructured --target params=50%"),
     "give --sparsity 2:4, or leave permute out": (f"net.onnx {DRY} --permute --sparsity 0.5", f"net.onnx {DRY} --permute --sparsity 2:4"),
     "which permute changes; leave one of them out": (
         f"net.onnx {DRY} --permute --sparsity 2:4 --recover-loss blocks", f"net.onnx {DRY} --sparsity 2:4 --recover-loss blocks"),
@@ -570,6 +571,7 @@ EXPLAINED = {
     "of which vocabulary takes some; leave labels out": "for data of models that score tokens; test_vocabulary_cut.py",
     "the plan's vocabulary is a list": "a plan damaged by hand; test_vocabulary_cut.py",
     "give a part of the text": "a corpus of gigabytes is not written by a test",
+    "weights that can become zero; ask for less": "a model of few weights and many biases; test_zeros.py",
     "prune with --rewind again": "a plan of earlier weights; test_zeros.py",
     "--sparsity FILE.npz again": "a plan of masks; test_zeros.py",
     "no output changes by that (--no-permute": "what an option does, not what to do",

@@ -65,7 +65,7 @@ class Zeros(Space[WeightLayer]):
     takes: ClassVar[Takes] = {
         "criterion": (AUTO, *SCORES, *GRADIENT_SCORES, *TRAVEL_SCORES), "repair": (AUTO, "none", "least-squares"),
         "scope": (AUTO, "layer", "global", *SPREADS),
-        "target": (None,), "max_divergence": (None,), "schedule": ("one-shot",), "search": (0.0,), "search_recover": (0,),
+        "max_divergence": (None,), "schedule": ("one-shot",), "search": (0.0,), "search_recover": (0,),
         "selection": ("independent",), "layer_ratio": ((),), "max_layer_ratio": (1.0,),
     }  # fmt: skip
     aims: ClassVar[tuple[str, ...]] = ()
@@ -98,7 +98,7 @@ class Zeros(Space[WeightLayer]):
         settings = self.context.settings
         if settings.pattern.endswith(".npz"):
             return self._given(read_masks(Path(settings.pattern), self.open, self._array))
-        pattern = self.pattern
+        pattern = self._aimed(aim)
         able = [layer for layer in self.open if not pattern.misfit(layer.shape, layer.inputs)]
         if not able:
             raise TargetError(
@@ -113,6 +113,18 @@ class Zeros(Space[WeightLayer]):
         elif scope in SPREADS and pattern.of is None:
             shares = shares_by_size(able, pattern.share, scope)
         return self._emptied(able, dict.fromkeys(shares, pattern), shares)
+
+    def _aimed(self, aim: Target) -> Pattern:
+        """Return the pattern, with as many zeros as leave the parameters that ``aim`` counts; raises TargetError."""
+        if aim.kind != "params" or self.context.settings.narrows:
+            return self.pattern
+        whole = self.totals()["parameters"]
+        zeros, most = whole - aim.budget(whole), sum(layer.size for layer in self.open)
+        if not 0 < zeros < most:
+            raise TargetError(
+                f"--target {aim} is out of reach: {most:,} of {whole:,} parameters are weights that can become zero; ask for less"
+            )
+        return Pattern(zeros / most)
 
     @property
     def earlier(self) -> Model:
