@@ -93,6 +93,7 @@ def test_nothing_that_is_computed_changes(case: str, calibrated: bool) -> None:
     assert [step["kind"] for step in found.report["steps"]] == ["permute", "zeros"] and found.report["surgery"][
         "proven"
     ]
+    assert found.report["prunable"]["parameters"] > 0.8
     reordered = [row for row in found.report["permuted"] if row["status"] == "reordered"]
     assert reordered and all(row["kept_after"] > row["kept_before"] for row in reordered)
     whole = whole_again(found, net)

@@ -52,6 +52,7 @@ class Permuting(Space[Group]):
         self.pattern = parse_pattern(context.settings.pattern)
         self.readers = readers_of(self.analysis, chosen, self.blocks[1])
         self.held = immovable(self.analysis)
+        self.weights = sum(layer.size for layer in chosen)
 
     def _analysed(self) -> Analysis:
         context = self.context
@@ -122,7 +123,8 @@ class Permuting(Space[Group]):
     # --- what is said of it -----------------------------------------------------------------------------------------
 
     def prunable(self) -> dict[str, float]:
-        return {"parameters": 0.0, "macs": 0.0}
+        """Return what the zeros behind it may take."""
+        return {"parameters": self.weights / max(self.totals()["parameters"], 1), "macs": 0.0}
 
     def probes(self) -> Iterator[tuple[str, int, dict[int, Change[Group]]]]:
         """Yield nothing: an order loses nothing."""
