@@ -300,6 +300,23 @@ def test_what_no_message_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         onnxprune.prune(small_network(), quantize="dynamic", **ALONE)
 
 
+def test_a_recipe_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older releases of ONNX Runtime do not load convolutions of int8 weights by values as they come."""
+    import onnxruntime.quantization as theirs
+
+    whole = theirs.quantize_dynamic
+
+    def fails(*given: object, **how: object) -> None:
+        if how["weight_type"] == QuantType.QInt8:
+            raise ValueError("not implemented")
+        whole(*given, **how)
+
+    monkeypatch.setattr(theirs, "quantize_dynamic", fails)
+    found = onnxprune.prune(small_network(), quantize="dynamic", **ALONE)
+    assert "uint8" in found.report["quantisation"]["recipe"]
+    assert "not implemented" in recipe_of(found, recipe="weights per tensor, int8 weights")["reason"]
+
+
 def test_a_failure_of_the_quantiser_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime.quantization as theirs
 

@@ -91,7 +91,7 @@ class RecipeTrials:
             for further in ROUNDS[self.mode]:
                 for recipe in further(best):
                     self._try(recipe)
-                best = self._best()
+                best = self._best() if any(tried.judged for tried in self.tried.values()) else best
             if self.mode == INT8:
                 self._try(BY_HAND)
             return self._choice(self._best())
