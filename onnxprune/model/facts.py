@@ -329,7 +329,13 @@ def _as_many(source: Shape | None, target: Shape | None) -> bool:
     return source is None or target is None or math.prod(source) == math.prod(target)
 
 
+LIKE_FIRST = frozenset({"com.microsoft::MoE", "com.microsoft::QMoE"})
+"""Operators that no schema is there for, of which some files run on other processors alone: their output is like their first input."""
+
+
 def _infer_shapes(node: Node, inputs: Sequence[Fact | None], versions: Mapping[str, int]) -> list[Fact]:
+    if node.op in LIKE_FIRST and inputs[0] is not None:
+        return [Fact(inputs[0].dtype, inputs[0].shape)]
     facts = _infer_with(node, inputs, versions, node.version)
     if "::" not in node.op and any(f.shape is None and f.dtype for f in facts):
         newer = _infer_with(node, inputs, versions, onnx.defs.onnx_opset_version())  # some early schemas infer no shape

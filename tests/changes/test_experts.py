@@ -16,6 +16,7 @@ from support.mixtures import (
     FORMS,
     NUMBERS,
     PICKED,
+    PLACED,
     ROUTED,
     between,
     built,
@@ -38,7 +39,7 @@ import onnxprune
 from onnxprune.api import inspect
 from onnxprune.changes.plan import from_json
 from onnxprune.cli import main
-from onnxprune.errors import PlanError, TargetError, UsageError
+from onnxprune.errors import ModelError, PlanError, TargetError, UsageError
 
 X = np.random.default_rng(3).standard_normal((64, 5)).astype(np.float32)
 FEW = X[:7]
@@ -404,3 +405,41 @@ def test_routers_and_products_of_other_kinds(name: str) -> None:
 def test_what_is_not_exact_stays(nodes: list) -> None:
     with pytest.raises(TargetError, match="no expert of this model can go exactly"):
         onnxprune.prune(between(*nodes), ratio=0.5, **SETTINGS)
+
+
+def test_what_this_machine_cannot_run_is_cut_where_that_is_allowed() -> None:
+    w = weights()
+    names = ["h", "logits", "w1", "b1", "w2", "b2", "w3"]
+    nodes = [n for n in fused().graph.node if n.op_type != "MoE"]
+    moe = node("MoE", names, ["moe"], domain="com.microsoft", k=PICKED, activation_type="silu")
+    stored = {t.name: numpy_helper.to_array(t) for t in fused().graph.initializer} | {
+        "w3": w["w1"].transpose(0, 2, 1).copy()
+    }
+    model = built([*nodes[:4], moe, *nodes[4:]], stored)
+    with pytest.raises(ModelError, match="FC3 is not implemented"):
+        onnxprune.prune(model, ratio=0.5, **SETTINGS)
+    result = onnxprune.prune(model, ratio=0.5, allow_unproven=True, **SETTINGS)
+    held = {t.name: tuple(t.dims) for t in result.model.graph.initializer}
+    assert held["w3"] == held["w1"] == (3, 10, 8) and not result.report["surgery"]["exact"]
+
+
+def test_experts_inside_of_bodies_are_named_as_staying() -> None:
+    """The columns of routing weights are read by a node whose bodies hold the experts."""
+    nodes, last = list(PLACED), "h"
+    stored = weights() | NUMBERS
+    for e in range(EXPERTS):
+        stored[f"w_{e}"] = stored["w1"][e] @ stored["w2"][e]
+        inner = [node("MatMul", ["h", f"w_{e}"], [f"o_{e}"]), node("Mul", [f"o_{e}", f"ce_{e}"], [f"t_{e}"])]
+        then = helper.make_graph(inner, "then", [], [helper.make_tensor_value_info(f"t_{e}", 1, None)])
+        other = helper.make_graph(
+            [node("Sub", ["h", "h"], [f"f_{e}"])], "else", [], [helper.make_tensor_value_info(f"f_{e}", 1, None)]
+        )
+        nodes += [node("Gather", ["c", f"n{e}"], [f"c_{e}"], axis=1), node("Unsqueeze", [f"c_{e}", "u1"], [f"ce_{e}"])]
+        nodes += [node("ReduceMax", [f"c_{e}"], [f"m_{e}"], keepdims=0), node("Cast", [f"m_{e}"], [f"any_{e}"], to=9)]
+        nodes.append(node("If", [f"any_{e}"], [f"y_{e}"], then_branch=then, else_branch=other))
+        nodes.append(node("Add", [last, f"y_{e}"], [f"acc_{e}"]))
+        last = f"acc_{e}"
+    whole = [*list(stacked().graph.node)[:4], *nodes, node("MatMul", [last, "wo"], ["y"])]
+    model = built(whole, stored)
+    (row,) = inspect(model, granularity="experts")["experts"]
+    assert row["status"] == "kept" and "is needed whatever the scores are" in row["reason"]

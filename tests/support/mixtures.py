@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, checker, helper, numpy_helper
 
+from onnxprune.model.graph import names_read
+
 EXPERTS, PICKED, HIDDEN, INNER = 6, 2, 8, 10
 Tensors = dict[str, Any]
 node = helper.make_node
@@ -28,7 +30,7 @@ def weights(seed: int = 0) -> Tensors:
 
 def built(nodes: Sequence[NodeProto], stored: Tensors, outputs: Sequence[str] = ("y",)) -> ModelProto:
     """Return the checked model; of ``stored`` what is read."""
-    read = {name for n in nodes for name in n.input}
+    read = {name for n in nodes for name in names_read(n)}
     tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items() if name in read]
     values = [helper.make_tensor_value_info(name, 1, ["t", 3] if name == "y" else []) for name in outputs]
     inputs = [helper.make_tensor_value_info("x", 1, ["t", 5])]

@@ -250,14 +250,13 @@ class Mixtures:
                 found.append(Expert(layer, unit, expert.number, stored))
                 worked = worked or not self._worked.isdisjoint(gone)
         fused = any(picker.node.op in FUSED_EXPERTS for picker in layer.pickers)
-        if not (stacked or fused or worked):
-            return
-        if layer.width <= layer.fewest:
-            self.kept.append(KeptLayer(layer.pickers[0].node, layer.width, FEW.format(width=layer.width)))
-        elif not found and needed is not None:
-            reason = NEEDED.format(node=f"{needed.op} {needed.label!r}")
+        picks = stacked or fused or worked
+        reason = FEW.format(width=layer.width) if picks and layer.width <= layer.fewest else ""
+        if not found and needed is not None and (picks or not self._looked_up.isdisjoint(layer.pickers)):
+            reason = reason or NEEDED.format(node=f"{needed.op} {needed.label!r}")
+        if reason:
             self.kept.append(KeptLayer(layer.pickers[0].node, layer.width, reason))
-        else:
+        elif picks and found:
             self.layers.append(layer)
             self.experts += found
 
