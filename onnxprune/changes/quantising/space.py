@@ -22,10 +22,12 @@ from onnxprune.errors import PlanError
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.model import Model
+from onnxprune.model.quantiser import PRODUCTS
 from onnxprune.proof.check import SurgeryCheck
 from onnxprune.report.entries import Report
 
 STAYED = "ONNX Runtime's quantiser left it alone"
+BETWEEN = "the recipe quantises products and convolutions alone"
 
 
 @dataclass(frozen=True)
@@ -152,13 +154,19 @@ class Quantising(Space[WeighingNode]):
         if not isinstance(change, Quantisation):
             return {"quantised": [self._row(node, False, False) for node in self.nodes]}
         taken, nodes = set(change.parts), weighing_nodes(Graph(change.choice.floats.structure), self.mode)
-        return {"quantised": [self._row(node, node in taken, True) for node in nodes]}
+        narrow = change.choice.recipe.how.products
+        return {"quantised": [self._row(_left_out(node) if narrow else node, node in taken, True) for node in nodes]}
 
     def _row(self, node: WeighingNode, taken: bool, decided: bool) -> Report:
         stays = node.reason or (STAYED if decided and not taken else None)
         status = self.changed if taken else "kept"
         return {"name": node.name, "op": node.op, "weight": node.weight, "bytes": node.bytes, "status": status,
                 "reason": None if taken else stays}  # fmt: skip
+
+
+def _left_out(node: WeighingNode) -> WeighingNode:
+    """Return a node with the reason why a recipe of products alone leaves it float, where it does."""
+    return node if node.reason or node.op in PRODUCTS else replace(node, reason=BETWEEN)
 
 
 def _candidate(tried: TriedRecipe, choice: QuantChoice) -> Report:
