@@ -240,12 +240,21 @@ class Subspace:
             if self.inputs is None:
                 fitted, bias = solver(moments, old, damping, intercept)
                 return self._of_rank(moments, fitted, bias, intercept)
-            basis = np.kron(np.eye(old.shape[2] // len(self.inputs)), self.inputs)
+            basis = self.reading(old.shape[2])
+            assert basis is not None
             inner = moments.through(basis)
             fitted, bias = self._of_rank(inner, *solver(inner, old @ basis, damping, intercept), intercept)
             return fitted @ basis.T, bias
 
         return solve_inside
+
+    def reading(self, inputs: int) -> np.ndarray | None:
+        """Return float64[inputs, q], orthonormal: what is read of all inputs of a node, each tap alike; None: all of it."""
+        return None if self.inputs is None else np.kron(np.eye(inputs // len(self.inputs)), self.inputs)
+
+    def on_what_is_read(self) -> Subspace:
+        """Return what holds for the weight of ``reading``^T x."""
+        return replace(self, inputs=None)
 
     def _of_rank(
         self, moments: CrossMoments, fitted: np.ndarray, bias: np.ndarray, intercept: bool
@@ -327,6 +336,12 @@ class Limit(Protocol):
 
     def within(self, solver: Solver) -> Solver:
         """Return a solver that stays inside."""
+
+    def reading(self, inputs: int) -> np.ndarray | None:
+        """Return float64[inputs, q] where the weight reads nothing of its inputs but these directions; None: it may read all."""
+
+    def on_what_is_read(self) -> Limit:
+        """Return what holds for the weight of ``reading``^T x."""
 
 
 SOLVERS: dict[str, Solver] = {"least-squares": solve, "batchnorm": match_moments, "bias": shift_only}

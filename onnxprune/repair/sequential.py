@@ -167,20 +167,40 @@ class Sequential:
         if self.snaps and linear.weight not in self.snaps:
             return
         self._pruned.advance([linear.source, *([target.other] if target.other else [])])
-        inputs = self._rows(linear)
+        narrow = self._narrow(linear)
+        inputs = self._rows(linear) if narrow is None else self._narrow_rows(linear, narrow)
         targets = [self._wanted(linear, target, *there) for there in self._values(linear, target, inputs)]
         arrays = self._stored.arrays
         choice, old = self.choices.get(linear.weight), linear.matrix(arrays[linear.weight])
         importance = self.importance.get(linear.weight)
-        fit = NodeFit(linear, target, inputs, targets, self._solver(linear), self.effort.damping, importance)
+        solver = self._solver(linear, narrow is not None)
+        fit = NodeFit(linear, target, inputs, targets, solver, self.effort.damping, importance)
         if fit.blind:
             self._choose_blindly(linear, choice, old)
             return
         offset = linear.offset(self._stored)
+        if narrow is not None:
+            found = fit.solved(old @ narrow, offset, None, self.effort.turns)
+            every = np.ones(len(narrow), bool)
+            self._write(linear, every, found.weights @ narrow.T, found.intercept - offset)
+            return
         found = fit.solved(old, offset, choice, self.effort.turns)
         if choice is not None and found.order is not None:
             self._leave_out(choice, found.order.order)
         self._write(linear, found.keep, found.weights, found.intercept - offset, fit)
+
+    def _narrow(self, linear: Linear) -> np.ndarray | None:
+        """Return float64[d, q], what a node may read of its inputs; None: all, or rounding of its weights needs all moments."""
+        limit, array = self.limits.get(linear.weight), self._stored.arrays[linear.weight]
+        if limit is None or self.snaps or linear.operands.weight.coarse(array):
+            return None
+        return limit.reading(linear.matrix(array).shape[2])
+
+    def _narrow_rows(self, linear: Linear, narrow: np.ndarray) -> InputRows:
+        """Return the rows of a node in the few directions that it may read: far fewer products of them to sum up."""
+        turn, limit = narrow.astype(np.float32), room(self.means, ROWS_IN_MEMORY)
+        release_memory()
+        return InputRows(lambda start: (rows @ turn for rows in self._make_rows(linear, start)), limit)
 
     def _rows(self, linear: Linear) -> InputRows:
         """Return what a node sums over; nodes one after the other that read the same share it."""
@@ -241,9 +261,12 @@ class Sequential:
         self.chosen[choice.group] = np.isin(np.arange(len(order)), gone, invert=True)
         return gone
 
-    def _solver(self, linear: Linear) -> Solver:
+    def _solver(self, linear: Linear, narrow: bool) -> Solver:
+        """Return the solver of a node; ``narrow``: of the directions that it may read."""
         limit = self.limits.get(linear.weight)
-        return self._solve if limit is None else limit.within(self._solve)
+        if limit is None:
+            return self._solve
+        return (limit.on_what_is_read() if narrow else limit).within(self._solve)
 
     def _write(
         self, linear: Linear, keep: np.ndarray, fitted: np.ndarray, change: np.ndarray, fit: NodeFit | None = None

@@ -58,6 +58,12 @@ class Support:
 
         return solve_within
 
+    def reading(self, inputs: int) -> None:
+        """Return nothing: a sparse weight may read all of its inputs."""
+
+    def on_what_is_read(self) -> Support:
+        return self
+
 
 def sparse_energy(weight: np.ndarray, gram: np.ndarray, keeps: Keeps, damping: float) -> np.ndarray:
     """Return float32[groups, o, d]: the squares, in units of its inputs, of the weights that stay in the best sparse form of a layer.

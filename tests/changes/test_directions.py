@@ -358,6 +358,24 @@ def test_least_squares_inside_a_subspace_is_the_best_there() -> None:
         assert np.square(t - x @ other.T - shift).sum() >= error * (1 - 1e-6)
 
 
+@pytest.mark.parametrize("rank", [1, 4])
+def test_what_is_read_alone_gives_the_same_weights(rank: int) -> None:
+    """Rows in the few directions that a weight may read say as much as all of them."""
+    random = np.random.default_rng(0)
+    x, t = (random.standard_normal((1, 200, n)).astype(np.float32) for n in (12, 4))
+    limit = Subspace(np.linalg.qr(random.standard_normal((6, 2)))[0], rank, np.diag([1.0, 2.0, 3.0, 4.0]))
+    reading = limit.reading(12)
+    assert reading is not None and reading.shape == (12, 4)  # two taps of six channels
+    old = random.standard_normal((1, 4, 12)) @ reading @ reading.T
+    whole, few = CrossMoments.around(x, t), CrossMoments.around(x @ reading.astype(np.float32), t)
+    whole.update(x, t)
+    few.update(x @ reading.astype(np.float32), t)
+    weight, bias = limit.within(solve)(whole, old, 1e-9, True)
+    inner, shift = limit.on_what_is_read().within(solve)(few, old @ reading, 1e-9, True)
+    np.testing.assert_allclose(inner @ reading.T, weight, atol=1e-5)
+    np.testing.assert_allclose(shift, bias, atol=1e-5)
+
+
 # --- whole runs -----------------------------------------------------------------------------------------------------
 
 SETTINGS = {"granularity": ("eigen",), "latency": False, "samples": 64}
