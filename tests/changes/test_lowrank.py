@@ -227,6 +227,16 @@ def test_a_ratio_is_of_the_macs_of_each_layer() -> None:
     assert rows and all(row["macs_after"] <= 0.5 * row["macs"] for row in rows)
 
 
+def test_curves_of_layers_tell_what_is_left_alike_for_all_forms() -> None:
+    """In outputs of a thinner layer of the same MACs: ranks of several forms do not compare."""
+    found = onnxprune.api.sensitivity(CNN, CALIB, samples=48, granularity="rank")
+    assert found["curves"]
+    for curve in found["curves"]:
+        assert all(0 < left < curve["width"] for left in curve["widths"]) and len(set(curve["widths"])) == len(
+            curve["widths"]
+        )
+
+
 def test_a_point_convolution_is_left_unless_much_of_it_goes() -> None:
     body = "w = %64x64x1x1; c = Conv(x, w); r = Relu(c); v = %64x64x3x3; y = Conv(r, v)"
     model = network(body, "float[n,64,6,6] x", "float[n,64,4,4] y")

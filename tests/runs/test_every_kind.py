@@ -12,7 +12,7 @@ from onnxprune.errors import TargetError
 
 MODELS = Path(__file__).parents[2] / "models"
 TRANSFORMER, CALIB, TEST = MODELS / "digits_transformer.onnx", MODELS / "digits_calib.npz", MODELS / "digits_test.npz"
-KINDS = {"heads": "units", "block": "block", "eigen": "eigen"}
+KINDS = {"heads": "units", "block": "block", "eigen": "eigen", "rank": "rank"}
 DATA = {"calibration": CALIB, "samples": 64}
 
 
@@ -30,7 +30,7 @@ def test_a_schedule_reaches_the_target_in_steps(name: str) -> None:
 def test_the_smallest_within_a_divergence(name: str) -> None:
     """A wider limit gives a smaller model; the result keeps to it on the rows that judged."""
     sizes = []
-    for limit in (1e-4 if name == "eigen" else 0.3, 3.0):
+    for limit in (1e-4 if name in ("eigen", "rank") else 0.3, 3.0):
         report = onnxprune.prune(TRANSFORMER, granularity=name, max_divergence=limit, latency=False, **DATA).report
         sizes.append(report["after"]["macs"])
     assert sizes[1] < sizes[0] <= report["before"]["macs"]

@@ -63,6 +63,7 @@ OPTIONS: dict[str, Callable[[Form], Mapping[str, Any]]] = {
     "target": _pruned(target="macs=80%"),
     "search": _pruned(max_divergence=10.0, search=0.001, search_recover=1),
     "eigen": _pruned(granularity="eigen", target="macs=95%"),
+    "rank": _pruned(granularity="rank", target="macs=95%"),
     "block": _pruned(granularity="block", ratio=0.9),
     "mix": _pruned(granularity="lossless,block,heads,eigen", target="macs=85%", share={"block": 0.2, "eigen": 0.2}),
     "quantize int8": _pruned(criterion="l2", repair="none", ratio=0.4, quantize="int8"),
@@ -77,7 +78,9 @@ NO_FLOATS = dict.fromkeys((*GRADIENTS, "eigen"), (DataError, "of float outputs, 
     name: (DataError, "compares float outputs, and the model has none")
     for name in (*(f"recover {loss}" for loss in LOSSES), "schedule", "search")
 }
-NO_LAYER = {"eigen": (TargetError, "no layer of this model can be written as factors|out of reach")}
+NO_LAYER = dict.fromkeys(
+    ("eigen", "rank"), (TargetError, "no layer of this model can be written as factors|out of reach")
+)
 HALF_PRECISION = dict.fromkeys(("quantize int8", "quantize dynamic"), (ModelError, "computes in float16"))
 NO_BRANCH = dict.fromkeys(("block", "mix"), (TargetError, "no sum of this model has a branch"))
 FAILS: dict[str, Mapping[str, tuple[type[OnnxPruneError], str]]] = {
@@ -92,7 +95,7 @@ FAILS: dict[str, Mapping[str, tuple[type[OnnxPruneError], str]]] = {
     "rows are sequences": NO_BRANCH,
     "float16, external data": HALF_PRECISION,
 }
-FEW = ("obs", "repair auto", "repair bias", "recover distill", "recover blocks", "schedule", "target", "eigen")
+FEW = ("obs", "repair auto", "repair bias", "recover distill", "recover blocks", "schedule", "target", "eigen", "rank")
 ONLY: dict[str, tuple[str, ...]] = {
     "int8 weights": FEW,
     "random numbers": (*FEW, *GRADIENTS, "kl"),
@@ -109,7 +112,7 @@ ALIKE: tuple[tuple[str, ...], ...] = (
     ("quantize int8", "quantize dynamic"),
 )
 """Options that go the same way through a file and its rows, and differ in what they do with numbers: a form gets a part of them."""
-ASKED = {"schedule": 0.8, "target": 0.8, "eigen": 0.95, "mix": 0.85}
+ASKED = {"schedule": 0.8, "target": 0.8, "eigen": 0.95, "rank": 0.95, "mix": 0.85}
 """Share of the MACs that may be left."""
 
 

@@ -12,7 +12,7 @@ from onnxprune.changes.change import Change, Takes
 from onnxprune.changes.latency import time_before, within_latency
 from onnxprune.changes.ranks.basis import Basis, Cut
 from onnxprune.changes.ranks.choose import Rules, choose_cuts
-from onnxprune.changes.ranks.costs import forms, most_ranks
+from onnxprune.changes.ranks.costs import cost, forms, most_ranks
 from onnxprune.changes.ranks.layers import Layer
 from onnxprune.changes.ranks.regression import Regression, metrics_of, regressions, share_that_pays
 from onnxprune.changes.ranks.space import Directions
@@ -115,6 +115,10 @@ class LowRank(Directions):
             return change, self.made(change)
 
         return within_latency(context, aim, share, proposed)
+
+    def left(self, cut: Cut) -> int:
+        """Return how many outputs a thinner layer of the same MACs had: ranks of several forms do not compare."""
+        return max(1, round(cut.layer.outputs * int(cost(*cut.entry, "macs")) / cut.layer.macs))
 
     def written(self, cut: Cut) -> list[Any]:
         return [cut.form, cut.inputs, cut.rank]

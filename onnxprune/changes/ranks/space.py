@@ -103,7 +103,15 @@ class Directions(Space[Cut]):
         for basis in self.bases():
             cuts = [basis.at_ratio(share, self.context.settings.options) for share in SHARES]
             if any(cuts):
-                yield basis.layer.name, basis.layer.outputs, {c.rank: Change(self, (c,)) for c in cuts if c is not None}
+                yield (
+                    basis.layer.name,
+                    basis.layer.outputs,
+                    {self.left(c): Change(self, (c,)) for c in cuts if c is not None},
+                )
+
+    def left(self, cut: Cut) -> int:
+        """Return how much of its outputs a layer has left."""
+        return cut.rank
 
     def made(self, change: Change[Cut]) -> Model:
         return with_factors(projected(self.context.facts, change.parts), change.parts)
