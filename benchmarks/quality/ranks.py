@@ -7,7 +7,6 @@ python benchmarks/quality/ranks.py [--target macs=75%] [--kinds ...] sentences E
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from fnmatch import fnmatch
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 from cases import CASES, Case
-from zeros import log_shares, outputs
+from zeros import add_sources, divergence, log_shares, mean_cosine, outputs, read_sentences
 
 import onnxprune
 
@@ -64,23 +63,19 @@ def images(case: Case, given: argparse.Namespace) -> None:
 
     def judged(model: bytes) -> list[str]:
         after = outputs(model, {name: test})
-        kl = float((np.exp(whole) * (whole - log_shares(after))).sum(axis=1).mean())
-        return [f"{(after.argmax(1) == labels).mean():.2%}", f"{kl:.4f}"]
+        return [f"{(after.argmax(1) == labels).mean():.2%}", f"{divergence(whole, log_shares(after)):.4f}"]
 
     head(f"{case.name}, {given.target}, unpruned {(before.argmax(1) == labels).mean():.2%}", "top-1", "KL")
     table(path, {name: x[chosen]}, given, judged)
 
 
 def sentences(given: argparse.Namespace) -> None:
-    path, rows, held_out = given.encoder, given.rows, given.held_out
-    with np.load(rows, allow_pickle=False) as one, np.load(held_out, allow_pickle=False) as other:
-        calibration, test = {n: one[n][:ROWS] for n in one.files}, dict(other)
+    path = given.encoder
+    calibration, test = read_sentences(given.rows, given.held_out, ROWS)
     before = outputs(path.read_bytes(), test)
 
     def judged(model: bytes) -> list[str]:
-        after = outputs(model, test)
-        cosine = (before * after).sum(1) / np.linalg.norm(before, axis=1) / np.linalg.norm(after, axis=1)
-        return [f"{cosine.mean():.4f}"]
+        return [f"{mean_cosine(before, outputs(model, test)):.4f}"]
 
     head(f"{path.stem}, {given.target}, {len(before)} held-out sentences", "mean cosine")
     table(path, calibration, given, judged)
@@ -92,13 +87,7 @@ def main() -> None:
     )
     parser.add_argument("--target", default="macs=50%")
     parser.add_argument("--kinds", type=str.split, default=KINDS)
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    pictures = kinds.add_parser("images")
-    pictures.add_argument("--shared", type=Path, default=Path(os.curdir))
-    pictures.add_argument("--model", default="*")
-    texts = kinds.add_parser("sentences")
-    for name in ("encoder", "rows", "held_out"):
-        texts.add_argument(name, type=Path)
+    add_sources(parser)
     given = parser.parse_args()
     if given.kind == "sentences":
         sentences(given)

@@ -36,6 +36,32 @@ def log_shares(scores: np.ndarray) -> np.ndarray:
     return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
 
 
+def divergence(before: np.ndarray, after: np.ndarray) -> float:
+    """Return the mean KL of class scores, of logarithms of shares."""
+    return float((np.exp(before) * (before - after)).sum(axis=1).mean())
+
+
+def mean_cosine(before: np.ndarray, after: np.ndarray) -> float:
+    return float(((before * after).sum(1) / np.linalg.norm(before, axis=1) / np.linalg.norm(after, axis=1)).mean())
+
+
+def read_sentences(rows: Path, held_out: Path, most: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the first of the rows that decide, and those to judge by."""
+    with np.load(rows, allow_pickle=False) as one, np.load(held_out, allow_pickle=False) as other:
+        return {n: one[n][:most] for n in one.files}, dict(other)
+
+
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """Let a benchmark be run on images or on sentences."""
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    pictures = kinds.add_parser("images")
+    pictures.add_argument("--shared", type=Path, default=Path(os.curdir))
+    pictures.add_argument("--model", default="*")
+    texts = kinds.add_parser("sentences")
+    for name in ("encoder", "rows", "held_out"):
+        texts.add_argument(name, type=Path)
+
+
 def pruned(path: Path, rows: dict[str, np.ndarray], sparsity: str, options: dict) -> tuple[bytes, dict, float]:
     """Return the pruned model, the report, and CPU seconds."""
     start = time.process_time()
@@ -63,14 +89,13 @@ def images(case: Case, shared: Path, patterns: list[str], options: dict) -> None
     for pattern in patterns:
         model, report, seconds = pruned(path, {name: x[chosen]}, pattern, options)
         after = outputs(model, {name: test})
-        kl = float((np.exp(whole) * (whole - log_shares(after))).sum(axis=1).mean())
+        kl = divergence(whole, log_shares(after))
         top = float((after.argmax(1) == labels).mean())
         print(f"| {pattern} | {zeros_of(report):.1%} | {top:.2%} | {kl:.4f} | {seconds:.0f} |", flush=True)
 
 
 def sentences(path: Path, rows: Path, held_out: Path, patterns: list[str], options: dict) -> None:
-    with np.load(rows, allow_pickle=False) as one, np.load(held_out, allow_pickle=False) as other:
-        calibration, test = {n: one[n][:SENTENCES] for n in one.files}, dict(other)
+    calibration, test = read_sentences(rows, held_out, SENTENCES)
     before = outputs(path.read_bytes(), test)
     print(
         f"| {path.stem}, {len(before)} held-out sentences | zeros | mean cosine | CPU s | MiB |\n|---|---|---|---|---|",
@@ -79,9 +104,11 @@ def sentences(path: Path, rows: Path, held_out: Path, patterns: list[str], optio
     for pattern in patterns:
         model, report, seconds = pruned(path, calibration, pattern, options)
         after = outputs(model, test)
-        cosine = (before * after).sum(1) / np.linalg.norm(before, axis=1) / np.linalg.norm(after, axis=1)
         peak = report["peak_rss_bytes"] >> 20
-        print(f"| {pattern} | {zeros_of(report):.1%} | {cosine.mean():.4f} | {seconds:.0f} | {peak} |", flush=True)
+        print(
+            f"| {pattern} | {zeros_of(report):.1%} | {mean_cosine(before, after):.4f} | {seconds:.0f} | {peak} |",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -89,13 +116,7 @@ def main() -> None:
     parser.add_argument("--sparsity", default=PATTERNS)
     parser.add_argument("--criterion", default="auto")
     parser.add_argument("--exclude", action="append", default=[], help="layers that keep their weights")
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    pictures = kinds.add_parser("images")
-    pictures.add_argument("--shared", type=Path, default=Path(os.curdir))
-    pictures.add_argument("--model", default="*")
-    texts = kinds.add_parser("sentences")
-    for name in ("encoder", "rows", "held_out"):
-        texts.add_argument(name, type=Path)
+    add_sources(parser)
     given = parser.parse_args()
     patterns, options = given.sparsity.split(","), {"criterion": given.criterion, "exclude": given.exclude}
     if given.kind == "sentences":

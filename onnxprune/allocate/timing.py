@@ -117,11 +117,8 @@ class TimeTable:
 
     def _time(self, analysis: Analysis, node: Node, spec: Spec, sizes: Mapping[str, int]) -> float:
         proto, feeds = single_node(analysis, node, spec, sizes)
-        operands = [(helper.np_dtype_to_tensor_dtype(feed.dtype), list(feed.shape)) for feed in feeds.values()]
-        operands += [(tensor.data_type, list(tensor.dims)) for tensor in proto.graph.initializer]
-        attributes = sorted(a.SerializeToString().hex() for a in proto.graph.node[0].attribute)
-        shapes = [shape for _, shape in operands]
-        return self.time([node.op, node.version, operands, attributes], f"{node.op} {shapes}", proto, feeds)
+        shapes = [list(feed.shape) for feed in feeds.values()] + [list(t.dims) for t in proto.graph.initializer]
+        return self.time(signature_of(node, proto, feeds), f"{node.op} {shapes}", proto, feeds)
 
     def time(self, signature: object, name: str, proto: ModelProto, feeds: Mapping[str, np.ndarray]) -> float:
         """Return the microseconds of a model of a few nodes, of which ``signature``, as JSON, says all that its time depends on."""
@@ -147,6 +144,14 @@ def _timed(letters: list[str], grid: tuple[tuple[int, ...], ...]) -> tuple[list[
 def _width(analysis: Analysis, index: int, letter: str) -> Width:
     """How the size of a letter follows the kept units."""
     return Width(*linear_width(analysis.unit[analysis.solution.links.letter(index, letter)], analysis.starts))
+
+
+def signature_of(node: Node, proto: ModelProto, feeds: Mapping[str, np.ndarray]) -> list[object]:
+    """Return what the time of a node alone, as ``single_node`` gives it, depends on."""
+    operands = [(helper.np_dtype_to_tensor_dtype(feed.dtype), list(feed.shape)) for feed in feeds.values()]
+    operands += [(tensor.data_type, list(tensor.dims)) for tensor in proto.graph.initializer]
+    attributes = sorted(a.SerializeToString().hex() for a in proto.graph.node[0].attribute)
+    return [node.op, node.version, operands, attributes]
 
 
 def single_node(

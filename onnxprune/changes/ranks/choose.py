@@ -29,14 +29,14 @@ class Option(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """How sizes are chosen: which ``options`` allow, at which ``price``, and the kinds of cost of which a layer saves enough.
+    """How sizes are chosen: within which ``options``, at which ``price``.
 
-    ``least``: (layer, form) -> share of its cost that a layer so written may have at most, to be worth it.
+    ``most``: layer -> share of its cost that it may have as factors, to be worth it.
     """
 
     options: Options
     price: Price = cost
-    least: Callable[[Layer, str], float] = lambda layer, form: 1.0
+    most: Callable[[Layer], float] = lambda layer: 1.0
 
 
 def choose_cuts(
@@ -113,7 +113,7 @@ def _options(basis: Basis, rules: Rules, kind: str, weight: float) -> list[Optio
     found = [Option(original, 0.0, None)]
     for form, ranks, inputs, lost in basis.ways(rules.options):
         price = np.broadcast_to(rules.price(basis.layer, form, inputs[None, :], ranks[:, None], kind), lost.shape)
-        pays = np.isfinite(lost) & (price < rules.least(basis.layer, form) * original)
+        pays = np.isfinite(lost) & (price < rules.most(basis.layer) * original)
         for a, b in zip(*np.nonzero(pays), strict=True):
             cut = Cut(basis, form, int(inputs[b]), int(ranks[a]))
             found.append(Option(float(price[a, b]), weight * float(lost[a, b]), cut))

@@ -96,7 +96,7 @@ class LowRank(Directions):
 
     @property
     def rules(self) -> Rules:
-        return Rules(self.context.settings.options, least=share_that_pays)
+        return Rules(self.context.settings.options, most=share_that_pays)
 
     def choose(self, aim: Target) -> Change[Cut]:
         """Return the layers to write as factors; for a target of time by what each form takes on this machine."""

@@ -369,7 +369,7 @@ def _caught(inner: np.ndarray, cross: np.ndarray, some: np.ndarray) -> np.ndarra
     return scipy.linalg.solve_triangular(root, cross[:, some].T, lower=True).T
 
 
-def share_that_pays(layer: Layer, form: str) -> float:
+def share_that_pays(layer: Layer) -> float:
     """Return what a layer may cost at most, of what it costs as it is, to be worth writing as factors.
 
     Measured on ONNX Runtime: a 1x1 convolution as two writes its outputs all the same, so that a thinner one is faster.

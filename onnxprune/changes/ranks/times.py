@@ -9,7 +9,7 @@ import numpy as np
 import scipy
 
 from onnxprune.allocate.legal import Options
-from onnxprune.allocate.timing import TimeTable, single_node
+from onnxprune.allocate.timing import TimeTable, signature_of, single_node
 from onnxprune.changes.ranks.basis import Basis, Cut, Way
 from onnxprune.changes.ranks.costs import FORMS, Count, cost
 from onnxprune.changes.ranks.layers import Layer
@@ -43,12 +43,8 @@ class FactorTimes:
             layer = basis.layer
             spec = specs[id(layer.node)]
             proto, feeds = single_node(analysis, layer.node, spec, spec.sizes)
-            operands = [[list(a.shape), str(a.dtype)] for a in feeds.values()]
-            attributes = sorted(a.SerializeToString().hex() for a in proto.graph.node[0].attribute)
-            shape = list(analysis.facts.shape(layer.name) or ())
-            signature = [layer.node.op, layer.node.version, operands, shape, attributes]
-            table.at(number, len(bases))
-            alone[layer] = table.time([*signature, "alone"], layer.name, proto, feeds)
+            signature = signature_of(layer.node, proto, feeds)
+            alone[layer] = table.at(number, len(bases)).time(signature, layer.name, proto, feeds)
             model = Model.of(proto)
             for way in basis.ways(options):
                 sizes = _some(way)
