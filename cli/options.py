@@ -204,6 +204,12 @@ WHAT = (
         "--tokenizer). Rows of embeddings and of heads go, and nothing else without a ratio or target.",
     ),
     click.option(
+        "--matmul-as",
+        metavar="gemm|conv",
+        help="Write products with stored weights as Gemm, or as convolutions of one position, which TensorRT takes 2:4 in and some "
+        "accelerators compute alone; nothing that is computed changes (--ratio 0 removes nothing before).",
+    ),
+    click.option(
         "--storage",
         metavar="FORM",
         help="How tensors are stored in the end, decoded by standard operators when the file is loaded: auto (the smallest that is "

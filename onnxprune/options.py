@@ -38,6 +38,7 @@ class SettingOptions(TypedDict, total=False):
     structured: bool | None
     sparsity: str
     permute: bool | None
+    matmul_as: str
     storage: str
     quantize: str
     allow_lossy: bool

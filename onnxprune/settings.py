@@ -46,6 +46,7 @@ ANALYSED = (
     "sparsity",
     "permute",
     "allow_lossy",
+    "matmul_as",
     "storage",
     "quantize",
 )  # what the groups of a model depend on
@@ -89,11 +90,13 @@ ZEROS = "onnxprune.changes.zeros.space:Zeros"
 """The kind of change that ``sparsity`` puts behind all others."""
 PERMUTING = "onnxprune.changes.permuting.space:Permuting"
 """The kind of change that ``permute`` puts before the zeros."""
+REWRITING = "onnxprune.changes.products.space:Rewriting"
+"""The kind of change that ``matmul_as`` puts behind all that change weights."""
 STORING = "onnxprune.changes.storage.space:Storing"
 """The kind of change that ``storage`` puts behind all others."""
 QUANTISING = "onnxprune.changes.quantising.space:Quantising"
 """The kind of change that ``quantize`` puts behind all others."""
-BESIDE = frozenset({ROTATION, PERMUTING, STORING, QUANTISING})
+BESIDE = frozenset({ROTATION, PERMUTING, REWRITING, STORING, QUANTISING})
 """Kinds that go with every other one and take any settings."""
 BY_SIZE = ("erdos-renyi", "erdos-renyi-kernel")
 """Scopes of single weights, which say how many of each layer go."""
@@ -106,6 +109,8 @@ STORAGE_NAMES = (
 
 QUANTISATIONS = ("", "int8", "dynamic")
 """What ``quantize`` may be; the first: nothing."""
+PRODUCT_FORMS = ("", "gemm", "conv")
+"""What ``matmul_as`` may be; the first: as it is."""
 
 
 def space_of(path: str) -> Any:
@@ -133,6 +138,7 @@ class Settings:
     masks. ``structured``: whether units go as well (None: where a ratio, a target or a kind is given, or no sparsity); False without
     ``sparsity``: as many weights as ``ratio`` says.
     ``permute``: channels change their order, and nothing that is computed, so that N:M keeps more (None: where ``sparsity`` is N:M).
+    ``matmul_as``: products with stored weights become gemm or conv (of one position), which TensorRT takes 2:4 in; ratio 0 removes nothing before.
     ``storage``: how tensors are stored in the end: plain, fp16, codebook[:16|:256], packed[:16|:256] or auto; ratio 0 removes nothing before.
     ``quantize``: weights become 8-bit integers in the end, by ONNX Runtime's quantiser: int8 with values too, by ranges of calibration data,
     or dynamic, with values as they come; ratio 0 removes nothing before. Gates judge the quantised model.
@@ -164,6 +170,7 @@ class Settings:
     structured: bool | None = None
     sparsity: str = ""
     permute: bool | None = None
+    matmul_as: str = ""
     storage: str = PLAIN_STORAGE
     quantize: str = ""
     allow_lossy: bool = False
@@ -242,7 +249,9 @@ class Settings:
         ):
             for name in names:
                 registry[name]
-        for what, known in (("repair", REPAIRS), ("storage", STORAGE_NAMES), ("quantize", QUANTISATIONS)):
+        for what, known in (
+            ("repair", REPAIRS), ("storage", STORAGE_NAMES), ("quantize", QUANTISATIONS), ("matmul_as", PRODUCT_FORMS)
+        ):  # fmt: skip
             if (name := getattr(self, what)) not in known:
                 hint = near_names(name, list(known)) or f"; known: {', '.join(filter(None, known))}"
                 raise UsageError(f"unknown {what} {name!r}{hint}")
@@ -350,6 +359,7 @@ class Settings:
         """The kinds of change of the run, module:class each, in order."""
         last = (ZEROS,) if self.sparsity or not self.narrows else ()
         last = (PERMUTING, *last) if self.permutes else last
+        last = (*last, REWRITING) if self.matmul_as else last
         last = (*last, STORING) if self.storage != PLAIN_STORAGE else last
         last = (*last, QUANTISING) if self.quantize else last
         if self.lossless:
@@ -361,8 +371,8 @@ class Settings:
 
     @property
     def converts_alone(self) -> bool:
-        """Whether nothing is removed and the model is stored in another form, or quantised."""
-        return self.ratio == 0 and (self.storage != PLAIN_STORAGE or bool(self.quantize))
+        """Whether nothing is removed and the model is written or stored in another form, or quantised."""
+        return self.ratio == 0 and (self.storage != PLAIN_STORAGE or bool(self.quantize or self.matmul_as))
 
     @property
     def vocabulary_alone(self) -> bool:
