@@ -16,7 +16,7 @@ from onnxprune.allocate import Costs, Target
 from onnxprune.changes.analysing import facts_of
 from onnxprune.changes.change import Change, Space, Totals
 from onnxprune.changes.context import Context, first_rows
-from onnxprune.changes.vocabulary.find import TokenTensor, token_tensors
+from onnxprune.changes.vocabulary.find import TokenTensor, known_outputs, token_tensors
 from onnxprune.changes.vocabulary.surgery import TokenMap, narrowed, of_staying
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, ModelError, PlanError, UsageError
@@ -137,7 +137,7 @@ class Vocabulary(Space[TokenTensor]):
             self.context.notes.warn(
                 f"the tables that {listed} look up are as long, and are taken to be of one vocabulary"
             )
-        outputs = sorted({name for part in change.parts for name in part.outputs})
+        outputs = sorted(known_outputs(change.parts))
         if outputs:
             self.context.notes.warn(
                 f"{', '.join(outputs)} of the result has a position for each of the {len(tokens.ids)} tokens that stay alone, in "
@@ -155,11 +155,11 @@ class Vocabulary(Space[TokenTensor]):
     # --- carried out ------------------------------------------------------------------------------------------------
 
     def made(self, change: Change[TokenTensor]) -> Model:
-        return narrowed(self.context.facts.model, change.parts, self.map)
+        return narrowed(self.context.facts, change.parts, self.map)
 
     def silent(self, change: Change[TokenTensor]) -> Model:
         """Return the original with the scores of the tokens that stay alone."""
-        return of_staying(self.context.facts.model, {name for part in change.parts for name in part.outputs}, self.map)
+        return of_staying(self.context.facts.model, known_outputs(change.parts), self.map)
 
     def checked(self, change: Change[TokenTensor], small: Model) -> SurgeryCheck:
         """On rows of tokens that stay, drawn and real ones, the result has to give what the original gives."""
@@ -232,7 +232,7 @@ class Vocabulary(Space[TokenTensor]):
             "rows_after": len(self.map.ids) if taken else tensor.tokens,
             "inputs": list(tensor.inputs),
             "outputs": list(tensor.outputs),
-            "tied": bool(tensor.lookups and tensor.heads),
+            "tied": bool(tensor.lookups and tensor.outputs),
         }
 
 
