@@ -112,11 +112,10 @@ def _no_head(node: Node | None) -> str:
 
 def _through(facts: Facts, found: Slices, node: Node, at: int, along: Along) -> Iterator[tuple[str, Along]]:
     """Yield the operands of a node that have a slice per token because the one at ``at`` has (outputs count on from inputs)."""
-    for lookup in LOOKUPS.get(node.op, ()):
-        if at == lookup.table or at in lookup.beside:
-            if along == Along(lookup.axis_of(node, len(facts.shape(node.inputs[lookup.table]) or ()))):
-                yield from _looked_up(facts, found, node, lookup)
-                return
+    lookup = next((own for own in LOOKUPS.get(node.op, ()) if at == own.table or at in own.beside), None)
+    if lookup and along == Along(lookup.axis_of(node, len(facts.shape(node.inputs[lookup.table]) or ()))):
+        yield from _looked_up(facts, found, node, lookup)
+        return
     spec = found.nodes[node][0] if node in found.nodes else signature(node, facts)
     operands = [*_padded(spec.inputs, len(node.inputs)), *spec.outputs]
     letter = _letter(spec, operands[at] if at < len(operands) else None, along, found.tokens)
@@ -140,7 +139,13 @@ def _through(facts: Facts, found: Slices, node: Node, at: int, along: Along) -> 
 
 def _refusal(facts: Facts, node: Node, at: int) -> str:
     name = (*node.inputs, *node.outputs)[at]
-    return _no_head(node) if name in facts.constants else f"{node.op} {node.label!r} reads the scores of all tokens together"
+    if node.op.endswith("DequantizeLinear") and node.attribute("block_size", 0):
+        return f"{node.op} {node.label!r}: {IN_BLOCKS}"
+    return (
+        _no_head(node)
+        if name in facts.constants
+        else f"{node.op} {node.label!r} reads the scores of all tokens together"
+    )
 
 
 def _padded(operands: Sequence[Operand], count: int) -> list[Operand]:
@@ -198,7 +203,8 @@ def root_of(facts: Facts, value: str, axis: int) -> tuple[str, int] | None:
             for at, term in enumerate(operand or ())
             if letter and letter in term.letters and _along(spec, term, letter, at) == Along(at)
         )
-        found = next(ends, None)
+        alike = (node.input(0), axis) if facts.shape(node.input(0)) == facts.shape(value) else None
+        found = next(ends, alike)
         if found is None:
             return None
         value, axis = found

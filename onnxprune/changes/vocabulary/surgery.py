@@ -79,7 +79,8 @@ def _edit(structure: ModelProto, facts: Facts, node: Node, edits: Edits) -> None
             del proto.attribute[:]
             proto.attribute.extend([*kept, helper.make_attribute(name, value)])
     for place, content in edits.operands.items():
-        if not np.array_equal(content, facts.array(node.inputs[place])):
+        have = facts.array(node.inputs[place])
+        if have is None or not np.array_equal(content, have):
             name = Names(structure.graph).fresh(f"{node.inputs[place]}/staying")
             _store(structure, numpy_helper.from_array(content, name))
             proto.input[place] = name
