@@ -204,6 +204,12 @@ WHAT = (
         "--tokenizer). Rows of embeddings and of heads go, and nothing else without a ratio or target.",
     ),
     click.option(
+        "--token-numbers",
+        metavar="original|new",
+        help="The numbers of tokens that the result takes: the original's (default), or new ones in ascending order, which the caller looks up in the "
+        "map that is written beside it.",
+    ),
+    click.option(
         "--matmul-as",
         metavar="gemm|conv",
         help="Write products with stored weights as Gemm, or as convolutions of one position, which TensorRT takes 2:4 in and some "

@@ -35,6 +35,7 @@ class SettingOptions(TypedDict, total=False):
     lossless: bool
     rotate: bool | None
     vocabulary: str
+    token_numbers: str
     structured: bool | None
     sparsity: str
     permute: bool | None

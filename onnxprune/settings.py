@@ -107,6 +107,8 @@ STORAGE_NAMES = (
     *(PLAIN_STORAGE, "fp16", "codebook", "codebook:16", "codebook:256", "packed", "packed:16", "packed:256", AUTO),
 )
 
+ORIGINAL_NUMBERS, NEW_NUMBERS_ALONE = TOKEN_NUMBERS = ("original", "new")
+"""What ``token_numbers`` may be."""
 QUANTISATIONS = ("", "int8", "dynamic")
 """What ``quantize`` may be; the first: nothing."""
 PRODUCT_FORMS = ("", "gemm", "conv")
@@ -133,7 +135,8 @@ class Settings:
     ``rotate``: residual streams between norms are turned to their principal directions before they are cut (random ones without data),
     and the width of heads where that is cut; None: where data decides, and judges that to be better.
     ``vocabulary``: file of the tokens that stay: numbers (.npy, .npz, .txt), tokens or a text made of them; without ratio, target and
-    max_divergence nothing else goes.
+    max_divergence nothing else goes. ``token_numbers``: the result takes the original's numbers of tokens, or new ones, which the caller
+    looks up in the map beside it.
     ``sparsity``: which single weights become zero after all else: a share such as 0.7, N:M such as 2:4, 0.7,block=1x16, or an .npz file of
     masks. ``structured``: whether units go as well (None: where a ratio, a target or a kind is given, or no sparsity); False without
     ``sparsity``: as many weights as ``ratio`` says.
@@ -167,6 +170,7 @@ class Settings:
     lossless: bool = False
     rotate: bool | None = None
     vocabulary: str = ""
+    token_numbers: str = ORIGINAL_NUMBERS
     structured: bool | None = None
     sparsity: str = ""
     permute: bool | None = None
@@ -221,6 +225,7 @@ class Settings:
             raise UsageError("granularity is one of heads, width and groups; paired and stream can be added")
         self._refuse_what_no_kind_takes()
         self._refuse_beside_steps()
+        self._refuse_beside_all_tokens()
         self._refuse_beside_greedy()
         self._refuse_beside_rotation()
         self._refuse_beside_sparsity()
@@ -239,6 +244,13 @@ class Settings:
         for read in ("aim", "options", "training", "scorer", "purpose"):
             getattr(self, read)  # each refuses what it cannot read
 
+    def _refuse_beside_all_tokens(self) -> None:
+        """Tokens have new numbers where some go."""
+        if self.token_numbers != ORIGINAL_NUMBERS and not self.vocabulary:
+            raise UsageError(
+                f"token_numbers {self.token_numbers} is of tokens that stay when others go; name them with vocabulary, or leave token_numbers out"
+            )
+
     def _refuse_unknown_names(self) -> None:
         """Refuse names that stand for nothing, with those that are near."""
         for registry, names in (
@@ -250,7 +262,8 @@ class Settings:
             for name in names:
                 registry[name]
         for what, known in (
-            ("repair", REPAIRS), ("storage", STORAGE_NAMES), ("quantize", QUANTISATIONS), ("matmul_as", PRODUCT_FORMS)
+            ("repair", REPAIRS), ("storage", STORAGE_NAMES), ("quantize", QUANTISATIONS), ("matmul_as", PRODUCT_FORMS),
+            ("token_numbers", TOKEN_NUMBERS),
         ):  # fmt: skip
             if (name := getattr(self, what)) not in known:
                 hint = near_names(name, list(known)) or f"; known: {', '.join(filter(None, known))}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ from onnx import ModelProto
 from support.networks import network
 
 import onnxprune
-from onnxprune.errors import ModelError
+from onnxprune.changes.plan import from_json
+from onnxprune.changes.vocabulary import numbering
+from onnxprune.errors import ModelError, TargetError, UsageError
+from onnxprune.runs import tokens as runs
 
 IDS = np.array([1, 3, 7, 20, 39])
 BATCH = np.array([[1, 3, 39, 7], [20, 20, 1, 3]])
@@ -154,3 +159,100 @@ def test_rows_that_are_looked_up_by_their_place_stay(keep: str) -> None:
     found = cut(language(body + END, "float[N,L,5] y"), keep).report
     rows = {row["name"]: row["reason"] for row in found["vocabulary"]}
     assert rows["e"] is None and rows["pos"] == "its rows are looked up by their place" and "Sub" in rows["typ"]
+
+
+NUMBERS = {
+    "plain": "e = %40x32; s = Gather(e, ids)",
+    "int32": "e = %40x32; i = Cast<to=6>(ids); s = Gather(e, i)",
+    "a mask of the numbers": "e = %40x32; g = Gather(e, ids); q = Equal(ids, @39); n = Not(q); m = Cast<to=1>(n); u = Unsqueeze(m, @[2]); s = Mul(g, u)",
+    "their size alone": "e = %40x32; g = Gather(e, ids); z = Shape(ids); c = ConstantOfShape(z); u = Unsqueeze(c, @[2]); f = Cast<to=1>(u); s = Add(g, f)",
+    "another table of computed numbers": "e = %40x32; g = Gather(e, ids); k = Div(ids, @2); o = %20x32; h = Gather(o, k); s = Add(g, h)",
+    "a table that stays": "e = %40x32; i = Cast<to=6>(ids); g = Gather(e, i); o = %40x32; h = Gather(o, i); n = ReduceMean<keepdims=1>(o); f = Add(g, n); s = Add(f, h)",
+    "rows that nothing refuses": TABLES["4-bit"],
+    "fused": TABLES["fused"],
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_file_of_new_numbers_gives_the_same_under_them(name: str, keep: str, tmp_path: Path) -> None:
+    """No map is looked up inside; what else reads the numbers gets the original's."""
+    model = language(NUMBERS[name] + END, "float[N,L,5] y")
+    found = cut(model, keep, token_numbers="new", output=tmp_path / "small.onnx")
+    with np.load(tmp_path / "small.onnx.vocabulary.npz") as stored:
+        new = stored["old_to_new"][BATCH]
+    np.testing.assert_array_equal(run(found.model, new), run(model, BATCH))
+    assert onnx.load(tmp_path / "small.onnx") == found.model
+    told = found.report["vocabulary_map"]
+    assert told["numbers"] == "new" and found.report["after"]["bytes"] == (tmp_path / "small.onnx").stat().st_size
+    assert json.loads(Path(told["json"]).read_text())["old_to_new"] == {str(old): at for at, old in enumerate(IDS)}
+    assert any("takes new numbers" in warning for warning in found.report["warnings"])
+    assert not any(
+        tensor.data_type == onnx.TensorProto.INT32 and list(tensor.dims) == [40]
+        for tensor in found.model.graph.initializer
+    )
+    with pytest.raises(Exception, match=r"out of data bounds|out of range"):
+        run(found.model, new + 1)
+
+
+def test_data_of_a_run_has_the_original_s_numbers(keep: str, tmp_path: Path) -> None:
+    """Whatever the file takes in the end: all that measures, repairs and chooses feeds the numbers it was given; a plan gives the same bytes."""
+    body = NUMBERS["plain"] + "; h = MatMul(s, %32x24); r = Relu(h); y = MatMul(r, %24x5)"
+    onnx.save(language(body, "float[N,L,5] y"), tmp_path / "model.onnx")
+    rows = {"ids": np.random.default_rng(0).choice(IDS, (24, 4))}
+    options: dict[str, Any] = {"ratio": 0.5, "evaluation": rows, "token_numbers": "new", "output": tmp_path / "a.onnx"}
+    found = cut(tmp_path / "model.onnx", keep, **options)  # type: ignore[arg-type]
+    plain = cut(tmp_path / "model.onnx", keep, **{**options, "token_numbers": "original", "output": None})  # type: ignore[arg-type]
+    new = np.searchsorted(IDS, BATCH)
+    np.testing.assert_array_equal(run(found.model, new), run(plain.model, BATCH))
+    assert found.report["drift"]["outputs"] == plain.report["drift"]["outputs"]
+    again = onnxprune.apply(
+        from_json(found.plan.to_json()), tmp_path / "model.onnx", latency=False, output=tmp_path / "b.onnx"
+    )
+    assert again.report["vocabulary_map"]["numbers"] == "new"
+    for suffix in ("", ".vocabulary.npz", ".vocabulary.json"):
+        assert (tmp_path / f"a.onnx{suffix}").read_bytes() == (tmp_path / f"b.onnx{suffix}").read_bytes()
+
+
+INNER = "e = %40x32; g = Gather(e, ids); c = ReduceMin<keepdims=0>(ids); b = Greater(c, @5)\n"
+REFUSED = {
+    "in a body": (
+        INNER
+        + "k = If(b) <then_branch = t () => (int64[N,L] a) { a = Identity(ids) }, else_branch = f () => (int64[N,L] d) { d = Neg(ids) }>\n"
+        "m = Cast<to=1>(k); u = Unsqueeze(m, @[2]); s = Add(g, u)",
+        "If 'k' reads the numbers of tokens",
+    ),
+    "nothing to renumber": (
+        "e = %40x32; w = %32x40; g = Gather(e, ids); logits = MatMul(g, w); other = Mul(e, @2.)",
+        "no table of the model loses rows",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_take_new_numbers_is_refused(name: str, keep: str) -> None:
+    body, message = REFUSED[name]
+    scored = "logits" in body
+    model = language(body if scored else body + END, "float[] logits, float[] other" if scored else "float[N,L,5] y")
+    with pytest.raises(ModelError, match=message):
+        cut(model, keep, token_numbers="new")
+    cut(model, keep)
+
+
+def test_new_numbers_need_a_vocabulary(keep: str) -> None:
+    with pytest.raises(UsageError, match="is of tokens that stay when others go"):
+        onnxprune.prune(language(NUMBERS["plain"] + END, "float[N,L,5] y"), token_numbers="new")
+    with pytest.raises(UsageError, match="unknown token_numbers 'nwe'"):
+        cut(language(NUMBERS["plain"] + END, "float[N,L,5] y"), keep, token_numbers="nwe")
+
+
+def test_a_model_that_gives_something_else_under_new_numbers_is_refused(
+    keep: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = numbering.renumbered
+
+    def wrong(model: Any, inputs: Any, tokens: Any) -> Any:
+        return right(model, inputs, replace(tokens, ids=tokens.ids[::-1].copy()))
+
+    monkeypatch.setattr(runs, "renumbered", wrong)
+    with pytest.raises(TargetError, match="other outputs under new numbers"):
+        cut(language(NUMBERS["a mask of the numbers"] + END, "float[N,L,5] y"), keep, token_numbers="new")

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+from onnx import helper
 
 from onnxprune.allocate import Costs, Target
 from onnxprune.changes.analysing import facts_of
@@ -22,9 +23,13 @@ from onnxprune.data import Dataset
 from onnxprune.errors import DataError, ModelError, PlanError, UsageError
 from onnxprune.model.model import Model
 from onnxprune.proof.check import Prover, SurgeryCheck
+from onnxprune.proof.inputs import random_feeds
 from onnxprune.report.entries import Report
+from onnxprune.settings import ORIGINAL_NUMBERS, TOKEN_NUMBERS
 
 MOST_TOKENS_LISTED = 5
+DRAWN = 2
+"""Rows on which a file that takes new numbers is compared."""
 
 
 class Vocabulary(Space[TokenTensor]):
@@ -76,7 +81,12 @@ class Vocabulary(Space[TokenTensor]):
         ids = np.unique(np.concatenate([given.ids, special, shown]))
         known = given.unknown is not None and given.unknown < size
         stand_in = int(given.unknown if known and given.unknown is not None else (special if special.size else ids)[0])
-        chosen = self._with(TokenMap(ids, size, stand_in, known))
+        numbers = self.context.settings.token_numbers
+        if numbers != ORIGINAL_NUMBERS and not self.inputs:
+            raise ModelError(
+                "no table of the model loses rows, so that it takes the numbers it took; leave token_numbers out"
+            )
+        chosen = self._with(TokenMap(ids, size, stand_in, known, numbers))
         named = {"named": len(given.ids), "special": len(special), "calibration": len(further)}
         return chosen._told(Change(chosen, self.open), {"from": given.found} | named)
 
@@ -131,19 +141,10 @@ class Vocabulary(Space[TokenTensor]):
                     f"{gone['unknown']} of the {gone['of']} tokens of the evaluation rows are not in the vocabulary that stays "
                     f"and count as token {tokens.stand_in}; name them in vocabulary, or give other rows"
                 )
-        apart = {part.inputs for part in change.parts if part.inputs}
-        if len(apart) > 1:
-            listed = ", ".join(sorted({name for names in apart for name in names}))
-            self.context.notes.warn(
-                f"the tables that {listed} look up are as long, and are taken to be of one vocabulary"
-            )
         outputs = sorted(known_outputs(change.parts))
-        if outputs:
-            self.context.notes.warn(
-                f"{', '.join(outputs)} of the result has a position for each of the {len(tokens.ids)} tokens that stay alone, in "
-                "ascending order; the map beside the file (new_to_old) says which"
-            )
+        self._warn_of_ends(change, outputs)
         told = {
+            "numbers": tokens.numbers,
             "stand_in": tokens.stand_in if tokens.unknown else None,
             "outputs": outputs,
             "evaluation": gone,
@@ -151,6 +152,25 @@ class Vocabulary(Space[TokenTensor]):
         }
         self.context.notes.entries["vocabulary_map"] = entry | more | told
         return change
+
+    def _warn_of_ends(self, change: Change[TokenTensor], outputs: Sequence[str]) -> None:
+        """Say what the result takes and gives that the original did not."""
+        tokens = self.map
+        apart = {part.inputs for part in change.parts if part.inputs}
+        if len(apart) > 1:
+            listed = ", ".join(sorted({name for names in apart for name in names}))
+            self.context.notes.warn(
+                f"the tables that {listed} look up are as long, and are taken to be of one vocabulary"
+            )
+        if outputs:
+            self.context.notes.warn(
+                f"{', '.join(outputs)} of the result has a position for each of the {len(tokens.ids)} tokens that stay alone, in "
+                "ascending order; the map beside the file (new_to_old) says which"
+            )
+        if tokens.numbers != ORIGINAL_NUMBERS:
+            self.context.notes.warn(
+                f"{', '.join(self.inputs)} of the result takes new numbers of tokens; the map beside the file (old_to_new) gives them"
+            )
 
     # --- carried out ------------------------------------------------------------------------------------------------
 
@@ -172,6 +192,14 @@ class Vocabulary(Space[TokenTensor]):
             facts, seed=seed, threads=threads, rows=rows, integers=integers, allowed=dict.fromkeys(self.inputs, ids)
         )
         return prover.compare(facts.model, small, None)
+
+    def feeds(self) -> list[dict[str, np.ndarray]]:
+        """Return drawn and real rows of tokens that stay."""
+        facts, seed = self.context.facts, self.context.settings.seed
+        kinds = {name: helper.tensor_dtype_to_np_dtype(facts.dtype(name)) for name in self.inputs}
+        staying = {name: self.map.ids.astype(kind) for name, kind in kinds.items()}
+        drawn = [random_feeds(facts, seed + n, integers=staying) for n in range(DRAWN)]
+        return [*drawn, *map(self._staying, first_rows(self.context.data.measured))]
 
     def _staying(self, row: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return real inputs in which the stand-in is where a token went."""
@@ -208,6 +236,7 @@ class Vocabulary(Space[TokenTensor]):
             "tokens": {
                 "of": tokens.tokens, "count": len(tokens.ids), "sha256": digest(tokens.ids), "bits": bits,
                 "stand_in": tokens.stand_in, "unknown": tokens.unknown,
+                "numbers": tokens.numbers,
             },
         }  # fmt: skip
 
@@ -259,4 +288,9 @@ def recorded_tokens(found: Any, size: int) -> TokenMap:
     whole = len(content) == (size + 7) // 8 and not bits[size:].any() and len(ids) == found["count"]
     if not whole or digest(ids) != found["sha256"] or found["stand_in"] not in ids:
         raise PlanError("the plan's tokens are not those that its digest is of; make the plan again")
-    return TokenMap(ids, size, found["stand_in"], found["unknown"])
+    numbers = found.get("numbers", ORIGINAL_NUMBERS)
+    if numbers not in TOKEN_NUMBERS:
+        raise PlanError(
+            f"the plan's tokens have no numbers {numbers!r} (known: {', '.join(TOKEN_NUMBERS)}); make the plan again"
+        )
+    return TokenMap(ids, size, found["stand_in"], found["unknown"], numbers)

@@ -15,6 +15,7 @@ from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Graph, Insertions, Names, Node, forget_values
 from onnxprune.model.lookups import Lookup
 from onnxprune.model.model import Model
+from onnxprune.settings import ORIGINAL_NUMBERS
 
 NEW_NUMBERS = "new_numbers"
 LOOKED_UP = "onnxprune.new_numbers"
@@ -26,12 +27,14 @@ class TokenMap:
     """``ids``: int64, ascending: the tokens that stay, of ``tokens``. ``stand_in``: the one of them that is taken for a token that went.
 
     ``unknown``: whether that is what the tokenizer takes for what it does not know; else the written file refuses such tokens.
+    ``numbers``: whether the written file takes the original's numbers of tokens, or new ones.
     """
 
     ids: np.ndarray
     tokens: int
     stand_in: int
     unknown: bool = False
+    numbers: str = ORIGINAL_NUMBERS
 
     @property
     def new(self) -> np.ndarray:
@@ -57,7 +60,7 @@ def narrowed(facts: Facts, parts: Sequence[TokenTensor], tokens: TokenMap) -> Mo
     }
     small = model.replaced(arrays)
     structure = small.draft()
-    _forget(structure)  # what a file says is not this run's
+    forget_looked_up(structure)  # what a file says is not this run's
     values = {value for slices in cut for value in slices.values}
     forget_values(structure.graph, values - set(facts.graph.outputs))
     _declare_outputs(structure.graph, known_outputs(parts), len(tokens.ids))
@@ -82,11 +85,12 @@ def _edit(structure: ModelProto, facts: Facts, node: Node, edits: Edits) -> None
         have = facts.array(node.inputs[place])
         if have is None or not np.array_equal(content, have):
             name = Names(structure.graph).fresh(f"{node.inputs[place]}/staying")
-            _store(structure, numpy_helper.from_array(content, name))
+            store(structure, numpy_helper.from_array(content, name))
             proto.input[place] = name
 
 
-def _store(structure: ModelProto, tensor: TensorProto) -> None:
+def store(structure: ModelProto, tensor: TensorProto) -> None:
+    """Add a tensor to a graph, as an input too where its IR wants that."""
     structure.graph.initializer.append(tensor)
     if structure.ir_version < 4:
         value = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
@@ -110,10 +114,10 @@ def _look_up(structure: ModelProto, lookups: Mapping[tuple[str, int], Lookup], t
     graph = Graph(structure)
     names, inserted = Names(structure.graph), Insertions(graph)
     stored = numpy_helper.from_array(tokens.table(), names.fresh(NEW_NUMBERS))
-    _store(structure, stored)
+    store(structure, stored)
     rows = names.fresh(f"{NEW_NUMBERS}/rows")
     if not all(lookup.refuses for lookup in lookups.values()):
-        _store(structure, numpy_helper.from_array(np.arange(len(tokens.ids), dtype=np.int32), rows))
+        store(structure, numpy_helper.from_array(np.arange(len(tokens.ids), dtype=np.int32), rows))
     made = dict[tuple[str, str], str]()
 
     def taken(table: str, numbers: str, node: Node) -> str:
@@ -132,16 +136,22 @@ def _look_up(structure: ModelProto, lookups: Mapping[tuple[str, int], Lookup], t
     structure.metadata_props.add(key=LOOKED_UP, value=stored.name)
 
 
+def looked_up(model: Model) -> str:
+    """Return the name of the table by which a model looks up its own numbers of tokens ("": none)."""
+    return next((entry.value for entry in model.structure.metadata_props if entry.key == LOOKED_UP), "")
+
+
 def refusing(model: Model, tokens: TokenMap) -> Model:
     """Return the model as it is written: one that refuses tokens that went, unless one that stays stands for them."""
-    name = next((entry.value for entry in model.structure.metadata_props if entry.key == LOOKED_UP), "")
+    name = looked_up(model)
     structure = model.draft()
-    _forget(structure)
+    forget_looked_up(structure)
     plain = model.derived(structure)
     return plain.replaced({name: tokens.table(refusing=True)}) if name else plain
 
 
-def _forget(structure: ModelProto) -> None:
+def forget_looked_up(structure: ModelProto) -> None:
+    """Take out the metadata that names the table while a run lasts."""
     for place in reversed(range(len(structure.metadata_props))):
         if structure.metadata_props[place].key == LOOKED_UP:
             del structure.metadata_props[place]
