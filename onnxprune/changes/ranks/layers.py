@@ -18,6 +18,27 @@ from onnxprune.repair.stored import Stored
 LINEAR = frozenset({"Conv", "Gemm", "MatMul"})
 
 
+@dataclass(frozen=True)
+class TableRead:
+    """A lookup in a stored table, seen as a product of rows of which one entry is 1 with ``weight`` [rows, channels].
+
+    ``source``: the numbers.
+    """
+
+    node: Node
+    weight: str
+    source: str
+    window: None = None
+    bias: str = ""
+
+    def matrix(self, weight: np.ndarray) -> np.ndarray:
+        """Return float64[1, channels, rows]."""
+        return weight.T[None].astype(np.float64)
+
+    def stored(self, matrix: np.ndarray, like: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(matrix[0].T, like.dtype)
+
+
 @dataclass(frozen=True, eq=False)
 class Layer:
     """y = W h + b, W float64[outputs, inputs, taps], which is evaluated at ``made`` positions of a run.
@@ -26,7 +47,7 @@ class Layer:
     column and a row of a kernel of two axes, one after the other (0: it has no two such axes).
     """
 
-    linear: Linear
+    linear: Linear | TableRead
     inputs: int
     outputs: int
     taps: int
@@ -45,6 +66,11 @@ class Layer:
         return self.linear.weight
 
     @property
+    def looked_up(self) -> bool:
+        """Whether its weight is a table of which rows are taken as they are."""
+        return isinstance(self.linear, TableRead)
+
+    @property
     def slides(self) -> bool:
         """Whether the layer is a convolution with a window, in front of which another one makes sense."""
         return self.taps > 1
@@ -60,7 +86,7 @@ class Layer:
 
     @property
     def macs(self) -> int:
-        return self.parameters * self.made
+        return 0 if self.looked_up else self.parameters * self.made
 
     def matrix(self, weight: np.ndarray) -> np.ndarray:
         """Return float64[outputs, inputs, taps] of the stored weight."""
@@ -74,20 +100,44 @@ class Layers(NamedTuple):
     kept: tuple[tuple[Node, str], ...]
 
 
-def find_layers(analysis: Analysis, most_outputs: int = GRAM_LIMIT) -> Layers:
-    """Look at every node of the main graph that costs MACs; ``most_outputs``: of a layer."""
+def find_layers(analysis: Analysis, most_outputs: int = GRAM_LIMIT, tables: bool = False) -> Layers:
+    """Look at every node of the main graph that costs MACs; ``most_outputs``: of a layer; ``tables``: at lookups too."""
     facts = analysis.facts
     tensors = {name: t for name, t in facts.graph.tensors.items() if t.data_type in NATIVE_FLOATS}
     stored = Stored(facts.graph, {name: facts.model.array(tensor) for name, tensor in tensors.items()})
     nodes = dict.fromkeys(volume.node for volume in analysis.macs if volume.node is not None)
     found, kept = [], []
+    nodes |= dict.fromkeys(node for node in facts.graph.top if tables and _looks_up(facts, node))
     for node in nodes:
-        layer = _layer(facts, stored, node, most_outputs)
+        layer = _table(facts, node) if node.op == "Gather" else _layer(facts, stored, node, most_outputs)
         if isinstance(layer, Layer):
             found.append(layer)
         else:
             kept.append((node, layer))
     return Layers(tuple(found), tuple(kept))
+
+
+def _looks_up(facts: Facts, node: Node) -> bool:
+    """Whether a node takes rows of a stored matrix of floats by numbers that are not stored."""
+    if node.op != "Gather" or node.inputs[0] not in facts.graph.tensors or node.inputs[1] in facts.constants:
+        return False
+    return len(facts.shape(node.inputs[0]) or ()) == 2 and facts.dtype(node.inputs[0]) in NATIVE_FLOATS
+
+
+def _table(facts: Facts, node: Node) -> Layer | str:
+    """Return a table as a layer, or why it is none."""
+    name, after = node.inputs[0], facts.shape(node.outputs[0])
+    rows, channels = facts.shape(name) or (0, 0)
+    if len(facts.graph.consumers[name]) > 1 or name in facts.graph.outputs:
+        return "its table is read by several nodes, or an output"
+    if int(node.attribute("axis", 0)) % 2 or after is None:
+        return "its rows are not the first axis of the table"
+    if channels > GRAM_LIMIT:
+        return f"wider than {GRAM_LIMIT}"
+    made = int(np.prod(after, dtype=np.int64)) // max(channels, 1)
+    size = facts.content(name).dtype.itemsize
+    lookup = TableRead(node, name, node.inputs[1])
+    return Layer(lookup, rows, channels, 1, 0, made, (0, len(after) - 1), size)
 
 
 def _layer(facts: Facts, stored: Stored, node: Node, most_outputs: int) -> Layer | str:
