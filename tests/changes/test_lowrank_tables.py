@@ -17,8 +17,8 @@ import onnxprune
 from onnxprune.allocate import Options as Widths
 from onnxprune.changes.plan import from_json
 from onnxprune.changes.ranks import Cut, Layer, find_layers, projected, with_factors
-from onnxprune.changes.ranks.regression import Metric
-from onnxprune.changes.ranks.tables import looked_up_counts, lookup_shares, regressed_table
+from onnxprune.changes.ranks.regression import Metric, Regression
+from onnxprune.changes.ranks.tables import Use, looked_up_counts, lookup_shares, regressed_table, row_moment
 from onnxprune.data import input_specs, open_dataset
 from onnxprune.means import Means
 
@@ -43,6 +43,12 @@ def table_of(model: ModelProto) -> tuple[Any, Layer]:
     return analysis, next(layer for layer in find_layers(analysis, tables=True).found if layer.looked_up)
 
 
+def basis_of(analysis: Any, layer: Layer) -> Regression:
+    """Return directions in which all tokens count alike."""
+    moment = row_moment(analysis.facts.content("e"), np.full(TOKENS, 1 / TOKENS))
+    return regressed_table(layer, [Use(np.eye(WIDTH), moment)], Widths(round_to=1))
+
+
 def run(model: ModelProto, ids: np.ndarray) -> np.ndarray:
     return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"ids": ids})[
         0
@@ -64,7 +70,7 @@ def test_what_is_lost_is_the_weighed_error_of_the_rows() -> None:
     table, draw = analysis.facts.content("e"), np.random.default_rng(3)
     shares, root = draw.dirichlet(np.full(TOKENS, 0.3)), draw.standard_normal((WIDTH, WIDTH))
     metric = Metric.of(root @ root.T)
-    basis = regressed_table(layer, table, shares, Widths(round_to=1), metric)
+    basis = regressed_table(layer, [Use(metric.moment, row_moment(table, shares))], Widths(round_to=1))
     (way,) = basis.ways(Widths(round_to=1))
     assert way.form == "rows" and way.ranks.max() * (TOKENS + WIDTH) < TOKENS * WIDTH
     for place in (0, len(way.ranks) // 2, -1):
@@ -86,7 +92,7 @@ def test_the_written_table_computes_the_projected_one(kind: str) -> None:
         else BODY.replace(f"x{WIDTH}; s = Gather(e, ids)", f"x{WIDTH}:float16; g = Gather(e, ids); s = Cast<to=1>(g)")
     )
     analysis, layer = table_of(language(body))
-    basis = regressed_table(layer, analysis.facts.content("e"), np.full(TOKENS, 1 / TOKENS), Widths(round_to=1))
+    basis = basis_of(analysis, layer)
     cut = Cut(basis, "rows", TOKENS, 5)
     plain = projected(analysis.facts, [cut])
     small = with_factors(plain, [cut]).proto
@@ -171,3 +177,59 @@ def test_numbers_that_no_row_has_count_a_little() -> None:
     shares = lookup_shares(np.array([4, 2, 1, 0]))
     np.testing.assert_allclose(shares, np.array([4, 2, 1, 0]) / 7 * 0.75 + 0.25 / 4)
     assert lookup_shares(np.zeros(5, int)).tolist() == [0.2] * 5
+
+
+# --- tied heads -----------------------------------------------------------------------------------------------------
+
+EMBED = f"e = %{TOKENS}x{WIDTH}; s = Gather(e, ids); h = MatMul(s, %{WIDTH}x{WIDTH}); r = Tanh(h)"
+TIED = {
+    "Transpose": f"{EMBED}; w = Transpose<perm=[1,0]>(e); y = MatMul(r, w)",
+    "Gemm": f"{EMBED}; v = Reshape(r, @[-1, {WIDTH}]); b = %{TOKENS}; y = Gemm<transB=1, alpha=0.5>(v, e, b)",
+    "FusedMatMul": f"{EMBED}; y = com.microsoft.FusedMatMul<transB=1>(r, e)",
+}
+
+
+def tied(name: str, rank: int = 0) -> ModelProto:
+    model = network(TIED[name], "int64[N,L] ids", "float[] y", domains={"com.microsoft": 1})
+    stored = next(t for t in model.graph.initializer if t.name == "e")
+    draw = np.random.default_rng(1)
+    content = draw.standard_normal((TOKENS, rank or WIDTH)) @ draw.standard_normal((rank or WIDTH, WIDTH)) / 5
+    stored.CopyFrom(numpy_helper.from_array(content.astype(np.float32), "e"))
+    return model
+
+
+@pytest.mark.parametrize("name", TIED)
+@pytest.mark.parametrize("target", ["params=50%", "macs=60%"])
+def test_a_tied_head_shares_the_factors(name: str, target: str, rows: dict[str, np.ndarray]) -> None:
+    model = tied(name, rank=3)
+    found = onnxprune.prune(model, target=target, calibration=rows, include=("e",), **OPTIONS)
+    (row,) = [row for row in found.report["ranks"] if row["status"] == "pruned"]
+    assert (row["name"], row["form"]) == ("e", "rows") and found.report["surgery"]["proven"]
+    assert row["macs_after"] < row["macs"]
+    assert sum(list(t.dims) == [TOKENS, row["rank"]] for t in found.model.graph.initializer) == 1
+    assert not any(list(t.dims) == [TOKENS, WIDTH] for t in found.model.graph.initializer)
+    onnx.checker.check_model(found.model, full_check=name != "FusedMatMul")
+    ids = np.random.default_rng(4).integers(0, TOKENS, (5, 8))
+    np.testing.assert_allclose(run(found.model, ids), run(model, ids), atol=2e-4)
+
+
+def test_directions_of_two_uses_lose_what_both_lose() -> None:
+    analysis, layer = table_of(tied("Transpose"))
+    table, draw = analysis.facts.content("e").astype(np.float64), np.random.default_rng(3)
+    uses, roots = [], draw.standard_normal((2, WIDTH, WIDTH))
+    for root, shares in zip(roots, draw.dirichlet(np.full(TOKENS, 0.3), 2), strict=True):
+        uses.append((root @ np.diag(np.geomspace(1, 1e-3, WIDTH)) @ root.T, shares))
+    own = [Use(worth, row_moment(table, shares)) for worth, shares in uses]
+
+    def lost(basis: Regression, rank: int) -> float:
+        error = table - projected(analysis.facts, [Cut(basis, "rows", TOKENS, rank)]).array(
+            analysis.facts.graph.tensors["e"]
+        )
+        return sum(float(np.einsum("v,vi,ij,vj->", shares, error, worth, error)) for worth, shares in uses)
+
+    both = regressed_table(layer, own, Widths(round_to=1))
+    (way,) = both.ways(Widths(round_to=1))
+    for place in (0, len(way.ranks) // 2):
+        rank = int(way.ranks[place])
+        np.testing.assert_allclose(way.lost[place, 0], lost(both, rank), rtol=1e-3)
+        assert way.lost[place, 0] < max(lost(regressed_table(layer, [use], Widths(round_to=1)), rank) for use in own)

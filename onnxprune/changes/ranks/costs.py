@@ -34,7 +34,7 @@ FORMS: dict[str, Form] = {
         False, True,
         lambda e, q, p: ((e.inputs * e.kernel[0] * p, e.between), (p * e.kernel[1] * e.outputs, e.made)), True,
     ),
-    "rows": Form(False, True, lambda e, q, p: ((e.inputs * p, 0), (p * e.outputs, e.made))),
+    "rows": Form(False, True, lambda e, q, p: ((e.inputs * p, e.read), (p * e.outputs, e.made + e.read))),
 }  # fmt: skip
 """Where all directions of one side stay, the factor on that side is left out. ``p``, ``q`` may be arrays.
 
@@ -67,7 +67,7 @@ def cost(layer: Layer, form: str, inputs: Count, rank: Count, kind: str) -> np.n
     parts = (
         FORMS[form].weights(layer, inputs, rank)
         if form
-        else ((layer.parameters, 0 if layer.looked_up else layer.made),)
+        else ((layer.parameters, layer.read if layer.looked_up else layer.made),)
     )
     weigh = {"macs": lambda n, positions: n * positions, "bytes": lambda n, _: n * layer.itemsize}
     count = weigh.get(kind, lambda n, _: n)

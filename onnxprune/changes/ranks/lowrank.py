@@ -59,7 +59,7 @@ class LowRank(Directions):
             products = [layer for layer in layers if not layer.looked_up]
             found, warnings = regressions(context.analysis, products, data, options, context.means, metrics)
             tables = [layer for layer in layers if layer.looked_up]
-            found += table_regressions(context.facts, tables, data, options, context.means, metrics)
+            found += table_regressions(context.analysis, tables, data, options, context.means, metrics, soft or None)
         return found, (*warnings, *([told] if told else []))
 
     def weights(self, bases: Sequence[Basis]) -> list[float]:

@@ -11,10 +11,10 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune.changes.ranks.basis import Cut, by_columns
 from onnxprune.changes.ranks.costs import FORMS
-from onnxprune.changes.ranks.layers import Layer
+from onnxprune.changes.ranks.layers import Layer, TableRead
 from onnxprune.changes.ranks.tables import TableFactors, multiplied
 from onnxprune.model.facts import Facts
-from onnxprune.model.graph import Graph, Names, Node
+from onnxprune.model.graph import Graph, Names, Node, forget_values
 from onnxprune.model.model import Model, declare_stored
 from onnxprune.model.surgeon import Splicer
 from onnxprune.repair.moments import Subspace
@@ -151,11 +151,16 @@ def _products(layer: Layer, node: Node, factors: Factors, old: np.ndarray, splic
 
 
 def _rows(cut: Cut, node: Node, table: np.ndarray, splicer: Splicer) -> np.ndarray:
-    """Put a MatMul behind the node, a lookup; return its table."""
+    """Put a MatMul behind the node, a lookup, and one in front of a tied head; return its table."""
     factors, output = TableFactors.of(table, _projection(cut), cut.rank), node.proto.output[0]
     node.proto.output[0] = splicer.names.fresh(f"{output}/rows")
     last = _thin(cut.layer, "out", factors.product, [node.proto.output[0]], output)
     splicer.after(node, gs.Graph([last], outputs=last.outputs))
+    head = cut.layer.linear.head if isinstance(cut.layer.linear, TableRead) else None
+    if head is not None:
+        there = next(n for n in splicer.graph.top if n.outputs[:1] == head.node.outputs[:1])
+        there.proto.input[0] = _in_front(cut.layer, there, np.ascontiguousarray(factors.product.T), splicer)
+        forget_values(splicer.graph.model.graph, {head.turned})
     return factors.rows
 
 
