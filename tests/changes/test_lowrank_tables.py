@@ -18,7 +18,7 @@ from onnxprune.allocate import Options as Widths
 from onnxprune.changes.plan import from_json
 from onnxprune.changes.ranks import Cut, Layer, find_layers, projected, with_factors
 from onnxprune.changes.ranks.regression import Metric, Regression
-from onnxprune.changes.ranks.tables import Use, looked_up_counts, lookup_shares, regressed_table, row_moment
+from onnxprune.changes.ranks.tables import TableUse, looked_up_counts, lookup_shares, regressed_table, row_moment
 from onnxprune.data import input_specs, open_dataset
 from onnxprune.means import Means
 
@@ -46,7 +46,7 @@ def table_of(model: ModelProto) -> tuple[Any, Layer]:
 def basis_of(analysis: Any, layer: Layer) -> Regression:
     """Return directions in which all tokens count alike."""
     moment = row_moment(analysis.facts.content("e"), np.full(TOKENS, 1 / TOKENS))
-    return regressed_table(layer, [Use(np.eye(WIDTH), moment)], Widths(round_to=1))
+    return regressed_table(layer, [TableUse(np.eye(WIDTH), moment)], Widths(round_to=1))
 
 
 def run(model: ModelProto, ids: np.ndarray) -> np.ndarray:
@@ -70,7 +70,7 @@ def test_what_is_lost_is_the_weighed_error_of_the_rows() -> None:
     table, draw = analysis.facts.content("e"), np.random.default_rng(3)
     shares, root = draw.dirichlet(np.full(TOKENS, 0.3)), draw.standard_normal((WIDTH, WIDTH))
     metric = Metric.of(root @ root.T)
-    basis = regressed_table(layer, [Use(metric.moment, row_moment(table, shares))], Widths(round_to=1))
+    basis = regressed_table(layer, [TableUse(metric.moment, row_moment(table, shares))], Widths(round_to=1))
     (way,) = basis.ways(Widths(round_to=1))
     assert way.form == "rows" and way.ranks.max() * (TOKENS + WIDTH) < TOKENS * WIDTH
     for place in (0, len(way.ranks) // 2, -1):
@@ -219,7 +219,7 @@ def test_directions_of_two_uses_lose_what_both_lose() -> None:
     uses, roots = [], draw.standard_normal((2, WIDTH, WIDTH))
     for root, shares in zip(roots, draw.dirichlet(np.full(TOKENS, 0.3), 2), strict=True):
         uses.append((root @ np.diag(np.geomspace(1, 1e-3, WIDTH)) @ root.T, shares))
-    own = [Use(worth, row_moment(table, shares)) for worth, shares in uses]
+    own = [TableUse(worth, row_moment(table, shares)) for worth, shares in uses]
 
     def lost(basis: Regression, rank: int) -> float:
         error = table - projected(analysis.facts, [Cut(basis, "rows", TOKENS, rank)]).array(

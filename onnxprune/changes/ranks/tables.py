@@ -36,7 +36,7 @@ BLOCK = 1 << 13
 """Rows of a table that are multiplied at a time, in float64."""
 
 
-class Use(NamedTuple):
+class TableUse(NamedTuple):
     """One use of a table: with ``moment`` float64[channels, channels] of the rows as it counts them, errors e of a row cost e^T ``worth`` e."""
 
     worth: np.ndarray
@@ -71,7 +71,7 @@ def table_regressions(
     found = []
     for table, seen in zip(tables, counts, strict=True):
         worth, content = weighed.get(table, Metric()).moment, facts.content(table.name)
-        own = Use(np.eye(table.outputs) if worth is None else worth, row_moment(content, lookup_shares(seen)))
+        own = TableUse(np.eye(table.outputs) if worth is None else worth, row_moment(content, lookup_shares(seen)))
         found.append(regressed_table(table, [own, *([heads[table]] if table in heads else [])], options))
     return found
 
@@ -83,7 +83,7 @@ def _head(table: Layer) -> TiedHead | None:
 
 def _head_uses(
     analysis: Analysis, tables: Sequence[Layer], dataset: Dataset, means: Means, outputs: Outputs | None
-) -> dict[Layer, Use]:
+) -> dict[Layer, TableUse]:
     """Return what tied heads make of tables: errors of a row cost what the head reads makes of them, as scores count (None: alike)."""
     if not tables:
         return {}
@@ -99,7 +99,7 @@ def _head_uses(
             power = each.moment[0] * each.positions / 2
             scores[table] = np.maximum(power if power.ndim == 1 else np.diag(power), 0.0)
     return {
-        table: Use(seen[need].second_moment[0], row_moment(facts.content(table.name), scores[table]))
+        table: TableUse(seen[need].second_moment[0], row_moment(facts.content(table.name), scores[table]))
         for table, need in zip(ends, needs, strict=True)
     }
 
@@ -153,7 +153,7 @@ def row_moment(table: np.ndarray, shares: np.ndarray) -> np.ndarray:
     return moment
 
 
-def regressed_table(layer: Layer, uses: Sequence[Use], options: Options) -> Regression:
+def regressed_table(layer: Layer, uses: Sequence[TableUse], options: Options) -> Regression:
     """Return the basis of a table [rows, channels] for all its uses.
 
     Of one use the directions are the best there are. Of two they are those of the sum of both, each as a share of what is lost with
