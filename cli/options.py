@@ -174,7 +174,7 @@ WHAT = (
         "--scope",
         metavar="SCOPE",
         help="What shares the ratio: layer (default without data), global (with) or isomorphic; single weights: layer (default), global, "
-        "erdos-renyi or erdos-renyi-kernel.",
+        "error (with --calib), erdos-renyi or erdos-renyi-kernel.",
     ),
     click.option("--threshold", metavar="NAME", help="class-blind (default), class-uniform or class-distribution."),
     *KINDS,

@@ -98,7 +98,8 @@ QUANTISING = "onnxprune.changes.quantising.space:Quantising"
 """The kind of change that ``quantize`` puts behind all others."""
 BESIDE = frozenset({ROTATION, PERMUTING, REWRITING, STORING, QUANTISING})
 """Kinds that go with every other one and take any settings."""
-BY_SIZE = ("erdos-renyi", "erdos-renyi-kernel")
+BY_SIZE, BY_ERROR = ("erdos-renyi", "erdos-renyi-kernel"), "error"
+OF_WEIGHTS = (*BY_SIZE, BY_ERROR)
 """Scopes of single weights, which say how many of each layer go."""
 NEIGHBOURS = re.compile(r"\d+:\d+")
 """A ``sparsity`` that counts weights beside each other."""
@@ -254,7 +255,7 @@ class Settings:
     def _refuse_unknown_names(self) -> None:
         """Refuse names that stand for nothing, with those that are near."""
         for registry, names in (
-            (SCOPES, ["layer" if self.scope in (AUTO, *BY_SIZE) else self.scope]),
+            (SCOPES, ["layer" if self.scope in (AUTO, *OF_WEIGHTS) else self.scope]),
             (THRESHOLDS, [self.threshold]),
             (SELECTIONS, [self.selection]),
             (GRANULARITIES, self.granularity),
@@ -314,7 +315,7 @@ class Settings:
                 raise UsageError(
                     f"target {self.target} is not of single weights, which save nothing but their number; give params=30%, or leave it out"
                 )
-        if self.scope in BY_SIZE and self.narrows:
+        if self.scope in OF_WEIGHTS and self.narrows:
             raise UsageError(f"scope {self.scope} shares single weights out; give --unstructured, or leave scope out")
         if self.permute and not NEIGHBOURS.fullmatch(self.sparsity.strip()):
             raise UsageError("permute goes with N of every M weights; give --sparsity 2:4, or leave permute out")
@@ -484,7 +485,7 @@ class Settings:
     @property
     def options(self) -> Options:
         return Options(
-            scope="layer" if self.scope in (AUTO, *BY_SIZE) else self.scope,
+            scope="layer" if self.scope in (AUTO, *OF_WEIGHTS) else self.scope,
             threshold=self.threshold,
             round_to=width_step(self.round_to),
             minimum=self.min_width,

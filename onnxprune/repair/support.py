@@ -65,8 +65,8 @@ class Support:
         return self
 
 
-def sparse_energy(weight: np.ndarray, gram: np.ndarray, keeps: Keeps, damping: float) -> np.ndarray:
-    """Return float32[groups, o, d]: the squares, in units of its inputs, of the weights that stay in the best sparse form of a layer.
+def sparse_form(weight: np.ndarray, gram: np.ndarray, keeps: Keeps, damping: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best sparse form of a layer, float64[groups, o, d], and the squares of its weights in units of its inputs, float32.
 
     ``weight`` float64[groups, o, d], whose own outputs are the targets; ``gram`` float64[groups, d, d]: second moments of its
     inputs, overwritten; ``damping``: of the mean diagonal.
@@ -74,7 +74,8 @@ def sparse_energy(weight: np.ndarray, gram: np.ndarray, keeps: Keeps, damping: f
     ridge = damping * np.einsum("gdd->g", gram) / gram.shape[1] + np.finfo(np.float32).tiny
     gram[:, np.arange(gram.shape[1]), np.arange(gram.shape[1])] += ridge[:, None]
     problem = _Scaled.scaled(gram, weight @ gram)
-    return np.square(problem.refined(problem.support(keeps)))
+    found = problem.refined(problem.support(keeps))
+    return problem.weights(found), np.square(found)
 
 
 @dataclass

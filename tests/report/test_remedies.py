@@ -487,6 +487,7 @@ ERRORS = {
     "name them with vocabulary, or leave token_numbers out": (f"words.onnx {DRY} --token-numbers new", f"words.onnx {KEEP} --token-numbers new"),
     "name the array of tokens that stay": (f"words.onnx --vocabulary three.npz {DRY}", f"words.onnx --vocabulary ids.npz {DRY}"),
     "give --unstructured, or leave scope out": (f"net.onnx {DRY} --scope erdos-renyi", f"net.onnx {DRY} --scope erdos-renyi --unstructured"),
+    "(--calib), or leave scope out": (f"net.onnx {DRY} --sparsity 0.5 --scope error", f"net.onnx {DRY} --sparsity 0.5 --scope error --calib x.npz"),
     "give --no-permute": (f"net.onnx {DRY} --rewind net.onnx --sparsity 2:4", f"net.onnx {DRY} --rewind net.onnx --sparsity 2:4 --no-permute"),
     "give these (--rewind": (
         f"net.onnx {DRY} --sparsity 0.5 --criterion movement", f"net.onnx {DRY} --sparsity 0.5 --criterion movement --rewind net.onnx"),

@@ -21,6 +21,7 @@ from onnxprune.changes.zeros.layers import WeightLayer, weight_layers
 from onnxprune.changes.zeros.masks import read_masks, taking_zero
 from onnxprune.changes.zeros.patterns import Pattern, parse_pattern
 from onnxprune.changes.zeros.scores import SCORES
+from onnxprune.changes.zeros.sensitivity import shares_by_error
 from onnxprune.changes.zeros.spreads import SPREADS, shares_by_size, shares_of_layers
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
@@ -35,7 +36,7 @@ from onnxprune.repair import Effort, Sequential
 from onnxprune.repair.support import Support
 from onnxprune.repair.teacher import batch_of, positions_of
 from onnxprune.report.entries import Report
-from onnxprune.settings import AUTO
+from onnxprune.settings import AUTO, BY_ERROR
 
 GIVEN = "given"
 BLIND = "class-blind"
@@ -64,7 +65,7 @@ class Zeros(Space[WeightLayer]):
     kind, name, noun, verb, changed = "zeros", "zeros", "layer", "empties", "pruned"
     takes: ClassVar[Takes] = {
         "criterion": (AUTO, *SCORES, *GRADIENT_SCORES, *TRAVEL_SCORES), "repair": (AUTO, "none", "least-squares"),
-        "scope": (AUTO, "layer", "global", *SPREADS),
+        "scope": (AUTO, "layer", "global", BY_ERROR, *SPREADS),
         "max_divergence": (None,), "schedule": ("one-shot",), "search": (0.0,), "search_recover": (0,),
         "selection": ("independent",), "layer_ratio": ((),), "max_layer_ratio": (1.0,),
     }  # fmt: skip
@@ -112,6 +113,9 @@ class Zeros(Space[WeightLayer]):
             shares = shares_of_layers(scores, pattern, settings.threshold)
         elif scope in SPREADS and pattern.of is None:
             shares = shares_by_size(able, pattern.share, scope)
+        elif scope == BY_ERROR and pattern.of is None:
+            with self.context.stages("shares"):
+                shares = shares_by_error(able, pattern, self.analysis, self.context)
         return self._emptied(able, dict.fromkeys(shares, pattern), shares)
 
     def _aimed(self, aim: Target) -> Pattern:
