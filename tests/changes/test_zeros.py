@@ -289,7 +289,8 @@ def test_the_same_multiple_of_each_deviation(net: ModelProto) -> None:
 def test_shares_by_what_the_outputs_lose(net: ModelProto) -> None:
     """A layer of which the outputs show a twentieth loses a four-hundredth per weight, and the odds of its zeros tell so."""
     both = network(
-        "w1 = %32x64; a = MatMul(x, w1); w2 = %32x64; b = MatMul(x, w2); c = Mul(b, @0.05); y = Add(a, c)", "float[N,32] x"
+        "w1 = %32x64; a = MatMul(x, w1); w2 = %32x64; b = MatMul(x, w2); c = Mul(b, @0.05); y = Add(a, c)",
+        "float[N,32] x",
     )
     rows = {"x": np.random.default_rng(2).standard_normal((256, 32)).astype(np.float32)}
     found = onnxprune.prune(both, sparsity="0.6", scope="error", calibration=rows, **FAST)
