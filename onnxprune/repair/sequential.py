@@ -58,7 +58,8 @@ class Effort:
 class Sequential:
     """Refits a cut model against the original of ``analysis``, from which the units outside ``kept`` are gone.
 
-    ``limits``: weight -> what its repair must keep to, at nodes that are visited whether anything before them is cut or not.
+    ``limits``: weight -> what its repair must keep to, at nodes that are visited whether anything before them is cut or not; what
+    is no weight of theirs (a table that is looked up) stays as it is, and all behind it is visited.
     ``batches``: calibration inputs.
     ``teacher``: what the original computes on these batches, or on more that begin with these. ``everything``: visit every
     linear node. ``choices``: weight -> units to choose among at the node that reads them (they are then still in
@@ -122,7 +123,7 @@ class Sequential:
 
     def _sites(self, graph: Graph) -> list[Linear]:
         """Linear nodes whose inputs differ from the original's, or are to be chosen among."""
-        touched: set[str] = set(graph.inputs) if self.everything else set()
+        touched = {*self.limits, *(graph.inputs if self.everything else ())}
         own = {*self.choices, *self.limits}
         found = []
         for node in graph.top:

@@ -233,3 +233,16 @@ def test_directions_of_two_uses_lose_what_both_lose() -> None:
         rank = int(way.ranks[place])
         np.testing.assert_allclose(way.lost[place, 0], lost(both, rank), rtol=1e-3)
         assert way.lost[place, 0] < max(lost(regressed_table(layer, [use], Widths(round_to=1)), rank) for use in own)
+
+
+def test_what_reads_embeddings_is_refitted_on_the_new_ones(rows: dict[str, np.ndarray]) -> None:
+    """Also where nothing but the table was written as factors; the table itself stays as it was made."""
+    model, off = language(), {}
+    for repair in ("none", "least-squares"):
+        found = onnxprune.prune(
+            model, target="params=50%", calibration=rows, evaluation=rows, include=("e",), repair=repair, **OPTIONS
+        )
+        stored = {t.name: numpy_helper.to_array(t) for t in found.model.graph.initializer}
+        off[repair] = found.report["drift"]["outputs"]["y"]["sqnr_db"], stored["e"]
+    assert off["least-squares"][0] > off["none"][0] + 0.5
+    np.testing.assert_array_equal(off["none"][1], off["least-squares"][1])

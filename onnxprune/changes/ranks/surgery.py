@@ -44,9 +44,10 @@ def projected(facts: Facts, cuts: Sequence[Cut]) -> Model:
 def form_limits(facts: Facts, cuts: Sequence[Cut]) -> dict[str, Subspace]:
     """Return weight -> what a repair must keep to, so that the weight can still be written as factors."""
     return {
-        cut.layer.name: cut.basis.limit(cut, cut.layer.matrix(facts.content(cut.layer.name)))
+        cut.layer.name: Subspace(None, cut.rank)
+        if cut.layer.looked_up
+        else cut.basis.limit(cut, cut.layer.matrix(facts.content(cut.layer.name)))
         for cut in cuts
-        if not cut.layer.looked_up
     }
 
 
