@@ -256,3 +256,29 @@ def test_a_model_that_gives_something_else_under_new_numbers_is_refused(
     monkeypatch.setattr(runs, "renumbered", wrong)
     with pytest.raises(TargetError, match="other outputs under new numbers"):
         cut(language(NUMBERS["a mask of the numbers"] + END, "float[N,L,5] y"), keep, token_numbers="new")
+
+
+@pytest.mark.parametrize("numbers", ["original", "new"])
+@pytest.mark.parametrize("kind", ["int32", "weights as inputs"])
+def test_inputs_of_other_files(kind: str, numbers: str, keep: str) -> None:
+    """Numbers of 32 bits are drawn and looked up as such; files of IR 3 declare what they store."""
+    body = (
+        "e = %40x32; g = Gather(e, ids); q = Equal(ids, @39"
+        + (":int32" if kind == "int32" else "")
+        + "); m = Cast<to=1>(q); "
+    )
+    old = kind != "int32"
+    body += ("u = Unsqueeze<axes=[2]>(m)" if old else "u = Unsqueeze(m, @[2])") + "; s = Add(g, u)" + END
+    model = network(
+        body,
+        f"{'int64' if old else 'int32'}[N,L] ids",
+        "float[N,L,5] y",
+        **({"opset": 11, "ir_version": 3} if old else {}),
+    )
+    for tensor in model.graph.initializer if old else ():
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    found = cut(model, keep, token_numbers=numbers).model
+    onnx.checker.check_model(found)
+    given = BATCH.astype(np.int64 if old else np.int32)
+    new = given if numbers == "original" else np.searchsorted(IDS, given).astype(given.dtype)
+    np.testing.assert_array_equal(run(found, new), run(model, given))

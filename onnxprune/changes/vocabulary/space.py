@@ -183,23 +183,24 @@ class Vocabulary(Space[TokenTensor]):
 
     def checked(self, change: Change[TokenTensor], small: Model) -> SurgeryCheck:
         """On rows of tokens that stay, drawn and real ones, the result has to give what the original gives."""
-        context, reference, ids = self.context, self.silent(change), self.map.ids
+        context, reference = self.context, self.silent(change)
         facts = facts_of(reference, context.settings)
         rows = [self._staying(row) for row in first_rows(context.data.measured)]
         integers = dict(context.survey.integers) if context.survey else {}
         seed, threads = context.settings.seed, context.settings.threads
-        prover = Prover(
-            facts, seed=seed, threads=threads, rows=rows, integers=integers, allowed=dict.fromkeys(self.inputs, ids)
-        )
+        prover = Prover(facts, seed=seed, threads=threads, rows=rows, integers=integers, allowed=self._allowed())
         return prover.compare(facts.model, small, None)
 
     def feeds(self) -> list[dict[str, np.ndarray]]:
         """Return drawn and real rows of tokens that stay."""
         facts, seed = self.context.facts, self.context.settings.seed
-        kinds = {name: helper.tensor_dtype_to_np_dtype(facts.dtype(name)) for name in self.inputs}
-        staying = {name: self.map.ids.astype(kind) for name, kind in kinds.items()}
-        drawn = [random_feeds(facts, seed + n, integers=staying) for n in range(DRAWN)]
+        drawn = [random_feeds(facts, seed + n, integers=self._allowed()) for n in range(DRAWN)]
         return [*drawn, *map(self._staying, first_rows(self.context.data.measured))]
+
+    def _allowed(self) -> dict[str, np.ndarray]:
+        """Return the numbers that stay, in the type of each input that takes some."""
+        kinds = {name: helper.tensor_dtype_to_np_dtype(self.context.facts.dtype(name)) for name in self.inputs}
+        return {name: self.map.ids.astype(kind) for name, kind in kinds.items()}
 
     def _staying(self, row: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return real inputs in which the stand-in is where a token went."""
