@@ -111,7 +111,6 @@ def _brief(context: Context) -> Context:
         "sparsity": "",
         "quantize": "",
         "permute": None,
-        "matmul_as": "",
     }
     settings = context.settings
     if settings.max_divergence is not None:
