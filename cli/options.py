@@ -174,7 +174,7 @@ WHAT = (
         "--scope",
         metavar="SCOPE",
         help="What shares the ratio: layer (default without data), global (with) or isomorphic; single weights: layer (default), global, "
-        "erdos-renyi or erdos-renyi-kernel.",
+        "error (with --calib), erdos-renyi or erdos-renyi-kernel.",
     ),
     click.option("--threshold", metavar="NAME", help="class-blind (default), class-uniform or class-distribution."),
     *KINDS,
@@ -202,6 +202,18 @@ WHAT = (
         type=FILE,
         help="The tokens that stay of a language model: numbers (.npy, .npz, or one per line), tokens, or a text made of them (.txt, with "
         "--tokenizer). Rows of embeddings and of heads go, and nothing else without a ratio or target.",
+    ),
+    click.option(
+        "--token-numbers",
+        metavar="original|new",
+        help="The numbers of tokens that the result takes: the original's (default), or new ones in ascending order, which the caller looks up in the "
+        "map that is written beside it.",
+    ),
+    click.option(
+        "--matmul-as",
+        metavar="gemm|conv",
+        help="Write products with stored weights as Gemm, or as convolutions of one position, which TensorRT takes 2:4 in and some "
+        "accelerators compute alone; nothing that is computed changes (--ratio 0 removes nothing before).",
     ),
     click.option(
         "--storage",

@@ -30,6 +30,7 @@ from onnxprune.report.entries import (
 )
 from onnxprune.report.experts import EXPERT_COLUMNS, expert_rows
 from onnxprune.report.latency import OPEN, latency_doubt, way_out
+from onnxprune.report.products import products_sentence
 from onnxprune.report.quantising import (
     FORMS_OF_MODEL,
     RECIPES_TRIED,
@@ -231,7 +232,7 @@ def show_parts(terminal: Terminal, report: dict[str, Any], everything: bool) -> 
             show_directions(terminal, report[key], everything)
     _long_table(terminal, EXPERT_COLUMNS, expert_rows(report), "experts of mixtures", everything)
     show_vocabulary(terminal, report, everything)
-    for told in filter(None, (order_sentence(report), zeros_sentence(report))):
+    for told in filter(None, (order_sentence(report), zeros_sentence(report), products_sentence(report))):
         terminal.say(told)
     show_storage(terminal, report, everything)
     show_quantised(terminal, report, everything)

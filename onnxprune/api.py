@@ -58,6 +58,7 @@ from onnxprune.settings import (
     ANALYSED,
     PERMUTING,
     QUANTISING,
+    REWRITING,
     STORING,
     ZEROS,
     Settings,
@@ -343,7 +344,7 @@ def _earlier(settings: Settings, rewind: Source | None) -> Model | None:
         return None
     if settings.vocabulary:
         raise UsageError("rewind takes weights of the whole vocabulary; leave rewind or vocabulary out")
-    kinds = [path for path in settings.spaces if path not in (STORING, QUANTISING)]
+    kinds = [path for path in settings.spaces if path not in (REWRITING, STORING, QUANTISING)]
     if PERMUTING in kinds:
         raise UsageError("rewind takes channels in the order that they have; give --no-permute")
     if kinds != [ZEROS] and not all(space_of(path).stepwise for path in kinds):

@@ -35,9 +35,11 @@ class SettingOptions(TypedDict, total=False):
     lossless: bool
     rotate: bool | None
     vocabulary: str
+    token_numbers: str
     structured: bool | None
     sparsity: str
     permute: bool | None
+    matmul_as: str
     storage: str
     quantize: str
     allow_lossy: bool

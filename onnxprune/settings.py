@@ -46,6 +46,7 @@ ANALYSED = (
     "sparsity",
     "permute",
     "allow_lossy",
+    "matmul_as",
     "storage",
     "quantize",
 )  # what the groups of a model depend on
@@ -89,13 +90,16 @@ ZEROS = "onnxprune.changes.zeros.space:Zeros"
 """The kind of change that ``sparsity`` puts behind all others."""
 PERMUTING = "onnxprune.changes.permuting.space:Permuting"
 """The kind of change that ``permute`` puts before the zeros."""
+REWRITING = "onnxprune.changes.products.space:Rewriting"
+"""The kind of change that ``matmul_as`` puts behind all that change weights."""
 STORING = "onnxprune.changes.storage.space:Storing"
 """The kind of change that ``storage`` puts behind all others."""
 QUANTISING = "onnxprune.changes.quantising.space:Quantising"
 """The kind of change that ``quantize`` puts behind all others."""
-BESIDE = frozenset({ROTATION, PERMUTING, STORING, QUANTISING})
+BESIDE = frozenset({ROTATION, PERMUTING, REWRITING, STORING, QUANTISING})
 """Kinds that go with every other one and take any settings."""
-BY_SIZE = ("erdos-renyi", "erdos-renyi-kernel")
+BY_SIZE, BY_ERROR = ("erdos-renyi", "erdos-renyi-kernel"), "error"
+OF_WEIGHTS = (*BY_SIZE, BY_ERROR)
 """Scopes of single weights, which say how many of each layer go."""
 NEIGHBOURS = re.compile(r"\d+:\d+")
 """A ``sparsity`` that counts weights beside each other."""
@@ -104,8 +108,12 @@ STORAGE_NAMES = (
     *(PLAIN_STORAGE, "fp16", "codebook", "codebook:16", "codebook:256", "packed", "packed:16", "packed:256", AUTO),
 )
 
+ORIGINAL_NUMBERS, NEW_NUMBERS_ALONE = TOKEN_NUMBERS = ("original", "new")
+"""What ``token_numbers`` may be."""
 QUANTISATIONS = ("", "int8", "dynamic")
 """What ``quantize`` may be; the first: nothing."""
+PRODUCT_FORMS = ("", "gemm", "conv")
+"""What ``matmul_as`` may be; the first: as it is."""
 
 
 def space_of(path: str) -> Any:
@@ -128,11 +136,13 @@ class Settings:
     ``rotate``: residual streams between norms are turned to their principal directions before they are cut (random ones without data),
     and the width of heads where that is cut; None: where data decides, and judges that to be better.
     ``vocabulary``: file of the tokens that stay: numbers (.npy, .npz, .txt), tokens or a text made of them; without ratio, target and
-    max_divergence nothing else goes.
+    max_divergence nothing else goes. ``token_numbers``: the result takes the original's numbers of tokens, or new ones, which the caller
+    looks up in the map beside it.
     ``sparsity``: which single weights become zero after all else: a share such as 0.7, N:M such as 2:4, 0.7,block=1x16, or an .npz file of
     masks. ``structured``: whether units go as well (None: where a ratio, a target or a kind is given, or no sparsity); False without
     ``sparsity``: as many weights as ``ratio`` says.
     ``permute``: channels change their order, and nothing that is computed, so that N:M keeps more (None: where ``sparsity`` is N:M).
+    ``matmul_as``: products with stored weights become gemm or conv (of one position), which TensorRT takes 2:4 in; ratio 0 removes nothing before.
     ``storage``: how tensors are stored in the end: plain, fp16, codebook[:16|:256], packed[:16|:256] or auto; ratio 0 removes nothing before.
     ``quantize``: weights become 8-bit integers in the end, by ONNX Runtime's quantiser: int8 with values too, by ranges of calibration data,
     or dynamic, with values as they come; ratio 0 removes nothing before. Gates judge the quantised model.
@@ -161,9 +171,11 @@ class Settings:
     lossless: bool = False
     rotate: bool | None = None
     vocabulary: str = ""
+    token_numbers: str = ORIGINAL_NUMBERS
     structured: bool | None = None
     sparsity: str = ""
     permute: bool | None = None
+    matmul_as: str = ""
     storage: str = PLAIN_STORAGE
     quantize: str = ""
     allow_lossy: bool = False
@@ -214,6 +226,7 @@ class Settings:
             raise UsageError("granularity is one of heads, width and groups; paired and stream can be added")
         self._refuse_what_no_kind_takes()
         self._refuse_beside_steps()
+        self._refuse_beside_all_tokens()
         self._refuse_beside_greedy()
         self._refuse_beside_rotation()
         self._refuse_beside_sparsity()
@@ -232,17 +245,27 @@ class Settings:
         for read in ("aim", "options", "training", "scorer", "purpose"):
             getattr(self, read)  # each refuses what it cannot read
 
+    def _refuse_beside_all_tokens(self) -> None:
+        """Tokens have new numbers where some go."""
+        if self.token_numbers != ORIGINAL_NUMBERS and not self.vocabulary:
+            raise UsageError(
+                f"token_numbers {self.token_numbers} is of tokens that stay when others go; name them with vocabulary, or leave token_numbers out"
+            )
+
     def _refuse_unknown_names(self) -> None:
         """Refuse names that stand for nothing, with those that are near."""
         for registry, names in (
-            (SCOPES, ["layer" if self.scope in (AUTO, *BY_SIZE) else self.scope]),
+            (SCOPES, ["layer" if self.scope in (AUTO, *OF_WEIGHTS) else self.scope]),
             (THRESHOLDS, [self.threshold]),
             (SELECTIONS, [self.selection]),
             (GRANULARITIES, self.granularity),
         ):
             for name in names:
                 registry[name]
-        for what, known in (("repair", REPAIRS), ("storage", STORAGE_NAMES), ("quantize", QUANTISATIONS)):
+        for what, known in (
+            ("repair", REPAIRS), ("storage", STORAGE_NAMES), ("quantize", QUANTISATIONS), ("matmul_as", PRODUCT_FORMS),
+            ("token_numbers", TOKEN_NUMBERS),
+        ):  # fmt: skip
             if (name := getattr(self, what)) not in known:
                 hint = near_names(name, list(known)) or f"; known: {', '.join(filter(None, known))}"
                 raise UsageError(f"unknown {what} {name!r}{hint}")
@@ -292,7 +315,7 @@ class Settings:
                 raise UsageError(
                     f"target {self.target} is not of single weights, which save nothing but their number; give params=30%, or leave it out"
                 )
-        if self.scope in BY_SIZE and self.narrows:
+        if self.scope in OF_WEIGHTS and self.narrows:
             raise UsageError(f"scope {self.scope} shares single weights out; give --unstructured, or leave scope out")
         if self.permute and not NEIGHBOURS.fullmatch(self.sparsity.strip()):
             raise UsageError("permute goes with N of every M weights; give --sparsity 2:4, or leave permute out")
@@ -350,6 +373,7 @@ class Settings:
         """The kinds of change of the run, module:class each, in order."""
         last = (ZEROS,) if self.sparsity or not self.narrows else ()
         last = (PERMUTING, *last) if self.permutes else last
+        last = (*last, REWRITING) if self.matmul_as else last
         last = (*last, STORING) if self.storage != PLAIN_STORAGE else last
         last = (*last, QUANTISING) if self.quantize else last
         if self.lossless:
@@ -361,8 +385,8 @@ class Settings:
 
     @property
     def converts_alone(self) -> bool:
-        """Whether nothing is removed and the model is stored in another form, or quantised."""
-        return self.ratio == 0 and (self.storage != PLAIN_STORAGE or bool(self.quantize))
+        """Whether nothing is removed and the model is written or stored in another form, or quantised."""
+        return self.ratio == 0 and (self.storage != PLAIN_STORAGE or bool(self.quantize or self.matmul_as))
 
     @property
     def vocabulary_alone(self) -> bool:
@@ -461,7 +485,7 @@ class Settings:
     @property
     def options(self) -> Options:
         return Options(
-            scope="layer" if self.scope in (AUTO, *BY_SIZE) else self.scope,
+            scope="layer" if self.scope in (AUTO, *OF_WEIGHTS) else self.scope,
             threshold=self.threshold,
             round_to=width_step(self.round_to),
             minimum=self.min_width,

@@ -115,10 +115,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sparsity", default=PATTERNS)
     parser.add_argument("--criterion", default="auto")
+    parser.add_argument("--scope", default="auto", help="how zeros are shared out over layers")
     parser.add_argument("--exclude", action="append", default=[], help="layers that keep their weights")
     add_sources(parser)
     given = parser.parse_args()
-    patterns, options = given.sparsity.split(","), {"criterion": given.criterion, "exclude": given.exclude}
+    patterns, options = given.sparsity.split(","), {
+        "criterion": given.criterion, "exclude": given.exclude, "scope": given.scope
+    }  # fmt: skip
     if given.kind == "sentences":
         sentences(given.encoder, given.rows, given.held_out, patterns, options)
         return

@@ -242,8 +242,8 @@ class Refuted(Exception):
 N = TypeVar("N")
 
 
-def selected(found: Mapping[N, Sequence[Node]], context: Context, what: str) -> list[N]:
-    """Return those whose nodes ``include`` and ``exclude`` leave; raises UsageError where a pattern matches none."""
+def selected(found: Mapping[N, Sequence[Node]], context: Context, what: str, *, all_match: bool = True) -> list[N]:
+    """Return those whose nodes ``include`` and ``exclude`` leave; raises UsageError where a pattern matches none, if ``all_match``."""
 
     settings = context.settings
 
@@ -256,7 +256,7 @@ def selected(found: Mapping[N, Sequence[Node]], context: Context, what: str) -> 
             for n in nodes
             if by_node(n) or any(map(by_name, (*n.inputs, *n.outputs)))
         }
-        if not hit and not settings.mixes:
+        if not hit and all_match and not settings.mixes:
             raise UsageError(f"{option} {pattern!r} matches no {what}")
         return hit
 

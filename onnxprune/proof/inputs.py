@@ -9,6 +9,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from onnxprune.model.facts import Facts, Shape, Sizes
+from onnxprune.model.lookups import LOOKUPS
 from onnxprune.model.values import filled
 
 Feeds = dict[str, np.ndarray]
@@ -17,13 +18,8 @@ Draw = Callable[[np.random.Generator, Shape], np.ndarray]
 PASSED_ON = {"Cast", "Reshape", "Identity", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Clip"}
 """Operators behind which a number is still the one that came in."""
 
-TABLES = {
-    ("Gather", 1): (0, 0),
-    ("com.microsoft::EmbedLayerNormalization", 0): (2, 0),
-    ("com.microsoft::EmbedLayerNormalization", 1): (4, 0),
-    ("com.microsoft::GatherBlockQuantized", 1): (0, 0),
-}
-"""Operator and input that looks up -> the input that is the table, and the default of its axis."""
+TABLES = {(op, lookup.ids): lookup for op, lookups in LOOKUPS.items() for lookup in lookups}
+"""Operator and input that looks up -> where its table is."""
 
 
 class InputKind(NamedTuple):
@@ -118,7 +114,8 @@ def table_size(facts: Facts, name: str) -> int:
     while waiting:
         for node, position in facts.graph.consumers.get(waiting.pop(), ()):
             if table := TABLES.get((node.op, position)):
-                found.append((facts.shape(node.input(table[0])) or (1,))[int(node.attribute("axis", table[1]))])
+                shape = facts.shape(node.input(table.table)) or (1,)
+                found.append(shape[table.axis_of(node, len(shape))])
             elif node.op == "OneHot" and position == 0 and (depth := facts.array(node.inputs[1])) is not None:
                 found.append(int(depth.reshape(-1)[0]))
             elif node.op in PASSED_ON and position == 0 and node.outputs[0] not in seen:

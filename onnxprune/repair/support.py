@@ -8,13 +8,12 @@ Language Models"). Inputs are scaled to unit second moments first, as there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.repair.maps import WeightBlock
-from onnxprune.repair.moments import NOISE, CrossMoments, Limit, Solver
+from onnxprune.repair.moments import NOISE, CrossMoments, Solver
 
 PENALTY = 0.1  # of the mean eigenvalue: how strongly the first steps pull towards the support
 GROWTH = 1.15  # of the penalty with each step
@@ -59,10 +58,6 @@ class Support:
 
         return solve_within
 
-    def left(self, scores: np.ndarray) -> np.ndarray:
-        """Return bool[groups, o, d]: what stays, by scores of that shape where it is not known already."""
-        return self.keeps(scores) if self.fixed is None else self.fixed
-
     def reading(self, inputs: int) -> None:
         """Return nothing: a sparse weight may read all of its inputs."""
 
@@ -70,26 +65,8 @@ class Support:
         return self
 
 
-def joint_support(parts: Iterable[tuple[WeightBlock, Limit | None]], shape: tuple[int, int, int]) -> Support:
-    """Return the support of a matrix [groups, o, d] of which every block keeps to its own (None: to all of its entries).
-
-    What lies in no block stays zero.
-    """
-    owned = [(block, limit) for block, limit in parts if limit is None or isinstance(limit, Support)]
-
-    def keeps(scores: np.ndarray) -> np.ndarray:
-        left = np.zeros(shape, bool)
-        for block, own in owned:
-            block.put(np.ones(block.shape, bool) if own is None else own.left(block.within(scores)), left)
-        return left
-
-    known = all(own is None or own.fixed is not None for _, own in owned)
-    scores = [own.score for _, own in owned if own is not None]
-    return Support(keeps, keeps(np.zeros(shape)) if known else None, next(filter(None, scores), None))
-
-
-def sparse_energy(weight: np.ndarray, gram: np.ndarray, keeps: Keeps, damping: float) -> np.ndarray:
-    """Return float32[groups, o, d]: the squares, in units of its inputs, of the weights that stay in the best sparse form of a layer.
+def sparse_form(weight: np.ndarray, gram: np.ndarray, keeps: Keeps, damping: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best sparse form of a layer, float64[groups, o, d], and the squares of its weights in units of its inputs, float32.
 
     ``weight`` float64[groups, o, d], whose own outputs are the targets; ``gram`` float64[groups, d, d]: second moments of its
     inputs, overwritten; ``damping``: of the mean diagonal.
@@ -97,7 +74,8 @@ def sparse_energy(weight: np.ndarray, gram: np.ndarray, keeps: Keeps, damping: f
     ridge = damping * np.einsum("gdd->g", gram) / gram.shape[1] + np.finfo(np.float32).tiny
     gram[:, np.arange(gram.shape[1]), np.arange(gram.shape[1])] += ridge[:, None]
     problem = _Scaled.scaled(gram, weight @ gram)
-    return np.square(problem.refined(problem.support(keeps)))
+    found = problem.refined(problem.support(keeps))
+    return problem.weights(found), np.square(found)
 
 
 @dataclass

@@ -28,4 +28,7 @@ def token_sentence(report: ReportView) -> str:
         else f"others count as {found['stand_in']}"
     )
     place = f"; which ones is in {found['path']}" if found["path"] else ""
-    return f"{found['tokens_after']:,} of {found['tokens_before']:,} tokens stay, under the numbers they have; {other}{place}"
+    numbers = "the numbers they have" if found.get("numbers", "original") == "original" else "new numbers"
+    if numbers == "new numbers":
+        other = "others have none"
+    return f"{found['tokens_after']:,} of {found['tokens_before']:,} tokens stay, under {numbers}; {other}{place}"

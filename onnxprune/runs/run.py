@@ -31,7 +31,7 @@ from onnxprune.measure.tasks.task import AUTO, NONE
 from onnxprune.model.memory import peak_rss_bytes
 from onnxprune.model.model import Model
 from onnxprune.model.surgeon import to_surgeon
-from onnxprune.model.write import check_writable, save, stored_bytes, write_bytes
+from onnxprune.model.write import save, stored_bytes, write_bytes
 from onnxprune.proof.verdict import all_of
 from onnxprune.report import entries
 from onnxprune.report.baseline import Baseline
@@ -46,7 +46,7 @@ from onnxprune.runs.legs import by_plan, taken, to_target
 from onnxprune.runs.mix import shares_of
 from onnxprune.runs.quantised import float_figures
 from onnxprune.runs.signing import check_format, signed
-from onnxprune.runs.tokens import as_written, cuts_tokens, map_path, of_tokens, save_map
+from onnxprune.runs.tokens import as_written, cuts_tokens, numbers_of, of_tokens, require_places, save_maps
 from onnxprune.runs.turning import turned_or_not
 from onnxprune.settings import Settings
 
@@ -112,7 +112,7 @@ class Run:
         whole = model_totals(context.analysis, context.analysis.widths)
         first: list[Step[Any]] = []
         if self.settings.vocabulary:
-            self._require_place()
+            self._require_places(self.settings.token_numbers)
             context, first = of_tokens(context, methodcaller("choose", self.settings.aim))
         context, begun = turned_or_not(context, whole)
         self.settings = context.settings.settled()
@@ -127,15 +127,15 @@ class Run:
         context = self._context()
         first: list[Step[Any]] = []
         if cuts_tokens(plan):
-            self._require_place()
+            self._require_places(numbers_of(plan))
             context, first = of_tokens(context, methodcaller("read", plan.steps[0].record))
             plan = replace(plan, steps=plan.steps[1:])
         return self._concluded(context, taken(context, by_plan(plan, self.settings), first), plan.settings)
 
-    def _require_place(self) -> None:
+    def _require_places(self, numbers: str) -> None:
         """Refuse, before any work, to write over a map of tokens; raises UsageError."""
         if self.output is not None:
-            check_writable(map_path(self.output), self.force)
+            require_places(self.output, numbers, self.force)
 
     def _context(self) -> Context:
         """Analyse the model and, with data, look at how its outputs are to be compared."""
@@ -167,9 +167,10 @@ class Run:
         """Check the format of a signed model, measure and judge it; write the file when all gates pass."""
         plan = Plan(self.model.source_sha256, settings, tuple(_planned(step.change) for step in steps))
         small = signed(steps[-1].model, plan)
-        found = self._found(steps, small, settings) | {"sizes": self._sizes(context)}
+        written = as_written(small, steps)
+        found = self._found(steps, written, settings) | {"sizes": self._sizes(context)}
         with self.stages("check"):
-            self.notes.warn(*check_format(small, self.model))
+            self.notes.warn(*check_format(written, self.model))
         found["unjudged"] = None
         if self.data.measured is None:
             costly = [row for step, row in zip(steps, found["steps"], strict=True) if step.change.space.aims]
@@ -180,13 +181,12 @@ class Run:
         self._judge_noise(facts)
         failed = not all(gate["passed"] for gate in facts["gates"])
         facts["exit_code"] = int(failed)
-        small = as_written(small, steps)
-        facts["output"] = None if failed or self.output is None else self._save(small, self.output)
+        facts["output"] = None if failed or self.output is None else self._save(written, self.output)
         if facts["output"] is not None and "vocabulary_map" in facts:
-            facts["vocabulary_map"] |= save_map(steps, map_path(Path(facts["output"]["path"])))
+            facts["vocabulary_map"] |= save_maps(steps, Path(facts["output"]["path"]))
         end = {"warnings": self.notes.warnings, "seconds": self.stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
         masks = {name: mask for step in steps for name, mask in step.change.space.masks(step.change).items()}
-        return Result(facts | end, plan, small, masks)
+        return Result(facts | end, plan, written, masks)
 
     def _sizes(self, context: Context) -> Report:
         rows = "the calibration rows" if self.data.calibration else "the evaluation rows"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -18,15 +19,18 @@ from onnxprune.changes.change import Change, Space
 from onnxprune.changes.context import Context
 from onnxprune.changes.plan import Plan
 from onnxprune.changes.proven import Step
+from onnxprune.changes.vocabulary.numbering import renumbered
 from onnxprune.changes.vocabulary.space import Vocabulary
-from onnxprune.changes.vocabulary.surgery import TokenMap, refusing
-from onnxprune.errors import UsageError
+from onnxprune.changes.vocabulary.surgery import refusing
+from onnxprune.errors import TargetError, UsageError
 from onnxprune.model.model import Model
-from onnxprune.model.write import write_bytes
+from onnxprune.model.runtime import session
+from onnxprune.model.write import check_writable, write_bytes
 from onnxprune.report.entries import Report
 from onnxprune.runs.legs import Leg, as_read, taken
+from onnxprune.settings import ORIGINAL_NUMBERS
 
-SUFFIX = ".vocabulary.npz"
+SUFFIX, JSON_SUFFIX = ".vocabulary.npz", ".vocabulary.json"
 
 
 def cuts_tokens(plan: Plan) -> bool:
@@ -34,10 +38,17 @@ def cuts_tokens(plan: Plan) -> bool:
     return bool(plan.steps) and plan.steps[0].kind == Vocabulary.kind
 
 
+def numbers_of(plan: Plan) -> str:
+    """Return which numbers of tokens the result of a plan takes."""
+    tokens = plan.steps[0].record.get("tokens")
+    return str(tokens.get("numbers", ORIGINAL_NUMBERS)) if isinstance(tokens, Mapping) else ORIGINAL_NUMBERS
+
+
 def of_tokens(context: Context, decide: Callable[[Space[Any]], Change[Any]]) -> tuple[Context, list[Step[Any]]]:
     """Cut the vocabulary; return the context of what follows, which is compared on the tokens that stay, and the step."""
     settings = replace(context.settings, recover=0)
     step = taken(context, [Leg(Vocabulary, decide, settings)])[0]
+    as_written(step.model, [step])  # what cannot be written is refused before any other work
     space = copy.copy(step.change.space)
     assert isinstance(space, Vocabulary)
     original, outputs = context.original, context.outputs
@@ -57,15 +68,38 @@ def of_tokens(context: Context, decide: Callable[[Space[Any]], Change[Any]]) -> 
     return after, [replace(step, change=replace(step.change, space=space))]
 
 
-def _map(steps: Sequence[Step[Any]]) -> TokenMap | None:
-    spaces = [step.change.space for step in steps]
-    return next((space.tokens for space in spaces if isinstance(space, Vocabulary)), None)
+def _space(steps: Sequence[Step[Any]]) -> Vocabulary | None:
+    return next((step.change.space for step in steps if isinstance(step.change.space, Vocabulary)), None)
 
 
 def as_written(model: Model, steps: Sequence[Step[Any]]) -> Model:
-    """Return the result as it is written: tokens that went are refused, unless one that stays stands for them."""
-    tokens = _map(steps)
-    return model if tokens is None else refusing(model, tokens)
+    """Return the result as it is written: tokens that went are refused, unless one that stays stands for them, or it takes new numbers.
+
+    Raises ModelError where numbers cannot be new, TargetError where the model gives something else under them.
+    """
+    space = _space(steps)
+    if space is None or space.map.numbers == ORIGINAL_NUMBERS:
+        return model if space is None else refusing(model, space.map)
+    written = renumbered(model, space.inputs, space.map)
+    _require_equal(space, model, written)
+    return written
+
+
+def _require_equal(space: Vocabulary, model: Model, written: Model) -> None:
+    """Run the model on the original's numbers and the written one on new ones: the outputs have to be equal, bit by bit."""
+    ends = session(model), session(written)
+    for feeds in space.feeds():
+        new = {
+            name: space.map.new[value].astype(value.dtype) if name in space.inputs else value
+            for name, value in feeds.items()
+        }
+        one, two = ends[0].run(feeds), ends[1].run(new)
+        if not all(_same(np.asarray(one[name]), np.asarray(two[name])) for name in one):
+            raise TargetError("the model gives other outputs under new numbers of tokens; leave token_numbers out")
+
+
+def _same(one: np.ndarray, two: np.ndarray) -> bool:
+    return np.array_equal(one, two, equal_nan=one.dtype.kind == "f")
 
 
 def map_path(output: Path) -> Path:
@@ -73,11 +107,32 @@ def map_path(output: Path) -> Path:
     return output.with_name(output.name + SUFFIX)
 
 
-def save_map(steps: Sequence[Step[Any]], path: Path) -> Report:
-    """Write ``old_to_new`` (int64, -1: gone) and ``new_to_old`` (int64); return path and SHA-256. Raises OutputError."""
-    tokens = _map(steps)
-    assert tokens is not None, "only where there is a map"
-    content = BytesIO()
+def require_places(output: Path, numbers: str, force: bool) -> None:
+    """Refuse to write over a map of tokens unless forced; raises UsageError."""
+    for path in (map_path(output), *([json_path(output)] if numbers != ORIGINAL_NUMBERS else [])):
+        check_writable(path, force)
+
+
+def json_path(output: Path) -> Path:
+    """Return where the map lies as JSON, for callers that look numbers up themselves."""
+    return output.with_name(output.name + JSON_SUFFIX)
+
+
+def save_maps(steps: Sequence[Step[Any]], output: Path) -> Report:
+    """Write ``old_to_new`` (int64, -1: gone) and ``new_to_old`` (int64); return path and SHA-256. Raises OutputError.
+
+    For new numbers also as JSON: ``old_to_new`` of the tokens that stay alone, and what ``unknown`` tokens count as (null: nothing).
+    """
+    space = _space(steps)
+    assert space is not None, "only where there is a map"
+    tokens, content, path = space.map, BytesIO(), map_path(output)
     np.savez(content, old_to_new=tokens.new, new_to_old=tokens.ids)
     write_bytes(content.getvalue(), path)
-    return {"path": str(path), "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
+    found: Report = {"path": str(path), "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
+    if tokens.numbers != ORIGINAL_NUMBERS:
+        unknown = int(tokens.new[tokens.stand_in]) if tokens.unknown else None
+        old_to_new = {str(old): new for new, old in enumerate(tokens.ids.tolist())}
+        text = json.dumps({"old_to_new": old_to_new, "unknown": unknown}, separators=(",", ":"))
+        write_bytes(text.encode(), json_path(output))
+        found["json"] = str(json_path(output))
+    return found

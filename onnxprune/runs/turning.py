@@ -111,6 +111,7 @@ def _brief(context: Context) -> Context:
         "sparsity": "",
         "quantize": "",
         "permute": None,
+        "matmul_as": "",
     }
     settings = context.settings
     if settings.max_divergence is not None:

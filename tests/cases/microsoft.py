@@ -116,6 +116,20 @@ ROWS = [
         domains=MICROSOFT,
     ),
     row(
+        "com.microsoft::MatMulNBits/a short block",
+        "e = %6x24; q = MatMul(p, e); w = %8x2x8:uint8; s = %+8x2; "
+        "h = com.microsoft.MatMulNBits<N = 8, K = 24, bits = 4, block_size = 16>(q, w, s)",
+        "w1 6: w1.1 writes, b1.0 shifts, e.0 reads",
+        "w 8: w.0 writes, s.0 scales, w2.0 reads",
+        "! e.1 24/24: its weights are packed in blocks of bits",
+        "! w.1 2/2: its last block is cut short",
+        "! w.2 8/8: its weights are packed in blocks of bits",
+        "! s.1 2/2: its last block is cut short",
+        frame="tokens",
+        width=8,
+        domains=MICROSOFT,
+    ),
+    row(
         "com.microsoft::MatMulNBits/8 bits",
         "e = %6x64; q = MatMul(p, e); w = %8x4x16:uint8; s = %+8x4; z = %8x4:uint8; "
         "h = com.microsoft.MatMulNBits<N = 8, K = 64, bits = 8, block_size = 16>(q, w, s, z)",

@@ -44,7 +44,11 @@ SQUARE = {"bias", "no bias", "stride", "dilation", "same", "half", "free"}  # ke
 CASES = [
     (name, form)
     for name in NETS
-    for form in (["out"] if name in WITHOUT_WINDOW else [f for f in FORMS if name in SQUARE or not FORMS[f].splits])
+    for form in (
+        ["out"]
+        if name in WITHOUT_WINDOW
+        else [f for f in FORMS if f != "rows" and (name in SQUARE or not FORMS[f].splits)]
+    )
     if name != "constant" or form != "split"
 ]
 

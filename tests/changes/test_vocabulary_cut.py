@@ -189,6 +189,7 @@ def test_a_plan_gives_the_same_bytes(keep: str, storage: str, tmp_path: Path) ->
         ("of", 41, "41 tokens, the model has 40"),
         ("stand_in", 0, "not those"),
         ("count", None, "need the entries"),
+        ("numbers", "odd", "no numbers 'odd'"),
         ("", [["emb"]], "list of names"),
     ],
 )

@@ -14,6 +14,7 @@ from support.oracles import run
 
 import onnxprune
 from onnxprune.changes.zeros.patterns import Pattern, largest, parse_pattern
+from onnxprune.changes.zeros.sensitivity import POWER, shares_by_loss
 from onnxprune.changes.zeros.spreads import SPREADS
 from onnxprune.cli import main
 from onnxprune.errors import DataError, PlanError, TargetError, UsageError
@@ -283,6 +284,37 @@ def test_the_same_multiple_of_each_deviation(net: ModelProto) -> None:
     even = onnxprune.prune(net, sparsity="0.6", threshold="class-uniform", criterion="l1", **FAST)
     for array in weights(even.model).values():
         assert (array == 0).mean() == pytest.approx(0.6, abs=0.01)
+
+
+def test_shares_by_what_the_outputs_lose(net: ModelProto) -> None:
+    """A layer of which the outputs show a twentieth loses a four-hundredth per weight, and the odds of its zeros tell so."""
+    both = network(
+        "w1 = %32x64; a = MatMul(x, w1); w2 = %32x64; b = MatMul(x, w2); c = Mul(b, @0.05); y = Add(a, c)",
+        "float[N,32] x",
+    )
+    rows = {"x": np.random.default_rng(2).standard_normal((256, 32)).astype(np.float32)}
+    found = onnxprune.prune(both, sparsity="0.6", scope="error", calibration=rows, **FAST)
+    shares = {row["name"]: row["zeros"] / row["weights"] for row in found.report["zeros"]}
+    assert np.mean(list(shares.values())) == pytest.approx(0.6, abs=0.01)
+    odds = {name: share / (1 - share) for name, share in shares.items()}
+    assert np.log(odds["w2"] / odds["w1"]) == pytest.approx(POWER * np.log(400), rel=0.15)
+    found = onnxprune.prune(net, sparsity="2:4", scope="error", calibration=ROWS, permute=False, **FAST)
+    for array in weights(found.model).values():  # a pattern says how many weights of each layer go
+        assert (array == 0).mean() >= 0.5
+    with pytest.raises(DataError, match="give calibration data"):
+        onnxprune.prune(net, sparsity="0.6", scope="error", **FAST)
+
+
+def test_odds_of_zeros_fall_with_a_power_of_the_loss_per_weight() -> None:
+    sizes, lost = {"a": 1000, "b": 4000, "c": 2000}, {"a": 1.0, "b": 0.2, "c": 30.0}
+    shares = shares_by_loss(sizes, lost, 0.7)
+    assert sum(shares[name] * sizes[name] for name in sizes) == pytest.approx(0.7 * 7000)
+    odds = {name: np.log(share / (1 - share)) for name, share in shares.items()}
+    for one, other in (("a", "b"), ("b", "c")):
+        per_weight = np.log(lost[one] / sizes[one]) - np.log(lost[other] / sizes[other])
+        assert odds[one] - odds[other] == pytest.approx(-POWER * per_weight)
+    assert shares_by_loss({}, {}, 0.5) == {}
+    assert max(shares_by_loss(sizes, dict.fromkeys(sizes, 0.0), 0.9).values()) < 1
 
 
 @pytest.mark.parametrize("scope", BY_SIZE)

@@ -484,8 +484,10 @@ ERRORS = {
     "name them in vocabulary, or give other rows": (
         f"words.onnx --vocabulary first.npy --eval words.txt {TOKENS}", f"words.onnx --vocabulary keep.npy --eval words.txt {TOKENS}"),
     "; give the model's tokenizer (--tokenizer)": (f"words.onnx --vocabulary words.txt {DRY}", f"words.onnx --vocabulary words.txt {TOKENS}"),
+    "name them with vocabulary, or leave token_numbers out": (f"words.onnx {DRY} --token-numbers new", f"words.onnx {KEEP} --token-numbers new"),
     "name the array of tokens that stay": (f"words.onnx --vocabulary three.npz {DRY}", f"words.onnx --vocabulary ids.npz {DRY}"),
     "give --unstructured, or leave scope out": (f"net.onnx {DRY} --scope erdos-renyi", f"net.onnx {DRY} --scope erdos-renyi --unstructured"),
+    "(--calib), or leave scope out": (f"net.onnx {DRY} --sparsity 0.5 --scope error", f"net.onnx {DRY} --sparsity 0.5 --scope error --calib x.npz"),
     "give --no-permute": (f"net.onnx {DRY} --rewind net.onnx --sparsity 2:4", f"net.onnx {DRY} --rewind net.onnx --sparsity 2:4 --no-permute"),
     "give these (--rewind": (
         f"net.onnx {DRY} --sparsity 0.5 --criterion movement", f"net.onnx {DRY} --sparsity 0.5 --criterion movement --rewind net.onnx"),
@@ -570,6 +572,10 @@ EXPLAINED = {
     "vocabulary is read from a file; give one": "for callers of the settings in Python, such as sensitivity",
     "of which vocabulary takes some; leave labels out": "for data of models that score tokens; test_vocabulary_cut.py",
     "the plan's vocabulary is a list": "a plan damaged by hand; test_vocabulary_cut.py",
+    "the plan's tokens have no numbers": "a plan damaged by hand; test_vocabulary_cut.py",
+    "takes the numbers it took; leave token_numbers out": "a model of which the head alone can be cut; test_vocabulary_forms.py",
+    "the numbers of tokens as they come in; leave": "a model with bodies that read its input; test_vocabulary_forms.py",
+    "other outputs under new numbers": "a result that is wrong; test_vocabulary_forms.py makes one",
     "give a part of the text": "a corpus of gigabytes is not written by a test",
     "weights that can become zero; ask for less": "a model of few weights and many biases; test_zeros.py",
     "prune with --rewind again": "a plan of earlier weights; test_zeros.py",

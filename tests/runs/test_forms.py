@@ -68,6 +68,8 @@ OPTIONS: dict[str, Callable[[Form], Mapping[str, Any]]] = {
     "mix": _pruned(granularity="lossless,block,heads,eigen", target="macs=85%", share={"block": 0.2, "eigen": 0.2}),
     "quantize int8": _pruned(criterion="l2", repair="none", ratio=0.4, quantize="int8"),
     "quantize dynamic": _pruned(criterion="l2", repair="none", ratio=0.4, quantize="dynamic"),
+    "matmul as gemm": _pruned(criterion="l2", repair="none", ratio=0.4, matmul_as="gemm"),
+    "matmul as conv": _pruned(criterion="l2", repair="none", ratio=0.4, matmul_as="conv"),
     "sensitivity": lambda form: api.sensitivity(form.model, form.data, round_to=1),
     "sweep": _swept,
     "validate": lambda form: api.validate(form.model, form.model, form.data),
@@ -110,6 +112,7 @@ ALIKE: tuple[tuple[str, ...], ...] = (
     ("recover distill", "recover mse", "recover blocks"),
     ("search", "sensitivity", "sweep"),
     ("quantize int8", "quantize dynamic"),
+    ("matmul as gemm", "matmul as conv"),
 )
 """Options that go the same way through a file and its rows, and differ in what they do with numbers: a form gets a part of them."""
 ASKED = {"schedule": 0.8, "target": 0.8, "eigen": 0.95, "rank": 0.95, "mix": 0.85}

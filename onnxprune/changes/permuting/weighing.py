@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,11 @@ from onnxprune.changes.zeros.gradients import GRADIENT_SCORES
 from onnxprune.changes.zeros.layers import WeightLayer
 from onnxprune.changes.zeros.patterns import Pattern
 from onnxprune.changes.zeros.scores import DAMPING, SCORES
+from onnxprune.changes.zeros.seen import moments_read
 from onnxprune.coupling.groups import Analysis
-from onnxprune.evidence import Need, gather
-from onnxprune.evidence.probe import observable
-from onnxprune.evidence.sites import GRAM_LIMIT
-from onnxprune.model.read import FLOATS
-from onnxprune.repair.linear import Linear
-from onnxprune.repair.support import sparse_energy
+from onnxprune.repair.support import sparse_form
 
 MOST_OUTPUTS = 128  # of a layer that tell how its channels go together
-MOST_SAMPLES = 128
-HELD = 256 << 20  # bytes of second moments at a time
 
 
 def channel_scores(
@@ -37,18 +31,18 @@ def channel_scores(
     name = context.settings.criterion
     scored = SCORES.get("l1" if name in {*GRADIENT_SCORES, *TRAVEL_SCORES} else name)
     seen = context.data.calibration is not None and (scored is None or scored.data)
-    moments = _second_moments(layers, analysis, context) if seen else iter(())
+    moments = moments_read(layers, analysis, context) if seen else iter(())
     free = Pattern(pattern.share)
 
     def of(layer: WeightLayer, gram: np.ndarray | None) -> np.ndarray:
         weight = layer.matrix(analysis.facts.content(layer.name))
         weight = weight[:, np.unique(np.linspace(0, weight.shape[1] - 1, MOST_OUTPUTS).round().astype(np.int64))]
         if gram is not None and scored is None:
-            return sparse_energy(weight, gram, free.kept, DAMPING)
+            return sparse_form(weight, gram, free.kept, DAMPING)[1]
         own = scored if scored is not None and (gram is not None or not scored.data) else SCORES["l1"]
         return own.of(weight, gram)
 
-    found = {layer.name: of(layer, gram) for layer, gram in moments}
+    found = {layer.name: of(layer, _spread(layer, read)) for layer, read in moments}
     found |= {layer.name: of(layer, None) for layer in layers if layer.name not in found}
     return {layer.name: _shares(found[layer.name], layer.inputs) for layer in layers}
 
@@ -56,37 +50,6 @@ def channel_scores(
 def _shares(scores: np.ndarray, inputs: int) -> np.ndarray:
     rows = np.nan_to_num(scores.reshape(-1, inputs), posinf=0.0)
     return (rows / max(float(rows.sum(dtype=np.float64)), np.finfo(np.float64).tiny)).astype(np.float32)
-
-
-def _second_moments(
-    layers: Sequence[WeightLayer], analysis: Analysis, context: Context
-) -> Iterator[tuple[WeightLayer, np.ndarray]]:
-    """Yield float64[groups, d, d] of what each layer reads, as far as that can be seen; so many layers at a time as memory has room."""
-    data, visible = context.data.calibration, observable(analysis.facts)
-    assert data is not None
-    needs = {layer: need for layer in layers if (need := _need(layer, analysis, visible)) is not None}
-    waiting = list(needs)
-    while waiting:
-        some, size = list[WeightLayer](), 0
-        while waiting and (not some or size + 8 * waiting[0].shape[2] ** 2 <= HELD):
-            some.append(waiting.pop(0))
-            size += 8 * some[-1].shape[2] ** 2
-        rows = data.take(MOST_SAMPLES, context.settings.seed)
-        evidence = gather(analysis.facts, rows, [needs[layer] for layer in some], context.means.quiet)
-        for layer in some:
-            yield layer, _spread(layer, evidence[needs[layer]])
-
-
-def _need(layer: WeightLayer, analysis: Analysis, visible: frozenset[str] | set[str]) -> Need | None:
-    linear, facts = layer.linear, analysis.facts
-    if not isinstance(linear, Linear) or linear.operands.reads is not None or layer.shape[2] > GRAM_LIMIT:
-        return None
-    known = linear.source in visible or linear.source in facts.graph.inputs
-    if not known or facts.dtype(linear.source) not in FLOATS:
-        return None
-    axis = linear.reads % len(facts.shape(linear.source) or ())
-    window = None if linear.by_position else linear.window
-    return Need("gram", linear.source, axis, linear.groups, window)
 
 
 def _spread(layer: WeightLayer, seen: Any) -> np.ndarray:

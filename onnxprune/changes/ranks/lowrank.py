@@ -16,6 +16,7 @@ from onnxprune.changes.ranks.costs import cost, forms, most_ranks
 from onnxprune.changes.ranks.layers import Layer
 from onnxprune.changes.ranks.regression import Regression, metrics_of, regressions, share_that_pays
 from onnxprune.changes.ranks.space import Directions
+from onnxprune.changes.ranks.tables import table_regressions
 from onnxprune.changes.ranks.times import FactorTimes
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import in_batches
@@ -42,6 +43,7 @@ class LowRank(Directions):
         "repair": (AUTO, "none", "least-squares", "batchnorm", "bias"), "search": (0.0,), "layer_ratio": ((),),
     }  # fmt: skip
 
+    tables: ClassVar[bool] = True
     most_outputs: ClassVar[int] = 1 << 18  # heads over a vocabulary: only what a layer reads has whole moments
     aims: ClassVar[tuple[str, ...]] = ("ratio", "macs", "params", "size", "latency")
 
@@ -54,7 +56,10 @@ class LowRank(Directions):
             except (ModelError, DataError) as error:
                 metrics, told = {}, UNWEIGHED.format(error)
             options = context.settings.options
-            found, warnings = regressions(context.analysis, layers, data, options, context.means, metrics)
+            products = [layer for layer in layers if not layer.looked_up]
+            found, warnings = regressions(context.analysis, products, data, options, context.means, metrics)
+            tables = [layer for layer in layers if layer.looked_up]
+            found += table_regressions(context.analysis, tables, data, options, context.means, metrics, soft or None)
         return found, (*warnings, *([told] if told else []))
 
     def weights(self, bases: Sequence[Basis]) -> list[float]:
@@ -102,7 +107,8 @@ class LowRank(Directions):
         """Return the layers to write as factors; for a target of time by what each form takes on this machine."""
         if aim.kind != "latency":
             return super().choose(aim)
-        context, bases = self.context, [b for b in self.bases() if b.layer not in self.barred]
+        context, able = self.context, [b for b in self.bases() if b.layer not in self.barred]
+        bases = [basis for basis in able if not basis.layer.looked_up]  # a product behind a lookup takes time
         options, (whole_us, share) = context.settings.options, time_before(context)
         with context.stages("timing"):
             times = FactorTimes.measured(context.analysis, bases, options, whole_us, context.means)
@@ -118,6 +124,8 @@ class LowRank(Directions):
 
     def left(self, cut: Cut) -> int:
         """Return how many outputs a thinner layer of the same MACs had: ranks of several forms do not compare."""
+        if cut.layer.looked_up:
+            return cut.rank
         return max(1, round(cut.layer.outputs * int(cost(*cut.entry, "macs")) / cut.layer.macs))
 
     def written(self, cut: Cut) -> list[Any]:

@@ -243,7 +243,7 @@ def regressed(
     front = Front.of(layer, weight, moment) if layer.slides else None
     back = _Columns.of(layer, weight, moment) if layer.between else None
     basis = Regression(layer, metric, directions, front, None if back is None else back.rows, (), power)
-    ways = [_through_outputs(layer, values, options)]
+    ways = [through_outputs(layer, "out", values, options)]
     if front is not None:
         ways += front.ways(layer, flat, moment, power, options)
     if back is not None:
@@ -261,11 +261,11 @@ def _principal(flat: np.ndarray, moment: np.ndarray) -> tuple[np.ndarray, np.nda
     return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
 
 
-def _through_outputs(layer: Layer, values: np.ndarray, options: Options) -> Way:
+def through_outputs(layer: Layer, form: str, values: np.ndarray, options: Options) -> Way:
     """Return what is lost with each number of outputs' directions; ``values``: what each of them holds, descending."""
-    ranks = _paying(layer, "out", np.full(1, layer.inputs), direction_counts(len(values), options))
+    ranks = _paying(layer, form, np.full(1, layer.inputs), direction_counts(len(values), options))
     lost = np.append(values[::-1].cumsum()[::-1], 0.0)
-    return Way("out", ranks, np.array([layer.inputs]), lost[ranks][:, None])
+    return Way(form, ranks, np.array([layer.inputs]), lost[ranks][:, None])
 
 
 def _paying(layer: Layer, form: str, inputs: np.ndarray, ranks: np.ndarray) -> np.ndarray:

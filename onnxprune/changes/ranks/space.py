@@ -40,10 +40,12 @@ class Directions(Space[Cut]):
 
     most_outputs: ClassVar[int] = GRAM_LIMIT
     """Outputs of a layer: of more the moments would not fit."""
+    tables: ClassVar[bool] = False
+    """Whether tables that are looked up can be written as factors too."""
 
     def __init__(self, context: Context):
         super().__init__(context)
-        found = find_layers(context.analysis, self.most_outputs)
+        found = find_layers(context.analysis, self.most_outputs, self.tables)
         what = "layer that can be written as factors"
         chosen = selected({layer: (layer.node,) for layer in found.found}, context, what)
         rest = [(layer.node, EXCLUDED) for layer in found.found if layer not in chosen]

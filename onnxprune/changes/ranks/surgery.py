@@ -11,9 +11,10 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune.changes.ranks.basis import Cut, by_columns
 from onnxprune.changes.ranks.costs import FORMS
-from onnxprune.changes.ranks.layers import Layer
+from onnxprune.changes.ranks.layers import Layer, TableRead
+from onnxprune.changes.ranks.tables import TableFactors, multiplied
 from onnxprune.model.facts import Facts
-from onnxprune.model.graph import Graph, Names, Node
+from onnxprune.model.graph import Graph, Names, Node, forget_values
 from onnxprune.model.model import Model, declare_stored
 from onnxprune.model.surgeon import Splicer
 from onnxprune.repair.moments import Subspace
@@ -32,6 +33,9 @@ def projected(facts: Facts, cuts: Sequence[Cut]) -> Model:
     arrays = {}
     for cut in cuts:
         layer, old = cut.layer, facts.content(cut.layer.name)
+        if layer.looked_up:
+            arrays[layer.name] = multiplied(old, _projection(cut).T)
+            continue
         fresh = cut.basis.projected(cut, layer.matrix(old)).swapaxes(1, 2).reshape(1, layer.outputs, -1)
         arrays[layer.name] = layer.linear.stored(fresh, old)
     return facts.model.replaced(arrays)
@@ -39,7 +43,17 @@ def projected(facts: Facts, cuts: Sequence[Cut]) -> Model:
 
 def form_limits(facts: Facts, cuts: Sequence[Cut]) -> dict[str, Subspace]:
     """Return weight -> what a repair must keep to, so that the weight can still be written as factors."""
-    return {cut.layer.name: cut.basis.limit(cut, cut.layer.matrix(facts.content(cut.layer.name))) for cut in cuts}
+    return {
+        cut.layer.name: Subspace(None, cut.rank)
+        if cut.layer.looked_up
+        else cut.basis.limit(cut, cut.layer.matrix(facts.content(cut.layer.name)))
+        for cut in cuts
+    }
+
+
+def _projection(cut: Cut) -> np.ndarray:
+    """Return float64[channels, channels]: what becomes of an embedding."""
+    return cut.basis.projected(cut, np.eye(cut.layer.outputs)[:, :, None])[:, :, 0]
 
 
 def factorised(cut: Cut, weight: np.ndarray) -> Factors:
@@ -80,6 +94,9 @@ def with_factors(model: Model, cuts: Sequence[Cut]) -> Model:
         if cut is not None:
             tensor = graph.tensors[cut.layer.name]
             old = model.array(tensor)
+            if cut.layer.looked_up:
+                _store(result, tensor, _rows(cut, node, old, splicer))
+                continue
             write = _convolutions if cut.layer.linear.window else _products
             weight = write(cut.layer, node, factorised(cut, cut.layer.matrix(old)), old, splicer)
             _store(result, tensor, weight.astype(old.dtype))
@@ -132,6 +149,20 @@ def _products(layer: Layer, node: Node, factors: Factors, old: np.ndarray, splic
     assert after is not None
     node.proto.input[0] = _in_front(layer, node, core[:, :, 0].T.astype(old.dtype), splicer)
     return layer.linear.stored(after[None], after)
+
+
+def _rows(cut: Cut, node: Node, table: np.ndarray, splicer: Splicer) -> np.ndarray:
+    """Put a MatMul behind the node, a lookup, and one in front of a tied head; return its table."""
+    factors, output = TableFactors.of(table, _projection(cut), cut.rank), node.proto.output[0]
+    node.proto.output[0] = splicer.names.fresh(f"{output}/rows")
+    last = _thin(cut.layer, "out", factors.product, [node.proto.output[0]], output)
+    splicer.after(node, gs.Graph([last], outputs=last.outputs))
+    head = cut.layer.linear.head if isinstance(cut.layer.linear, TableRead) else None
+    if head is not None:
+        there = next(n for n in splicer.graph.top if n.outputs[:1] == head.node.outputs[:1])
+        there.proto.input[0] = _in_front(cut.layer, there, np.ascontiguousarray(factors.product.T), splicer)
+        forget_values(splicer.graph.model.graph, {head.turned})
+    return factors.rows
 
 
 def _in_front(layer: Layer, node: Node, weight: np.ndarray, splicer: Splicer) -> str:

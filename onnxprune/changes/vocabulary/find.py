@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from onnx import TensorProto
 
-from onnxprune.changes.vocabulary.heads import HeadPath, Unfollowed, followed_head
+from onnxprune.changes.vocabulary.follow import Along, Slices, Unfollowed, followed, root_of
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
-from onnxprune.model.tensors import FLOATS
+from onnxprune.model.lookups import LOOKUPS, Lookup
 
 PASSED_ON = frozenset({"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Slice"})
 """Operators behind which every number is still one that came in."""
 OTHER_NUMBERS = ("mask", "type", "segment", "position")
 """Words in names of inputs whose numbers are not of tokens."""
 INTEGERS = frozenset({TensorProto.INT32, TensorProto.INT64})
+WIDE = frozenset({TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING})
+"""Types of what is looked up by computed numbers and is no embedding."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenTensor:
     """A stored tensor with a slice per token along ``axis``; ``reason``: why it stays whole ("": it can be cut).
 
-    ``lookups``: the nodes that look rows up, by numbers of ``inputs``. ``heads``: the ways from it to outputs.
+    ``lookups``: the nodes that look its rows up, by numbers of ``inputs``. ``slices``: all that is cut with it.
     """
 
     name: str
@@ -31,25 +35,36 @@ class TokenTensor:
     axis: int = 0
     lookups: tuple[Node, ...] = ()
     inputs: tuple[str, ...] = ()
-    heads: tuple[HeadPath, ...] = ()
+    slices: Slices | None = None
     reason: str = ""
 
     @property
-    def outputs(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(output for head in self.heads for output in head.outputs))
+    def outputs(self) -> dict[str, Along]:
+        """The outputs that score tokens, with the axis that does."""
+        return {} if self.slices is None else self.slices.outputs
 
 
-def lookup_tables(facts: Facts) -> dict[str, dict[Node, str]]:
-    """Return stored table -> node that looks its rows up -> the input whose numbers it looks up."""
-    found: dict[str, dict[Node, str]] = {}
+class RowsRead(NamedTuple):
+    """A node that looks up rows of a stored tensor, and the input whose numbers it takes ("": they are computed)."""
+
+    node: Node
+    lookup: Lookup
+    name: str
+    axis: int
+    source: str
+
+
+def rows_read(facts: Facts) -> Iterator[RowsRead]:
+    """Yield the lookups in stored tables, directly or behind what is computed of them row by row."""
     for node in facts.graph.top:
-        table = node.input(0)
-        if node.op != "Gather" or table not in facts.graph.tensors or len(facts.shape(table) or ()) < 2:
-            continue
-        source = _source(facts, node.inputs[1])
-        if source and int(node.attribute("axis", 0)) == 0:
-            found.setdefault(table, {})[node] = source
-    return found
+        for lookup in LOOKUPS.get(node.op, ()):
+            table = node.input(lookup.table)
+            shape = facts.shape(table) or ()
+            axis = lookup.axis_of(node, len(shape))
+            root = root_of(facts, table, axis) if shape else None
+            if root is not None:
+                source = "" if lookup.ids is None else _source(facts, node.input(lookup.ids))
+                yield RowsRead(node, lookup, *root, source)
 
 
 def _source(facts: Facts, value: str) -> str:
@@ -63,34 +78,48 @@ def _source(facts: Facts, value: str) -> str:
 
 
 def token_tensors(facts: Facts) -> list[TokenTensor]:
-    """Return the tables of the largest vocabulary and the heads over it, and the other tables that inputs look up, with reasons."""
-    tables = lookup_tables(facts)
-    sizes = {name: (facts.shape(name) or (0,))[0] for name in tables}
-    own = {name for name, uses in tables.items() if any(map(_names_tokens, uses.values()))}
-    tokens = max((sizes[name] for name in own), default=0)
-    result = [
-        _table(facts, name, uses, tokens)
-        if name in own and sizes[name] == tokens
-        else TokenTensor(name, sizes[name], 0, tuple(uses), _inputs(uses), reason=_other(uses, tokens))
-        for name, uses in tables.items()
-    ]
-    result += _computed(facts, set(tables))
-    return [*result, *_heads(facts, tokens, {found.name for found in result})] if tokens else result
+    """Return the tables of the largest vocabulary and the heads over it, and the other tables that are looked up, with reasons."""
+    uses = dict[tuple[str, int], list[RowsRead]]()
+    for read in rows_read(facts):
+        uses.setdefault((read.name, read.axis), []).append(read)
+    sizes = {key: (facts.shape(key[0]) or ())[key[1]] for key in uses}
+    own = {key for key, reads in uses.items() if any(_names_tokens(read.source) for read in reads)}
+    tokens = max((sizes[key] for key in own if len(facts.shape(key[0]) or ()) > 1), default=0)
+    result = list[TokenTensor]()
+    for key, reads in uses.items():
+        if any(found.slices and key[0] in found.slices.stored for found in result):
+            continue
+        if key in own and sizes[key] == tokens:
+            result.append(_followed(facts, *key, tokens, reads))
+        elif reason := _other(facts, key[0], reads, tokens):
+            nodes = tuple(read.node for read in reads)
+            result.append(TokenTensor(*key[:1], sizes[key], key[1], nodes, _inputs(reads), reason=reason))
+    return [*result, *_heads(facts, tokens, result)] if tokens else result
 
 
-def _computed(facts: Facts, taken: set[str]) -> Iterator[TokenTensor]:
-    """Yield the tables of floats that are looked up by other numbers than an input's: positions, and what is made of tokens."""
-    for node in facts.graph.top:
-        table = node.input(0)
-        shape = facts.shape(table) or ()
-        if node.op != "Gather" or table not in facts.graph.tensors or table in taken or len(shape) < 2:
-            continue
-        if facts.dtype(table) not in FLOATS or int(node.attribute("axis", 0)) != 0:
-            continue
-        taken.add(table)
-        maker = _maker(facts, node.inputs[1])
-        reason = f"its rows are looked up by numbers that {f'{maker.op} {maker.label!r} computes' if maker else 'are stored'}"
-        yield TokenTensor(table, shape[0], 0, (node,), reason=reason)
+def _followed(facts: Facts, name: str, axis: int, tokens: int, reads: Sequence[RowsRead]) -> TokenTensor:
+    """Look at all that reads a table, which may be the matrix of a head too."""
+    nodes = tuple(read.node for read in reads)
+    try:
+        slices = followed(facts, name, Along(axis), tokens)
+        computed = next((reason for n, look in slices.lookups if (reason := _computed(facts, n, look))), "")
+        if computed:
+            raise Unfollowed(computed)
+    except Unfollowed as problem:
+        return TokenTensor(name, tokens, axis, nodes, _inputs(reads), reason=str(problem))
+    sources = (_source(facts, node.inputs[look.ids]) for node, look in slices.lookups if look.ids is not None)
+    nodes = tuple(dict.fromkeys(node for node, _ in slices.lookups))
+    return TokenTensor(name, tokens, axis, nodes, tuple(dict.fromkeys(sources)), slices)
+
+
+def _computed(facts: Facts, node: Node, lookup: Lookup) -> str:
+    """Say by which numbers rows are looked up that are no input's ("": they are one's)."""
+    if lookup.ids is None or not node.input(lookup.ids):
+        return "its rows are looked up by their place"
+    if _source(facts, node.inputs[lookup.ids]):
+        return ""
+    maker = _maker(facts, node.inputs[lookup.ids])
+    return f"its rows are looked up by numbers that {f'{maker.op} {maker.label!r} computes' if maker else 'are stored'}"
 
 
 def _maker(facts: Facts, value: str) -> Node | None:
@@ -102,48 +131,52 @@ def _maker(facts: Facts, value: str) -> Node | None:
 
 
 def _names_tokens(source: str) -> bool:
-    return not any(word in source.lower() for word in OTHER_NUMBERS)
+    return bool(source) and not any(word in source.lower() for word in OTHER_NUMBERS)
 
 
-def _inputs(uses: Mapping[Node, str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(uses.values()))
+def _inputs(reads: Sequence[RowsRead]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(read.source for read in reads if read.source))
 
 
-def _other(uses: Mapping[Node, str], tokens: int) -> str:
-    names = ", ".join(_inputs(uses))
-    if not any(map(_names_tokens, uses.values())):
+def _other(facts: Facts, name: str, reads: Sequence[RowsRead], tokens: int) -> str:
+    """Say why a table is not of the vocabulary's tokens; "" for what is no embedding at all."""
+    names = ", ".join(_inputs(reads))
+    if names and not any(_names_tokens(read.source) for read in reads):
         return f"its rows are looked up by {names}, whose numbers are not of tokens"
-    return f"it has another number of rows than the vocabulary of {tokens}"
+    if names:
+        return f"it has another number of rows than the vocabulary of {tokens}"
+    embeds = len(facts.shape(name) or ()) > 1 and facts.dtype(name) not in WIDE and reads[0].axis == 0
+    return _computed(facts, reads[0].node, reads[0].lookup) if embeds else ""
 
 
-def _table(facts: Facts, name: str, uses: Mapping[Node, str], tokens: int) -> TokenTensor:
-    """Look at all that reads a table, which may be the matrix of a head too."""
-    others = [(node, place) for node, place in facts.graph.consumers[name] if node not in uses]
-    heads, reason = _followed(facts, others, 0, tokens)
-    if name in facts.graph.outputs or any(name in node.reads() for node in facts.graph.top if node.bodies):
-        reason = reason or "it is an output, or read inside of a body of a node"
-    return TokenTensor(name, tokens, 0, tuple(uses), _inputs(uses), heads, reason)
-
-
-def _followed(
-    facts: Facts, uses: Sequence[tuple[Node, int]], axis: int, tokens: int
-) -> tuple[tuple[HeadPath, ...], str]:
-    """Return the ways to outputs, and why some use is none ("": all are)."""
-    paths, reason = list[HeadPath](), ""
-    for node, place in uses:
-        try:
-            paths.append(followed_head(facts, node, place, axis, tokens))
-        except Unfollowed as problem:
-            reason = reason or str(problem)
-    return tuple(paths), reason
-
-
-def _heads(facts: Facts, tokens: int, taken: set[str]) -> Iterator[TokenTensor]:
-    """Yield the stored matrices of their own, one slice per token along some axis, that outputs are made with."""
+def _heads(facts: Facts, tokens: int, found: Sequence[TokenTensor]) -> Iterator[TokenTensor]:
+    """Yield the stored matrices of their own, some slices per token along some axis, that outputs are made with."""
+    taken = {name for tensor in found for name in (tensor.name, *(tensor.slices.stored if tensor.slices else ()))}
     for name in facts.graph.tensors:
         shape, uses = facts.shape(name) or (), facts.graph.consumers.get(name, ())
-        if name in taken or len(shape) != 2 or tokens not in shape or name in facts.graph.outputs or not uses:
+        if name in taken or len(shape) < 2 or tokens not in shape or name in facts.graph.outputs or not uses:
             continue
-        tries = [(axis, *_followed(facts, uses, axis, tokens)) for axis in (0, 1) if shape[axis] == tokens]
-        axis, paths, reason = min(tries, key=lambda found: bool(found[2]))
-        yield TokenTensor(name, tokens, axis, heads=paths, reason=reason)
+        head = _head(facts, name, [axis for axis, size in enumerate(shape) if size == tokens], tokens)
+        taken.update(head.slices.stored if head.slices else {head.name})
+        yield head
+
+
+def _head(facts: Facts, name: str, axes: Sequence[int], tokens: int) -> TokenTensor:
+    """Return a tensor as a head, named after the largest that is cut with it, or with the reason why it is none."""
+    reason = ""
+    for axis in axes:
+        try:
+            slices = followed(facts, name, Along(axis), tokens)
+            if slices.lookups:
+                raise Unfollowed("it belongs to a table that stays")
+        except Unfollowed as problem:
+            reason = reason or str(problem)
+            continue
+        largest = max(slices.stored, key=lambda stored: math.prod(facts.shape(stored) or ()))
+        return TokenTensor(largest, tokens, slices.stored[largest].axis, slices=slices)
+    return TokenTensor(name, tokens, axes[0], reason=reason)
+
+
+def known_outputs(parts: Collection[TokenTensor]) -> dict[str, Along]:
+    """Return every output that scores tokens of some part, with the axis that does."""
+    return {name: along for part in parts for name, along in part.outputs.items()}

@@ -11,20 +11,25 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+from onnx import helper
 
 from onnxprune.allocate import Costs, Target
 from onnxprune.changes.analysing import facts_of
 from onnxprune.changes.change import Change, Space, Totals
 from onnxprune.changes.context import Context, first_rows
-from onnxprune.changes.vocabulary.find import TokenTensor, token_tensors
+from onnxprune.changes.vocabulary.find import TokenTensor, known_outputs, token_tensors
 from onnxprune.changes.vocabulary.surgery import TokenMap, narrowed, of_staying
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, ModelError, PlanError, UsageError
 from onnxprune.model.model import Model
 from onnxprune.proof.check import Prover, SurgeryCheck
+from onnxprune.proof.inputs import random_feeds
 from onnxprune.report.entries import Report
+from onnxprune.settings import ORIGINAL_NUMBERS, TOKEN_NUMBERS
 
 MOST_TOKENS_LISTED = 5
+DRAWN = 2
+"""Rows on which a file that takes new numbers is compared."""
 
 
 class Vocabulary(Space[TokenTensor]):
@@ -76,7 +81,12 @@ class Vocabulary(Space[TokenTensor]):
         ids = np.unique(np.concatenate([given.ids, special, shown]))
         known = given.unknown is not None and given.unknown < size
         stand_in = int(given.unknown if known and given.unknown is not None else (special if special.size else ids)[0])
-        chosen = self._with(TokenMap(ids, size, stand_in, known))
+        numbers = self.context.settings.token_numbers
+        if numbers != ORIGINAL_NUMBERS and not self.inputs:
+            raise ModelError(
+                "no table of the model loses rows, so that it takes the numbers it took; leave token_numbers out"
+            )
+        chosen = self._with(TokenMap(ids, size, stand_in, known, numbers))
         named = {"named": len(given.ids), "special": len(special), "calibration": len(further)}
         return chosen._told(Change(chosen, self.open), {"from": given.found} | named)
 
@@ -131,19 +141,10 @@ class Vocabulary(Space[TokenTensor]):
                     f"{gone['unknown']} of the {gone['of']} tokens of the evaluation rows are not in the vocabulary that stays "
                     f"and count as token {tokens.stand_in}; name them in vocabulary, or give other rows"
                 )
-        apart = {part.inputs for part in change.parts if part.inputs}
-        if len(apart) > 1:
-            listed = ", ".join(sorted({name for names in apart for name in names}))
-            self.context.notes.warn(
-                f"the tables that {listed} look up are as long, and are taken to be of one vocabulary"
-            )
-        outputs = sorted({name for part in change.parts for name in part.outputs})
-        if outputs:
-            self.context.notes.warn(
-                f"{', '.join(outputs)} of the result has a position for each of the {len(tokens.ids)} tokens that stay alone, in "
-                "ascending order; the map beside the file (new_to_old) says which"
-            )
+        outputs = sorted(known_outputs(change.parts))
+        self._warn_of_ends(change, outputs)
         told = {
+            "numbers": tokens.numbers,
             "stand_in": tokens.stand_in if tokens.unknown else None,
             "outputs": outputs,
             "evaluation": gone,
@@ -152,26 +153,54 @@ class Vocabulary(Space[TokenTensor]):
         self.context.notes.entries["vocabulary_map"] = entry | more | told
         return change
 
+    def _warn_of_ends(self, change: Change[TokenTensor], outputs: Sequence[str]) -> None:
+        """Say what the result takes and gives that the original did not."""
+        tokens = self.map
+        apart = {part.inputs for part in change.parts if part.inputs}
+        if len(apart) > 1:
+            listed = ", ".join(sorted({name for names in apart for name in names}))
+            self.context.notes.warn(
+                f"the tables that {listed} look up are as long, and are taken to be of one vocabulary"
+            )
+        if outputs:
+            self.context.notes.warn(
+                f"{', '.join(outputs)} of the result has a position for each of the {len(tokens.ids)} tokens that stay alone, in "
+                "ascending order; the map beside the file (new_to_old) says which"
+            )
+        if tokens.numbers != ORIGINAL_NUMBERS:
+            self.context.notes.warn(
+                f"{', '.join(self.inputs)} of the result takes new numbers of tokens; the map beside the file (old_to_new) gives them"
+            )
+
     # --- carried out ------------------------------------------------------------------------------------------------
 
     def made(self, change: Change[TokenTensor]) -> Model:
-        return narrowed(self.context.facts.model, change.parts, self.map)
+        return narrowed(self.context.facts, change.parts, self.map)
 
     def silent(self, change: Change[TokenTensor]) -> Model:
         """Return the original with the scores of the tokens that stay alone."""
-        return of_staying(self.context.facts.model, {name for part in change.parts for name in part.outputs}, self.map)
+        return of_staying(self.context.facts.model, known_outputs(change.parts), self.map)
 
     def checked(self, change: Change[TokenTensor], small: Model) -> SurgeryCheck:
         """On rows of tokens that stay, drawn and real ones, the result has to give what the original gives."""
-        context, reference, ids = self.context, self.silent(change), self.map.ids
+        context, reference = self.context, self.silent(change)
         facts = facts_of(reference, context.settings)
         rows = [self._staying(row) for row in first_rows(context.data.measured)]
         integers = dict(context.survey.integers) if context.survey else {}
         seed, threads = context.settings.seed, context.settings.threads
-        prover = Prover(
-            facts, seed=seed, threads=threads, rows=rows, integers=integers, allowed=dict.fromkeys(self.inputs, ids)
-        )
+        prover = Prover(facts, seed=seed, threads=threads, rows=rows, integers=integers, allowed=self._allowed())
         return prover.compare(facts.model, small, None)
+
+    def feeds(self) -> list[dict[str, np.ndarray]]:
+        """Return drawn and real rows of tokens that stay."""
+        facts, seed = self.context.facts, self.context.settings.seed
+        drawn = [random_feeds(facts, seed + n, integers=self._allowed()) for n in range(DRAWN)]
+        return [*drawn, *map(self._staying, first_rows(self.context.data.measured))]
+
+    def _allowed(self) -> dict[str, np.ndarray]:
+        """Return the numbers that stay, in the type of each input that takes some."""
+        kinds = {name: helper.tensor_dtype_to_np_dtype(self.context.facts.dtype(name)) for name in self.inputs}
+        return {name: self.map.ids.astype(kind) for name, kind in kinds.items()}
 
     def _staying(self, row: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return real inputs in which the stand-in is where a token went."""
@@ -208,6 +237,7 @@ class Vocabulary(Space[TokenTensor]):
             "tokens": {
                 "of": tokens.tokens, "count": len(tokens.ids), "sha256": digest(tokens.ids), "bits": bits,
                 "stand_in": tokens.stand_in, "unknown": tokens.unknown,
+                "numbers": tokens.numbers,
             },
         }  # fmt: skip
 
@@ -232,7 +262,7 @@ class Vocabulary(Space[TokenTensor]):
             "rows_after": len(self.map.ids) if taken else tensor.tokens,
             "inputs": list(tensor.inputs),
             "outputs": list(tensor.outputs),
-            "tied": bool(tensor.lookups and tensor.heads),
+            "tied": bool(tensor.lookups and tensor.outputs),
         }
 
 
@@ -259,4 +289,9 @@ def recorded_tokens(found: Any, size: int) -> TokenMap:
     whole = len(content) == (size + 7) // 8 and not bits[size:].any() and len(ids) == found["count"]
     if not whole or digest(ids) != found["sha256"] or found["stand_in"] not in ids:
         raise PlanError("the plan's tokens are not those that its digest is of; make the plan again")
-    return TokenMap(ids, size, found["stand_in"], found["unknown"])
+    numbers = found.get("numbers", ORIGINAL_NUMBERS)
+    if numbers not in TOKEN_NUMBERS:
+        raise PlanError(
+            f"the plan's tokens have no numbers {numbers!r} (known: {', '.join(TOKEN_NUMBERS)}); make the plan again"
+        )
+    return TokenMap(ids, size, found["stand_in"], found["unknown"], numbers)

@@ -93,20 +93,24 @@ def _swapped(axes: tuple) -> tuple:
 
 
 def _sizes(view: View, cut: KeptPositions) -> Edits:
-    return Edits({"N": cut.letter("n"), "K": cut.letter("k") * cut.letter("e")})
+    whole = int(view.attribute("K")) % int(view.attribute("block_size"))
+    return Edits({"N": cut.letter("n")} | ({} if whole else {"K": cut.letter("k") * cut.letter("e")}))
 
 
 @rule("com.microsoft::MatMulNBits", family="contraction", rewrite=_sizes)
 def matmul_nbits(view: View) -> Spec:
-    """Rows n of the weights are packed each on its own in blocks k of e inputs: rows can go, and whole blocks."""
-    sizes = {"n": int(view.attribute("N")), "e": int(view.attribute("block_size"))}
-    spec = Spec([None] * len(view.node.inputs), [], sizes)
-    blocks, left = divmod(int(view.attribute("K")), spec.sizes["e"])
-    if left:
-        raise ValueError("its last block is cut short")
+    """Rows n of the weights are packed each on its own in blocks k of e inputs: rows can go, and whole blocks.
+
+    Where the last block is cut short, inputs are counted one by one, and stay.
+    """
+    whole_axis, block = int(view.attribute("K")), int(view.attribute("block_size"))
+    short = bool(whole_axis % block)
+    spec = Spec(
+        [None] * len(view.node.inputs), [], {"n": int(view.attribute("N")), "e": whole_axis if short else block}
+    )
     stack = axes_of("b", view.out_shape()[:-1], spec.sizes)
-    spec.sizes["k"] = blocks
-    spec.inputs[0] = (*stack, Term(("k", "e")))
+    spec.sizes["k"] = -(-whole_axis // block)
+    spec.inputs[0] = (*stack, Term(("e",) if short else ("k", "e")))
     spec.outputs = [(*stack, Term(("n",)))]
     zeros = "k" if view.attribute("bits", 4) == 8 else "zero"
     whole = {1: ("n", "k", "packed"), 2: ("n", "k"), 3: ("n", zeros), 5: ("n",)}
@@ -114,9 +118,11 @@ def matmul_nbits(view: View) -> Spec:
         if view.has(index):
             spec.inputs[index] = _rows(view.shape(index), letters, spec)
     spec.roles = {1: "writes", 2: "scales", 3: "shifts", 5: "shifts"}
-    spec.cost = (*(term.letters[0] for term in stack), "n", "k", "e")
+    spec.cost = (*(term.letters[0] for term in stack), "n", *(("e",) if short else ("k", "e")))
     spec.silent = {0: None}
     spec.bar([x for x in ("e", "packed", "zero") if x in spec.sizes], "its weights are packed in blocks of bits")
+    if short:
+        spec.bar("k", "its last block is cut short")
     return spec.bar("k", "two blocks share a byte") if view.has(4) or "zero" in spec.sizes else spec
 
 
