@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.criteria.curvature import Order, Problem, joint_order
 from onnxprune.repair.few import solve_among_rows
 from onnxprune.repair.inputs import InputRows, RowWeights
-from onnxprune.repair.linear import Linear
+from onnxprune.repair.maps import LinearMap
 from onnxprune.repair.moments import CrossMoments, Solver, in_blocks, solve
 from onnxprune.repair.rounding import rounded
 from onnxprune.repair.stored import IntegerGrid
@@ -72,7 +72,7 @@ class NodeFit:
     ``damping``: times what the number of rows asks for.
     """
 
-    linear: Linear
+    linear: LinearMap
     target: FitTarget
     inputs: InputRows
     targets: TargetRows
@@ -139,7 +139,6 @@ class NodeFit:
         damping = self.ridge
         reduced = self.moments.only(keep)
         weights, bias = self.solve(reduced, start, damping, intercept)
-        bias = bias if intercept else offset
         if turns and self.target.rectified:
             weights, bias = _Turning(self, keep, reduced).turned(weights, bias, start, damping, turns)
         return Solved(keep, weights, bias, order)
@@ -169,7 +168,7 @@ class NodeFit:
         x += self.inputs.origin[:, None]
         rows = x.shape[1] if weights is None else float(weights.sum())
         fitted, bias = solve_among_rows(x, t, old, self.ridge_of(old.shape[2], rows), bool(self.linear.bias), weights)
-        return Solved(np.ones(old.shape[2], bool), fitted, bias if self.linear.bias else offset)
+        return Solved(np.ones(old.shape[2], bool), fitted, bias)
 
     def _choose(self, old: np.ndarray, choice: Choice | None) -> tuple[np.ndarray, Order | None]:
         """Return bool[d], the inputs that stay, and the order in which units would go."""
@@ -229,7 +228,7 @@ class _Turning:
         least = self.error(*best)
         for _ in range(turns):
             weights, free = self.fit.solve(self._moved(weights, bias), old, damping, intercept)
-            bias = free if intercept else bias
+            bias = free
             error = self.error(weights, bias)
             if not error < least:
                 break

@@ -51,14 +51,19 @@ def operands_of(node: Node, stored: Stored) -> Operands | None:
     return form(node, stored) if form is not None else None
 
 
-def _floats(node: Node, stored: Stored) -> Operands | None:
-    weight, bias = stored.encoding(node.input(1)), node.input(2)
-    if weight is None or len(node.inputs) > 3:
+def floats_of(node: Node, stored: Stored, place: int = 1) -> Operands | None:
+    """Return the operands of a node of floats whose weight is input ``place``, its value the other one of the first two, its bias the third."""
+    weight, bias = stored.encoding(node.input(place)), node.input(2)
+    if weight is None:
         return None
     own = stored.encoding(bias, reshaped=True)
     fixed = bool(bias) and own is None
     own = stored.encoding(bias, reshaped=True, alone=False) if fixed else own
-    return Operands(node.inputs[0], weight, node.outputs[0], own, fixed=fixed)
+    return Operands(node.inputs[1 - place], weight, node.outputs[0], own, fixed=fixed)
+
+
+def _floats(node: Node, stored: Stored) -> Operands | None:
+    return None if len(node.inputs) > 3 else floats_of(node, stored)
 
 
 # --- integers times integers, rescaled by what follows ----------------------------------------------------------------

@@ -9,7 +9,7 @@ form of a majorising target). A node may also choose which of its inputs go (lay
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -19,26 +19,26 @@ from onnxprune.coupling.kept import Kept
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.rows import LARGEST, POSITIONS, usable
 from onnxprune.means import Means
-from onnxprune.model.graph import Graph, Node, names_read
+from onnxprune.model.graph import Graph
 from onnxprune.model.memory import room
 from onnxprune.model.model import Model, overwritten
 from onnxprune.model.runtime import Arrays, release_memory
-from onnxprune.model.tensors import NATIVE_FLOATS
+from onnxprune.repair.finding import as_map
 from onnxprune.repair.fit import Choice, NodeFit
 from onnxprune.repair.inputs import ROWS_IN_MEMORY, InputRows, Reads
-from onnxprune.repair.linear import Linear, as_linear
+from onnxprune.repair.linear import Linear
 from onnxprune.repair.lockstep import Lockstep
+from onnxprune.repair.maps import LinearMap, OwnProduct
 from onnxprune.repair.moments import SOLVERS, Limit, Solver
+from onnxprune.repair.order import is_foreign, last_sites, ready_at
 from onnxprune.repair.stored import Stored
+from onnxprune.repair.support import joint_support
 from onnxprune.repair.targets import FitTarget
-from onnxprune.repair.teacher import Teacher
+from onnxprune.repair.teacher import SoughtRows, Teacher
 
 Snap = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """Old and refitted weights float64[groups, o, d], moments of the inputs float64[groups, d, d] -> weights that can be stored."""
 TURNS = 3  # of moving rectified targets
-MULTIPLY = frozenset(
-    {"Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
-)
 NAMED = 3  # nodes that a warning names
 
 
@@ -91,6 +91,7 @@ class Sequential:
         graph = Graph(working.structure)
         self._stored = Stored.of(working, graph)
         self._solve = SOLVERS[self.method]
+        self._whole: Stored | None = None
         self._left = Kept.of(self.analysis, self.kept)
         sites = self._sites(graph)
         after = last_sites(graph, [site.node for site in sites])
@@ -99,9 +100,10 @@ class Sequential:
             self.analysis.facts, self.batches, self.means, positions=self.effort.positions
         )
         pairs = list(zip(sites, targets, strict=True))
-        self._original.learn(linear.sought(target.value) for linear, target in pairs)
+        self._sought = {linear: self._sought_by(linear, target) for linear, target in pairs}
+        self._original.learn(self._sought.values())
         self._pruned = Lockstep(working, self.batches, self.means)
-        self._inputs: dict[Reads, InputRows] = {}
+        self._inputs: dict[Reads | LinearMap, InputRows] = {}
         for number, (linear, target) in enumerate(pairs):
             self.means.progress(f"{self.method}: node {number + 1} of {len(sites)}", number, len(sites))
             self._refit(linear, target)
@@ -121,58 +123,53 @@ class Sequential:
 
     # --- which nodes ------------------------------------------------------------------------------------------------
 
-    def _sites(self, graph: Graph) -> list[Linear]:
+    def _sites(self, graph: Graph) -> list[LinearMap]:
         """Linear nodes whose inputs differ from the original's, or are to be chosen among."""
         touched = {*self.limits, *(graph.inputs if self.everything else ())}
         own = {*self.choices, *self.limits}
         found = []
         for node in graph.top:
-            linear = as_linear(node, self._stored, self.analysis.facts)
-            chooses = linear is not None and linear.weight in own
-            if self._is_cut(node.outputs) or any(name in touched for name in node.inputs) or chooses:
-                if linear is not None and (linear.source in touched or chooses):
+            linear = as_map(node, self._stored, self.analysis.facts)
+            cut = self._is_cut(node.outputs)
+            chooses = linear is not None and (not own.isdisjoint(linear.weights) or (linear.recurs and cut))
+            if cut or any(name in touched for name in node.inputs) or chooses:
+                if linear is not None and (chooses or not touched.isdisjoint(linear.sources)):
                     found.append(linear)
-                elif linear is None and self._is_foreign(graph, node, touched):
+                elif linear is None and is_foreign(graph, node, touched, self.analysis.facts.constants):
                     self.unrepaired.append(node.label)
                 touched.update(node.outputs)
         return found
 
-    def _is_foreign(self, graph: Graph, node: Node, touched: set[str]) -> bool:
-        """Whether a node multiplies what ``touched`` holds by a matrix that is stored in another type than floats."""
-        todo = [name for name in node.inputs if name in self.analysis.facts.constants]
-        if node.op not in MULTIPLY or not touched.intersection(node.inputs).difference(todo):
-            return False
-        seen = set(todo)
-        while todo:
-            name = todo.pop()
-            tensor, maker = graph.tensors.get(name), graph.producer.get(name)
-            if tensor is not None and len(tensor.dims) > 1 and tensor.data_type not in NATIVE_FLOATS:
-                return True
-            fresh = {other for other in (maker.inputs if maker else ()) if other} - seen
-            todo.extend(sorted(fresh))
-            seen |= fresh
-        return False
-
     def _is_cut(self, names: Sequence[str]) -> bool:
         return any(self._left.masks(name) for name in names if name)
 
-    def _target(self, linear: Linear, after: Mapping[str, int], number: int) -> FitTarget:
+    def _target(self, linear: LinearMap, after: Mapping[str, int], number: int) -> FitTarget:
         """Return what site ``number`` is to give; ``after``: see ``last_sites``."""
         if self.method != "least-squares":
             return linear.own_output()
         return linear.target(self.analysis, self._stored, ready_at(after, number))
 
+    def _sought_by(self, linear: LinearMap, target: FitTarget) -> SoughtRows:
+        """Return the rows of the original that a node is fitted to: of a value, or what the same node there multiplies out."""
+        if not linear.activation:
+            return linear.sought(target.value)
+        facts = self.analysis.facts
+        self._whole = self._whole or Stored.of(facts.model, facts.graph)
+        known = as_map(facts.graph.producer[linear.output], self._whole, facts)
+        assert known is not None
+        return OwnProduct.of(known, self._whole)
+
     # --- one node ---------------------------------------------------------------------------------------------------
 
-    def _refit(self, linear: Linear, target: FitTarget) -> None:
-        if self.snaps and linear.weight not in self.snaps:
+    def _refit(self, linear: LinearMap, target: FitTarget) -> None:
+        if self.snaps and (linear.weight not in self.snaps or len(linear.blocks) > 1):
             return
-        self._pruned.advance([linear.source, *([target.other] if target.other else [])])
+        self._pruned.advance([*linear.sources, *([target.other] if target.other else [])])
         narrow = self._narrow(linear)
         inputs = self._rows(linear) if narrow is None else self._narrow_rows(linear, narrow)
         targets = [self._wanted(linear, target, *there) for there in self._values(linear, target, inputs)]
         arrays = self._stored.arrays
-        choice, old = self.choices.get(linear.weight), linear.matrix(arrays[linear.weight])
+        choice, old = self.choices.get(linear.weight), linear.whole(arrays)
         importance = self.importance.get(linear.weight)
         solver = self._solver(linear, narrow is not None)
         fit = NodeFit(linear, target, inputs, targets, solver, self.effort.damping, importance)
@@ -189,23 +186,40 @@ class Sequential:
         if choice is not None and found.order is not None:
             self._leave_out(choice, found.order.order)
         self._write(linear, found.keep, found.weights, found.intercept - offset, fit)
+        if linear.recurs:
+            self._refit_on_new_states(fit, old)
 
-    def _narrow(self, linear: Linear) -> np.ndarray | None:
+    def _refit_on_new_states(self, fit: NodeFit, old: np.ndarray) -> None:
+        """Fit once more a node whose rows its weights have changed, on the support that is found already."""
+        limit = room(self.means, ROWS_IN_MEMORY)
+        linear, inputs = fit.linear, InputRows(lambda start: self._make_rows(fit.linear, start), limit)
+        again, offset = replace(fit, inputs=inputs), linear.offset(self._stored)
+        found = again.solved(old, offset, None, self.effort.turns)
+        self._write(linear, found.keep, found.weights, found.intercept - offset, again)
+
+    def _narrow(self, linear: LinearMap) -> np.ndarray | None:
         """Return float64[d, q], what a node may read of its inputs; None: all, or rounding of its weights needs all moments."""
-        limit, array = self.limits.get(linear.weight), self._stored.arrays[linear.weight]
-        if limit is None or self.snaps or linear.operands.weight.coarse(array):
+        limit = self._limit(linear)
+        if limit is None or self.snaps or linear.coarse(self._stored.arrays):
             return None
-        return limit.reading(linear.matrix(array).shape[2])
+        return limit.reading(linear.shape[2])
 
-    def _narrow_rows(self, linear: Linear, narrow: np.ndarray) -> InputRows:
+    def _limit(self, linear: LinearMap) -> Limit | None:
+        """Return what the weights of a node must keep to: of several stored tensors, each for its own block."""
+        limits = [self.limits.get(name) for name in linear.weights]
+        if len(limits) == 1 or not any(limits):
+            return limits[0]
+        return joint_support(zip(linear.blocks, limits, strict=True), linear.shape)
+
+    def _narrow_rows(self, linear: LinearMap, narrow: np.ndarray) -> InputRows:
         """Return the rows of a node in the few directions that it may read: far fewer products of them to sum up."""
         turn, limit = narrow.astype(np.float32), room(self.means, ROWS_IN_MEMORY)
         release_memory()
         return InputRows(lambda start: (rows @ turn for rows in self._make_rows(linear, start)), limit)
 
-    def _rows(self, linear: Linear) -> InputRows:
+    def _rows(self, linear: LinearMap) -> InputRows:
         """Return what a node sums over; nodes one after the other that read the same share it."""
-        reads = Reads.of(linear)
+        reads = Reads.of(linear) if isinstance(linear, Linear) else linear
         if reads not in self._inputs:
             self._inputs = {}
             release_memory()
@@ -213,16 +227,17 @@ class Sequential:
             self._inputs = {reads: InputRows(lambda start: self._make_rows(linear, start), limit)}
         return self._inputs[reads]
 
-    def _make_rows(self, linear: Linear, start: int) -> Iterator[np.ndarray]:
-        values = zip(self._pruned.values(linear.source), self.batches, strict=True)
-        for number, (x, batch) in enumerate(islice(values, start, None), start):
-            rows = linear.rows(x, self._original.sampler(number, batch, self.effort.positions))
+    def _make_rows(self, linear: LinearMap, start: int) -> Iterator[np.ndarray]:
+        read = zip(*(self._pruned.values(name) for name in linear.sources), strict=True)
+        values = zip(read, self.batches, strict=True)
+        for number, (arrays, batch) in enumerate(islice(values, start, None), start):
+            rows = linear.rows_of(arrays, self._original.sampler(number, batch, self.effort.positions))
             if not usable(rows, LARGEST):
-                raise self._original.refusal(batch, Need("gram", linear.source, linear.reads), x)
+                raise self._original.refusal(batch, Need("gram", linear.source, linear.reads), arrays[0])
             yield rows
 
     def _values(
-        self, linear: Linear, target: FitTarget, inputs: InputRows
+        self, linear: LinearMap, target: FitTarget, inputs: InputRows
     ) -> Iterator[tuple[int, Arrays, int, np.ndarray | None]]:
         """Yield per batch its number, its inputs, how many rows the node reads, and what is there already."""
         others = self._pruned.values(target.other) if target.other else iter([None] * len(self._original.sizes))
@@ -230,24 +245,24 @@ class Sequential:
             yield number, batch, count, other
 
     def _wanted(
-        self, linear: Linear, target: FitTarget, number: int, batch: Arrays, count: int, other: np.ndarray | None
+        self, linear: LinearMap, target: FitTarget, number: int, batch: Arrays, count: int, other: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Return float32[rows, channels] twice: what is to come out and what is there; None where rows do not match ``count``."""
-        sought = linear.sought(target.value)
+        sought = self._sought[linear]
         wanted = self._original.rows(sought, number, self.effort.positions)
-        offset = target.shift.astype(np.float32)
+        own = 0.0 if linear.bias else linear.offset(self._stored).reshape(-1)
+        offset = (target.shift + target.scale * own).astype(np.float32)
         if other is not None:
             sampler = self._original.sampler(number, batch, self.effort.positions)
-            offset = offset + sought.rows(other, sampler)
+            offset = offset + linear.sought(target.value).rows(other, sampler)
         if len(wanted) != count or (other is not None and len(offset) != count):
             self.unmatched[linear.node.label] = self.unmatched.get(linear.node.label, 0) + self._original.sizes[number]
             return None
-        axis = linear.axis % len(self.analysis.facts.shape(target.value) or ())
-        kept = self._left.mask(target.value, axis)
+        kept = sought.kept(self._left, self.analysis.facts)
         wanted = wanted if kept is None else wanted[:, kept]
         return wanted, np.broadcast_to(offset, wanted.shape)
 
-    def _choose_blindly(self, linear: Linear, choice: Choice | None, old: np.ndarray) -> None:
+    def _choose_blindly(self, linear: LinearMap, choice: Choice | None, old: np.ndarray) -> None:
         """Without any row to go by, leave out units in the order that was known before."""
         if choice is None:
             return
@@ -262,54 +277,37 @@ class Sequential:
         self.chosen[choice.group] = np.isin(np.arange(len(order)), gone, invert=True)
         return gone
 
-    def _solver(self, linear: Linear, narrow: bool) -> Solver:
+    def _solver(self, linear: LinearMap, narrow: bool) -> Solver:
         """Return the solver of a node; ``narrow``: of the directions that it may read."""
-        limit = self.limits.get(linear.weight)
+        limit = self._limit(linear)
         if limit is None:
             return self._solve
         return (limit.on_what_is_read() if narrow else limit).within(self._solve)
 
     def _write(
-        self, linear: Linear, keep: np.ndarray, fitted: np.ndarray, change: np.ndarray, fit: NodeFit | None = None
+        self, linear: LinearMap, keep: np.ndarray, fitted: np.ndarray, change: np.ndarray, fit: NodeFit | None = None
     ) -> None:
         """Store weights and a change of the intercept, which takes on what rounding of the weights does to the means of ``fit``."""
         arrays = self._stored.arrays
         matrix = np.zeros((*fitted.shape[:2], len(keep)))
         matrix[:, :, keep] = fitted
-        old, snap = arrays[linear.weight], self.snaps.get(linear.weight)
-        if fit is None:
-            weight = linear.stored(matrix, old)
-        elif snap is not None:
+        rounded, snap = matrix, self.snaps.get(linear.weight)
+        if fit is not None and snap is not None:
             moments = fit.moments.covariance if linear.bias else fit.moments.second_moment
-            weight = linear.stored(snap(linear.matrix(old), matrix, moments), old)
-        else:
-            weight = linear.stored(fit.on_grid(matrix, keep, linear.grids(old), old.dtype), old)
-        if fit is not None and (snap is not None or linear.operands.weight.coarse(weight)):
-            lost = matrix - linear.matrix(weight)
+            rounded = snap(linear.whole(arrays), matrix, moments)
+        elif fit is not None:
+            rounded = fit.on_grid(matrix, keep, linear.grids_of(arrays), arrays[linear.weight].dtype)
+        weights = linear.written(rounded, arrays)
+        if fit is not None and (snap is not None or linear.coarse(weights)):
+            lost = matrix - linear.whole(weights)
             change = change + np.einsum("god,gd->go", lost, fit.moments.mean_x)
-        self._replace(linear.weight, weight)
+        self._replace(weights)
         if linear.bias:
-            self._replace(linear.bias, linear.shifted(arrays[linear.bias], change))
+            self._replace({linear.bias: linear.shifted(arrays[linear.bias], change)})
 
-    def _replace(self, name: str, array: np.ndarray) -> None:
-        self._stored.arrays[name] = array
-        self._pruned.use(overwritten(self._stored.graph, self._pruned.model.weights, {name: array}))
-
-
-def last_sites(graph: Graph, sites: Sequence[Node]) -> dict[str, int]:
-    """Return value -> number of the last of ``sites`` that it depends on, itself included; -1 where it depends on none."""
-    numbers = {site.outputs[0]: number for number, site in enumerate(sites)}
-    found = dict.fromkeys(graph.inputs, -1)
-    for node in graph.top:
-        own = max((numbers[name] for name in node.outputs if name in numbers), default=-1)
-        before = max((found.get(name, -1) for name in names_read(node.proto)), default=-1)
-        found.update((name, max(own, before)) for name in node.outputs if name)
-    return found
-
-
-def ready_at(after: Mapping[str, int], number: int) -> Callable[[str], bool]:
-    """Return what tells whether a value depends on sites before ``number`` alone; ``after``: see ``last_sites``."""
-    return lambda name: after.get(name, number) < number
+    def _replace(self, fresh: Mapping[str, np.ndarray]) -> None:
+        self._stored.arrays.update(fresh)
+        self._pruned.use(overwritten(self._stored.graph, self._pruned.model.weights, fresh))
 
 
 def _named(nodes: Sequence[str]) -> str:

@@ -8,12 +8,13 @@ Language Models"). Inputs are scaled to unit second moments first, as there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.repair.moments import NOISE, CrossMoments, Solver
+from onnxprune.repair.maps import WeightBlock
+from onnxprune.repair.moments import NOISE, CrossMoments, Limit, Solver
 
 PENALTY = 0.1  # of the mean eigenvalue: how strongly the first steps pull towards the support
 GROWTH = 1.15  # of the penalty with each step
@@ -58,11 +59,33 @@ class Support:
 
         return solve_within
 
+    def left(self, scores: np.ndarray) -> np.ndarray:
+        """Return bool[groups, o, d]: what stays, by scores of that shape where it is not known already."""
+        return self.keeps(scores) if self.fixed is None else self.fixed
+
     def reading(self, inputs: int) -> None:
         """Return nothing: a sparse weight may read all of its inputs."""
 
     def on_what_is_read(self) -> Support:
         return self
+
+
+def joint_support(parts: Iterable[tuple[WeightBlock, Limit | None]], shape: tuple[int, int, int]) -> Support:
+    """Return the support of a matrix [groups, o, d] of which every block keeps to its own (None: to all of its entries).
+
+    What lies in no block stays zero.
+    """
+    owned = [(block, limit) for block, limit in parts if limit is None or isinstance(limit, Support)]
+
+    def keeps(scores: np.ndarray) -> np.ndarray:
+        left = np.zeros(shape, bool)
+        for block, own in owned:
+            block.put(np.ones(block.shape, bool) if own is None else own.left(block.within(scores)), left)
+        return left
+
+    known = all(own is None or own.fixed is not None for _, own in owned)
+    scores = [own.score for _, own in owned if own is not None]
+    return Support(keeps, keeps(np.zeros(shape)) if known else None, next(filter(None, scores), None))
 
 
 def sparse_form(weight: np.ndarray, gram: np.ndarray, keeps: Keeps, damping: float) -> tuple[np.ndarray, np.ndarray]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from onnxprune.coupling.groups import Analysis
+from onnxprune.coupling.kept import Kept
 from onnxprune.data import Dataset, Feed
 from onnxprune.data.repeated import BATCH
 from onnxprune.errors import DataError
@@ -32,9 +35,21 @@ Onlooker = Callable[[int, Arrays, Mapping[str, np.ndarray]], None]
 """Is shown the number of a batch, its inputs, and the values that it asked for."""
 
 
+class AxisOrder(NamedTuple):
+    """Axes of a value that are ``positions``, and those that are ``channels``, each in an order of its own."""
+
+    positions: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    def turned(self, array: np.ndarray) -> np.ndarray:
+        """Return [positions.., channels], at least one position."""
+        moved = array.transpose(self.positions + self.channels)
+        return moved.reshape(*(moved.shape[: len(self.positions)] or (1,)), -1)
+
+
 @dataclass(frozen=True)
 class Sought:
-    """Rows of a value: its channels along ``axis``, one row per sampled position.
+    """Rows of a value: its channels along ``axis``, or along several axes by an ``order``, one row per sampled position.
 
     ``by_position``: positions are those of the sequence that a padding mask tells of; else they are drawn from every entry of the
     first axis, be it a sample or one of its frames. ``steps``: what its integers stand for (None: they are floats).
@@ -44,23 +59,77 @@ class Sought:
     axis: int
     by_position: bool = True
     steps: Steps | None = None
+    order: AxisOrder | None = None
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """What has to be seen for it."""
+        return (self.value,)
 
     def sampler(self, array: np.ndarray, sampler: Sampler) -> Sampler:
         return sampler if self.by_position else replace(sampler, mask=None).unfolded(len(array))
 
     def rows(self, array: np.ndarray, sampler: Sampler) -> np.ndarray:
         """Return float32[rows, channels]."""
-        need = Need("gram", self.value, self.axis)
+        array, axis = self._turned(array)
+        need = Need("gram", self.value, axis)
         rows = sampled_rows(array, need, self.sampler(array, sampler))[0].astype(np.float32)
         return rows if self.steps is None else self.steps.read(rows)
 
+    def rows_of(self, arrays: Mapping[str, np.ndarray], sampler: Sampler) -> np.ndarray:
+        return self.rows(arrays[self.value], sampler)
+
+    def counts_of(self, arrays: Mapping[str, np.ndarray], sampler: Sampler) -> np.ndarray:
+        return self.counts(arrays[self.value], sampler)
+
+    def width(self, arrays: Mapping[str, np.ndarray]) -> int:
+        """How many channels a row has."""
+        array, axis = self._turned(arrays[self.value])
+        return array.shape[axis]
+
+    def kept(self, left: Kept, facts: Facts) -> np.ndarray | None:
+        """Return bool[channels of the original]: those that stay; None: all."""
+        shape = facts.shape(self.value) or ()
+        axes = self.order.channels if self.order is not None else (self.axis % max(len(shape), 1),)
+        masks = [left.mask(self.value, axis) for axis in axes]
+        if all(mask is None for mask in masks):
+            return None
+        whole = [np.ones(shape[axis], bool) if mask is None else mask for axis, mask in zip(axes, masks, strict=True)]
+        return reduce(np.logical_and.outer, whole).reshape(-1)
+
+    def _turned(self, array: np.ndarray) -> tuple[np.ndarray, int]:
+        return (array, self.axis) if self.order is None else (self.order.turned(array), -1)
+
     def counts(self, array: np.ndarray, sampler: Sampler) -> np.ndarray:
         """Return int64[parts]: how many rows come from each part of the value that has positions of its own."""
+        array, axis = self._turned(array)
         own = self.sampler(array, sampler)
-        parts = by_sample(array, self.axis, own.samples)
-        valid = valid_positions(array, self.axis, own.mask)
+        parts = by_sample(array, axis, own.samples)
+        valid = valid_positions(array, axis, own.mask)
         sizes = np.full(len(parts), parts.shape[1]) if valid is None else valid.sum(axis=1)
         return np.minimum(sizes, own.positions)
+
+
+class SoughtRows(Hashable, Protocol):
+    """Rows that can be had of values of the original: of one value, as ``Sought``, or computed of some."""
+
+    @property
+    def value(self) -> str:
+        """The value, or one of them, that is told of where its numbers are of no use, and the axis of its channels."""
+
+    @property
+    def axis(self) -> int: ...
+
+    @property
+    def values(self) -> tuple[str, ...]: ...
+
+    def width(self, arrays: Mapping[str, np.ndarray]) -> int: ...
+
+    def rows_of(self, arrays: Mapping[str, np.ndarray], sampler: Sampler) -> np.ndarray: ...
+
+    def counts_of(self, arrays: Mapping[str, np.ndarray], sampler: Sampler) -> np.ndarray: ...
+
+    def kept(self, left: Kept, facts: Facts) -> np.ndarray | None: ...
 
 
 @dataclass
@@ -117,7 +186,7 @@ class Teacher:
         self.positions, self._limit = positions, room(means, MEMORY) if limit is None else limit
         self.sizes = [samples_in(batch) for batch in batches]
         self.firsts = np.cumsum([0, *self.sizes[:-1]]).tolist()
-        self._known: dict[Sought, list[_Stored]] = {}
+        self._known: dict[SoughtRows, list[_Stored]] = {}
 
     def sampler(self, number: int, batch: Arrays, positions: int) -> Sampler:
         """Return which positions of batch ``number`` are looked at; the same ones for all values with as many."""
@@ -125,31 +194,30 @@ class Teacher:
         seed, first = self.means.seed, self.firsts[number]
         return Sampler(self.sizes[number], min(positions, self.positions), seed, first, mask, self.positions)
 
-    def rows(self, sought: Sought, number: int, positions: int) -> np.ndarray:
+    def rows(self, sought: SoughtRows, number: int, positions: int) -> np.ndarray:
         """Return float32[rows, channels] of batch ``number``."""
         return self._known[sought][number].read(positions)
 
-    def learn(self, wanted: Iterable[Sought], onlooker: Onlooker | None = None, values: Iterable[str] = ()) -> None:
+    def learn(self, wanted: Iterable[SoughtRows], onlooker: Onlooker | None = None, values: Iterable[str] = ()) -> None:
         """Look at what is not known yet; ``onlooker`` is shown these and ``values`` batch by batch.
 
         Raises DataError for values that are not finite.
         """
         missing = [sought for sought in dict.fromkeys(wanted) if sought not in self._known]
-        names = list(dict.fromkeys([*(sought.value for sought in missing), *values]))
+        names = list(dict.fromkeys([*(name for sought in missing for name in sought.values), *values]))
         if not names:
             return
-        found: dict[Sought, list[_Stored]] = {sought: [] for sought in missing}
+        found: dict[SoughtRows, list[_Stored]] = {sought: [] for sought in missing}
         half = False
         for number, (batch, arrays) in enumerate(self._passes(names)):
             if not number:
                 half = self._settle(missing, batch, arrays)
             sampler = self.sampler(number, batch, self.positions)
             for sought in missing:
-                value = arrays[sought.value]
-                rows = sought.rows(value, sampler)
+                rows = sought.rows_of(arrays, sampler)
                 if not usable(rows, LARGEST):
-                    raise self.refusal(batch, Need("gram", sought.value, sought.axis), value)
-                found[sought].append(_Stored.of(rows, sought.counts(value, sampler), half))
+                    raise self.refusal(batch, Need("gram", sought.value, sought.axis), arrays[sought.value])
+                found[sought].append(_Stored.of(rows, sought.counts_of(arrays, sampler), half))
             if onlooker is not None:
                 onlooker(number, batch, arrays)
             self.means.progress(f"the original: batch {number + 1} of {len(self.sizes)}", number + 1, len(self.sizes))
@@ -163,12 +231,11 @@ class Teacher:
             found = opened.run(batch, made) if made else {}
             yield batch, {name: batch[name] if name in batch else found[name] for name in names}
 
-    def _settle(self, missing: list[Sought], batch: Arrays, arrays: Mapping[str, np.ndarray]) -> bool:
+    def _settle(self, missing: list[SoughtRows], batch: Arrays, arrays: Mapping[str, np.ndarray]) -> bool:
         """Choose how many positions fit, while nothing is known yet, and whether rows are kept in half precision."""
         sampler = self.sampler(0, batch, self.positions)
         known = sum(part.nbytes for stored in self._known.values() for part in stored)
-        values = [(arrays[sought.value], sought) for sought in missing]
-        widths = [(sought.counts(value, sampler), value.shape[sought.axis]) for value, sought in values]
+        widths = [(sought.counts_of(arrays, sampler), sought.width(arrays)) for sought in missing]
 
         def taken(positions: int) -> int:
             first = sum(4 * channels * int(np.minimum(counts, positions).sum()) for counts, channels in widths)

@@ -13,11 +13,12 @@ from onnxprune.coupling.readers import once, reading_weights
 from onnxprune.criteria.curvature import Order, Problem, joint_order
 from onnxprune.evidence.rows import LARGEST, Sampler, usable
 from onnxprune.model.runtime import Arrays
+from onnxprune.repair.finding import as_map
 from onnxprune.repair.fit import inputs_of_units
 from onnxprune.repair.inputs import Reads
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.moments import CrossMoments, RowBlocks
-from onnxprune.repair.sequential import last_sites, ready_at
+from onnxprune.repair.order import last_sites, ready_at
 from onnxprune.repair.stored import Stored
 from onnxprune.repair.targets import FitTarget, on_own_scales
 from onnxprune.repair.teacher import Sought, Teacher
@@ -123,9 +124,13 @@ def sites_of(analysis: Analysis) -> list[LinearSite]:
     return sites
 
 
+@once
 def fitted_tensors(analysis: Analysis) -> frozenset[str]:
     """Return the stored tensors that a repair may change, by name, whether they hold floats or integers that stand for floats."""
-    return frozenset(name for site in sites_of(analysis) for name in (site.linear.weight, site.linear.bias) if name)
+    facts = analysis.facts
+    stored = Stored.of(facts.model, facts.graph)
+    found = [linear for node in facts.graph.top if (linear := as_map(node, stored, facts)) is not None]
+    return frozenset(name for linear in found for name in (*linear.weights, linear.bias) if name)
 
 
 def error_tables(

@@ -33,7 +33,7 @@ from onnxprune.repair.few import solve_among_rows
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.moments import CrossMoments, in_blocks, match_moments, shift_only, solve, squared_error
-from onnxprune.repair.sequential import last_sites
+from onnxprune.repair.order import last_sites
 from onnxprune.repair.stored import Stored
 from onnxprune.repair.targets import FitTarget, target_of
 from onnxprune.repair.teacher import MEMORY, Sought, Teacher

@@ -26,8 +26,8 @@ def readers_of(analysis: Analysis, layers: Sequence[WeightLayer], m: int) -> Map
     """Return group -> the layers that read its units in their order, one input each, in whole blocks of ``m``."""
     found: dict[int, list[GroupReader]] = {}
     for layer in layers:
-        axis = layer.reads
-        if axis is None or layer.shape[0] > 1 or layer.inputs % m:
+        axis = layer.block.along
+        if axis is None or layer.inputs % m:
             continue
         units = analysis.unit[analysis.solution.links.axis(layer.name, axis)]
         for index in groups_on(units, analysis.starts):

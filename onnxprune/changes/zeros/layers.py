@@ -12,63 +12,75 @@ from onnxprune.coupling.spec import Spec
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Graph, Node
 from onnxprune.model.read import FLOATS
-from onnxprune.repair.linear import Linear, as_linear
-from onnxprune.repair.stored import Stored
+from onnxprune.repair.finding import as_map
+from onnxprune.repair.linear import Linear
+from onnxprune.repair.maps import MAX_INPUTS, LinearMap, WeightBlock
+from onnxprune.repair.stored import Encoding, Stored
+from onnxprune.repair.transposed import Transposed
 
 SHARED = "several nodes read its weight"
 COMPUTED = "its weight is computed, or read inside a body"
+BY_SIZE_ALONE = "it is no product over some axes of a value that is seen"
+TOO_WIDE = f"it reads more than {MAX_INPUTS} inputs"
 
 
 @dataclass(frozen=True, eq=False)
 class WeightLayer:
-    """A node and the stored tensor ``name`` that it multiplies by, seen as float[groups, o, d], the ``inputs`` of one tap side by side.
+    """A node and a stored tensor that it multiplies by, a ``block`` seen as float[groups, o, d], the ``inputs`` of one tap side by side.
 
-    ``linear``: how it is refitted to data (None: it is not); ``summed``: the axes of the tensor that it sums over otherwise.
+    ``linear``: how it is refitted to data (None: it is not).
     """
 
     node: Node
-    name: str
-    shape: tuple[int, int, int]
-    inputs: int
-    linear: Linear | None = None
-    summed: tuple[int, ...] = ()
+    block: WeightBlock
+    linear: LinearMap | None = None
+
+    @property
+    def name(self) -> str:
+        return self.block.name
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.block.shape
+
+    @property
+    def by_size(self) -> str:
+        """Why data does not choose its weights and refit the others ("": it does)."""
+        if self.linear is not None:
+            return ""
+        return TOO_WIDE if self.shape[2] > MAX_INPUTS else BY_SIZE_ALONE
+
+    @property
+    def inputs(self) -> int:
+        return self.shape[2] // self.block.taps
 
     @property
     def size(self) -> int:
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
-    def reads(self) -> int | None:
-        """The axis of the tensor along which its inputs stand; None: along several."""
-        if self.linear is not None:
-            return self.linear.weight_axis
-        return self.summed[0] if len(self.summed) == 1 else None
-
-    @property
     def kernel(self) -> tuple[int, ...]:
         """The taps of a window along each of its axes; none without one."""
-        return self.linear.window.kernel if self.linear is not None and self.linear.window is not None else ()
+        if isinstance(self.linear, Transposed):
+            return self.linear.window.kernel
+        window = self.linear.window if isinstance(self.linear, Linear) else None
+        return window.kernel if window is not None else ()
 
     def arranged(self, array: np.ndarray) -> np.ndarray:
         """Return [groups, o, d] of an array of anything that is shaped like the stored tensor."""
-        if self.linear is not None:
-            return self.linear.arranged(array)
-        return np.moveaxis(array, self.summed, range(-len(self.summed), 0)).reshape(self.shape)
+        return self.block.arranged(array)
 
     def matrix(self, stored: np.ndarray) -> np.ndarray:
         """Return float64[groups, o, d]: the numbers that the stored tensor stands for."""
-        return self.arranged(stored).astype(np.float64) if self.linear is None else self.linear.matrix(stored)
+        return self.block.read(stored)
 
     def left(self, mask: np.ndarray, like: np.ndarray) -> np.ndarray:
         """Return bool of the shape of the stored tensor for bool[groups, o, d]."""
-        found = np.empty(like.size, bool)
-        found[self.arranged(np.arange(like.size).reshape(like.shape))] = mask
-        return found.reshape(like.shape)
+        return self.block.laid(mask, like)
 
     def emptied(self, mask: np.ndarray, like: np.ndarray) -> np.ndarray:
         """Return the stored tensor with zero outside of bool[groups, o, d], as it holds zero."""
-        zero = np.zeros(self.shape)
-        nothing = zero.dtype.type(0) if self.linear is None else self.linear.stored(zero, like)
+        nothing = self.block.encoding.write(np.zeros(like.shape), like)
         return np.where(self.left(mask, like), like, nothing).astype(like.dtype)
 
 
@@ -82,8 +94,8 @@ def weight_layers(analysis: Analysis) -> tuple[tuple[WeightLayer, ...], tuple[tu
     for node, spec in analysis.solution.links.specs:
         if not spec.cost or node.outputs not in top:
             continue
-        linear = as_linear(node, stored, facts)
-        own = [_linear(linear, stored)] if linear is not None else list(_others(node, spec, facts))
+        linear = as_map(node, stored, facts)
+        own = list(_others(node, spec, facts)) if linear is None else _blocks_of(linear)
         for layer in own:
             if layer.name in seen or len(graph.consumers[layer.name]) > 1:
                 kept.append((node, SHARED))
@@ -95,14 +107,12 @@ def weight_layers(analysis: Analysis) -> tuple[tuple[WeightLayer, ...], tuple[tu
     return tuple(found), tuple(kept)
 
 
-def _linear(linear: Linear, stored: Stored) -> WeightLayer:
-    shape = linear.matrix(stored.arrays[linear.weight]).shape
-    taps = linear.window.taps if linear.window else 1
-    return WeightLayer(linear.node, linear.weight, (shape[0], shape[1], shape[2]), shape[2] // taps, linear)
+def _blocks_of(linear: LinearMap) -> list[WeightLayer]:
+    return [WeightLayer(linear.node, block, linear) for block in linear.blocks]
 
 
 def _others(node: Node, spec: Spec, facts: Facts) -> Iterator[WeightLayer]:
-    """Yield the operands that a node of any other kind sums over (transposed convolutions, recurrent layers, fused attention)."""
+    """Yield the operands that a node of any other kind sums over: of experts, or of what is wider than is refitted."""
     gone = spec.sinks()
     for number, operand in enumerate(spec.inputs):
         name = node.input(number)
@@ -113,4 +123,7 @@ def _others(node: Node, spec: Spec, facts: Facts) -> Iterator[WeightLayer]:
         d = int(np.prod([sizes[axis] for axis in summed], dtype=np.int64))
         rows = int(np.prod(sizes, dtype=np.int64)) // max(d, 1)
         if summed and d > 1 and rows > 1:
-            yield WeightLayer(node, name, (1, rows, d), sizes[summed[-1]], None, summed)
+            others = tuple(axis for axis in range(len(sizes)) if axis not in summed)
+            along = summed[0] if len(summed) == 1 else None
+            order = ((), others, summed)
+            yield WeightLayer(node, WeightBlock(Encoding(name), sizes, order, taps=d // sizes[summed[-1]], along=along))

@@ -12,6 +12,7 @@ from onnxprune.evidence import Need, gather
 from onnxprune.evidence.probe import observable
 from onnxprune.evidence.sites import GRAM_LIMIT
 from onnxprune.model.read import FLOATS
+from onnxprune.repair.linear import Linear
 
 MOST_SAMPLES = 128
 HELD = 256 << 20  # bytes of second moments at a time
@@ -38,7 +39,7 @@ def moments_read(
 
 def _need(layer: WeightLayer, analysis: Analysis, visible: frozenset[str] | set[str]) -> Need | None:
     linear, facts = layer.linear, analysis.facts
-    if linear is None or linear.operands.reads is not None or layer.shape[2] > GRAM_LIMIT:
+    if not isinstance(linear, Linear) or linear.operands.reads is not None or layer.shape[2] > GRAM_LIMIT:
         return None
     known = linear.source in visible or linear.source in facts.graph.inputs
     if not known or facts.dtype(linear.source) not in FLOATS:

@@ -57,8 +57,7 @@ def _lost_alone(
         means.progress(f"weighing {layer.name}", number, len(layers))
         stored = analysis.facts.content(layer.name)
         fresh, _ = sparse_form(layer.matrix(stored), np.array(read.second_moment), pattern.kept, DAMPING)
-        assert layer.linear is not None
-        moved = reference.judged(model.replaced({layer.name: layer.linear.stored(fresh, stored)})).cost
+        moved = reference.judged(model.replaced({layer.name: layer.block.write(fresh, stored)})).cost
         found[layer.name] = moved if np.isfinite(moved) else float(np.finfo(np.float32).max)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +29,7 @@ from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out, in_batches
 from onnxprune.errors import DataError, PlanError, TargetError
 from onnxprune.measure.divergence import Reference
+from onnxprune.model.graph import Graph
 from onnxprune.model.model import Model
 from onnxprune.model.write import stored_bytes
 from onnxprune.proof.check import SurgeryCheck
@@ -45,6 +46,7 @@ HELD_OUT, MOST_HELD = 1 / 16, 64  # of the calibration rows, and samples at most
 DENSER = (
     4  # times as many positions of each sample as other repairs look at: there is a choice to make for every weight
 )
+NAMED = 3  # layers in a warning
 MOST_ROWS = 1024  # that decide which weights go, and refit the others
 
 
@@ -148,7 +150,7 @@ class Zeros(Space[WeightLayer]):
             if layer.name in known:
                 return known[layer.name]
         if name in TRAVEL_SCORES:
-            then = layer.matrix(self.earlier.weights[layer.name].read())
+            then = layer.matrix(_contents(self.earlier)(layer.name))
             return TRAVEL_SCORES[name].of(layer.matrix(self._array(layer)), then)
         scored = SCORES.get(name)
         return (scored if scored is not None and not scored.data else SCORES["l1"]).of(
@@ -196,7 +198,8 @@ class Zeros(Space[WeightLayer]):
         fit, judge = held_out(calibration, HELD_OUT, MOST_HELD, context.settings.seed)
         start = self._masked({one.name: alone[one.name] for one in layers if one.name not in supports})
         fitted = self._walked(start, supports, fit)
-        masks = {one.name: self._mask_of(one, fitted, alone[one.name]) for one in layers}
+        content = _contents(fitted)
+        masks = {one.name: self._mask_of(one, content(one.name), alone[one.name]) for one in layers}
         if context.rewind is not None:
             return Emptied(self, tuple(layers), masks)
         fitted, plain = self._masked(masks, fitted), self._masked(masks)
@@ -218,12 +221,15 @@ class Zeros(Space[WeightLayer]):
         )  # fmt: skip
         with self.context.stages("repair"):
             fitted = walk.run(start)
-        self.context.notes.warn(*walk.warnings)
+        others = [layer.name for layer in self.open if layer.linear is None]
+        by_size = f"the largest weights stay, and are not refitted, of {', '.join(others[:NAMED])}" if others else ""
+        more = f" and {len(others) - NAMED} more layers" if len(others) > NAMED else ""
+        self.context.notes.warn(*walk.warnings, by_size + more)
         return fitted
 
-    def _mask_of(self, layer: WeightLayer, fitted: Model, alone: np.ndarray) -> np.ndarray:
+    def _mask_of(self, layer: WeightLayer, fitted: np.ndarray, alone: np.ndarray) -> np.ndarray:
         """Return what stays of a layer: as it was fitted, or by the weights alone where no row told anything of it."""
-        left = layer.matrix(fitted.weights[layer.name].read()) != 0
+        left = layer.matrix(fitted) != 0
         return left if left.sum() <= alone.sum() else alone
 
     # --- the change -------------------------------------------------------------------------------------------------
@@ -231,7 +237,8 @@ class Zeros(Space[WeightLayer]):
     def _masked(self, masks: Mapping[str, np.ndarray], model: Model | None = None) -> Model:
         """Return the model, or another of the same network, in which the weights outside of the masks are zero."""
         model, known = model or self.analysis.facts.model, {layer.name: layer for layer in self.layers}
-        arrays = {name: known[name].emptied(mask, model.weights[name].read()) for name, mask in masks.items()}
+        content = _contents(model)
+        arrays = {name: known[name].emptied(mask, content(name)) for name, mask in masks.items()}
         return model.replaced(arrays)
 
     def made(self, change: Change[WeightLayer]) -> Model:
@@ -340,13 +347,19 @@ class Zeros(Space[WeightLayer]):
             )
             if layer.name not in chosen and change is not None and not row["reason"]:
                 row["reason"] = self._misfit(layer)
-            rows.append(row | {"node": layer.node.label, "op": layer.node.op, "weights": layer.size, "zeros": zeros})
-        kept = [
-            {"name": name, "status": "kept", "reason": reason, "node": name, "op": "", "weights": 0, "zeros": 0}
-            for name, reason in self.kept
-        ]
+            by_size = layer.by_size if zeros and self.context.data.calibration is not None else ""
+            row |= {"node": layer.node.label, "op": layer.node.op, "weights": layer.size, "zeros": zeros}
+            rows.append(row | {"by_size": by_size or None})
+        nothing = {"op": "", "weights": 0, "zeros": 0, "by_size": None}
+        kept = [{"name": n, "status": "kept", "reason": reason, "node": n} | nothing for n, reason in self.kept]
         return {"zeros": [*rows, *kept]}
 
     def _misfit(self, layer: WeightLayer) -> str | None:
         given = self.context.settings.pattern.endswith(".npz")
         return "the masks say nothing of it" if given else self.pattern.misfit(layer.shape, layer.inputs) or None
+
+
+def _contents(model: Model) -> Callable[[str], np.ndarray]:
+    """Return what reads the stored tensors of a model by name, those that nodes hold too."""
+    tensors = Graph(model.structure).tensors
+    return lambda name: model.array(tensors[name])

@@ -1,0 +1,155 @@
+"""``--sparsity`` on layers that are neither convolutions nor products with a matrix: chosen and refitted by data like these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, numpy_helper
+from support.networks import network
+from support.oracles import run
+
+import onnxprune
+from onnxprune.changes.zeros.patterns import parse_pattern
+from onnxprune.repair.finding import MAPS
+
+FAST = {"latency": False}
+STATES = "p = Transpose<perm=[1,0,2]>(x); l = {}; t = Transpose<perm=[2,0,1,3]>(l); r = Reshape(t, @[0,0,-1]); w3 = %{}x8; y = MatMul(r, w3)"
+KINDS = {
+    "lstm": STATES.format(
+        'LSTM<hidden_size=12, direction="bidirectional">(p, w1, w2, b); w1 = %2x48x16; w2 = %2x48x12; b = %2x96', 24
+    ),
+    "two lstms": "p = Transpose<perm=[1,0,2]>(x); w1 = %1x48x16; w2 = %1x48x12; l = LSTM<hidden_size=12>(p, w1, w2); s = Squeeze(l, @[1]); "
+    "w3 = %1x48x12; w4 = %1x48x12; m = LSTM<hidden_size=12>(s, w3, w4); t = Transpose<perm=[2,0,1,3]>(m); w5 = %12x8; y = MatMul(t, w5)",
+    "gru": STATES.format("GRU<hidden_size=12>(p, w1, w2); w1 = %1x36x16; w2 = %1x36x12", 12),
+    "gru, late": STATES.format(
+        "GRU<hidden_size=12, linear_before_reset=1>(p, w1, w2, b); w1 = %1x36x16; w2 = %1x36x12; b = %1x72", 12
+    ),
+    "rnn": STATES.format("RNN<hidden_size=12>(p, w1, w2, b); w1 = %1x12x16; w2 = %1x12x12; b = %1x24", 12),
+    "transposed": "t = Transpose<perm=[0,2,1]>(x); w1 = %16x12x4; b = %12; h = ConvTranspose<strides=[2], pads=[1,1]>(t, w1, b); "
+    "e = Relu(h); w2 = %12x4x3; z = ConvTranspose<strides=[2]>(e, w2); y = GlobalAveragePool(z)",
+    "einsum": 'w1 = %16x4x8; h = Einsum<equation="bsd,dhk->bhsk">(x, w1); e = Relu(h); w2 = %4x8x16; '
+    'y = Einsum<equation="bhsk,hkd->bsd">(e, w2)',
+    "attention": "w1 = %16x48; b = %48; a = com.microsoft.Attention<num_heads=2>(x, w1, b); w2 = %16x8; y = MatMul(a, w2)",
+    "fused": "w1 = %12x16; h = com.microsoft.FusedMatMul<transB=1, alpha=0.5>(x, w1); e = Relu(h); w2 = %12x8; y = MatMul(e, w2)",
+}
+"""Tensors named w.. have zeros afterwards."""
+
+
+def rows(seed: int, count: int) -> dict[str, np.ndarray]:
+    """Rows of few directions: weights can stand in for one another."""
+    base = np.random.default_rng(0).standard_normal((5, 16))
+    return {"x": (np.random.default_rng(seed).standard_normal((count, 6, 5)) @ base * 0.4).astype(np.float32)}
+
+
+CALIBRATION, UNSEEN = rows(1, 96), rows(2, 32)
+
+
+def net(kind: str) -> ModelProto:
+    text = KINDS[kind]
+    named = [part.strip() for part in text.split(";")]
+    tensors = [part for part in named if part.split("=")[1].strip().startswith("%")]
+    return network(
+        "; ".join([*tensors, *(part for part in named if part not in tensors)]),
+        "float[N,6,16] x",
+        domains={"com.microsoft": 1},
+    )
+
+
+def weights(model: ModelProto) -> dict[str, np.ndarray]:
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name.startswith("w")}
+
+
+def lost(model: ModelProto, whole: ModelProto) -> float:
+    return float(np.square(run(model, UNSEEN)["y"] - run(whole, UNSEEN)["y"]).mean())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_data_choose_and_refit_weights_of_every_kind(kind: str) -> None:
+    model = net(kind)
+    found = onnxprune.prune(model, sparsity="0.5", calibration=CALIBRATION, **FAST)
+    assert found.report["surgery"]["proven"] and not [row for row in found.report["zeros"] if row["by_size"]]
+    for name, array in weights(found.model).items():
+        assert (array == 0).mean() == pytest.approx(0.5, abs=0.02), name
+    by_size = onnxprune.prune(model, sparsity="0.5", criterion="l1", calibration=CALIBRATION, repair="none", **FAST)
+    assert lost(found.model, model) < 0.4 * lost(by_size.model, model)
+    assert onnxprune.apply(found.plan, model, calibration=CALIBRATION, **FAST).model == found.model
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "obs", "taylor"])
+@pytest.mark.parametrize("kind", ["lstm", "transposed", "einsum"])
+def test_criteria_by_name_see_what_such_layers_read(kind: str, criterion: str) -> None:
+    """Gradients reach no recurrent layer: its largest weights stay then, refitted all the same."""
+    model = net(kind)
+    found = onnxprune.prune(model, sparsity="0.5", criterion=criterion, calibration=CALIBRATION, **FAST)
+    by_size = onnxprune.prune(model, sparsity="0.5", criterion="l1", calibration=CALIBRATION, repair="none", **FAST)
+    assert lost(found.model, model) < 0.8 * lost(by_size.model, model)
+
+
+@pytest.mark.parametrize("sparsity", ["2:4", "0.5,block=1x4"])
+@pytest.mark.parametrize(("kind", "order"), [("lstm", (0, 1, 2)), ("transposed", (2, 1, 0)), ("attention", (1, 0))])
+def test_patterns_count_along_what_is_summed(kind: str, order: tuple[int, ...], sparsity: str) -> None:
+    """N of every M inputs of one tap: channels of a transposed convolution, inputs and states of a recurrent layer."""
+    model, pattern = net(kind), parse_pattern(sparsity)
+    found = onnxprune.prune(model, sparsity=sparsity, calibration=CALIBRATION, permute=False, **FAST)
+    for name, array in weights(found.model).items():
+        if array.ndim != len(order):
+            continue
+        parts = array.transpose(order).reshape(-1, 4) != 0
+        assert set(parts.sum(1)) <= ({0, 1, 2} if pattern.of else {0, 4}), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "op", "most"), [("transposed", "ConvTranspose", 0.6), ("einsum", "Einsum", 0.4), ("gru, late", "GRU", 0.9)]
+)
+def test_least_squares_of_a_cut_reach_them_too(
+    kind: str, op: str, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of a layer makes up for the units that went before it, or for the states that it lost itself."""
+    model = net(kind)
+    options = {"ratio": 0.3, "round_to": 1, "calibration": CALIBRATION, "search": 0.0, "repair": "least-squares"}
+    reached = onnxprune.prune(model, **options, **FAST).model
+    monkeypatch.delitem(MAPS, op)
+    assert lost(reached, model) < most * lost(onnxprune.prune(model, **options, **FAST).model, model)
+
+
+def test_masks_of_one_of_two_weights(tmp_path: Path) -> None:
+    model = net("lstm")
+    left = np.random.default_rng(0).random((2, 48, 16)) < 0.5
+    np.savez(tmp_path / "masks.npz", w1=left)
+    found = onnxprune.prune(model, sparsity=str(tmp_path / "masks.npz"), calibration=CALIBRATION, **FAST)
+    made = weights(found.model)
+    assert not made["w1"][~left].any() and made["w2"].all()
+    masked = {t.name: t for t in model.graph.initializer}
+    masked["w1"].CopyFrom(numpy_helper.from_array(weights(model)["w1"] * left, "w1"))
+    assert lost(found.model, net("lstm")) < 0.5 * lost(model, net("lstm"))
+
+
+def test_what_is_no_contraction_says_so() -> None:
+    """The product of three operands has no single input: its weight becomes zero by size, and the report says why."""
+    body = 'w1 = %4x8; h = MatMul(x, w1); w2 = %8x8; w3 = %8x6; y = Einsum<equation="sd,de,ef->sf">(h, w2, w3)'
+    data = {"x": np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)}
+    found = onnxprune.prune(network(body, "float[N,4] x"), sparsity="0.5", calibration=data, **FAST)
+    told = {row["name"]: row["by_size"] for row in found.report["zeros"]}
+    assert told["w1"] is None and "no product" in told["w3"]
+    assert any("largest weights stay" in text and "w3" in text for text in found.report["warnings"])
+    blind = onnxprune.prune(network(body, "float[N,4] x"), sparsity="0.5", **FAST)
+    assert {row["by_size"] for row in blind.report["zeros"]} == {None}
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_weights_that_nodes_hold(calibrated: bool) -> None:
+    """Tensors of Constant nodes are stored tensors like others."""
+    model = net("transposed")
+    held = [t for t in model.graph.initializer if t.name.startswith("w")]
+    nodes = [onnx.helper.make_node("Constant", [], [t.name], value=t) for t in held]
+    others = [t for t in model.graph.initializer if not t.name.startswith("w")]
+    for field, content in ((model.graph.initializer, others), (model.graph.node, [*nodes, *model.graph.node])):
+        del field[:]
+        field.extend(content)
+    data = {"calibration": CALIBRATION} if calibrated else {}
+    found = onnxprune.prune(model, sparsity="0.5", **data, **FAST)
+    arrays = [numpy_helper.to_array(n.attribute[0].t) for n in found.model.graph.node if n.op_type == "Constant"]
+    assert [float((array == 0).mean()) for array in arrays if array.ndim == 3] == [0.5, 0.5]
