@@ -229,6 +229,12 @@ WHAT = (
         "values too, by their ranges on --calib; or dynamic, values as they come (--ratio 0 removes nothing before).",
     ),
     click.option(
+        "--keep-float",
+        metavar="PATTERN",
+        multiple=True,
+        help="What --quantize leaves float: a glob on names, op:Type or re:REGEX. Repeatable.",
+    ),
+    click.option(
         "--allow-lossy",
         is_flag=True,
         default=None,

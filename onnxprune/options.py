@@ -42,6 +42,7 @@ class SettingOptions(TypedDict, total=False):
     matmul_as: str
     storage: str
     quantize: str
+    keep_float: str | Sequence[str]
     allow_lossy: bool
     max_layer_ratio: float
     layer_ratio: Mapping[str, float] | Sequence[tuple[str, float]]

@@ -49,6 +49,7 @@ ANALYSED = (
     "matmul_as",
     "storage",
     "quantize",
+    "keep_float",
 )  # what the groups of a model depend on
 AUTO = "auto"
 MOST_THREADS = 1024
@@ -146,6 +147,7 @@ class Settings:
     ``storage``: how tensors are stored in the end: plain, fp16, codebook[:16|:256], packed[:16|:256] or auto; ratio 0 removes nothing before.
     ``quantize``: weights become 8-bit integers in the end, by ONNX Runtime's quantiser: int8 with values too, by ranges of calibration data,
     or dynamic, with values as they come; ratio 0 removes nothing before. Gates judge the quantised model.
+    ``keep_float``: patterns of nodes that stay float then.
     ``allow_lossy``: channels that a window over their neighbours reads may go too, though that changes what the window sees.
     ``granularity``: heads, width or groups, beside it paired and stream; block, rank, eigen, experts, lossless: other kinds of change. Several share
     the target, one after the other: as much as ``share`` says of a kind (of what is saved), else as data judges. ``input_shape``: input -> sizes for free dimensions.
@@ -178,6 +180,7 @@ class Settings:
     matmul_as: str = ""
     storage: str = PLAIN_STORAGE
     quantize: str = ""
+    keep_float: tuple[str, ...] = ()
     allow_lossy: bool = False
     max_layer_ratio: float = 1.0
     layer_ratio: tuple[tuple[str, float], ...] = ()
@@ -326,6 +329,10 @@ class Settings:
 
     def _refuse_beside_quantisation(self) -> None:
         """What is stored as integers cannot be packed as floats."""
+        if self.keep_float and not self.quantize:
+            raise UsageError(
+                "keep_float names nodes that are not quantised; add quantize int8 or dynamic, or leave keep_float out"
+            )
         if self.quantize and self.storage != PLAIN_STORAGE:
             raise UsageError(
                 f"storage {self.storage} packs float weights, and quantize {self.quantize} makes integers of them; leave one of them out"

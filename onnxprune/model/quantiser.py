@@ -7,7 +7,7 @@ import logging
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -26,6 +26,8 @@ METHODS = ("minmax", "percentile", "entropy")
 """How ONNX Runtime finds the range of a value: what was seen, all but one in 100,000, or the least divergence of histograms."""
 PRODUCTS = ["Conv", "ConvTranspose", "Gather", "Gemm", "MatMul", "Relu"]
 """Operators with weights that have an 8-bit form, and the one that is taken in by those before it."""
+PRODUCT_OF_GEMM = "_MatMul"
+"""What the quantiser puts behind the name of a Gemm for the MatMul that it makes of it where values are quantised as they come."""
 MARKS = frozenset({"onnx.infer", "onnx.quant.pre_process"})
 """Keys of metadata by which the quantiser's parts tell each other what was done."""
 
@@ -43,17 +45,23 @@ class Rounding8(NamedTuple):
 
 
 class Quantiser:
-    """A float model in a folder of its own; every method raises ModelError with the first line of ONNX Runtime's reason."""
+    """A float model in a folder of its own; every method raises ModelError with the first line of ONNX Runtime's reason.
 
-    def __init__(self, model: Model, threads: int = 1):
-        self.model, self._threads = model, threads
+    ``kept``: first outputs of nodes that stay float.
+    """
+
+    def __init__(self, model: Model, threads: int = 1, kept: Collection[str] = ()):
+        self.model, self._threads, self._kept = model, threads, kept
 
     def __enter__(self) -> Self:
         require_room(self.model)
         self._folder = tempfile.TemporaryDirectory(prefix="onnxprune.")
         self._place = Path(self._folder.name)
         self._file = self._place / "float.onnx"
-        onnx.save(prepared_message(self.model), self._file)
+        message = prepared_message(self.model)
+        kept = [node.name for node in message.graph.node if node.output[0] in self._kept]
+        self._left = [name + end for name in kept for end in ("", PRODUCT_OF_GEMM)]
+        onnx.save(message, self._file)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -97,7 +105,7 @@ class Quantiser:
                     values,
                     ranges,
                     [],
-                    [],
+                    self._left,
                     static_operators(how.products),
                 ),
                 extra,
@@ -115,8 +123,9 @@ class Quantiser:
             weights = QuantType.QInt8 if how.signed else QuantType.QUInt8
             known = [op for op in eight_bit_operators(dynamic=True) if op not in _standard_only(self.model)]
             quantize_dynamic(
-                self._file, place, per_channel=how.per_channel, weight_type=weights, op_types_to_quantize=known
-            )
+                self._file, place, per_channel=how.per_channel, weight_type=weights, op_types_to_quantize=known,
+                nodes_to_exclude=self._left,
+            )  # fmt: skip
             return own_model(onnx.load(place), self.model)
 
 

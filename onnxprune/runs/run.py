@@ -22,7 +22,7 @@ from onnxprune.changes.change import NOWHERE, Change
 from onnxprune.changes.context import Context, Data, Notes
 from onnxprune.changes.plan import Plan, Planned, check_digest
 from onnxprune.changes.proven import Step
-from onnxprune.changes.quantising.able import require_quantisable
+from onnxprune.changes.quantising.able import names_kept, require_quantisable
 from onnxprune.changes.sizing import sized
 from onnxprune.changes.zeros.masks import masks_file
 from onnxprune.coupling.groups import Analysis
@@ -146,6 +146,7 @@ class Run:
             self.settings, survey = sized(self.model, self.settings, self.data.calibration or measured)
             settings = self.settings
             analysis = self.given or analyse_model(self.model, settings)
+        names_kept(analysis.facts.graph, settings.keep_float, all_match=True)
         if settings.output_weight and measured is None:
             raise UsageError("output weights count where outputs are compared; give data (--calib or --eval)")
         if settings.purpose.kind not in (AUTO, NONE) and measured is None:

@@ -110,6 +110,7 @@ def _brief(context: Context) -> Context:
         "storage": PLAIN_STORAGE,
         "sparsity": "",
         "quantize": "",
+        "keep_float": (),
         "permute": None,
         "matmul_as": "",
     }

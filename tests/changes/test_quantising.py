@@ -357,3 +357,40 @@ def test_what_a_body_reads_is_there_and_before_it() -> None:
     onnx.checker.check_model(found.model, full_check=True)
     assert recipe_of(found, recipe="minmax, weights per tensor, uint8 values")["divergence"] is not None
     assert np.abs(run(found.model) - run(model)).max() < 0.1 * np.abs(run(model)).max()
+
+
+# --- what stays float -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["int8", "dynamic"])
+@pytest.mark.parametrize("pattern", ["op:Gemm", "last", "re:^la", "y", "w5"])
+def test_what_is_kept_float_computes_in_floats(mode: str, pattern: str) -> None:
+    """By its operator, its name, what it makes or what it weighs by; all else is quantised."""
+    net = small_network(body=BODY.replace("%5x16", "w5") + "; w5 = %5x16")
+    net.graph.node[-1].name = "last"
+    found = onnxprune.prune(net, quantize=mode, keep_float=pattern, calibration=DATA, **ALONE)
+    rows = {row["name"]: row for row in found.report["quantised"]}
+    assert rows["last"]["status"] == "kept" and rows["last"]["reason"] == "kept float, as asked for"
+    assert {row["status"] for name, row in rows.items() if name != "last"} == {"quantised"}
+    (product,) = (node for node in found.model.graph.node if node.op_type in ("Gemm", "MatMul"))
+    stored = {tensor.name: tensor for tensor in found.model.graph.initializer}
+    assert stored[product.input[1]].data_type == onnx.TensorProto.FLOAT
+    plan = from_json(found.plan.to_json())
+    assert onnxprune.apply(plan, net, calibration=DATA, latency=False).model == found.model
+
+
+def test_a_product_that_becomes_a_gemm_is_still_kept(tmp_path: Path) -> None:
+    """ONNX Runtime's preparation joins MatMul and Add under another name."""
+    body = "f = Flatten(x); w = %243x8; h = MatMul(f, w); a = Add(h, %8); r = Relu(a); v = %8x5; m = MatMul(r, v); y = Add(m, %5)"
+    net = small_network(body=body)
+    net.graph.node[1].name = "first"
+    found = onnxprune.prune(net, quantize="int8", keep_float="first", calibration=DATA, **ALONE)
+    stored = {tensor.name: tensor.data_type for tensor in found.model.graph.initializer}
+    assert stored.get("w") == onnx.TensorProto.FLOAT and "v" not in stored
+
+
+def test_patterns_of_what_stays_float_are_looked_at_first() -> None:
+    with pytest.raises(UsageError, match="matches no node of the model"):
+        onnxprune.prune(small_network(), quantize="int8", keep_float="nothing*", calibration=DATA, **ALONE)
+    with pytest.raises(UsageError, match="add quantize int8 or dynamic"):
+        onnxprune.prune(small_network(), keep_float="op:Gemm", ratio=0.5)

@@ -488,6 +488,10 @@ ERRORS = {
     "name the array of tokens that stay": (f"words.onnx --vocabulary three.npz {DRY}", f"words.onnx --vocabulary ids.npz {DRY}"),
     "give --unstructured, or leave scope out": (f"net.onnx {DRY} --scope erdos-renyi", f"net.onnx {DRY} --scope erdos-renyi --unstructured"),
     "(--calib), or leave scope out": (f"net.onnx {DRY} --sparsity 0.5 --scope error", f"net.onnx {DRY} --sparsity 0.5 --scope error --calib x.npz"),
+    "add quantize int8 or dynamic, or leave keep_float out": (
+        f"net.onnx {DRY} --keep-float op:Conv", f"net.onnx {DRY} --keep-float op:Conv --quantize dynamic"),
+    "give names that onnxprune inspect MODEL --quantize dynamic lists": (
+        f"net.onnx {DRY} --quantize dynamic --keep-float nothing", f"net.onnx {DRY} --quantize dynamic --keep-float op:Conv"),
     "give --no-permute": (f"net.onnx {DRY} --rewind net.onnx --sparsity 2:4", f"net.onnx {DRY} --rewind net.onnx --sparsity 2:4 --no-permute"),
     "give these (--rewind": (
         f"net.onnx {DRY} --sparsity 0.5 --criterion movement", f"net.onnx {DRY} --sparsity 0.5 --criterion movement --rewind net.onnx"),

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from onnx import TensorProto
 
+from onnxprune.allocate import matcher
 from onnxprune.changes.quantising.recipes import DYNAMIC
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, UsageError
 from onnxprune.model.graph import Graph, Node
 from onnxprune.model.model import Model
 from onnxprune.model.quantiser import eight_bit_operators
 from onnxprune.model.tensors import FLOATS
 
+KEPT_FLOAT = "kept float, as asked for"
 LEAST_OPSET, LEAST_IR = 11, 4
 """What ONNX Runtime's quantiser would raise a file to, or refuses."""
 ALREADY = re.compile(r"(?i:quantize)|Integer|QLinear|::Q[A-Z]|NBits|Bnb4")
@@ -59,8 +61,40 @@ def require_quantisable(model: Model) -> None:
             )
 
 
-def weighing_nodes(graph: Graph, mode: str) -> Iterator[WeighingNode]:
-    """Yield every node that reads a float tensor of two axes or more, by its first such tensor, and why it would stay float."""
+def names_kept(graph: Graph, patterns: Sequence[str], *, all_match: bool = False) -> frozenset[str]:
+    """Return the names by which nodes that match a pattern are known, in this graph and in what ONNX Runtime's preparation makes of it.
+
+    These are its label, its outputs and its weights: a product that becomes a Gemm keeps the last, a convolution that takes in a norm
+    the first. Raises UsageError for a pattern that matches no node, if ``all_match``.
+    """
+    names = {node: _known_by(graph, node) for node in graph.top}
+    every, found = frozenset[str]().union(*names.values()), set[str]()
+    for pattern in patterns:
+        by_node, by_name = matcher(pattern, every)
+        hit = [own for node, own in names.items() if by_node(node) or any(map(by_name, own))]
+        if not hit and all_match:
+            raise UsageError(
+                f"keep_float {pattern!r} matches no node of the model; give names that onnxprune inspect MODEL --quantize dynamic lists"
+            )
+        found |= set[str]().union(*hit)
+    return frozenset(found)
+
+
+def kept_float(graph: Graph, names: frozenset[str]) -> frozenset[str]:
+    """Return the first outputs of the nodes that are known by one of ``names``; see ``names_kept``."""
+    return frozenset(node.outputs[0] for node in graph.top if not names.isdisjoint(_known_by(graph, node)))
+
+
+def _known_by(graph: Graph, node: Node) -> frozenset[str]:
+    weights = (name for name in node.inputs if _is_weight(graph, name))
+    return frozenset(filter(None, (node.label, *node.outputs, *weights)))
+
+
+def weighing_nodes(graph: Graph, mode: str, kept: Collection[str] = ()) -> Iterator[WeighingNode]:
+    """Yield every node that reads a float tensor of two axes or more, by its first such tensor, and why it would stay float.
+
+    ``kept``: first outputs of nodes that are to stay so.
+    """
     known = eight_bit_operators(dynamic=mode == DYNAMIC)
     for node in graph.nodes:
         weight = next((name for name in node.inputs if _is_weight(graph, name)), None)
@@ -70,7 +104,8 @@ def weighing_nodes(graph: Graph, mode: str) -> Iterator[WeighingNode]:
         size = 4
         for dim in tensor.dims:
             size *= dim
-        yield WeighingNode(node.label, node.op, weight, size, _reason(graph, node, known, mode))
+        reason = KEPT_FLOAT if node.outputs[0] in kept else _reason(graph, node, known, mode)
+        yield WeighingNode(node.label, node.op, weight, size, reason)
 
 
 def _is_weight(graph: Graph, name: str) -> bool:

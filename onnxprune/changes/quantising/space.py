@@ -14,7 +14,14 @@ from onnx import TensorProto
 from onnxprune.allocate import Costs, Target
 from onnxprune.changes.change import Change, Refuted, Space, Totals
 from onnxprune.changes.context import Context
-from onnxprune.changes.quantising.able import WeighingNode, require_quantisable, weighing_nodes
+from onnxprune.changes.quantising.able import (
+    KEPT_FLOAT,
+    WeighingNode,
+    kept_float,
+    names_kept,
+    require_quantisable,
+    weighing_nodes,
+)
 from onnxprune.changes.quantising.recipes import BY_NAME, DYNAMIC
 from onnxprune.changes.quantising.trials import QuantChoice, RecipeTrials, TriedRecipe
 from onnxprune.coupling.prepare import restore
@@ -48,6 +55,7 @@ class Quantising(Space[WeighingNode]):
         super().__init__(context)
         self.mode = context.settings.quantize
         require_quantisable(self.base)
+        self.kept: frozenset[str] = names_kept(Graph(self.base.structure), context.settings.keep_float)
 
     @property
     def base(self) -> Model:
@@ -57,7 +65,10 @@ class Quantising(Space[WeighingNode]):
 
     @property
     def nodes(self) -> tuple[WeighingNode, ...]:
-        return self.context.once("weighing", lambda: tuple(weighing_nodes(self.context.facts.graph, self.mode)))
+        return self.context.once("weighing", lambda: tuple(self._weighing(self.context.facts.graph)))
+
+    def _weighing(self, graph: Graph) -> Iterator[WeighingNode]:
+        return weighing_nodes(graph, self.mode, kept_float(graph, self.kept))
 
     def parts(self) -> Sequence[WeighingNode]:
         return [node for node in self.nodes if not node.reason]
@@ -74,12 +85,14 @@ class Quantising(Space[WeighingNode]):
             return self._changed(self._trials().chosen())
 
     def _trials(self) -> RecipeTrials:
-        return RecipeTrials(self.context, self.base, self.mode)
+        return RecipeTrials(self.context, self.base, self.mode, self.kept)
 
     def _changed(self, choice: QuantChoice) -> Quantisation:
-        found = weighing_nodes(Graph(choice.floats.structure), self.mode)
+        found = self._weighing(Graph(choice.floats.structure))
         left = set(Graph(choice.quantised.structure).tensors)
-        return Quantisation(self, tuple(node for node in found if node.weight not in left), choice)
+        return Quantisation(
+            self, tuple(node for node in found if node.weight not in left and node.reason != KEPT_FLOAT), choice
+        )
 
     def silent(self, change: Change[WeighingNode]) -> Model:
         return self.context.facts.model
@@ -153,7 +166,7 @@ class Quantising(Space[WeighingNode]):
     def entries(self, change: Change[WeighingNode] | None = None) -> Report:
         if not isinstance(change, Quantisation):
             return {"quantised": [self._row(node, False, False) for node in self.nodes]}
-        taken, nodes = set(change.parts), weighing_nodes(Graph(change.choice.floats.structure), self.mode)
+        taken, nodes = set(change.parts), self._weighing(Graph(change.choice.floats.structure))
         narrow = change.choice.recipe.how.products
         return {"quantised": [self._row(_left_out(node) if narrow else node, node in taken, True) for node in nodes]}
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.changes.context import FITTED, Context
+from onnxprune.changes.quantising.able import kept_float
 from onnxprune.changes.quantising.correcting import bias_corrected
 from onnxprune.changes.quantising.floats import FloatForms
 from onnxprune.changes.quantising.nearness import weight_error
@@ -21,6 +22,7 @@ from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
 from onnxprune.measure.tasks.choice import Judged
 from onnxprune.model.facts import Facts
+from onnxprune.model.graph import Graph
 from onnxprune.model.memory import ONE_RUN, USUAL_ROWS, room, tensor_bytes
 from onnxprune.model.model import Model
 from onnxprune.model.quantiser import Quantiser
@@ -60,11 +62,15 @@ class QuantChoice:
 
 @dataclass
 class RecipeTrials:
-    """Trials on one float model, ``base``; raises ModelError where ONNX Runtime's quantiser takes it by no recipe."""
+    """Trials on one float model, ``base``; raises ModelError where ONNX Runtime's quantiser takes it by no recipe.
+
+    ``kept``: names by which nodes are known that stay float.
+    """
 
     context: Context
     base: Model
     mode: str
+    kept: frozenset[str] = frozenset()
     tried: dict[QuantRecipe, TriedRecipe] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -162,14 +168,17 @@ class RecipeTrials:
         """Return the model whose biases make up for the rounding of weights by the same recipe; ranges are the same."""
         floats, threads = self.floats.of(recipe.equalised), self.context.settings.threads
         rounded = self.quantised(replace(recipe, corrected=False))
-        with Quantiser(bias_corrected(floats, rounded, self._feeds(), threads), threads) as own:
+        with self._opened(bias_corrected(floats, rounded, self._feeds(), threads)) as own:
             return own.static(recipe.how, self._ranges_of(recipe))
 
     def _quantiser(self, equalised: str) -> Quantiser:
         if equalised not in self._quantisers:
-            own = Quantiser(self.floats.of(equalised), self.context.settings.threads)
+            own = self._opened(self.floats.of(equalised))
             self._quantisers[equalised] = self._open.enter_context(own)
         return self._quantisers[equalised]
+
+    def _opened(self, floats: Model) -> Quantiser:
+        return Quantiser(floats, self.context.settings.threads, kept_float(Graph(floats.structure), self.kept))
 
     def _ranges_of(self, recipe: QuantRecipe) -> Any:
         key = recipe.equalised, recipe.method, recipe.how.products
