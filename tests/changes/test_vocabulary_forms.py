@@ -16,7 +16,7 @@ from support.networks import network
 
 import onnxprune
 from onnxprune.changes.plan import from_json
-from onnxprune.changes.vocabulary import numbering
+from onnxprune.changes.vocabulary import numbering, space
 from onnxprune.errors import ModelError, TargetError, UsageError
 from onnxprune.runs import tokens as runs
 
@@ -66,6 +66,9 @@ HEADS = {
     "4-bit, flat scales": f"w = %40x2x8:uint8; c = %+80; z = %40:uint8; logits = {NBITS}(r, w, c, z)",
     "4-bit, short block": "w = %40x1x32:uint8; c = %+40x1; logits = com.microsoft.MatMulNBits<N = 40, K = 32, bits = 4, block_size = 64>(r, w, c)",
     "8-bit in blocks": f"w = %40x2x16:uint8; c = %+40x2; z = %40x2:uint8; logits = {NBITS.replace('bits = 4', 'bits = 8')}(r, w, c, z)",
+    "QDQ, 4-bit in blocks": "w = %32x40:int4; c = %+2x40; d = DequantizeLinear<axis = 0, block_size = 16>(w, c); logits = MatMul(r, d)",
+    "QDQ, 4-bit in blocks, transposed": "w = %40x32:uint4; c = %+40x2; z = %40x2:uint4; d = DequantizeLinear<axis = 1, block_size = 16>(w, c, z); t = Transpose<perm=[1,0]>(d); "
+    "m = MatMul(r, t); b = %40; a = Add(m, b); l = Cast<to=10>(a); logits = Cast<to=1>(l)",
     "transposed in the product": "w = %40x32; logits = com.microsoft.FusedMatMul<transB = 1>(r, w)",
     "two heads in one": "w = %32x40; v = %32x40; m = MatMul(r, w); n = MatMul(s, v); logits = Add(m, n)",
 }  # fmt: skip
@@ -282,3 +285,21 @@ def test_inputs_of_other_files(kind: str, numbers: str, keep: str) -> None:
     given = BATCH.astype(np.int64 if old else np.int32)
     new = given if numbers == "original" else np.searchsorted(IDS, given).astype(given.dtype)
     np.testing.assert_array_equal(run(found, new), run(model, given))
+
+
+@pytest.mark.parametrize(
+    ("body", "tensor"),
+    [(TABLES["int8, a scale per token"] + END, "c"), (TABLES["4-bit"] + END, "z"), (f"e = %40x32; s = Gather(e, ids); r = Relu(s); {HEADS['4-bit']}", "z")],
+)  # fmt: skip
+def test_scales_and_zero_points_of_other_tokens_are_refuted(
+    body: str, tensor: str, keep: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = space.narrowed
+
+    def swapped(*given: Any) -> Any:
+        found = whole(*given)
+        return found.replaced({tensor: np.asarray(found.weights[tensor].read())[::-1].copy()})
+
+    monkeypatch.setattr(space, "narrowed", swapped)
+    with pytest.raises(TargetError, match="not exact"):
+        cut(language(body, "float[] logits" if "logits" in body else "float[N,L,5] y"), keep)
