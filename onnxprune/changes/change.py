@@ -80,6 +80,8 @@ class Space(Generic[P]):
     """Setting -> the values that go with this kind; settings that are not named: all."""
     aims: ClassVar[tuple[str, ...]] = ("ratio", "macs", "params", "size")
     """Kinds of targets that it can be given."""
+    loses: ClassVar[bool] = True
+    """Whether something of the model is lost by it; where not, all may as well stay as it is."""
     saves: ClassVar[bool] = True
     """Whether there is less of the model afterwards."""
     trains: ClassVar[bool] = True
@@ -129,10 +131,10 @@ class Space(Generic[P]):
         return self.open
 
     def without(self, refuted: Refuted) -> Self:
-        """Return what is left to choose from; raises TargetError where that is nothing."""
+        """Return what is left to choose from; raises TargetError where that is nothing, and something was to be lost."""
         rest = copy.copy(self)
         rest.barred = {**self.barred, **{self.owner(part): barrier for part, barrier in refuted.parts.items()}}
-        if not rest.open:
+        if self.loses and not rest.open:
             raise refuted.nothing_left(self.noun)
         return rest
 
@@ -162,7 +164,7 @@ class Space(Generic[P]):
 
     def probes(self) -> Iterator[tuple[str, int, dict[int, Change[P]]]]:
         """Yield every part's name, its size, and what is left of that -> the change that leaves so much of it alone."""
-        for part in self.open:
+        for part in self.open if self.loses else ():
             yield self.label(part), 1, {0: Change(self, (part,))}
 
     def checked(self, change: Change[P], small: Model) -> SurgeryCheck:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
 from onnxprune.allocate import Target
 from onnxprune.changes.analysing import plain_facts
-from onnxprune.changes.change import Change, Refuted, Space, selected
+from onnxprune.changes.change import Change, Space, selected
 from onnxprune.changes.context import Context
 from onnxprune.changes.permuting.assigning import best_order, kept_sum
 from onnxprune.changes.permuting.readers import GroupReader, immovable, readers_of, reason_of
@@ -42,6 +41,7 @@ class Permuting(Space[Group]):
 
     kind, name, noun, verb, changed = "permute", "permuted", "group", "reorders", "reordered"
     aims: ClassVar[tuple[str, ...]] = ()
+    loses: ClassVar[bool] = False
     saves: ClassVar[bool] = False
 
     def __init__(self, context: Context):
@@ -66,12 +66,6 @@ class Permuting(Space[Group]):
 
     def parts(self) -> Sequence[Group]:
         return [group for group in self.analysis.groups if not reason_of(group, self.readers, self.held)]
-
-    def without(self, refuted: Refuted) -> Self:
-        """Return what is left; where that is nothing, all keeps its order."""
-        rest = copy.copy(self)
-        rest.barred = {**self.barred, **refuted.parts}
-        return rest
 
     def choose(self, aim: Target) -> Reordered:
         """Search an order for every group, by all layers that read it together."""
@@ -125,10 +119,6 @@ class Permuting(Space[Group]):
     def prunable(self) -> dict[str, float]:
         """Return what the zeros behind it may take."""
         return {"parameters": self.weights / max(self.totals()["parameters"], 1), "macs": 0.0}
-
-    def probes(self) -> Iterator[tuple[str, int, dict[int, Change[Group]]]]:
-        """Yield nothing: an order loses nothing."""
-        return iter(())
 
     def record(self, change: Change[Group]) -> Mapping[str, Any]:
         assert isinstance(change, Reordered)

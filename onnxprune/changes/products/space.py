@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from onnxprune.allocate import Costs, Target
 from onnxprune.changes.analysing import facts_of
-from onnxprune.changes.change import Change, Refuted, Space, selected
+from onnxprune.changes.change import Change, Space, selected
 from onnxprune.changes.context import Context
 from onnxprune.changes.products.find import StoredProduct, stored_products
 from onnxprune.changes.products.surgery import written_as
@@ -26,6 +25,7 @@ class Rewriting(Space[StoredProduct]):
 
     kind, name, noun, verb, changed = "rewrite", "rewritten", "product", "rewrites", "rewritten"
     aims: ClassVar[tuple[str, ...]] = ()
+    loses: ClassVar[bool] = False
     saves: ClassVar[bool] = False
     trains: ClassVar[bool] = False
 
@@ -44,12 +44,6 @@ class Rewriting(Space[StoredProduct]):
 
     def parts(self) -> Sequence[StoredProduct]:
         return [product for product in self.products if not product.reason]
-
-    def without(self, refuted: Refuted) -> Self:
-        """Return what is left; where that is nothing, the model stays as it is."""
-        rest = copy.copy(self)
-        rest.barred = {**self.barred, **refuted.parts}
-        return rest
 
     def choose(self, aim: Target) -> Change[StoredProduct]:
         """Take every product that can be written so and that the settings do not leave out; say where there is none."""
@@ -72,10 +66,6 @@ class Rewriting(Space[StoredProduct]):
 
     def prunable(self) -> dict[str, float]:
         return Costs(self.context.analysis).prunable()
-
-    def probes(self) -> Iterator[tuple[str, int, dict[int, Change[StoredProduct]]]]:
-        """Yield nothing: it takes nothing out."""
-        return iter(())
 
     def record(self, change: Change[StoredProduct]) -> Mapping[str, Any]:
         return {**super().record(change), "form": [self.form]}

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from onnx import TensorProto
 
 from onnxprune.allocate import Costs, Target
-from onnxprune.changes.change import Change, Refuted, Space, Totals
+from onnxprune.changes.change import Change, Space, Totals
 from onnxprune.changes.context import Context
 from onnxprune.changes.quantising.able import (
     KEPT_FLOAT,
@@ -49,6 +48,7 @@ class Quantising(Space[WeighingNode]):
 
     kind, name, noun, verb, changed = "quantize", "quantised", "node", "quantises", "quantised"
     aims: ClassVar[tuple[str, ...]] = ()
+    loses: ClassVar[bool] = False
     trains: ClassVar[bool] = False
 
     def __init__(self, context: Context):
@@ -72,12 +72,6 @@ class Quantising(Space[WeighingNode]):
 
     def parts(self) -> Sequence[WeighingNode]:
         return [node for node in self.nodes if not node.reason]
-
-    def without(self, refuted: Refuted) -> Self:
-        """Return what is left; where that is nothing, the model stays float."""
-        rest = copy.copy(self)
-        rest.barred = {**self.barred, **refuted.parts}
-        return rest
 
     def choose(self, aim: Target) -> Quantisation:
         """Try recipes and take the one that loses least; raises ModelError where none can be made."""
@@ -136,10 +130,6 @@ class Quantising(Space[WeighingNode]):
 
     def prunable(self) -> dict[str, float]:
         return Costs(self.context.analysis).prunable()
-
-    def probes(self) -> Iterator[tuple[str, int, dict[int, Change[WeighingNode]]]]:
-        """Yield nothing: it takes nothing out."""
-        return iter(())
 
     def record(self, change: Change[WeighingNode]) -> Mapping[str, Any]:
         assert isinstance(change, Quantisation)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
 from onnxprune.allocate import Costs, Target
 from onnxprune.changes.analysing import facts_of
-from onnxprune.changes.change import Change, Refuted, Space
+from onnxprune.changes.change import Change, Space
 from onnxprune.changes.context import Context
 from onnxprune.changes.rotation.heads import HeadBases, head_bases, narrowing_heads
 from onnxprune.coupling.heads.spaces import Heads, HeadSpace
@@ -55,6 +54,7 @@ class Rotation(Space[RotationPart]):
 
     kind, name, noun, verb, changed = "rotate", "streams", "stream", "rotates", "rotated"
     aims: ClassVar[tuple[str, ...]] = ()
+    loses: ClassVar[bool] = False
     saves: ClassVar[bool] = False
 
     def __init__(self, context: Context):
@@ -98,12 +98,6 @@ class Rotation(Space[RotationPart]):
 
     def parts(self) -> Sequence[RotationPart]:
         return [*self.streams, *(space for space in self.heads.spaces if not space.reason)]
-
-    def without(self, refuted: Refuted) -> Self:
-        """Return what is left; where that is nothing, all is cut as it is."""
-        rest = copy.copy(self)
-        rest.barred = {**self.barred, **refuted.parts}
-        return rest
 
     def choose(self, aim: Target) -> Change[RotationPart]:
         """Turn everything that can be turned; say where that is nothing."""
@@ -179,10 +173,6 @@ class Rotation(Space[RotationPart]):
 
     def prunable(self) -> dict[str, float]:
         return Costs(self.context.analysis).prunable()
-
-    def probes(self) -> Iterator[tuple[str, int, dict[int, Change[RotationPart]]]]:
-        """Yield nothing: a rotation loses nothing."""
-        return iter(())
 
     def record(self, change: Change[RotationPart]) -> Mapping[str, Any]:
         found: dict[str, dict[str, Any]] = {"streams": {}}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
 from onnxprune.allocate import Costs, Target
-from onnxprune.changes.change import Change, Refuted, Space
+from onnxprune.changes.change import Change, Space
 from onnxprune.changes.context import Context
 from onnxprune.changes.storage.choose import STORAGES, TensorForm, best_form, candidates, stays, without_loss
 from onnxprune.changes.storage.figures import file_figures
@@ -52,6 +51,7 @@ class Storing(Space[StoredTensor]):
 
     kind, name, noun, verb, changed = "storage", "storage", "tensor", "stores", "packed"
     aims: ClassVar[tuple[str, ...]] = ()
+    loses: ClassVar[bool] = False
     trains: ClassVar[bool] = False
 
     def __init__(self, context: Context):
@@ -93,12 +93,6 @@ class Storing(Space[StoredTensor]):
 
     def parts(self) -> Sequence[StoredTensor]:
         return [tensor for tensor in self.tensors if tensor.form != PLAIN]
-
-    def without(self, refuted: Refuted) -> Self:
-        """Return what is left; where that is nothing, the model is stored as it was."""
-        rest = copy.copy(self)
-        rest.barred = {**self.barred, **refuted.parts}
-        return rest
 
     def choose(self, aim: Target) -> Change[StoredTensor]:
         """Take every tensor that a form makes smaller; say where there is none."""
@@ -146,10 +140,6 @@ class Storing(Space[StoredTensor]):
 
     def prunable(self) -> dict[str, float]:
         return Costs(self.context.analysis).prunable()
-
-    def probes(self) -> Iterator[tuple[str, int, dict[int, Change[StoredTensor]]]]:
-        """Yield nothing: storage takes nothing out."""
-        return iter(())
 
     def record(self, change: Change[StoredTensor]) -> Mapping[str, Any]:
         return {"storage": {part.name: part.form.name for part in change.parts}, "basis": [self.basis]}
