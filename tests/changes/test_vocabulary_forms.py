@@ -136,6 +136,7 @@ def test_a_tied_table_is_cut_once(name: str, keep: str) -> None:
 
 
 WHOLE = {
+    "a map of an earlier run": ("m = %60:int32; n = Abs(m); e = %40x32; i = Gather(n, ids); s = Gather(e, i)" + END, r"does not have \(e: its rows are looked up by numbers that Gather 'i' computes"),
     "scales of blocks of tokens": (
         "e = %40x32:int8; c = %+20x32; d = DequantizeLinear<axis = 0, block_size = 2>(e, c); s = Gather(d, ids)" + END,
         "blocks of tokens share their scales",

@@ -144,7 +144,7 @@ def _other(facts: Facts, name: str, reads: Sequence[RowsRead], tokens: int) -> s
     if names and not any(_names_tokens(read.source) for read in reads):
         return f"its rows are looked up by {names}, whose numbers are not of tokens"
     if names:
-        return f"it has another number of rows than the vocabulary of {tokens}"
+        return f"it has another number of rows than the vocabulary of {tokens}" if tokens else ""
     embeds = len(facts.shape(name) or ()) > 1 and facts.dtype(name) not in WIDE and reads[0].axis == 0
     return _computed(facts, reads[0].node, reads[0].lookup) if embeds else ""
 
