@@ -64,6 +64,7 @@ from onnxprune.settings import (
     Settings,
     analysis_settings,
     make_settings,
+    repeated_settings,
     space_of,
 )
 
@@ -149,11 +150,15 @@ def prune(model: Source, **options: Unpack[PruneOptions]) -> Result:
 
 
 def apply(plan: Plan | PathLike, model: Source, **options: Unpack[ApplyOptions]) -> Result:
-    """Carry out a plan on the model it was made for (with ``force`` on any whose shapes agree); raises PlanError."""
+    """Carry out a plan on the model it was made for (with ``force`` on any whose shapes agree); raises PlanError.
+
+    With the calibration data of its run, weights are chosen and repaired as they were there: same ``repair``, same ``seed``.
+    """
     recorded = plan if isinstance(plan, Plan) else from_json(read.read_text(plan))
     base = analysis_settings(recorded.settings)
     analysed = {name: getattr(base, name) for name in ANALYSED}
-    given, chosen = parted(analysed | options, ApplyOptions)
+    repeated = repeated_settings(recorded.settings, options.get("calibration") is not None)
+    given, chosen = parted(analysed | repeated | options, ApplyOptions)
     settle_paths(
         model=model, plan=plan, tokenizer=_tokenizer(given), **{name: given[name] for name in (*READ, *WRITTEN)}
     )

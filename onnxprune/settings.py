@@ -51,6 +51,7 @@ ANALYSED = (
     "quantize",
     "keep_float",
 )  # what the groups of a model depend on
+REPEATED = ("repair", "seed")  # what the weights of a replayed plan depend on beside, where the same data is given
 AUTO = "auto"
 MOST_THREADS = 1024
 """More than any machine has cores; each costs memory and time from the first run on."""
@@ -667,6 +668,16 @@ KINDS: dict[str, tuple[Callable[[Any], Any], str]] = {
 def analysis_settings(recorded: Mapping[str, Any]) -> Settings:
     """Return settings with what a plan's record says about how the model was analysed."""
     return make_settings({name: recorded[name] for name in ANALYSED if name in recorded})
+
+
+def repeated_settings(recorded: Mapping[str, Any], calibrated: bool) -> dict[str, Any]:
+    """Return what a plan's record says of how weights were repaired; ``calibrated``: whether there is data for that.
+
+    Without, a plan of repairs by data tells what stays, and nothing is repaired.
+    """
+    known = make_settings({name: recorded[name] for name in REPEATED if name in recorded})
+    found = {name: getattr(known, name) for name in REPEATED}
+    return found if calibrated or known.repair in ("none", "isometry") else found | {"repair": AUTO}
 
 
 def _plain(value: Any) -> Any:

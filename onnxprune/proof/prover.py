@@ -65,9 +65,10 @@ class Prover:
     def compare(self, reference: Model, small: Model, witnesses: Witnesses | None) -> SurgeryCheck:
         """Compare until everything is seen or something differs, at last on every kind of input.
 
-        ``witnesses``: inner values that must agree too; None: outputs alone, which then need not move. Raises ModelError where
-        the original cannot be run.
+        ``witnesses``: inner values that must agree too; None: outputs alone, which then need not move. Raises NothingRunError where
+        the original takes no input that there is.
         """
+        self._leave_smaller_sizes_that_are_refused()
         trial = _Trial(self, reference, small, witnesses)
         first = [*(SMALLER if self.smaller else ALWAYS), *(SWITCHED if has_switches(self.facts) else ())]
         further = [kind for kind in FURTHER if kind not in first]
@@ -86,11 +87,17 @@ class Prover:
         except _NotRun as error:
             return SurgeryCheck(False, np.inf, np.inf, 0.0, problem=str(error))
         if not any(self._runs.values()):
-            raise ModelError(
+            raise NothingRunError(
                 f"the original model cannot be run on drawn inputs: {self._refusal}"
                 f"{free_sizes(self.facts.graph, self.facts.first) or '. Give real inputs (--calib)'}"
             )
         return trial.seen.verdict()
+
+    def _leave_smaller_sizes_that_are_refused(self) -> None:
+        """Draw inputs of the sizes that the model is made for where it takes no smaller ones (a sequence that is written out step by step)."""
+        if self.smaller and not self.original(SMALLER):
+            self.smaller, self._refusal = (), ""
+            self._runs.clear()
 
     def _showing(self, outputs: set[str], kinds: Sequence[str]) -> list[tuple[Feeds, dict[str, Any]]]:
         """Return the runs of the original that give one of the outputs a finite value other than zero."""
@@ -155,6 +162,10 @@ class Prover:
     def _typed(self, feed: Feeds) -> Feeds:
         plain = self._plain
         return {n: a.astype(np.float32) if plain and a.dtype.name == "bfloat16" else a for n, a in feed.items()}
+
+
+class NothingRunError(ModelError):
+    """The original takes none of the inputs that were drawn, and there are no others."""
 
 
 class _NotRun(Exception):

@@ -169,6 +169,27 @@ def test_a_plan_repeats_the_zeros(net: ModelProto, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"repair": "none"},
+        {"repair": "none", "criterion": "wanda"},
+        {"criterion": "taylor", "seed": 3},
+        {"seed": 5},
+        {"scope": "error"},
+        {"ratio": 0.3, "round_to": 1, "repair": "bias", "search": 0.0},
+    ],
+    ids=str,
+)
+def test_a_plan_repeats_how_weights_were_found(net: ModelProto, options: dict) -> None:
+    """What a run said of repair and seed holds for its plan on the same data, unless it is said anew."""
+    found = onnxprune.prune(net, sparsity="0.6", calibration=ROWS, **options, **FAST)
+    again = onnxprune.apply(found.plan, net, calibration=ROWS, latency=False)
+    assert again.model == found.model
+    if options == {"seed": 5}:
+        assert onnxprune.apply(found.plan, net, calibration=ROWS, seed=6, latency=False).model != found.model
+
+
+@pytest.mark.parametrize(
     "more",
     [
         {"target": "macs=50%"},

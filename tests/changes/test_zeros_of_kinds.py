@@ -12,8 +12,13 @@ from support.networks import network
 from support.oracles import run
 
 import onnxprune
+from onnxprune.changes.zeros.contents import differs_beside_zeros
 from onnxprune.changes.zeros.patterns import parse_pattern
+from onnxprune.errors import ModelError
+from onnxprune.model import read
 from onnxprune.repair.finding import MAPS
+from onnxprune.repair.maps import WeightBlock
+from onnxprune.repair.stored import Encoding
 
 FAST = {"latency": False}
 STATES = "p = Transpose<perm=[1,0,2]>(x); l = {}; t = Transpose<perm=[2,0,1,3]>(l); r = Reshape(t, @[0,0,-1]); w3 = %{}x8; y = MatMul(r, w3)"
@@ -153,3 +158,48 @@ def test_weights_that_nodes_hold(calibrated: bool) -> None:
     found = onnxprune.prune(model, sparsity="0.5", **data, **FAST)
     arrays = [numpy_helper.to_array(n.attribute[0].t) for n in found.model.graph.node if n.op_type == "Constant"]
     assert [float((array == 0).mean()) for array in arrays if array.ndim == 3] == [0.5, 0.5]
+
+
+# --- models that take no drawn input -------------------------------------------------------------------------------------
+
+
+def test_sizes_that_steps_are_written_out_for() -> None:
+    """Inputs of fewer steps than the graph names are refused: the proof then runs at the sizes that it is made for."""
+    body = "w1 = %8x4x3x3; h = Conv<pads=[1,1,1,1]>(x, w1); e = Relu(h); w2 = %4x8x3x3; z = Conv<pads=[1,1,1,1]>(e, w2); y = Gather<axis=3>(z, @[0,70,150])"
+    found = onnxprune.prune(network(body, "float[1,4,64,160] x"), sparsity="2:4", **FAST)
+    proof = found.report["surgery"]
+    assert proof["proven"] and proof["outputs"]["y"]["proven"] and proof["outputs"]["y"]["moved"] > 0
+
+
+REFUSING = "w1 = %8x8; h = MatMul(x, w1); e = Relu(h); w2 = %8x8; z = MatMul(e, w2); f = Mul(s, @1000.0); i = Cast<to=7>(f); g = Gather(z, i); y = Add(g, @1.0)"
+
+
+@pytest.mark.parametrize("sparsity", ["0.5", "2:4"])
+def test_nothing_but_zeros_differs_where_no_input_is_taken(sparsity: str) -> None:
+    """Rows are picked by an input that no drawn one is like: what both models hold is compared, channels keep their order."""
+    model = network(REFUSING, "float[6,8] x, float[2] s")
+    found = onnxprune.prune(model, sparsity=sparsity, **FAST)
+    assert found.report["surgery"]["proven"]
+    assert any("comparing nodes and stored tensors" in text for text in found.report["warnings"])
+    for name, array in weights(found.model).items():
+        kept = array != 0
+        assert kept.mean() == 0.5
+        np.testing.assert_array_equal(array[kept], weights(model)[name][kept])
+    with pytest.raises(ModelError, match="drawn inputs"):
+        onnxprune.prune(model, ratio=0.5, round_to=1, **FAST)
+
+
+def test_other_differences_are_found() -> None:
+    """The comparison of what two models hold sees a weight, a node and an output that are other ones."""
+    model = read.load(network(REFUSING, "float[6,8] x, float[2] s"))
+    held = Encoding("w1")
+    block, mask = WeightBlock(held, (8, 8), ((), (1,), (0,))), np.eye(8, dtype=bool)[None]
+    array = model.weights["w1"].read()
+    emptied = model.replaced({"w1": np.where(np.eye(8, dtype=bool), array, 0)})
+    assert differs_beside_zeros(model, emptied, [(block, mask)]) == ""
+    assert "w1" in differs_beside_zeros(model, model, [(block, mask)])
+    other = emptied.replaced({"w2": emptied.weights["w2"].read() + 1})
+    assert "w2" in differs_beside_zeros(model, other, [(block, mask)])
+    renamed = emptied.draft()
+    renamed.graph.node[1].op_type = "Sigmoid"
+    assert "nodes" in differs_beside_zeros(model, emptied.derived(renamed), [(block, mask)])
