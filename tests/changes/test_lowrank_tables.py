@@ -206,6 +206,7 @@ def test_a_tied_head_shares_the_factors(name: str, target: str, rows: dict[str, 
     (row,) = [row for row in found.report["ranks"] if row["status"] == "pruned"]
     assert (row["name"], row["form"]) == ("e", "rows") and found.report["surgery"]["proven"]
     assert row["macs_after"] < row["macs"]
+    assert [other["reason"] for other in found.report["ranks"] if "tied to the table 'e'" in (other["reason"] or "")]
     assert sum(list(t.dims) == [TOKENS, row["rank"]] for t in found.model.graph.initializer) == 1
     assert not any(list(t.dims) == [TOKENS, WIDTH] for t in found.model.graph.initializer)
     onnx.checker.check_model(found.model, full_check=name != "FusedMatMul")

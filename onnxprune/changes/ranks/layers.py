@@ -125,7 +125,9 @@ def find_layers(analysis: Analysis, most_outputs: int = GRAM_LIMIT, tables: bool
             found.append(layer)
         else:
             kept.append((node, layer))
-    return Layers(tuple(found), tuple(kept))
+    tied = {e.linear.head.node: e.name for e in found if isinstance(e.linear, TableRead) and e.linear.head}
+    told = [(n, f"tied to the table {tied[n]!r}, whose factors it takes" if n in tied else why) for n, why in kept]
+    return Layers(tuple(found), tuple(told))
 
 
 def _looks_up(facts: Facts, node: Node) -> bool:
