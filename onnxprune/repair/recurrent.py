@@ -96,7 +96,9 @@ class Recurrent(LinearMap):
 
     def _states_before(self, fed: Mapping[int, np.ndarray]) -> np.ndarray:
         """Return [directions, steps, samples, hidden]: the state that every step goes on from."""
-        made = self._alone.run({f"in{number}": array for number, array in fed.items()})["states"]
+        kinds = {LENGTHS: np.int32}
+        feeds = {f"in{number}": np.asarray(array, kinds.get(number, np.float32)) for number, array in fed.items()}
+        made = self._alone.run(feeds)["states"]
         first = np.zeros_like(made[0]) if STATE not in fed else fed[STATE]
         lengths, before = self._lengths(fed), []
         for d, direction in enumerate(self.directions):

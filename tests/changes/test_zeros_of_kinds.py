@@ -160,6 +160,31 @@ def test_weights_that_nodes_hold(calibrated: bool) -> None:
     assert [float((array == 0).mean()) for array in arrays if array.ndim == 3] == [0.5, 0.5]
 
 
+QUANTISED = {
+    "transposed": "t = Transpose<perm=[0,2,1]>(x); q1 = %16x12x4:int8; w1 = DequantizeLinear(q1, @0.01, @3:int8); h = ConvTranspose<strides=[2]>(t, w1); "
+    "y = GlobalAveragePool(h)",
+    "lstm": "p = Transpose<perm=[1,0,2]>(x); q1 = %1x48x16:int8; q2 = %1x48x12:int8; w1 = DequantizeLinear(q1, @0.01, @3:int8); "
+    "w2 = DequantizeLinear(q2, @0.01, @0:int8); y = LSTM<hidden_size=12>(p, w1, w2)",
+}
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_weights_on_their_grid(kind: str) -> None:
+    """Integers become their zero point; those that stay are fitted, and stay on the grid."""
+    model = network(QUANTISED[kind], "float[N,6,16] x")
+    points = {"q1": 3, "q2": 0}
+    for number, tensor in enumerate(t for t in model.graph.initializer if t.name in points):
+        drawn = np.random.default_rng(number).integers(-100, 100, tensor.dims).astype(np.int8)
+        tensor.CopyFrom(numpy_helper.from_array(drawn, tensor.name))
+    found = onnxprune.prune(model, sparsity="0.5", calibration=CALIBRATION, **FAST)
+    for tensor in found.model.graph.initializer:
+        if tensor.name in points:
+            array = numpy_helper.to_array(tensor)
+            assert array.dtype == np.int8 and (array == points[tensor.name]).mean() == pytest.approx(0.5, abs=0.03)
+    by_size = onnxprune.prune(model, sparsity="0.5", criterion="l1", calibration=CALIBRATION, repair="none", **FAST)
+    assert lost(found.model, model) < 0.6 * lost(by_size.model, model)
+
+
 # --- models that take no drawn input -------------------------------------------------------------------------------------
 
 
