@@ -16,7 +16,7 @@ from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
 from onnxprune.repair.operands import Operands
 from onnxprune.repair.stored import DEQUANTISE, Encoding, IntegerGrid, Stored
-from onnxprune.repair.targets import FitTarget, batch_norm, target_of
+from onnxprune.repair.targets import ADDED, SUMMED, FitTarget, batch_norm, target_of
 from onnxprune.repair.teacher import Sought
 
 MAX_INPUTS = 6144  # wider nodes keep their weights: their second moments alone would take 300 MB
@@ -251,6 +251,8 @@ class LinearMap(ABC):
         if user.op == "BatchNormalization" and position == 0 and batch_norm(stored, user) is not None:
             return self._shifting(stored, user.inputs[3], -1.0)
         name = user.inputs[1 - position] if user.op == "Add" else ""
+        if position < min(ADDED.get(user.op, 0), len(SUMMED)):
+            name = user.input(ADDED[user.op])
         if name and stored.vector(name, self.channels, self.axis % rank, rank) is not None:
             return self._shifting(stored, name, 1.0)
         return self

@@ -34,7 +34,7 @@ from onnxprune.repair.order import is_foreign, last_sites, ready_at
 from onnxprune.repair.stored import Stored
 from onnxprune.repair.support import joint_support
 from onnxprune.repair.targets import FitTarget
-from onnxprune.repair.teacher import SoughtRows, Teacher
+from onnxprune.repair.teacher import SoughtRows, SoughtSum, Teacher
 
 Snap = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """Old and refitted weights float64[groups, o, d], moments of the inputs float64[groups, d, d] -> weights that can be stored."""
@@ -151,6 +151,9 @@ class Sequential:
 
     def _sought_by(self, linear: LinearMap, target: FitTarget) -> SoughtRows:
         """Return the rows of the original that a node is fitted to: of a value, or what the same node there multiplies out."""
+        if target.inside:
+            added = self.analysis.facts.content(target.added).astype(np.float32) if target.added else 0.0
+            return SoughtSum(linear.sought(target.value), linear.sought(target.other), target.added, added)
         if not linear.activation:
             return linear.sought(target.value)
         facts = self.analysis.facts
@@ -254,7 +257,7 @@ class Sequential:
         offset = (target.shift + target.scale * own).astype(np.float32)
         if other is not None:
             sampler = self._original.sampler(number, batch, self.effort.positions)
-            offset = offset + linear.sought(target.value).rows(other, sampler)
+            offset = offset + linear.sought(target.other).rows(other, sampler)
         if len(wanted) != count or (other is not None and len(offset) != count):
             self.unmatched[linear.node.label] = self.unmatched.get(linear.node.label, 0) + self._original.sizes[number]
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,17 @@ from onnxprune.repair.stored import Stored
 
 QUIET = 3e-3  # of the largest deviation: an output that moves less counts as if it moved so much
 NORMALISE = frozenset({"LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"})
+SUMMED = (0, 1)  # inputs of which a fused norm takes the sum
+SUMS_INSIDE = frozenset(
+    f"com.microsoft::{name}" for name in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
+)
+ADDED: dict[str, int] = {
+    "com.microsoft::BiasGelu": 1,
+    "com.microsoft::FastGelu": 1,
+    "com.microsoft::SkipLayerNormalization": 4,
+    "com.microsoft::SkipSimplifiedLayerNormalization": 3,
+}
+"""Operators that add a bias to their first inputs before anything else -> the input that it is."""
 DEAD_SCALE = 1e-6  # a channel scaled by less is silent: nothing can be learned about it
 
 
@@ -21,7 +32,8 @@ class FitTarget:
     """Fit ``scale * y + shift + other`` to the original's ``value`` (``other``: a value of the pruned model, "" for none).
 
     ``scale``, ``shift``: float64[channels] of the affine operators between the node and the sum it feeds. ``rectified``:
-    only the positive part of ``value`` is ever read. ``normalised``: every row of it is divided by its own deviation.
+    only the positive part of ``value`` is ever read. ``normalised``: every row of it is divided by its own deviation. ``inside``: the
+    sum is taken inside of the node that reads ``value`` and ``other``, so that the original's is of both there; ``added``: of a stored bias too.
     """
 
     value: str
@@ -30,6 +42,8 @@ class FitTarget:
     shift: np.ndarray
     rectified: bool
     normalised: bool = False
+    inside: bool = False
+    added: str = ""
 
 
 def target_of(
@@ -58,8 +72,26 @@ def target_of(
         if other:
             break
     use = stored.sole_user(value)
+    if use is not None and not other and use[0].op in SUMS_INSIDE and axis == rank - 1:
+        return _inside(FitTarget(value, "", scale, shift, False, True), analysis, stored, *use, ready)
     rectified = use is not None and stored.rectifies(use[0])
     return FitTarget(value, other, scale, shift, rectified, _is_normalised(stored.graph, value, axis, rank))
+
+
+def _inside(
+    plain: FitTarget, analysis: Analysis, stored: Stored, user: Node, position: int, ready: Callable[[str], bool]
+) -> FitTarget:
+    """Return the target with what a fused norm adds to a value before it normalises, where that is known yet."""
+    facts, value = analysis.facts, plain.value
+    other = user.input(1 - position) if position < len(SUMMED) else ""
+    known = other not in ("", value) and other not in facts.constants and ready(other)
+    if not known or facts.shape(other) != facts.shape(value):
+        return plain
+    added = user.input(ADDED[user.op])
+    bias = stored.arrays.get(added)
+    if bias is None or bias.shape != plain.shift.shape:
+        return replace(plain, other=other, inside=True)
+    return replace(plain, other=other, inside=True, shift=plain.shift + bias, added=added)
 
 
 def on_own_scales(variance: np.ndarray, importance: np.ndarray | None) -> np.ndarray:

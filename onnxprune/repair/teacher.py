@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import NamedTuple, Protocol
 
@@ -108,6 +108,40 @@ class Sought:
         valid = valid_positions(array, axis, own.mask)
         sizes = np.full(len(parts), parts.shape[1]) if valid is None else valid.sum(axis=1)
         return np.minimum(sizes, own.positions)
+
+
+@dataclass(frozen=True)
+class SoughtSum:
+    """Rows of the sum of two values that are alike, and of a bias ``added`` float32[channels] (or nothing), by its name."""
+
+    one: Sought
+    other: Sought
+    name: str = ""
+    added: np.ndarray | float = field(default=0.0, compare=False)
+
+    @property
+    def value(self) -> str:
+        return self.one.value
+
+    @property
+    def axis(self) -> int:
+        return self.one.axis
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        return (*self.one.values, *self.other.values)
+
+    def width(self, arrays: Mapping[str, np.ndarray]) -> int:
+        return self.one.width(arrays)
+
+    def rows_of(self, arrays: Mapping[str, np.ndarray], sampler: Sampler) -> np.ndarray:
+        return self.one.rows_of(arrays, sampler) + self.other.rows_of(arrays, sampler) + self.added
+
+    def counts_of(self, arrays: Mapping[str, np.ndarray], sampler: Sampler) -> np.ndarray:
+        return self.one.counts_of(arrays, sampler)
+
+    def kept(self, left: Kept, facts: Facts) -> np.ndarray | None:
+        return self.one.kept(left, facts)
 
 
 class SoughtRows(Hashable, Protocol):

@@ -160,6 +160,28 @@ def test_weights_that_nodes_hold(calibrated: bool) -> None:
     assert [float((array == 0).mean()) for array in arrays if array.ndim == 3] == [0.5, 0.5]
 
 
+BLOCK = "w1 = %16x24; b1 = %24; w2 = %24x16; b2 = %16; s = %+16; c = %16; w3 = %16x8; h = MatMul(x, w1); {} y = MatMul(n, w3)"
+PLAIN = BLOCK.format(
+    "a = Add(h, b1); g = Gelu(a); z = MatMul(g, w2); i = Add(z, b2); r = Add(i, x); n = LayerNormalization(r, s, c);"
+)
+FUSED = BLOCK.format(
+    "g = com.microsoft.BiasGelu(h, b1); z = MatMul(g, w2); n = com.microsoft.SkipLayerNormalization<epsilon=1e-05>(z, x, s, c, b2);"
+)
+
+
+def test_a_fused_block_is_fitted_as_a_plain_one() -> None:
+    """Biases and the shortcut that fused operators add are those of the operators that they were made of."""
+    plain, fused = (network(text, "float[N,6,16] x", domains={"com.microsoft": 1}) for text in (PLAIN, FUSED))
+    for old, new in zip(plain.graph.initializer, fused.graph.initializer, strict=True):
+        new.CopyFrom(old)
+    np.testing.assert_allclose(run(fused, UNSEEN)["y"], run(plain, UNSEEN)["y"], rtol=1e-3, atol=1e-3)
+    options = {"sparsity": "0.5", "criterion": "l1", "calibration": CALIBRATION}  # a search would make much of rounding
+    found = [onnxprune.prune(model, **options, **FAST).model for model in (plain, fused)]
+    tensors = [{t.name: numpy_helper.to_array(t) for t in model.graph.initializer} for model in found]
+    for name, array in tensors[0].items():
+        np.testing.assert_allclose(tensors[1][name], array, rtol=1e-2, atol=1e-2, err_msg=name)
+
+
 QUANTISED = {
     "transposed": "t = Transpose<perm=[0,2,1]>(x); q1 = %16x12x4:int8; w1 = DequantizeLinear(q1, @0.01, @3:int8); h = ConvTranspose<strides=[2]>(t, w1); "
     "y = GlobalAveragePool(h)",
