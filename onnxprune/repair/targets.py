@@ -51,7 +51,7 @@ def target_of(
 ) -> FitTarget:
     """Follow a node's output ``value`` through per-channel scales and shifts, to a sum with a value that is ``ready`` if any.
 
-    A pair of QuantizeLinear and DequantizeLinear on the way is passed.
+    A pair of QuantizeLinear and DequantizeLinear on the way is passed; what the original does not have is not.
     """
     axis %= rank
     scale, shift, other = np.ones(channels), np.zeros(channels), ""
@@ -62,10 +62,13 @@ def target_of(
             value = rounded
             continue
         step = _affine(stored, user, position, channels, axis, rank)
-        if step is not None:
+        known = user.outputs[0] in analysis.facts.first
+        if step is not None and known:
             scale, shift = scale * step[0], shift * step[0] + step[1]
-        elif not other and _is_sum(analysis, stored, user, position, value, ready):
+        elif not other and step is None and _is_sum(analysis, stored, user, position, value, ready):
             other = user.inputs[1 - position]
+            if not known:  # a fused norm that the cut has spelled out
+                return FitTarget(value, other, scale, shift, False, True, True)
         else:
             break
         value = user.outputs[0]

@@ -182,6 +182,17 @@ def test_a_fused_block_is_fitted_as_a_plain_one() -> None:
         np.testing.assert_allclose(tensors[1][name], array, rtol=1e-2, atol=1e-2, err_msg=name)
 
 
+def test_a_fused_norm_that_a_cut_spells_out_still_has_its_sum() -> None:
+    """The sum has a name then that the original does not know: what it is there follows from what it is of."""
+    before = "w0 = %16x16; b0 = %16; i0 = MatMul(x, w0); x0 = Add(i0, b0); h = MatMul(x0, w1);"
+    text = FUSED.replace("h = MatMul(x, w1);", before).replace("(z, x, s", "(z, x0, s")
+    model = network(text, "float[N,6,16] x", domains={"com.microsoft": 1})
+    options = {"ratio": 0.4, "round_to": 1, "calibration": CALIBRATION, "search": 0.0, "criterion": "l1"}
+    repaired = onnxprune.prune(model, repair="least-squares", **options, **FAST).model
+    assert any(t.name == "b2" and len(numpy_helper.to_array(t)) < 16 for t in repaired.graph.initializer)
+    assert lost(repaired, model) < 0.3 * lost(onnxprune.prune(model, repair="none", **options, **FAST).model, model)
+
+
 QUANTISED = {
     "transposed": "t = Transpose<perm=[0,2,1]>(x); q1 = %16x12x4:int8; w1 = DequantizeLinear(q1, @0.01, @3:int8); h = ConvTranspose<strides=[2]>(t, w1); "
     "y = GlobalAveragePool(h)",
