@@ -84,6 +84,8 @@ class Space(Generic[P]):
     """Whether something of the model is lost by it; where not, all may as well stay as it is."""
     saves: ClassVar[bool] = True
     """Whether there is less of the model afterwards."""
+    passes: ClassVar[Mapping[str, float] | None] = None
+    """Stage of a run -> how many times as long as running the model on its rows it takes with data, about (None: as for units)."""
     trains: ClassVar[bool] = True
     """Whether weights may be trained once it is made."""
     recovers: ClassVar[bool] = False

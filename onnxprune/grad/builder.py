@@ -20,7 +20,7 @@ from onnxprune.grad.prepare import NARROW, prepare_backward
 from onnxprune.grad.sums import added
 from onnxprune.grad.view import VJPS, ForwardNode, Gradients
 from onnxprune.model.facts import gather_facts
-from onnxprune.model.graph import Graph, Names, Node, names_read
+from onnxprune.model.graph import Graph, Names, Node, names_read, nodes_behind
 from onnxprune.model.model import fill_header
 from onnxprune.model.read import Model, load
 from onnxprune.registry import near_names
@@ -196,7 +196,7 @@ def _assemble(
     proto = model.structure
     forward = [_with_extra_output(node, emit.extra_outputs) for node in proto.graph.node]
     sources = {value.name for value in results.values()} | set(kept)
-    nodes = _ends_last(_needed([*forward, *(node.proto for node in emit.nodes)], sources))
+    nodes = _ends_last(nodes_behind([*forward, *(node.proto for node in emit.nodes)], sources))
     place = {name: index for index, node in enumerate(nodes) for name in node.output}
     ordered = sorted(results.items(), key=lambda item: place.get(item[1].name, -1))
     names = Names(proto.graph, emit.first, results)
@@ -261,16 +261,6 @@ def _renamed(node: NodeProto, others: Mapping[str, str]) -> NodeProto:
             del body.node[:]
             body.node.extend(inner)
     return result
-
-
-def _needed(nodes: Sequence[NodeProto], wanted: set[str]) -> list[NodeProto]:
-    """Return the nodes that the wanted values depend on, in their order."""
-    kept = []
-    for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            wanted |= names_read(node)
-            kept.append(node)
-    return kept[::-1]
 
 
 def _declared(name: str, value: Value) -> ValueInfoProto:

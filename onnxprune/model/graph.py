@@ -7,7 +7,7 @@ bodies may use the same name twice; names captured from outside keep the name th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,6 +143,29 @@ def give_out(proto: ModelProto, names: Iterable[str]) -> None:
     """Let a model give out inner values too; those that are outputs already stay as they are."""
     declared = {value.name for value in proto.graph.output}
     proto.graph.output.extend(ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in declared)
+
+
+def leave_what_makes(proto: ModelProto, names: Collection[str]) -> None:
+    """Take out of a model what some values do not depend on; they become its outputs, its inputs stay."""
+    graph = proto.graph
+    nodes = nodes_behind(graph.node, set(names))
+    read = set(names).union(*map(names_read, nodes))
+    stored = [tensor for tensor in graph.initializer if tensor.name in read]
+    for held, left in ((graph.node, nodes), (graph.initializer, stored)):
+        del held[:]
+        held.extend(left)
+    del graph.output[:]
+    give_out(proto, names)
+
+
+def nodes_behind(nodes: Sequence[NodeProto], wanted: set[str]) -> list[NodeProto]:
+    """Return the nodes that the ``wanted`` values depend on, in their order; ``wanted`` grows by what these read."""
+    kept = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            wanted |= names_read(node)
+            kept.append(node)
+    return kept[::-1]
 
 
 def forget_values(graph: GraphProto, names: Container[str]) -> None:

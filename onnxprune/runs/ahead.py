@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from onnxprune.allocate.account import model_totals
@@ -11,13 +12,17 @@ from onnxprune.repair import MOST_ROWS
 from onnxprune.report.course import Stretch
 from onnxprune.report.gates import LATENCY_SECONDS
 from onnxprune.runs.turning import ROWS
-from onnxprune.settings import space_of
+from onnxprune.settings import Settings, space_of
 
 MACS_A_SECOND = 1e10  # of a convolution or product on one thread, about
 NODE_SECONDS = 1e-5  # that a node costs in every run, however small
 BYTES_A_SECOND = 4e8  # that are copied, compared or written
-PASSES = {"evidence": 2.0, "search": 8.0, "repair": 4.0, "recover": 4.0, "drift": 2.0}
-"""Stage -> how many times as long as running the model on its rows it takes, about."""
+TRAINING, DRIFT = 4.0, 2.0
+"""How many times as long as running the model on the rows a step of training, and the comparison of outputs, take, about."""
+BY_REPAIR = {"allocate": 8.0, "repair": 4.0}
+BY_SCORES = {"evidence": 2.0, "repair": 4.0}
+BY_WEIGHTS = {"repair": 4.0}
+"""Stage -> the same of a kind of change that says nothing itself: where it is chosen by what repairs best, by data, by weights alone."""
 QUANTISED = {"": 0.0, "dynamic": 8.0, "int8": 30.0}
 """What ``quantize`` is -> how many times as long as running the model on its rows the choice of a recipe takes, about."""
 CHECKS = 12  # samples that a proof runs, of all models together
@@ -38,9 +43,8 @@ def _stages(context: Context) -> Iterator[tuple[str, Stretch]]:
     turns = max(len(settings.spaces), 1) * settings.steps.steps
     if settings.max_divergence is not None and not all(space_of(path).stepwise for path in settings.spaces):
         turns *= TURNS
-    every = {name: factor * rows * run for name, factor in PASSES.items()}
-    chosen = every["search"] if settings.reconstructs else every["evidence"] if settings.scorer.needs else 0.0
-    way = chosen + every["repair"] * (settings.repair != "none")
+    seconds = {stage: factor * rows * run * settings.steps.steps for stage, factor in _passes(settings).items()}
+    way = sum(seconds.values())
     yield "outputs", Stretch(min(rows, 64) * run + 0.1 if data.measured is not None else 0.0)
     if settings.mixes and len(settings.share) < len(settings.aimed) - 1:
         yield "shares", Stretch(MIXES * way)
@@ -50,17 +54,25 @@ def _stages(context: Context) -> Iterator[tuple[str, Stretch]]:
         and any(spec.statistics for _, spec in analysis.solution.links.specs)
     ):
         yield "rotation", Stretch(2 * way * min(ROWS / max(rows, 1), 1.0))
-    if not settings.reconstructs:
-        yield "evidence", Stretch(chosen * turns, turns)
-    yield "allocate", Stretch((0.1 + (chosen if settings.reconstructs else 0.0)) * turns, turns)
+    yield "evidence", Stretch(seconds.get("evidence", 0.0), turns)
+    yield "allocate", Stretch(0.1 * turns + seconds.get("allocate", 0.0), turns)
     yield "cut", Stretch(copied * turns, turns)
     yield "check", Stretch((CHECKS * run + 2 * copied + 0.2) * turns, turns)
-    yield "repair", Stretch(every["repair"] * (settings.repair != "none") * turns, turns)
+    yield "repair", Stretch(seconds.get("repair", 0.0), turns)
     yield "recover", Stretch(_training(context, run))
     yield "quantise", Stretch(QUANTISED[settings.quantize] * rows * run)
-    yield "drift", Stretch(PASSES["drift"] * run * len(data.measured or ()))
+    yield "drift", Stretch(DRIFT * run * len(data.measured or ()))
     yield "latency", Stretch((LATENCY_SECONDS + 1.0) if settings.latency else 0.0)
     yield "save", Stretch(copied + 0.01)
+
+
+def _passes(settings: Settings) -> dict[str, float]:
+    """Return stage -> how many times as long as running the model on its rows it takes, of all kinds of change together."""
+    usual = BY_REPAIR if settings.reconstructs else BY_SCORES if settings.scorer.needs else BY_WEIGHTS
+    found = Counter[str]()
+    for space in map(space_of, settings.spaces):
+        found.update(usual if space.passes is None else space.passes)  # type: ignore[arg-type]
+    return {stage: factor for stage, factor in found.items() if stage != "repair" or settings.repair != "none"}
 
 
 def _training(context: Context, run: float) -> float:
@@ -68,4 +80,4 @@ def _training(context: Context, run: float) -> float:
     recipe = context.settings.recipe
     if recipe is None:
         return 0.0
-    return recipe.seconds or recipe.steps * recipe.rows * run * PASSES["recover"]
+    return recipe.seconds or recipe.steps * recipe.rows * run * TRAINING

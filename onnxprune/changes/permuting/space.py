@@ -43,6 +43,7 @@ class Permuting(Space[Group]):
     kind, name, noun, verb, changed = "permute", "permuted", "group", "reorders", "reordered"
     aims: ClassVar[tuple[str, ...]] = ()
     loses: ClassVar[bool] = False
+    passes: ClassVar[Mapping[str, float] | None] = {"evidence": 2.0}
     saves: ClassVar[bool] = False
 
     def __init__(self, context: Context):

@@ -26,6 +26,7 @@ class Rewriting(Space[StoredProduct]):
     kind, name, noun, verb, changed = "rewrite", "rewritten", "product", "rewrites", "rewritten"
     aims: ClassVar[tuple[str, ...]] = ()
     loses: ClassVar[bool] = False
+    passes: ClassVar[Mapping[str, float] | None] = {}
     saves: ClassVar[bool] = False
     trains: ClassVar[bool] = False
 

@@ -49,6 +49,7 @@ class Quantising(Space[WeighingNode]):
     kind, name, noun, verb, changed = "quantize", "quantised", "node", "quantises", "quantised"
     aims: ClassVar[tuple[str, ...]] = ()
     loses: ClassVar[bool] = False
+    passes: ClassVar[Mapping[str, float] | None] = {}
     trains: ClassVar[bool] = False
 
     def __init__(self, context: Context):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,6 +31,7 @@ WEIGHED_LOSS = (
     0.1  # of what a layer makes, as nearly as its sizes allow: enough to be seen, and little enough to add up
 )
 
+PARTS = 3  # of the evidence: what errors are worth, products, tables
 UNWEIGHED = "ranks are those of each layer's own outputs, all errors alike, for no gradient tells which matter: {}"
 
 
@@ -46,20 +47,22 @@ class LowRank(Directions):
     tables: ClassVar[bool] = True
     most_outputs: ClassVar[int] = 1 << 18  # heads over a vocabulary: only what a layer reads has whole moments
     aims: ClassVar[tuple[str, ...]] = ("ratio", "macs", "params", "size", "latency")
+    passes: ClassVar[Mapping[str, float] | None] = {"evidence": 8.0, "repair": 5.0}
 
     def observed(self, data: Dataset) -> tuple[Sequence[Basis], tuple[str, ...]]:
         context, layers, told = self.context, self.layers.found, ""
+        means = [context.means.part(number, PARTS) for number in range(PARTS)]
         with context.stages("evidence"):
             try:
                 soft = context.outputs and context.outputs.softened(TEMPERATURE)
-                metrics = metrics_of(context.analysis, layers, data, context.means.quiet, soft)
+                metrics = metrics_of(context.analysis, layers, data, means[0], soft)
             except (ModelError, DataError) as error:
                 metrics, told = {}, UNWEIGHED.format(error)
             options = context.settings.options
             products = [layer for layer in layers if not layer.looked_up]
-            found, warnings = regressions(context.analysis, products, data, options, context.means, metrics)
+            found, warnings = regressions(context.analysis, products, data, options, means[1], metrics)
             tables = [layer for layer in layers if layer.looked_up]
-            found += table_regressions(context.analysis, tables, data, options, context.means, metrics, soft or None)
+            found += table_regressions(context.analysis, tables, data, options, means[2], metrics, soft or None)
         return found, (*warnings, *([told] if told else []))
 
     def weights(self, bases: Sequence[Basis]) -> list[float]:

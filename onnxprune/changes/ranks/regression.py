@@ -184,16 +184,18 @@ def regressions(
     ``metrics``: what errors of a layer are worth (None: alike).
     """
     rows, found, warnings = dataset.take(ROWS, means.seed), list[Regression](), dict[str, None]()
-    for part in _parts(layers, room(means, MOMENTS_IN_MEMORY)):
+    parts = list(_parts(layers, room(means, MOMENTS_IN_MEMORY)))
+    for number, part in enumerate(parts):
+        own = [means.part(2 * number + half, 2 * len(parts)) for half in range(2)]
         needs = [Need("gram", layer.linear.source, layer.axes[0], 1, layer.linear.window) for layer in part]
-        seen = gather(analysis.facts, rows, needs, means, positions=POSITIONS)
+        seen = gather(analysis.facts, rows, needs, own[0], positions=POSITIONS)
         warnings |= dict.fromkeys(seen.warnings)
-        for layer, need in zip(part, needs, strict=True):
+        for done, (layer, need) in enumerate(zip(part, needs, strict=True)):
+            own[1].progress(f"low rank of {layer.name}", done, len(part))
             moment = seen[need].covariance[0] if layer.linear.bias else seen[need].second_moment[0]
             weight = layer.matrix(analysis.facts.content(layer.name))
             metric = (metrics or {}).get(layer, Metric())
             found.append(regressed(layer, weight, _by_tap(moment, layer), options, metric))
-            means.progress("regression", len(found), len(layers))
     return found, tuple(warnings)
 
 

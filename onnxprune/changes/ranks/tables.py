@@ -27,7 +27,7 @@ from onnxprune.evidence.sites import Site
 from onnxprune.means import Means
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.facts import Facts
-from onnxprune.model.graph import give_out
+from onnxprune.model.graph import leave_what_makes
 from onnxprune.model.runtime import session
 
 COUNTED_ROWS = 1 << 14
@@ -116,7 +116,7 @@ def looked_up_counts(facts: Facts, tables: Sequence[Layer], dataset: Dataset, me
     names = [table.linear.source for table in tables]
     structure = facts.model.draft()
     computed = [name for name in dict.fromkeys(names) if name not in facts.graph.inputs]
-    give_out(structure, computed)
+    leave_what_makes(structure, computed)
     opened = session(facts.model.derived(structure), threads=means.threads) if computed else None
 
     def look(batch: Batch) -> list[np.ndarray]:

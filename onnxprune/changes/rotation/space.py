@@ -55,6 +55,7 @@ class Rotation(Space[RotationPart]):
     kind, name, noun, verb, changed = "rotate", "streams", "stream", "rotates", "rotated"
     aims: ClassVar[tuple[str, ...]] = ()
     loses: ClassVar[bool] = False
+    passes: ClassVar[Mapping[str, float] | None] = {"evidence": 2.0}
     saves: ClassVar[bool] = False
 
     def __init__(self, context: Context):

@@ -52,6 +52,7 @@ class Storing(Space[StoredTensor]):
     kind, name, noun, verb, changed = "storage", "storage", "tensor", "stores", "packed"
     aims: ClassVar[tuple[str, ...]] = ()
     loses: ClassVar[bool] = False
+    passes: ClassVar[Mapping[str, float] | None] = {}
     trains: ClassVar[bool] = False
 
     def __init__(self, context: Context):

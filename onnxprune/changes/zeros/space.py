@@ -79,6 +79,7 @@ class Zeros(Space[WeightLayer]):
     }  # fmt: skip
     aims: ClassVar[tuple[str, ...]] = ()
     saves: ClassVar[bool] = False
+    passes: ClassVar[Mapping[str, float] | None] = {"repair": 5.0}
     recovers: ClassVar[bool] = True
 
     def __init__(self, context: Context):
