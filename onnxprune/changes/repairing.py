@@ -51,7 +51,7 @@ def repaired(
     with context.stages("repair"):
         fitted = (start.carried(analysis, small), start.divergence) if start is not None and same else None
         method = Method(settings.repair, fitted, limits or {})
-        found = repair(analysis, kept, small, rows, method, settings.means, context.outputs)
+        found = repair(analysis, kept, small, rows, method, context.means, context.outputs)
     fit = _fit_of(found, searched if same else None)
     context.notes.entries["repair"] = {"method": found.method, "divergence": found.divergences} | fit
     context.notes.warn(*(start.warnings if start is not None and same else ()), *found.warnings)

@@ -12,7 +12,7 @@ from onnxprune.progress import Share
 
 TRUSTED = 0.25
 """Share of a stage from which on its own pace alone says how long the rest of it takes."""
-FASTEST, SLOWEST = 0.1, 30.0
+FASTEST, SLOWEST = 0.02, 30.0
 """How many times longer than expected a run may be taken to last."""
 PRIOR = 0.5  # seconds of expectation that are believed whatever has been seen
 

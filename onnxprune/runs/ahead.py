@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from onnxprune.allocate.account import model_totals
 from onnxprune.changes.context import Context
 from onnxprune.changes.judging import TURNS
+from onnxprune.measure.kinds import SAMPLES
 from onnxprune.repair import MOST_ROWS
 from onnxprune.report.course import Stretch
 from onnxprune.report.gates import LATENCY_SECONDS
@@ -45,7 +46,7 @@ def _stages(context: Context) -> Iterator[tuple[str, Stretch]]:
         turns *= TURNS
     seconds = {stage: factor * rows * run * settings.steps.steps for stage, factor in _passes(settings).items()}
     way = sum(seconds.values())
-    yield "outputs", Stretch(min(rows, 64) * run + 0.1 if data.measured is not None else 0.0)
+    yield "outputs", Stretch(min(rows, SAMPLES) * run + 0.1 if data.measured is not None else 0.0)
     if settings.mixes and len(settings.share) < len(settings.aimed) - 1:
         yield "shares", Stretch(MIXES * way)
     if (

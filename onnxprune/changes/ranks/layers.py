@@ -116,7 +116,9 @@ def find_layers(analysis: Analysis, most_outputs: int = GRAM_LIMIT, tables: bool
     facts = analysis.facts
     tensors = {name: t for name, t in facts.graph.tensors.items() if t.data_type in NATIVE_FLOATS}
     stored = Stored(facts.graph, {name: facts.model.array(tensor) for name, tensor in tensors.items()})
-    nodes = dict.fromkeys(volume.node for volume in analysis.macs if volume.node is not None)
+    added = {one.matrix for one in facts.model.widened}  # which do nothing, and are not there in the end
+    costly = [volume.node for volume in analysis.macs if volume.node is not None]
+    nodes = dict.fromkeys(node for node in costly if added.isdisjoint(node.inputs))
     found, kept = [], []
     nodes |= dict.fromkeys(node for node in facts.graph.top if tables and _looks_up(facts, node))
     for node in nodes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,44 +16,32 @@ from onnxprune.changes.analysing import grouped, plain_facts
 from onnxprune.changes.change import NOWHERE, Change, Space, Takes, Totals, selected
 from onnxprune.changes.context import Context
 from onnxprune.changes.zeros.contents import differs_beside_zeros
-from onnxprune.changes.zeros.earlier import TRAVEL_SCORES, earlier_model
-from onnxprune.changes.zeros.gradients import GRADIENT_SCORES, gradient_scores
+from onnxprune.changes.zeros.earlier import TRAVEL_SCORES
+from onnxprune.changes.zeros.fitting import ZeroFit
+from onnxprune.changes.zeros.gradients import GRADIENT_SCORES
 from onnxprune.changes.zeros.layers import WeightLayer, weight_layers
 from onnxprune.changes.zeros.masks import read_masks, taking_zero
 from onnxprune.changes.zeros.patterns import Pattern, parse_pattern
 from onnxprune.changes.zeros.scores import SCORES
-from onnxprune.changes.zeros.sensitivity import shares_by_error
-from onnxprune.changes.zeros.spreads import SPREADS, shares_by_size, shares_of_layers
+from onnxprune.changes.zeros.spreads import SPREADS
+from onnxprune.changes.zeros.weighing import WeightScores, contents
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.kept import Kept
-from onnxprune.data import Dataset
-from onnxprune.data.repeated import Batches, held_out, in_batches
-from onnxprune.errors import DataError, PlanError, TargetError
-from onnxprune.measure.divergence import Reference
-from onnxprune.model.graph import Graph
+from onnxprune.errors import PlanError, TargetError
 from onnxprune.model.model import Model
 from onnxprune.model.write import stored_bytes
 from onnxprune.proof.check import SurgeryCheck
 from onnxprune.proof.prover import NothingRunError
-from onnxprune.repair import Effort, Sequential
 from onnxprune.repair.support import Support
-from onnxprune.repair.teacher import batch_of, positions_of
 from onnxprune.report.entries import Report
 from onnxprune.settings import AUTO, BY_ERROR
 
 GIVEN = "given"
-BLIND = "class-blind"
 EXCLUDED = "left alone by --include or --exclude"
-HELD_OUT, MOST_HELD = 1 / 16, 64  # of the calibration rows, and samples at most: what the result is judged by
-DENSER = (
-    4  # times as many positions of each sample as other repairs look at: there is a choice to make for every weight
-)
 UNRUN = (
     "the model takes no drawn input and there is no other: that zeros are all that differs was seen by comparing nodes and "
     "stored tensors one by one, not by running both models"
 )
 NAMED = 3  # layers in a warning
-MOST_ROWS = 1024  # that decide which weights go, and refit the others
 
 
 @dataclass(frozen=True)
@@ -115,17 +103,9 @@ class Zeros(Space[WeightLayer]):
                 f"no layer of this model can have zeros in the pattern {pattern}; ask for another (--sparsity 0.5), or relax "
                 "--include and --exclude"
             )
-        shares = dict.fromkeys((layer.name for layer in able), pattern.share)
-        scope = "global" if settings.scope == AUTO and settings.threshold != BLIND else settings.scope
-        if scope == "global" and pattern.of is None:
-            scores = {layer.name: self._scores(layer) for layer in able}
-            shares = shares_of_layers(scores, pattern, settings.threshold)
-        elif scope in SPREADS and pattern.of is None:
-            shares = shares_by_size(able, pattern.share, scope)
-        elif scope == BY_ERROR and pattern.of is None:
-            with self.context.stages("shares"):
-                shares = shares_by_error(able, pattern, self.analysis, self.context)
-        return self._emptied(able, dict.fromkeys(shares, pattern), shares)
+        return self._emptied(
+            able, dict.fromkeys((layer.name for layer in able), pattern), self.weighed.shares(able, pattern)
+        )
 
     def _aimed(self, aim: Target) -> Pattern:
         """Return the pattern, with as many zeros as leave the parameters that ``aim`` counts; raises TargetError."""
@@ -140,50 +120,27 @@ class Zeros(Space[WeightLayer]):
         return Pattern(zeros / most)
 
     @property
-    def earlier(self) -> Model:
-        """The model of which the result has the weights."""
-        return self.context.once("earlier", lambda: earlier_model(self.context))
+    def weighed(self) -> WeightScores:
+        return WeightScores(self.layers, self.analysis, self.context)
 
     def _array(self, layer: WeightLayer) -> np.ndarray:
         return self.analysis.facts.content(layer.name)
-
-    def _scores(self, layer: WeightLayer) -> np.ndarray:
-        """Return float64[groups, o, d]: what the weights alone say, their gradients, or the way they came."""
-        name = self.context.settings.criterion
-        if name in GRADIENT_SCORES:
-            known = self.context.once(
-                f"gradients {name}", lambda: gradient_scores(self.layers, self.analysis.facts, self.context)
-            )
-            if layer.name in known:
-                return known[layer.name]
-        if name in TRAVEL_SCORES:
-            then = layer.matrix(_contents(self.earlier)(layer.name))
-            return TRAVEL_SCORES[name].of(layer.matrix(self._array(layer)), then)
-        scored = SCORES.get(name)
-        return (scored if scored is not None and not scored.data else SCORES["l1"]).of(
-            layer.matrix(self._array(layer)), None
-        )
 
     def _emptied(
         self, layers: Sequence[WeightLayer], patterns: Mapping[str, Pattern], shares: Mapping[str, float]
     ) -> Emptied:
         """Decide by data where there is any, else by the weights."""
-        settings, scored = self.context.settings, SCORES.get(self.context.settings.criterion)
-        named = scored is not None or settings.criterion in {*GRADIENT_SCORES, *TRAVEL_SCORES}
-        by_data = scored is not None and scored.data if named else self.context.data.calibration is not None
-        if by_data and self.context.data.calibration is None:
-            raise DataError(f"criterion {settings.criterion!r} looks at data; give calibration data (--calib)")
-        alone = {one.name: patterns[one.name].kept(self._scores(one), shares[one.name]) for one in layers}
+        weighed, settings = self.weighed, self.context.settings
+        decided = weighed.decide
+        alone = {one.name: patterns[one.name].kept(weighed.of(one), shares[one.name]) for one in layers}
         refits = settings.repair != "none" and self.context.rewind is None
-        if self.context.data.calibration is None or not (refits or by_data):
+        if self.context.data.calibration is None or not (refits or not decided):
             return Emptied(self, tuple(layers), alone)
+        score = None if weighed.by_data is None else weighed.by_data.of
 
         def support(layer: WeightLayer) -> Support:
             pattern, share = patterns[layer.name], shares[layer.name]
-            fixed = None if by_data else alone[layer.name]
-            return Support(
-                lambda scores: pattern.kept(scores, share), fixed, scored.of if by_data and scored is not None else None
-            )
+            return Support(lambda scores: pattern.kept(scores, share), alone[layer.name] if decided else None, score)
 
         return self._fitted(layers, {one.name: support(one) for one in layers if one.linear is not None}, alone)
 
@@ -200,39 +157,25 @@ class Zeros(Space[WeightLayer]):
         self, layers: Sequence[WeightLayer], supports: Mapping[str, Support], alone: Mapping[str, np.ndarray]
     ) -> Emptied:
         """Walk through the network: each layer chooses its weights, or has them chosen, and they are refitted to the original's outputs."""
-        context, calibration = self.context, self.context.data.calibration
+        calibration = self.context.data.calibration
         assert calibration is not None
-        fit, judge = held_out(calibration, HELD_OUT, MOST_HELD, context.settings.seed)
-        start = self._masked({one.name: alone[one.name] for one in layers if one.name not in supports})
-        fitted = self._walked(start, supports, fit)
-        content = _contents(fitted)
+        fit = ZeroFit(self.analysis, calibration, self.context)
+        fitted = fit.walked(
+            self._masked({one.name: alone[one.name] for one in layers if one.name not in supports}), supports
+        )
+        self.context.notes.warn(self._by_size())
+        content = contents(fitted)
         masks = {one.name: self._mask_of(one, content(one.name), alone[one.name]) for one in layers}
-        if context.rewind is not None:
+        if self.context.rewind is not None:
             return Emptied(self, tuple(layers), masks)
-        fitted, plain = self._masked(masks, fitted), self._masked(masks)
-        batches = in_batches(judge, self.analysis.facts, context.means)
-        reference = Reference(self.analysis.facts.model, batches, context.means.quiet, outputs=context.outputs)
-        found = {"least-squares": reference.divergence(fitted), "none": reference.divergence(plain)}
-        best = "none" if context.settings.repair == "none" else min(found, key=lambda name: found[name])
-        context.notes.entries["repair"] = {
-            "method": best, "divergence": found, "held_out": judge is not fit, "refitted": False,
-        }  # fmt: skip
-        return Emptied(self, tuple(layers), masks, fitted if best != "none" else None)
+        fitted = self._masked(masks, fitted)
+        return Emptied(self, tuple(layers), masks, fitted if fit.better(fitted, self._masked(masks)) else None)
 
-    def _walked(self, start: Model, supports: Mapping[str, Support], data: Dataset) -> Model:
-        """Return the model in which every linear layer is refitted in order, those of ``supports`` within them."""
-        means, rows = self.context.means, data.take(MOST_ROWS, self.context.settings.seed)
-        walk = Sequential(
-            self.analysis, Kept.whole(self.analysis), Batches(rows, batch_of(self.analysis, rows, means)),
-            limits=supports, effort=Effort(DENSER * positions_of(len(rows))), means=means,
-        )  # fmt: skip
-        with self.context.stages("repair"):
-            fitted = walk.run(start)
+    def _by_size(self) -> str:
+        """Say which layers are not refitted ("": all are)."""
         others = [layer.name for layer in self.open if layer.linear is None]
         by_size = f"the largest weights stay, and are not refitted, of {', '.join(others[:NAMED])}" if others else ""
-        more = f" and {len(others) - NAMED} more layers" if len(others) > NAMED else ""
-        self.context.notes.warn(*walk.warnings, by_size + more)
-        return fitted
+        return by_size + (f" and {len(others) - NAMED} more layers" if len(others) > NAMED else "")
 
     def _mask_of(self, layer: WeightLayer, fitted: np.ndarray, alone: np.ndarray) -> np.ndarray:
         """Return what stays of a layer: as it was fitted, or by the weights alone where no row told anything of it."""
@@ -244,7 +187,7 @@ class Zeros(Space[WeightLayer]):
     def _masked(self, masks: Mapping[str, np.ndarray], model: Model | None = None) -> Model:
         """Return the model, or another of the same network, in which the weights outside of the masks are zero."""
         model, known = model or self.analysis.facts.model, {layer.name: layer for layer in self.layers}
-        content = _contents(model)
+        content = contents(model)
         arrays = {name: known[name].emptied(mask, content(name)) for name, mask in masks.items()}
         return model.replaced(arrays)
 
@@ -273,7 +216,7 @@ class Zeros(Space[WeightLayer]):
         """Return the model with the weights that were fitted; of a change that lost parts, those of the others."""
         assert isinstance(change, Emptied)
         if self.context.rewind is not None:
-            return self._masked({layer.name: change.masks[layer.name] for layer in change.parts}, self.earlier)
+            return self._masked({layer.name: change.masks[layer.name] for layer in change.parts}, self.weighed.earlier)
         if change.fitted is None:
             return small
         if len(change.parts) == len(change.masks):
@@ -372,9 +315,3 @@ class Zeros(Space[WeightLayer]):
     def _misfit(self, layer: WeightLayer) -> str | None:
         given = self.context.settings.pattern.endswith(".npz")
         return "the masks say nothing of it" if given else self.pattern.misfit(layer.shape, layer.inputs) or None
-
-
-def _contents(model: Model) -> Callable[[str], np.ndarray]:
-    """Return what reads the stored tensors of a model by name, those that nodes hold too."""
-    tensors = Graph(model.structure).tensors
-    return lambda name: model.array(tensors[name])
