@@ -142,6 +142,11 @@ WHAT = (
         "(0.7,block=1x16), or masks from an .npz file. With --structured, --ratio or --target after the units went.",
     ),
     click.option(
+        "--embeddings/--no-embeddings",
+        default=None,
+        help="Make entries of embedding tables zero too, the smallest (default: they stay).",
+    ),
+    click.option(
         "--permute/--no-permute",
         default=None,
         help="First bring channels into an order in which N of every M weights keep more, which changes no output (default: with "

@@ -38,6 +38,7 @@ class SettingOptions(TypedDict, total=False):
     token_numbers: str
     structured: bool | None
     sparsity: str
+    embeddings: bool
     permute: bool | None
     matmul_as: str
     storage: str

@@ -44,6 +44,7 @@ ANALYSED = (
     "rotate",
     "structured",
     "sparsity",
+    "embeddings",
     "permute",
     "allow_lossy",
     "matmul_as",
@@ -141,7 +142,7 @@ class Settings:
     max_divergence nothing else goes. ``token_numbers``: the result takes the original's numbers of tokens, or new ones, which the caller
     looks up in the map beside it.
     ``sparsity``: which single weights become zero after all else: a share such as 0.7, N:M such as 2:4, 0.7,block=1x16, or an .npz file of
-    masks. ``structured``: whether units go as well (None: where a ratio, a target or a kind is given, or no sparsity); False without
+    masks. ``embeddings``: entries of tables that are looked up too, the smallest. ``structured``: whether units go as well (None: where a ratio, a target or a kind is given, or no sparsity); False without
     ``sparsity``: as many weights as ``ratio`` says.
     ``permute``: channels change their order, and nothing that is computed, so that N:M keeps more (None: where ``sparsity`` is N:M).
     ``matmul_as``: products with stored weights become gemm or conv (of one position), which TensorRT takes 2:4 in; ratio 0 removes nothing before.
@@ -177,6 +178,7 @@ class Settings:
     token_numbers: str = ORIGINAL_NUMBERS
     structured: bool | None = None
     sparsity: str = ""
+    embeddings: bool = False
     permute: bool | None = None
     matmul_as: str = ""
     storage: str = PLAIN_STORAGE
@@ -321,6 +323,10 @@ class Settings:
                 )
         if self.scope in OF_WEIGHTS and self.narrows:
             raise UsageError(f"scope {self.scope} shares single weights out; give --unstructured, or leave scope out")
+        if self.embeddings and ZEROS not in self.spaces:
+            raise UsageError(
+                "embeddings are tables whose entries become zero; give --sparsity 0.5, or leave embeddings out"
+            )
         if self.permute and not NEIGHBOURS.fullmatch(self.sparsity.strip()):
             raise UsageError("permute goes with N of every M weights; give --sparsity 2:4, or leave permute out")
         if self.permute and self.recover_loss == "blocks":

@@ -14,7 +14,7 @@ from support.oracles import run
 import onnxprune
 from onnxprune.changes.zeros.contents import differs_beside_zeros
 from onnxprune.changes.zeros.patterns import parse_pattern
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, TargetError
 from onnxprune.model import read
 from onnxprune.repair.finding import MAPS
 from onnxprune.repair.maps import WeightBlock
@@ -261,3 +261,33 @@ def test_other_differences_are_found() -> None:
     renamed = emptied.draft()
     renamed.graph.node[1].op_type = "Sigmoid"
     assert "nodes" in differs_beside_zeros(model, emptied.derived(renamed), [(block, mask)])
+
+
+TABLES = {
+    "plain": ("t = %40x16; e = Gather(t, i)", "t"),
+    "quantised before": ("t = %40x16:int8; s = %+40; d = DequantizeLinear<axis=0>(t, s); e = Gather(d, i)", "t"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
+def test_entries_of_tables_where_asked_for(case: str, pattern: str) -> None:
+    """By size alone; what reads the embeddings is refitted on them. Otherwise, and where a head shares the table, they stay."""
+    body, name = TABLES[case]
+    net = network(f"{body}; w = %16x8; y = MatMul(e, w)", "int64[N,5] i", "float[] y")
+    rows = {"i": np.random.default_rng(4).integers(0, 40, (64, 5))}
+    found = onnxprune.prune(net, sparsity=pattern, embeddings=True, calibration=rows, latency=False)
+    table = next(numpy_helper.to_array(t) for t in found.model.graph.initializer if t.name == name)
+    assert (table == 0).mean() == pytest.approx(0.5, abs=0.05)
+    (row,) = (row for row in found.report["zeros"] if row["name"] == name)
+    assert row["status"] == "pruned" and "looked up" in row["by_size"]
+    plain = onnxprune.prune(net, sparsity=pattern, calibration=rows, latency=False)
+    assert {row["name"] for row in plain.report["zeros"] if row["zeros"]} == {"w"}
+
+
+def test_a_table_that_a_head_shares_stays() -> None:
+    net = network(
+        "t = %40x16; e = Gather(t, i); u = Transpose<perm=[1,0]>(t); y = MatMul(e, u)", "int64[N,5] i", "float[] y"
+    )
+    with pytest.raises(TargetError, match="no layer of this model can have zeros"):
+        onnxprune.prune(net, sparsity="0.5", embeddings=True, latency=False)

@@ -492,6 +492,7 @@ ERRORS = {
         f"net.onnx {DRY} --keep-float op:Conv", f"net.onnx {DRY} --keep-float op:Conv --quantize dynamic"),
     "give names that onnxprune inspect MODEL --quantize dynamic lists": (
         f"net.onnx {DRY} --quantize dynamic --keep-float nothing", f"net.onnx {DRY} --quantize dynamic --keep-float op:Conv"),
+    "give --sparsity 0.5, or leave embeddings out": (f"net.onnx {DRY} --embeddings", f"net.onnx {DRY} --embeddings --sparsity 0.5"),
     "give --no-permute": (f"net.onnx {DRY} --rewind net.onnx --sparsity 2:4", f"net.onnx {DRY} --rewind net.onnx --sparsity 2:4 --no-permute"),
     "give these (--rewind": (
         f"net.onnx {DRY} --sparsity 0.5 --criterion movement", f"net.onnx {DRY} --sparsity 0.5 --criterion movement --rewind net.onnx"),

@@ -11,6 +11,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.spec import Spec
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Graph, Node
+from onnxprune.model.lookups import LOOKUPS
 from onnxprune.model.read import FLOATS
 from onnxprune.repair.finding import as_map
 from onnxprune.repair.linear import Linear
@@ -20,6 +21,7 @@ from onnxprune.repair.transposed import Transposed
 
 SHARED = "several nodes read its weight"
 COMPUTED = "its weight is computed, or read inside a body"
+LOOKED_UP = "its rows are looked up, and nothing is summed over them"
 BY_SIZE_ALONE = "it is no product over some axes of a value that is seen"
 TOO_WIDE = f"it reads more than {MAX_INPUTS} inputs"
 
@@ -48,6 +50,8 @@ class WeightLayer:
         """Why data does not choose its weights and refit the others ("": it does)."""
         if self.linear is not None:
             return ""
+        if self.node.op in LOOKUPS:
+            return LOOKED_UP
         return TOO_WIDE if self.shape[2] > MAX_INPUTS else BY_SIZE_ALONE
 
     @property
@@ -84,13 +88,19 @@ class WeightLayer:
         return np.where(self.left(mask, like), like, nothing).astype(like.dtype)
 
 
-def weight_layers(analysis: Analysis) -> tuple[tuple[WeightLayer, ...], tuple[tuple[Node, str], ...]]:
-    """Return the layers in the order of the nodes, and the nodes that keep their weights with the reason."""
+def weight_layers(
+    analysis: Analysis, tables: bool = False
+) -> tuple[tuple[WeightLayer, ...], tuple[tuple[Node, str], ...]]:
+    """Return the layers in the order of the nodes, and the nodes that keep their weights with the reason; ``tables``: embeddings too, first."""
     facts = analysis.facts
     graph = Graph(facts.model.structure)
     stored = Stored.of(facts.model, graph)
     found, kept, seen = list[WeightLayer](), list[tuple[Node, str]](), set[str]()
     top = {node.outputs for node in graph.top}
+    for node in graph.top if tables else ():
+        for layer in _tables(node, stored, facts):
+            found.append(layer)
+            seen.add(layer.name)
     for node, spec in analysis.solution.links.specs:
         if not spec.cost or node.outputs not in top:
             continue
@@ -109,6 +119,17 @@ def weight_layers(analysis: Analysis) -> tuple[tuple[WeightLayer, ...], tuple[tu
 
 def _blocks_of(linear: LinearMap) -> list[WeightLayer]:
     return [WeightLayer(linear.node, block, linear) for block in linear.blocks]
+
+
+def _tables(node: Node, stored: Stored, facts: Facts) -> Iterator[WeightLayer]:
+    """Yield the stored matrices whose rows a node looks up by computed numbers, and that it alone reads."""
+    for lookup in LOOKUPS.get(node.op, ()):
+        encoding = stored.encoding(node.input(lookup.table))
+        if encoding is None or lookup.ids is None or node.input(lookup.ids) in facts.constants:
+            continue
+        shape = facts.shape(encoding.name) or ()
+        if len(shape) == 2 and lookup.axis_of(node, len(shape)) == 0:
+            yield WeightLayer(node, WeightBlock(encoding, shape, ((), (0,), (1,)), along=1))
 
 
 def _others(node: Node, spec: Spec, facts: Facts) -> Iterator[WeightLayer]:

@@ -73,7 +73,7 @@ class Zeros(Space[WeightLayer]):
     def __init__(self, context: Context):
         super().__init__(context)
         self.analysis: Analysis = context.once("plain", self._plain)
-        layers, kept = weight_layers(self.analysis)
+        layers, kept = weight_layers(self.analysis, context.settings.embeddings)
         chosen = selected({layer: (layer.node,) for layer in layers}, context, "layer with weights of its own")
         self.kept = [(node.label, reason) for node, reason in kept]
         self.kept += [(layer.name, EXCLUDED) for layer in layers if layer not in chosen]
