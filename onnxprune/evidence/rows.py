@@ -122,6 +122,15 @@ def sampled_rows(value: np.ndarray, need: Need, sampler: Sampler) -> np.ndarray:
     return found.swapaxes(2, 3).reshape(*found.shape[:2], -1)
 
 
+def taps_first(moment: np.ndarray, taps: int) -> np.ndarray:
+    """Return the second moments [.., d, d] of ``sampled_rows`` with the channels of each tap side by side."""
+    d = moment.shape[-1]
+    if taps == 1:
+        return moment
+    order = np.arange(d).reshape(-1, taps).T.reshape(-1)
+    return moment[..., order[:, None], order]
+
+
 def _some_rows(value: np.ndarray, axis: int, sampler: Sampler) -> np.ndarray:
     rows = by_sample(value, axis, sampler.samples)
     valid = valid_positions(value, axis, sampler.mask)

@@ -97,10 +97,11 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Stored:
-    """Content of stored tensors of a model, by name, as they are stored."""
+    """Content of stored tensors of a model, by name, as they are stored; ``sharing``: a weight may have several readers."""
 
     graph: Graph
     arrays: dict[str, np.ndarray]
+    sharing: bool = False
 
     @classmethod
     def of(cls, model: Model, graph: Graph) -> Stored:
@@ -184,7 +185,7 @@ class Stored:
 
     def belongs_to_one(self, name: str) -> bool:
         """Whether one node alone reads a stored tensor, and the model does not give it out."""
-        return len(self.graph.consumers[name]) == 1 and name not in self.graph.outputs
+        return (self.sharing or len(self.graph.consumers[name]) == 1) and name not in self.graph.outputs
 
     def sole_user(self, value: str) -> tuple[Node, int] | None:
         """Return the one node that reads a value, and at which input; None where several do or the model gives it out."""

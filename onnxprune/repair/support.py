@@ -88,16 +88,21 @@ def joint_support(parts: Iterable[tuple[WeightBlock, Limit | None]], shape: tupl
     return Support(keeps, keeps(np.zeros(shape)) if known else None, next(filter(None, scores), None))
 
 
-def sparse_form(weight: np.ndarray, gram: np.ndarray, keeps: Keeps, damping: float) -> tuple[np.ndarray, np.ndarray]:
+def sparse_form(
+    weight: np.ndarray, gram: np.ndarray, support: Support, damping: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the best sparse form of a layer, float64[groups, o, d], and the squares of its weights in units of its inputs, float32.
 
     ``weight`` float64[groups, o, d], whose own outputs are the targets; ``gram`` float64[groups, d, d]: second moments of its
     inputs, overwritten; ``damping``: of the mean diagonal.
     """
+    left = support.fixed
+    if left is None and support.score is not None:
+        left = support.keeps(support.score(weight, gram))
     ridge = damping * np.einsum("gdd->g", gram) / gram.shape[1] + np.finfo(np.float32).tiny
     gram[:, np.arange(gram.shape[1]), np.arange(gram.shape[1])] += ridge[:, None]
     problem = _Scaled.scaled(gram, weight @ gram)
-    found = problem.refined(problem.support(keeps))
+    found = problem.refined(problem.support(support.keeps) if left is None else left)
     return problem.weights(found), np.square(found)
 
 

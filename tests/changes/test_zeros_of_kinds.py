@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,8 +14,10 @@ from support.networks import network
 from support.oracles import run
 
 import onnxprune
+from onnxprune.changes.zeros import sensitivity
 from onnxprune.changes.zeros.contents import differs_beside_zeros
 from onnxprune.changes.zeros.patterns import parse_pattern
+from onnxprune.changes.zeros.seen import moments_read
 from onnxprune.errors import ModelError, TargetError
 from onnxprune.model import read
 from onnxprune.repair.finding import MAPS
@@ -291,3 +295,55 @@ def test_a_table_that_a_head_shares_stays() -> None:
     )
     with pytest.raises(TargetError, match="no layer of this model can have zeros"):
         onnxprune.prune(net, sparsity="0.5", embeddings=True, latency=False)
+
+
+UNROLLED = (
+    "w = %12x12; b = %12; h0 = Gemm(x, w, b); r0 = Tanh(h0); h1 = Gemm(r0, w, b); r1 = Tanh(h1); h2 = Gemm(r1, w, b); r2 = Tanh(h2); "
+    "v = %12x4; y = MatMul(r2, v)"
+)
+
+
+@pytest.mark.parametrize("pattern", ["0.5", "2:4"])
+def test_steps_that_share_a_weight_are_fitted_together(pattern: str) -> None:
+    """To what all of them read; nearer to the original than the largest weights alone."""
+    net = network(UNROLLED, "float[N,12] x", "float[] y")
+    rows = np.random.default_rng(6).standard_normal((256, 12)).astype(np.float32) @ np.diag(np.linspace(0.1, 2, 12))
+    rows = {"x": rows.astype(np.float32)}
+    lost = {}
+    for repair in ("auto", "none"):
+        criterion = "auto" if repair == "auto" else "l1"
+        found = onnxprune.prune(
+            net, sparsity=pattern, permute=False, calibration=rows, repair=repair, criterion=criterion, **FAST
+        )
+        lost[repair] = float(np.square(run(found.model, rows)["y"] - run(net, rows)["y"]).mean())
+        (row,) = (row for row in found.report["zeros"] if row["name"] == "w")
+        assert row["status"] == "pruned", row
+        assert {row["status"] for row in found.report["zeros"]} == {"pruned"}
+        assert row["zeros"] == 72 and not row["by_size"]
+    assert lost["auto"] < 0.9 * lost["none"]
+
+
+def test_a_weight_read_in_two_ways_stays() -> None:
+    net = network("w = %12x12; h = MatMul(x, w); r = Tanh(h); y = Gemm<transB=1>(r, w)", "float[N,12] x", "float[] y")
+    with pytest.raises(TargetError, match="no layer of this model can have zeros"):
+        onnxprune.prune(net, sparsity="0.5", **FAST)
+
+
+def test_moments_of_windows_stand_as_their_weights_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taps one after the other, the channels of each side by side: what sparse forms, orders and shares of zeros are found by."""
+    net = network("w = %5x3x2x2; y = Conv(x, w)", "float[N,3,4,4] x", "float[] y")
+    rows = (np.random.default_rng(0).standard_normal((16, 3, 4, 4)) * np.array([1, 2, 3])[:, None, None]).astype(
+        np.float32
+    )
+    patches = np.concatenate([rows[:, :, i : i + 2, j : j + 2].reshape(16, 3, 4) for i in range(3) for j in range(3)])
+    by_tap = patches.swapaxes(1, 2).reshape(-1, 12).astype(np.float64)
+    seen = []
+
+    def read(*given: Any, **how: Any) -> Iterator[Any]:
+        for layer, moment in moments_read(*given, **how):
+            seen.append(moment.copy())
+            yield layer, moment
+
+    monkeypatch.setattr(sensitivity, "moments_read", read)
+    onnxprune.prune(net, sparsity="0.5", scope="error", calibration={"x": rows}, **FAST)
+    np.testing.assert_allclose(seen[0][0], by_tap.T @ by_tap / len(by_tap), rtol=1e-4, atol=1e-4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from onnxprune.changes.zeros.patterns import Pattern
 from onnxprune.changes.zeros.scores import DAMPING, SCORES
 from onnxprune.changes.zeros.seen import moments_read
 from onnxprune.coupling.groups import Analysis
-from onnxprune.repair.support import sparse_form
+from onnxprune.repair.support import Support, sparse_form
 
 MOST_OUTPUTS = 128  # of a layer that tell how its channels go together
 
@@ -31,18 +30,18 @@ def channel_scores(
     name = context.settings.criterion
     scored = SCORES.get("l1" if name in {*GRADIENT_SCORES, *TRAVEL_SCORES} else name)
     seen = context.data.calibration is not None and (scored is None or scored.data)
-    moments = moments_read(layers, analysis, context) if seen else iter(())
+    moments = moments_read(layers, analysis, context, centred=True) if seen else iter(())
     free = Pattern(pattern.share)
 
     def of(layer: WeightLayer, gram: np.ndarray | None) -> np.ndarray:
         weight = layer.matrix(analysis.facts.content(layer.name))
         weight = weight[:, np.unique(np.linspace(0, weight.shape[1] - 1, MOST_OUTPUTS).round().astype(np.int64))]
         if gram is not None and scored is None:
-            return sparse_form(weight, gram, free.kept, DAMPING)[1]
+            return sparse_form(weight, gram, Support(free.kept), DAMPING)[1]
         own = scored if scored is not None and (gram is not None or not scored.data) else SCORES["l1"]
         return own.of(weight, gram)
 
-    found = {layer.name: of(layer, _spread(layer, read)) for layer, read in moments}
+    found = {layer.name: of(layer, read) for layer, read in moments}
     found |= {layer.name: of(layer, None) for layer in layers if layer.name not in found}
     return {layer.name: _shares(found[layer.name], layer.inputs) for layer in layers}
 
@@ -50,9 +49,3 @@ def channel_scores(
 def _shares(scores: np.ndarray, inputs: int) -> np.ndarray:
     rows = np.nan_to_num(scores.reshape(-1, inputs), posinf=0.0)
     return (rows / max(float(rows.sum(dtype=np.float64)), np.finfo(np.float64).tiny)).astype(np.float32)
-
-
-def _spread(layer: WeightLayer, seen: Any) -> np.ndarray:
-    """Return the second moments of what a layer reads: around the means where an intercept makes up for these."""
-    assert layer.linear is not None
-    return np.array(seen.covariance if layer.linear.bias else seen.second_moment)

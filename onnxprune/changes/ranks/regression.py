@@ -26,6 +26,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.evidence.gradients import curvatures
 from onnxprune.evidence.needs import Need
+from onnxprune.evidence.rows import taps_first
 from onnxprune.evidence.stream import gather
 from onnxprune.means import Means
 from onnxprune.measure.outputs import Outputs
@@ -195,7 +196,7 @@ def regressions(
             moment = seen[need].covariance[0] if layer.linear.bias else seen[need].second_moment[0]
             weight = layer.matrix(analysis.facts.content(layer.name))
             metric = (metrics or {}).get(layer, Metric())
-            found.append(regressed(layer, weight, _by_tap(moment, layer), options, metric))
+            found.append(regressed(layer, weight, _ridged(moment, layer.taps), options, metric))
     return found, tuple(warnings)
 
 
@@ -225,13 +226,10 @@ def _parts(layers: Sequence[Layer], limit: int) -> Iterator[list[Layer]]:
         yield part
 
 
-def _by_tap(moment: np.ndarray, layer: Layer) -> np.ndarray:
-    """Return a moment of patches with the channels of each tap side by side, which come channel by channel, a little of the identity added."""
+def _ridged(moment: np.ndarray, taps: int) -> np.ndarray:
+    """Return a moment of patches with the channels of each tap side by side, a little of the identity added."""
     size = len(moment)
-    if layer.taps > 1:
-        shape = (layer.inputs, layer.taps)
-        moment = moment.reshape(*shape, *shape).transpose(1, 0, 3, 2).reshape(size, size)
-    return moment + (RIDGE * max(float(np.trace(moment)) / size, 1e-30)) * np.eye(size)
+    return taps_first(moment, taps) + (RIDGE * max(float(np.trace(moment)) / size, 1e-30)) * np.eye(size)
 
 
 def regressed(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from onnxprune.changes.context import Context
+from onnxprune.changes.zeros.layers import WeightLayer
+from onnxprune.changes.zeros.scores import DAMPING
+from onnxprune.changes.zeros.seen import moments_read
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
 from onnxprune.data import Dataset
@@ -12,7 +17,7 @@ from onnxprune.data.repeated import Batches, held_out, in_batches
 from onnxprune.measure.divergence import Reference
 from onnxprune.model.model import Model
 from onnxprune.repair import Effort, Sequential
-from onnxprune.repair.support import Support
+from onnxprune.repair.support import Support, sparse_form
 from onnxprune.repair.teacher import batch_of, positions_of
 
 HELD_OUT, MOST_HELD = 1 / 16, 64  # of the calibration rows, and samples at most: what the result is judged by
@@ -28,6 +33,18 @@ class ZeroFit:
     def __init__(self, analysis: Analysis, calibration: Dataset, context: Context):
         self.analysis, self.context = analysis, context
         self.rows, self.judge = held_out(calibration, HELD_OUT, MOST_HELD, context.settings.seed)
+
+    def together(self, start: Model, layers: Sequence[WeightLayer], supports: Mapping[str, Support]) -> Model:
+        """Return the model in which weights that several nodes share are fitted to what all of these read and give in the original."""
+        shared = [layer for layer in layers if layer.shared and layer.name in supports]
+        found = dict[str, np.ndarray]()
+        with self.context.stages("repair"):
+            for layer, gram in moments_read(shared, self.analysis, self.context):
+                self.context.means.progress(f"fitting {layer.name}", len(found), len(shared))
+                stored = self.analysis.facts.content(layer.name)
+                fresh, _ = sparse_form(layer.matrix(stored), gram, supports[layer.name], DAMPING)
+                found[layer.name] = layer.block.write(fresh, stored)
+        return start.replaced(found)
 
     def walked(self, start: Model, supports: Mapping[str, Support]) -> Model:
         """Return the model in which every linear layer is refitted in order, those of ``supports`` within them."""

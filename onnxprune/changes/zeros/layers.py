@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from onnxprune.repair.maps import MAX_INPUTS, LinearMap, WeightBlock
 from onnxprune.repair.stored import Encoding, Stored
 from onnxprune.repair.transposed import Transposed
 
-SHARED = "several nodes read its weight"
+SHARED = "several nodes read its weight, each in its own way"
 COMPUTED = "its weight is computed, or read inside a body"
 LOOKED_UP = "its rows are looked up, and nothing is summed over them"
 BY_SIZE_ALONE = "it is no product over some axes of a value that is seen"
@@ -30,12 +30,13 @@ TOO_WIDE = f"it reads more than {MAX_INPUTS} inputs"
 class WeightLayer:
     """A node and a stored tensor that it multiplies by, a ``block`` seen as float[groups, o, d], the ``inputs`` of one tap side by side.
 
-    ``linear``: how it is refitted to data (None: it is not).
+    ``linear``: how it is refitted to data (None: not by one node). ``shared``: how each of several nodes multiplies by it, which it is fitted to together.
     """
 
     node: Node
     block: WeightBlock
     linear: LinearMap | None = None
+    shared: tuple[LinearMap, ...] = ()
 
     @property
     def name(self) -> str:
@@ -48,7 +49,7 @@ class WeightLayer:
     @property
     def by_size(self) -> str:
         """Why data does not choose its weights and refit the others ("": it does)."""
-        if self.linear is not None:
+        if self.linear is not None or self.shared:
             return ""
         if self.node.op in LOOKUPS:
             return LOOKED_UP
@@ -107,10 +108,12 @@ def weight_layers(
         linear = as_map(node, stored, facts)
         own = list(_others(node, spec, facts)) if linear is None else _blocks_of(linear)
         for layer in own:
-            if layer.name in seen or len(graph.consumers[layer.name]) > 1:
+            readers = [reader for reader, _ in graph.consumers[layer.name]]
+            whole = layer if len(readers) == 1 else _shared(layer, readers, stored, facts)
+            if whole is None:
                 kept.append((node, SHARED))
-            else:
-                found.append(layer)
+            elif layer.name not in seen:
+                found.append(whole)
                 seen.add(layer.name)
         if not own and any(name in facts.constants for name in node.inputs if name):
             kept.append((node, COMPUTED))
@@ -119,6 +122,17 @@ def weight_layers(
 
 def _blocks_of(linear: LinearMap) -> list[WeightLayer]:
     return [WeightLayer(linear.node, block, linear) for block in linear.blocks]
+
+
+def _shared(layer: WeightLayer, readers: Sequence[Node], stored: Stored, facts: Facts) -> WeightLayer | None:
+    """Return the layer of a tensor that several nodes multiply by alike, such as the steps of an unrolled sequence; None where they do not."""
+    every = replace(stored, sharing=True)
+    maps = [as_map(node, every, facts) for node in readers]
+    found = [one for one in maps if isinstance(one, Linear) and one.weight == layer.name]
+    alike = {(one.blocks[0].order, one.blocks[0].sizes, one.groups, one.blocks[0].factor) for one in found}
+    if len(found) < len(readers) or len(alike) > 1 or len(set(readers)) < len(readers):
+        return None
+    return WeightLayer(layer.node, found[0].blocks[0], shared=tuple(found))
 
 
 def _tables(node: Node, stored: Stored, facts: Facts) -> Iterator[WeightLayer]:

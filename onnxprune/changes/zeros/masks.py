@@ -77,13 +77,14 @@ def taking_zero(model: Model, left: Mapping[str, np.ndarray]) -> Model:
             continue
         if graph.tensors[name].data_type not in FLOATS:
             value = reader.outputs[0]
-            (reader, place), *_ = graph.consumers[value]
+            reader = graph.consumers[value][0][0]
         kind = np.float32 if value != name else model.array(graph.tensors[name]).dtype
         kept, zero = gs.Constant(f"{name}/left", mask), gs.Constant(f"{name}/zero", np.zeros(1, kind))
         result = gs.Variable(f"{name}/silenced")
         node = gs.Node("Where", f"{name}/silenced", inputs=[kept, gs.Variable(value), zero], outputs=[result])
         splicer.before(reader, gs.Graph([node]))
-        reader.proto.input[place] = result.name
+        for each, at in graph.consumers[value]:
+            each.proto.input[at] = result.name
     splicer.carry_out()
     return model.derived(graph.model)
 

@@ -20,7 +20,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.data.repeated import in_batches
 from onnxprune.errors import DataError
 from onnxprune.measure.divergence import Reference
-from onnxprune.repair.support import sparse_form
+from onnxprune.repair.support import Support, sparse_form
 
 POWER = 0.3
 """Of the loss per weight, with which the odds of zeros fall: errors that add up would have 1 / 1.6."""
@@ -56,7 +56,7 @@ def _lost_alone(
     for number, (layer, read) in enumerate(moments_read(layers, analysis, context)):
         means.progress(f"weighing {layer.name}", number, len(layers))
         stored = analysis.facts.content(layer.name)
-        fresh, _ = sparse_form(layer.matrix(stored), np.array(read.second_moment), pattern.kept, DAMPING)
+        fresh, _ = sparse_form(layer.matrix(stored), read, Support(pattern.kept), DAMPING)
         moved = reference.judged(model.replaced({layer.name: layer.block.write(fresh, stored)})).cost
         found[layer.name] = moved if np.isfinite(moved) else float(np.finfo(np.float32).max)
     return found

@@ -142,15 +142,13 @@ class Zeros(Space[WeightLayer]):
             pattern, share = patterns[layer.name], shares[layer.name]
             return Support(lambda scores: pattern.kept(scores, share), alone[layer.name] if decided else None, score)
 
-        return self._fitted(layers, {one.name: support(one) for one in layers if one.linear is not None}, alone)
+        return self._fitted(layers, {one.name: support(one) for one in layers if not one.by_size}, alone)
 
     def _given(self, masks: Mapping[str, np.ndarray]) -> Emptied:
         layers = [layer for layer in self.open if layer.name in masks]
         if self.context.data.calibration is None or self.context.settings.repair == "none":
             return Emptied(self, tuple(layers), masks)
-        supports = {
-            one.name: Support(lambda scores: scores > 0, masks[one.name]) for one in layers if one.linear is not None
-        }
+        supports = {one.name: Support(lambda scores: scores > 0, masks[one.name]) for one in layers if not one.by_size}
         return self._fitted(layers, supports, masks)
 
     def _fitted(
@@ -160,9 +158,8 @@ class Zeros(Space[WeightLayer]):
         calibration = self.context.data.calibration
         assert calibration is not None
         fit = ZeroFit(self.analysis, calibration, self.context)
-        fitted = fit.walked(
-            self._masked({one.name: alone[one.name] for one in layers if one.name not in supports}), supports
-        )
+        start = self._masked({one.name: alone[one.name] for one in layers if one.name not in supports or one.shared})
+        fitted = fit.walked(fit.together(start, layers, supports), supports)
         self.context.notes.warn(self._by_size())
         content = contents(fitted)
         masks = {one.name: self._mask_of(one, content(one.name), alone[one.name]) for one in layers}
@@ -173,7 +170,7 @@ class Zeros(Space[WeightLayer]):
 
     def _by_size(self) -> str:
         """Say which layers are not refitted ("": all are)."""
-        others = [layer.name for layer in self.open if layer.linear is None]
+        others = [layer.name for layer in self.open if layer.by_size]
         by_size = f"the largest weights stay, and are not refitted, of {', '.join(others[:NAMED])}" if others else ""
         return by_size + (f" and {len(others) - NAMED} more layers" if len(others) > NAMED else "")
 
