@@ -261,7 +261,6 @@ class Settings:
     def _refuse_unknown_names(self) -> None:
         """Refuse names that stand for nothing, with those that are near."""
         for registry, names in (
-            (SCOPES, ["layer" if self.scope in (AUTO, *OF_WEIGHTS) else self.scope]),
             (THRESHOLDS, [self.threshold]),
             (SELECTIONS, [self.selection]),
             (GRANULARITIES, self.granularity),
@@ -270,7 +269,7 @@ class Settings:
                 registry[name]
         for what, known in (
             ("repair", REPAIRS), ("storage", STORAGE_NAMES), ("quantize", QUANTISATIONS), ("matmul_as", PRODUCT_FORMS),
-            ("token_numbers", TOKEN_NUMBERS),
+            ("token_numbers", TOKEN_NUMBERS), ("scope", (AUTO, *SCOPES, *OF_WEIGHTS)),
         ):  # fmt: skip
             if (name := getattr(self, what)) not in known:
                 hint = near_names(name, list(known)) or f"; known: {', '.join(filter(None, known))}"
