@@ -14,7 +14,7 @@ from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
 from onnxprune.repair.maps import MAX_INPUTS, LinearMap, WeightBlock, factor_of
 from onnxprune.repair.operands import Operands, operands_of
-from onnxprune.repair.stored import IntegerGrid, Stored
+from onnxprune.repair.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -66,22 +66,12 @@ class Linear(LinearMap):
     def whole(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         return self.matrix(arrays[self.weight])
 
-    def grids_of(self, arrays: Mapping[str, np.ndarray]) -> list[IntegerGrid] | None:
-        own = self.operands.weight.grid
-        if own is None:
-            return None
-        scale, zero = (self.arranged(part) for part in own.spread(arrays[self.weight].shape))
-        return [IntegerGrid(s * self.blocks[0].factor, z) for s, z in zip(scale, zero, strict=True)]
-
     def arranged(self, w: np.ndarray) -> np.ndarray:
         """Return [groups, o, d] of an array of anything that is shaped like the stored weight."""
         if self.window is not None:
             taps = w.reshape(self.groups, self.channels // self.groups, -1, self.window.taps)
             return taps.swapaxes(2, 3).reshape(*taps.shape[:2], -1)
         return (w if self._rows_first else w.T)[None]
-
-    def written(self, matrix: np.ndarray, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {self.weight: self.stored(matrix, arrays[self.weight])}
 
     def stored(self, matrix: np.ndarray, like: np.ndarray) -> np.ndarray:
         """Return a matrix as the weight that it replaces is stored; of a product of floats it may have other sizes."""

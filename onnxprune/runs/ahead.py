@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 
 from onnxprune.allocate.account import model_totals
@@ -70,9 +70,10 @@ def _stages(context: Context) -> Iterator[tuple[str, Stretch]]:
 def _passes(settings: Settings) -> dict[str, float]:
     """Return stage -> how many times as long as running the model on its rows it takes, of all kinds of change together."""
     usual = BY_REPAIR if settings.reconstructs else BY_SCORES if settings.scorer.needs else BY_WEIGHTS
-    found = Counter[str]()
+    found = defaultdict[str, float](float)
     for space in map(space_of, settings.spaces):
-        found.update(usual if space.passes is None else space.passes)  # type: ignore[arg-type]
+        for stage, factor in (usual if space.passes is None else space.passes).items():
+            found[stage] += factor
     return {stage: factor for stage, factor in found.items() if stage != "repair" or settings.repair != "none"}
 
 

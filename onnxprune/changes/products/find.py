@@ -61,7 +61,7 @@ def stored_products(facts: Facts, form: str) -> Iterator[StoredProduct]:
 
 def weight_chain(graph: Graph, value: str) -> WeightChain | None:
     """Follow an operand back to a stored tensor, through Transposes of two axes and one DequantizeLinear; None: it is computed."""
-    turned, nodes, inner = False, [], value
+    turned, nodes = False, list[Node]()
     while (node := graph.producer.get(value)) is not None and node.op == "Transpose":
         if list(node.attribute("perm", [1, 0])) != [1, 0]:
             return None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, helper
 
-from onnxprune.changes.products.find import GEMM, StoredProduct, WeightChain
+from onnxprune.changes.products.find import CONV, GEMM, StoredProduct, WeightChain
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Graph, Names, Node, forget_values, names_read
 from onnxprune.model.model import Model
@@ -131,7 +131,7 @@ def _kernel(writing: Writing, window: tuple[int, ...]) -> gs.Tensor:
     return writing.add("DequantizeLinear", kernel, *grid, **attributes)
 
 
-FORMS: Mapping[str, Callable[[Writing], None]] = {GEMM: _gemm, "conv": _convolution}
+FORMS: Mapping[str, Callable[[Writing], None]] = {GEMM: _gemm, CONV: _convolution}
 
 
 def written_as(facts: Facts, products: Sequence[StoredProduct], form: str) -> Model:
@@ -151,33 +151,24 @@ def written_as(facts: Facts, products: Sequence[StoredProduct], form: str) -> Mo
     for node in old:
         del node.proto.output[:]  # the new nodes make these
     splicer.carry_out()
-    _drop(structure, lambda proto: not proto.output)
     _take_out(structure, graph, old, sources)
     return facts.model.derived(structure)
 
 
 def _take_out(structure: ModelProto, graph: Graph, old: Sequence[Node], sources: Iterable[Node]) -> None:
-    """Take out the nodes of ``sources`` that nothing reads any more, readers first, and what they and ``old`` alone read or made."""
-    gone = list(old)
+    """Take out the ``old`` nodes, which make nothing any more, those of ``sources`` that nothing reads then, readers first, and what these alone read or made."""
+    left = [proto for proto in structure.graph.node if proto.output]
+    readers = Counter(name for proto in left for name in names_read(proto))
+    readers.update(value.name for value in structure.graph.output)
+    gone = list[Node]()
     for node in dict.fromkeys(sources):
-        if not _read(structure).intersection(node.outputs):
-            _drop(structure, partial(_makes, node.outputs[0]))
+        if not any(readers[name] for name in node.outputs):
             gone.append(node)
+            readers.subtract(names_read(node.proto))
+    unread = {name for node in gone for name in node.outputs}
+    for place in reversed(range(len(structure.graph.node))):
+        if unread.issuperset(structure.graph.node[place].output):
+            del structure.graph.node[place]
     made = {name for proto in structure.graph.node for name in proto.output}
-    touched = {name for node in gone for name in (*node.inputs, *node.outputs)}
-    forget_values(structure.graph, touched - _read(structure) - made - set(graph.inputs))
-
-
-def _read(structure: ModelProto) -> set[str]:
-    outputs = {value.name for value in structure.graph.output}
-    return outputs.union(*(names_read(proto) for proto in structure.graph.node))
-
-
-def _makes(name: str, proto: NodeProto) -> bool:
-    return name in proto.output
-
-
-def _drop(structure: ModelProto, goes: Callable[[NodeProto], bool]) -> None:
-    nodes = structure.graph.node
-    for place in reversed([place for place, proto in enumerate(nodes) if goes(proto)]):
-        del nodes[place]
+    touched = {name for node in (*old, *gone) for name in (*node.inputs, *node.outputs)}
+    forget_values(structure.graph, {name for name in touched if not readers[name]} - made - set(graph.inputs))
