@@ -23,6 +23,8 @@ from onnxprune.data.readers import ReadOptions
 from onnxprune.data.tokens import read_tokens
 from onnxprune.errors import DataError, UsageError
 from onnxprune.model import read
+from onnxprune.model.decoding import decoding_of
+from onnxprune.model.graph import Graph
 from onnxprune.model.paths import refuse_data_files, settle_paths
 from onnxprune.model.read import Model
 from onnxprune.model.surgeon import from_surgeon
@@ -383,6 +385,7 @@ def _dataset(
     load_blas()
     how: ReadOptions = {"images": given["images"], "audio": given["audio"], "text": given["text"]}
     how |= {"sizes": dict(settings.input_shape), "values": dict(settings.input_value)}
+    how["decoding"] = decoding_of(Graph(model.structure))
     specs = input_specs(model.structure)
     return open_dataset(data, specs, labels=labels, samples=samples, seed=settings.seed, **how)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from onnxprune.data.columns import ArrayColumn, Column, Index
 from onnxprune.data.completed import Completed
+from onnxprune.data.decoded import Decoded
 from onnxprune.data.inputs import LABELS, InputSpec, NotLacking, Rows, Schema
 from onnxprune.data.readers import ReadOptions, Request, open_labels, open_source
 from onnxprune.data.sources import Columns, Labelled, RowSource, as_array, row_count
@@ -287,10 +288,11 @@ def _open_whole(data: Any, request: Request, labels: Any, origin: str) -> tuple[
     """Open data that may lack inputs whose values are given; return it with what its rows then are."""
     schema, values = request.schema, request.values
     check_names(values, schema.by_name)
+    follows = _following(request)
     if isinstance(data, Iterator):
         data, first = _peeked(data)
-        values = {name: value for name, value in values.items() if name not in first}
-    lacking = [spec for spec in schema.specs if spec.name in values]
+        values, follows = {name: value for name, value in values.items() if name not in first}, follows - first
+    lacking = [spec for spec in schema.specs if spec.name in values or spec.name in follows]
     while lacking:
         rest = tuple(spec for spec in schema.specs if spec not in lacking)
         given = replace(schema, specs=rest, lacking=frozenset(spec.name for spec in lacking))
@@ -302,10 +304,25 @@ def _open_whole(data: Any, request: Request, labels: Any, origin: str) -> tuple[
         except NotLacking as error:
             lacking = [spec for spec in lacking if spec.name not in error.names]
             continue
-        whole = replace(schema, whole_feeds=True)
-        return Completed(source, given, tuple(lacking), values, request.sizes, origin), whole
+        following = tuple(spec for spec in lacking if spec.name in follows)
+        valued = tuple(spec for spec in lacking if spec not in following)
+        if following:
+            given = replace(schema, specs=tuple(spec for spec in schema.specs if spec not in valued))
+            source = Decoded(source, following, request.decoding, origin, not given.samples)
+        if not valued:
+            return source, schema
+        return Completed(source, given, valued, values, request.sizes, origin), replace(schema, whole_feeds=True)
     source = _labelled(open_source(data, request), labels, origin)
     return source, replace(schema, whole_feeds=True) if source.whole_feeds else schema
+
+
+def _following(request: Request) -> frozenset[str]:
+    """Return the inputs that a decoder needs beside token numbers, and that these tell; text tells its own masks."""
+    decoding, by_name = request.decoding, request.schema.by_name
+    if decoding.tokens not in by_name or by_name[decoding.tokens].dtype.kind not in "iu":
+        return frozenset()
+    told = decoding.masks if request.text is not None else ()
+    return frozenset(decoding.beside).difference(told, request.values).intersection(by_name)
 
 
 def _labelled(source: RowSource, labels: Any, origin: str) -> RowSource:

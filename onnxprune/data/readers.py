@@ -34,13 +34,14 @@ from onnxprune.data.sources import (
 )
 from onnxprune.data.texts import TextOptions, Texts
 from onnxprune.errors import DataError
+from onnxprune.model.decoding import NO_DECODER, Decoding
 from onnxprune.model.files import kind_of, require_regular, status
 from onnxprune.model.values import FedValues
 
 
 class ReadOptions(TypedDict, total=False):
     """How data is read: ``images``, ``audio``, ``text``: files of that kind. ``sizes``: whole shapes of inputs that leave theirs open.
-    ``values``: of inputs that the data may lack.
+    ``values``: of inputs that the data may lack. ``decoding``: inputs that follow from token numbers, which it may lack too.
     """
 
     images: ImageOptions | None
@@ -48,6 +49,7 @@ class ReadOptions(TypedDict, total=False):
     text: TextOptions | None
     sizes: Mapping[str, tuple[int, ...]]
     values: FedValues
+    decoding: Decoding
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Request:
     text: TextOptions | None = None
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     values: FedValues = field(default_factory=dict)
+    decoding: Decoding = NO_DECODER
 
 
 def open_source(data: Any, request: Request) -> RowSource:

@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ import onnx
 from onnx import TensorProto, TypeProto, helper, numpy_helper, shape_inference
 
 from onnxprune.errors import ModelError
+from onnxprune.model.contrib import SHAPES, contributed
+from onnxprune.model.decoding import LENGTH, Decoding, consistent, decoding_of
 from onnxprune.model.graph import Body, Graph, Node
 from onnxprune.model.meetings import met_sizes
 from onnxprune.model.read import Model, impossible_size
@@ -76,6 +79,11 @@ class Facts:
     def told(self) -> Sizes:
         """The shapes of the inputs that costs are told of: those of one sample, or of one whole feed."""
         return told(self.sizes, self.batch_axes, self.batch)
+
+    @cached_property
+    def decoding(self) -> Decoding:
+        """What it is fed where it is a decoder with a cache."""
+        return decoding_of(self.graph)
 
     def shape(self, value: str) -> Shape | None:
         return self.first.get(value, UNKNOWN).shape
@@ -301,6 +309,15 @@ def interpret(graph: Graph, model: Model, sizes: Sizes, seed: Mapping[str, Fact]
     return values
 
 
+def _usual_branch(graph: Graph, node: Node, values: Mapping[str, Fact]) -> bool | None:
+    """Return which way an If goes by a decoder's flag that there is a past; None where something else decides."""
+    if not node.bodies or node.op != "If" or node.inputs[0] not in graph.inputs:
+        return None
+    decoding = decoding_of(graph)
+    past = [values.get(cache.past, UNKNOWN).shape for cache in decoding.caches[:1]]
+    return bool(past and past[0] and past[0][LENGTH]) if node.inputs[0] in decoding.flags else None
+
+
 def _run(graph: Graph, nodes: Sequence[Node], values: dict[str, Fact], seed: Mapping[str, Fact]) -> None:
     for node in nodes:
         if node.op == "Constant":
@@ -309,7 +326,8 @@ def _run(graph: Graph, nodes: Sequence[Node], values: dict[str, Fact], seed: Map
             _bind(node, body, values)
             _run(graph, body.nodes, values, seed)
         inputs = [values.get(name, UNKNOWN) if name else None for name in node.inputs]
-        outputs = _body_results(node, values) if node.bodies else infer(node, inputs, graph.versions)
+        usual = _usual_branch(graph, node, values)
+        outputs = _body_results(node, values, usual) if node.bodies else infer(node, inputs, graph.versions)
         for name, fact in zip(node.outputs, outputs, strict=False):
             if name:
                 values[name] = seed[name] if fact.shape is None and name in seed else fact
@@ -329,13 +347,10 @@ def _as_many(source: Shape | None, target: Shape | None) -> bool:
     return source is None or target is None or math.prod(source) == math.prod(target)
 
 
-LIKE_FIRST = frozenset({"com.microsoft::MoE", "com.microsoft::QMoE"})
-"""Operators that no schema is there for, of which some files run on other processors alone: their output is like their first input."""
-
-
 def _infer_shapes(node: Node, inputs: Sequence[Fact | None], versions: Mapping[str, int]) -> list[Fact]:
-    if node.op in LIKE_FIRST and inputs[0] is not None:
-        return [Fact(inputs[0].dtype, inputs[0].shape)]
+    if node.op in SHAPES and all(f is None or f.shape is not None for f in inputs):
+        made = contributed(node, [None if f is None or f.shape is None else (f.dtype, f.shape) for f in inputs])
+        return [UNKNOWN if one is None else Fact(*one) for one in made or [None] * len(node.outputs)]
     facts = _infer_with(node, inputs, versions, node.version)
     if "::" not in node.op and any(f.shape is None and f.dtype for f in facts):
         newer = _infer_with(node, inputs, versions, onnx.defs.onnx_opset_version())  # some early schemas infer no shape
@@ -431,13 +446,14 @@ def _without(fact: Fact, axis: int) -> Fact:
     return Fact(fact.dtype, fact.shape[:axis] + fact.shape[axis + 1 :])
 
 
-def _body_results(node: Node, values: dict[str, Fact]) -> list[Fact]:
-    """Facts of a control-flow node's outputs, as far as its bodies settle them."""
+def _body_results(node: Node, values: dict[str, Fact], usual: bool | None = None) -> list[Fact]:
+    """Facts of a control-flow node's outputs, as far as its bodies settle them; ``usual``: the way that is gone at these sizes."""
     ends = [[values.get(name, UNKNOWN) for name in body.outputs] for body in node.bodies]
     if node.op == "If":
-        taken = values.get(node.inputs[0], UNKNOWN).array
+        known = values.get(node.inputs[0], UNKNOWN).array
+        taken = usual if known is None else bool(known.all())
         if taken is not None:
-            ends = [end for body, end in zip(node.bodies, ends, strict=True) if body.runs_if(bool(taken.all()))] * 2
+            ends = [end for body, end in zip(node.bodies, ends, strict=True) if body.runs_if(taken)] * 2
         pairs = zip(*ends, strict=False)
         return [a if (a.shape, a.dtype) == (b.shape, b.dtype) else Fact(a.dtype, None) for a, b in pairs]
     if node.op not in ("Loop", "Scan"):
@@ -492,6 +508,5 @@ def plain_feeds(
     """Inputs that every model accepts: what was given, else ones of the right type (valid tokens, masks that mask nothing)."""
     kinds = {name: helper.tensor_dtype_to_np_dtype(values[name].dtype) for name in graph.inputs}
     given = fed or {}
-    return {
-        n: filled(n, given[n], sizes[n], kinds[n]) if n in given else np.ones(sizes[n], kinds[n]) for n in graph.inputs
-    }
+    plain = consistent(decoding_of(graph), {n: np.ones(sizes[n], kinds[n]) for n in graph.inputs})
+    return {n: filled(n, given[n], sizes[n], kinds[n]) if n in given else plain[n] for n in graph.inputs}

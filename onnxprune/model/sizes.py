@@ -10,6 +10,7 @@ from typing import NamedTuple
 import onnx
 
 from onnxprune.errors import UsageError
+from onnxprune.model.decoding import decoding_of, lengths
 from onnxprune.model.graph import Graph
 
 Shape = tuple[int, ...]
@@ -19,8 +20,10 @@ Axis = tuple[str, int]  # an input and one of its axes
 PICTURES = ((64, 96), (32, 48), (128, 160), (224, 256), (299, 331), (384, 320), (512, 640), (1024, 768), (16, 24))
 LENGTHS = ((8, 12), (16, 24), (7, 11), (64, 96), (128, 192), (4, 6), (400, 480), (3000, 3200), (16000, 17600))
 BATCHES = ((2, 3), (1, 1))  # some files say a free batch and have a batch of one in their shapes
+EMPTY_GROWN = 5
+"""Length of what is empty in real rows (a cache before the first token), to see what depends on it."""
 GROWTH: tuple[Callable[[int], int], ...] = (
-    lambda n: 2 * n,
+    lambda n: 2 * n or EMPTY_GROWN,
     lambda n: n + 32,
     lambda n: n + 1,
     lambda n: n - n // 4 or 2,
@@ -87,9 +90,11 @@ def further_candidates(
     samples = _single(graph, known, fixed)
     free = {(name, axis): symbol for name, axis, symbol in free_dimensions(graph) if name not in fixed}
     symbols = {symbol: known[name][axis] for (name, axis), symbol in free.items() if (name, axis) not in samples}
+    decoding = decoding_of(graph)
     for grow, batch in itertools.product(GROWTH, (3, 2, 1) if samples else (1,)):
         grown = {symbol: grow(size) for symbol, size in symbols.items()}
         grown = {symbol: _expression(symbol, grown) for symbol in grown}
+        grown |= lengths(graph, decoding, grown)
         changed = {place: met.get(place, grown[s]) for place, s in free.items() if s in grown and place not in samples}
         yield _changed(known, changed | dict.fromkeys(samples, batch))
     yield from (candidate.sizes for candidate in candidate_sizes(graph, fixed, met))
@@ -125,16 +130,19 @@ def candidate_sizes(
     """Yield shapes for all inputs to try: small and pairwise different for batch, length and picture sizes."""
     declared = _declared(graph)
     _check_fixed(graph, fixed)
-    free, samples = free_dimensions(graph), batch_axes(graph)
+    free, samples, decoding = free_dimensions(graph), batch_axes(graph), decoding_of(graph)
     known = {symbol: met[name, axis] for name, axis, symbol in free if (name, axis) in met} if met else {}
     seen = set()
     for (picture, length), batch, swap in itertools.product(zip(PICTURES, LENGTHS, strict=True), BATCHES, (0, 1)):
         symbols: dict[str, int] = {}
         for name, axis, symbol in free:
             pair = batch if (name, axis) in samples else picture if len(declared[name]) >= 4 else length
+            if name in decoding.state and pair is picture:
+                pair = (length[0] // 2 + 1, length[1] // 2 + 1)
             symbols.setdefault(symbol, known.get(symbol, pair[swap]))
         for symbol in symbols:
             symbols[symbol] = _expression(symbol, symbols)
+        symbols |= lengths(graph, decoding, symbols)
         sizes = {name: _resolve(name, dims, symbols, fixed.get(name)) for name, dims in declared.items()}
         if (key := tuple(sizes.items())) not in seen:
             seen.add(key)

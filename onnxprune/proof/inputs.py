@@ -8,8 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from onnx import TensorProto, helper
 
+from onnxprune.model.decoding import consistent, one_more
 from onnxprune.model.facts import Facts, Shape, Sizes
 from onnxprune.model.lookups import LOOKUPS
+from onnxprune.model.sizes import free_dimensions
 from onnxprune.model.values import filled
 
 Feeds = dict[str, np.ndarray]
@@ -76,11 +78,14 @@ def random_feeds(
     """
     rng, draw, real = np.random.default_rng(seed), KINDS[kind], integers or {}
     shapes = sizes or facts.sizes
-    return {
+    feeds = {
         name: rng.choice(real[name], shapes[name])
         if name in real and name not in facts.values and real[name].dtype.kind in "iu"
         else _drawn(facts, name, shapes[name], draw, rng)
         for name in facts.graph.inputs
+    }
+    return consistent(facts.decoding, feeds, whole=False) | {
+        name: value for name, value in feeds.items() if name in facts.values
     }
 
 
@@ -122,6 +127,16 @@ def table_size(facts: Facts, name: str) -> int:
                 seen.add(node.outputs[0])
                 waiting.append(node.outputs[0])
     return min(found, default=0)
+
+
+def next_token_sizes(facts: Facts) -> Sizes | None:
+    """Return the input shapes of one token behind others that are cached, None where the model is no decoder that takes these."""
+    sizes = one_more(facts.decoding, facts.sizes)
+    free = {(name, axis) for name, axis, _ in free_dimensions(facts.graph)}
+    fits = all(
+        (name, axis) in free or n == facts.sizes[name][axis] for name, ns in sizes.items() for axis, n in enumerate(ns)
+    )
+    return sizes if sizes and fits else None
 
 
 def has_switches(facts: Facts) -> bool:

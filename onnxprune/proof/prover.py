@@ -17,7 +17,7 @@ from onnxprune.model.facts import Facts, free_sizes
 from onnxprune.model.model import Model
 from onnxprune.model.runtime import Session, release_memory, session
 from onnxprune.proof.float32 import has_bfloat16, in_float32
-from onnxprune.proof.inputs import Feeds, has_switches, other_sizes, random_feeds, severed_values
+from onnxprune.proof.inputs import Feeds, has_switches, next_token_sizes, other_sizes, random_feeds, severed_values
 from onnxprune.proof.positions import WRONG, Difference, difference, step_difference
 from onnxprune.proof.rounding import shaken, shaken_weights, with_inputs
 from onnxprune.proof.smaller import smaller_sizes, with_free_inputs
@@ -26,10 +26,12 @@ from onnxprune.proof.verdict import Observations, SurgeryCheck
 from onnxprune.proof.witnesses import LIVE_BYTES, Witnesses, drawable, steps
 
 SHAKES = 3  # runs of the reference that tell what rounding does
-ALWAYS = ("rows", "normal", "again", "wide", "sizes")  # kinds of inputs for every proof
+ALWAYS = ("rows", "normal", "again", "wide", "sizes", "cached")  # kinds of inputs for every proof
 ENOUGH = {"again": 1 << 12, "wide": 1 << 16}
 """Kind -> numbers in an input from which on it adds nothing to one standard normal draw."""
 
+SIZED = {"sizes": other_sizes, "cached": next_token_sizes}
+"""Kind -> other sizes of inputs than those of the analysis."""
 SWITCHED = ("unit", "image")  # further ones where flags and masks choose between paths
 SMALLER = ("rows", "smaller", "smaller sizes")  # where smaller inputs show as much
 FURTHER = (*SWITCHED, "negative", "broken")  # and where something has not been seen yet
@@ -148,8 +150,8 @@ class Prover:
             found = [
                 random_feeds(facts, seed + other, sizes, integers=self.integers) for sizes in self.smaller[other:][:1]
             ]
-        elif kind == "sizes":
-            sizes = None if self.stand_ins.fixed_sizes else other_sizes(facts)
+        elif kind in SIZED:
+            sizes = None if self.stand_ins.fixed_sizes else SIZED[kind](facts)
             found = [] if sizes is None else [random_feeds(facts, seed, sizes, integers=self.integers)]
         else:
             again = kind == "again"

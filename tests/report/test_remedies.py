@@ -581,6 +581,7 @@ EXPLAINED = {
     "takes the numbers it took; leave token_numbers out": "a model of which the head alone can be cut; test_vocabulary_forms.py",
     "the numbers of tokens as they come in; leave": "a model with bodies that read its input; test_vocabulary_forms.py",
     "other outputs under new numbers": "a result that is wrong; test_vocabulary_forms.py makes one",
+    "export it with these sizes, or give rows of it": "a cache of which the file says nothing; test_decoded.py",
     "give a part of the text": "a corpus of gigabytes is not written by a test",
     "weights that can become zero; ask for less": "a model of few weights and many biases; test_zeros.py",
     "prune with --rewind again": "a plan of earlier weights; test_zeros.py",
