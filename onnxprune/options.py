@@ -45,6 +45,7 @@ class SettingOptions(TypedDict, total=False):
     quantize: str
     keep_float: str | Sequence[str]
     allow_lossy: bool
+    cut_cache: bool
     max_layer_ratio: float
     layer_ratio: Mapping[str, float] | Sequence[tuple[str, float]]
     round_to: str | int

@@ -47,6 +47,7 @@ ANALYSED = (
     "embeddings",
     "permute",
     "allow_lossy",
+    "cut_cache",
     "matmul_as",
     "storage",
     "quantize",
@@ -151,6 +152,7 @@ class Settings:
     or dynamic, with values as they come; ratio 0 removes nothing before. Gates judge the quantised model.
     ``keep_float``: patterns of nodes that stay float then.
     ``allow_lossy``: channels that a window over their neighbours reads may go too, though that changes what the window sees.
+    ``cut_cache``: heads of keys and values may go with their share of a decoder's cache, so that its inputs and outputs become narrower.
     ``granularity``: heads, width or groups, beside it paired and stream; block, rank, eigen, experts, lossless: other kinds of change. Several share
     the target, one after the other: as much as ``share`` says of a kind (of what is saved), else as data judges. ``input_shape``: input -> sizes for free dimensions.
     ``row_shape``: sizes that costs are counted at where the file leaves some open, though they stay open; taken from data where there
@@ -185,6 +187,7 @@ class Settings:
     quantize: str = ""
     keep_float: tuple[str, ...] = ()
     allow_lossy: bool = False
+    cut_cache: bool = False
     max_layer_ratio: float = 1.0
     layer_ratio: tuple[tuple[str, float], ...] = ()
     round_to: str | int = "auto"

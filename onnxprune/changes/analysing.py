@@ -8,13 +8,14 @@ from onnxprune.changes.change import Change
 from onnxprune.changes.context import Context
 from onnxprune.changes.pairing import Pairing
 from onnxprune.changes.proven import step_of
+from onnxprune.coupling.caches import with_picks
 from onnxprune.coupling.channels import layouts
 from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.coupling.prepare import prepare
 from onnxprune.coupling.sharing import unshared
 from onnxprune.coupling.streams.widening import outlets, widened, without_identities, worthwhile
 from onnxprune.data import Dataset
-from onnxprune.errors import ModelError, OnnxPruneError
+from onnxprune.errors import ModelError, OnnxPruneError, UsageError
 from onnxprune.means import Means
 from onnxprune.measure.kinds import observed
 from onnxprune.measure.outputs import Outputs
@@ -48,7 +49,7 @@ def analyse_model(model: Model, settings: Settings) -> Analysis:
 
 def _analysed(model: Model, settings: Settings) -> Analysis:
     analysis = _with_outlets(
-        grouped(unshared(facts_of(prepare(model), settings), settings.allowed), settings), settings
+        grouped(unshared(facts_of(prepare(_picking(model, settings)), settings), settings.allowed), settings), settings
     )
     if not settings.pairs:
         return analysis
@@ -57,6 +58,17 @@ def _analysed(model: Model, settings: Settings) -> Analysis:
         return analysis
     reordered = step_of(pairing, lambda space: Change(space, space.open)).model
     return grouped(facts_of(reordered, settings), settings)
+
+
+def _picking(model: Model, settings: Settings) -> Model:
+    """Let heads go with their share of the cache, where that is asked for; raises UsageError for a model without a cache."""
+    if not settings.cut_cache:
+        return model
+    if not (found := with_picks(model)).picked:
+        raise UsageError(
+            f"cut_cache: {model.name} has no cache of several heads that comes out longer than it goes in; leave cut_cache out"
+        )
+    return found
 
 
 def _with_outlets(analysis: Analysis, settings: Settings) -> Analysis:

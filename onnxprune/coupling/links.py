@@ -9,7 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxprune.coupling import rules as _rules  # noqa: F401  (fills the table)
+from onnxprune.coupling.caches import freed_outputs
 from onnxprune.coupling.spec import LOSSY, RULES, Operand, Spec, View, frozen
+from onnxprune.model.decoding import HEADS
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
 
@@ -205,12 +207,16 @@ def _bar_lossy(links: Links, allowed: frozenset[str]) -> None:
 
 
 def _bar_boundary(links: Links) -> None:
-    """Inputs and outputs keep their shapes, and no axis whose size is the caller's to choose is cut."""
-    facts = links.facts
+    """Inputs and outputs keep their shapes, caches of picked heads aside, and no axis whose size is the caller's to choose is cut."""
+    facts, states = links.facts, links.facts.decoding.caches
+    freed, past = freed_outputs(facts.model), {state.past for state in states}
+    caches = past.union(state.present for state in states)
     for names, what in ((facts.graph.inputs, "input"), (facts.graph.outputs, "output")):
         for name in names:
             for axis in range(len(facts.shape(name) or ())):
-                links.bar(links.axis(name, axis), Barrier(None, f"axis {axis} of the model's {what} {name!r}", what))
+                kind = "cache" if name in caches and axis == HEADS else what
+                if (name, axis) not in freed:
+                    links.bar(links.axis(name, axis), Barrier(None, f"axis {axis} of the model's {what} {name!r}", kind))
 
 
 def _bar_free_sizes(links: Links, adapted: Adapt) -> None:

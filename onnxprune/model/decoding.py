@@ -26,7 +26,7 @@ OWN = "com.microsoft::"
 GROUPED = f"{OWN}GroupQueryAttention"
 """Attention that is told by a number how many keys of each sample count: the sum of a mask, which is one from the first key on."""
 ROWWISE = frozenset({"Add", "Mul", "Cast", "Clip", f"{OWN}RotaryEmbedding"})
-PASSING = frozenset({"Identity", "Cast", "Transpose", "If"})
+PASSING = frozenset({"Identity", "Cast", "Transpose"})
 HEADS, LENGTH, WIDTH = 1, 2, 3
 
 
@@ -126,15 +126,21 @@ def _made(graph: Graph, name: str) -> str:
 
 
 def _onward(graph: Graph, name: str) -> Iterator[str]:
-    """Yield a value and all that is the same, in another order of its axes or type, or what an If gives for it."""
+    """Yield a value and all that it is passed on as, out of bodies of an If too."""
     ends = {end: node.outputs[number] for node, number, end in _ends(graph)}
     todo, seen = [name], {name}
     while todo:
         yield (value := todo.pop())
-        following = [node.outputs[0] for node, _ in graph.consumers.get(value, ()) if node.op in PASSING - {"If"}]
+        following = [node.outputs[0] for node, at in graph.consumers.get(value, ()) if _passes(graph, node, at)]
         following += [ends[value]] if value in ends else []
         todo += [one for one in following if one not in seen]
         seen.update(following)
+
+
+def _passes(graph: Graph, node: Node, position: int) -> bool:
+    """Whether a value is what came in: the same, in another order of its axes or type, or some of its heads."""
+    picks = node.op == "Gather" and position == 0 and node.attribute("axis", 0) == HEADS
+    return node.op in PASSING or (picks and node.input(1) in graph.tensors)
 
 
 def _ends(graph: Graph) -> Iterator[tuple[Node, int, str]]:

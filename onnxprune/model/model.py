@@ -42,13 +42,21 @@ class Widening(NamedTuple):
     shift: str
 
 
+class Pick(NamedTuple):
+    """A cache of a decoder of which heads are picked behind its input ``past``, by stored ``numbers``; ``present``: what it becomes."""
+
+    past: str
+    present: str
+    numbers: str
+
+
 @dataclass(frozen=True)
 class Model:
     """``structure``: all but the content of the main graph's initializers, which are ``weights``, by their names.
 
     ``source_sha256``, ``size``, ``data``: of the file it came from; what is run has an ``identity`` of its own. ``copies``: constant
     that the analysis copied for one of its readers -> the constant in the file; ``sparse``: the tensors that the file stores sparsely;
-    ``widened``: what the analysis added to read outputs through.
+    ``widened``: what the analysis added to read outputs through; ``picked``: caches of which heads are picked.
     """
 
     structure: ModelProto
@@ -61,6 +69,7 @@ class Model:
     copies: Mapping[str, str] = field(default_factory=dict)
     sparse: tuple[str, ...] = ()
     widened: tuple[Widening, ...] = ()
+    picked: tuple[Pick, ...] = ()
 
     @classmethod
     def of(cls, proto: ModelProto, path: Path | None = None, **about: Any) -> Model:

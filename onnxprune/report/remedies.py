@@ -24,6 +24,7 @@ STANDARD = "export it as standard operators, or add a rule (CONTRIBUTING.md)"
 REMEDIES: tuple[tuple[str, tuple[str, ...] | None, str, str], ...] = (
     ("output", None, "", f"{NOTHING}: the model's outputs keep their shapes"),
     ("input", None, "", f"{NOTHING}: the model's inputs keep their shapes"),
+    ("cache", None, "", "--cut-cache lets heads go with their share of the cache; clients then feed a narrower one"),
     ("dynamic", None, "", "fix the input's size with --input-shape, or export with a fixed one"),
     ("setting", None, "", f"{NOTHING}: the operator takes this tensor as a setting, not as weights"),
     ("lossy", None, "mixes neighbouring positions", "--allow-lossy cuts it; what the window sees changes, so repair or fine-tune"),

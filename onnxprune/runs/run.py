@@ -25,6 +25,7 @@ from onnxprune.changes.proven import Step
 from onnxprune.changes.quantising.able import names_kept, require_quantisable
 from onnxprune.changes.sizing import sized
 from onnxprune.changes.zeros.masks import masks_file
+from onnxprune.coupling.caches import narrowed
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import Inconclusive, ModelError, UsageError
 from onnxprune.measure.tasks.task import AUTO, NONE
@@ -168,7 +169,7 @@ class Run:
         """Check the format of a signed model, measure and judge it; write the file when all gates pass."""
         plan = Plan(self.model.source_sha256, settings, tuple(_planned(step.change) for step in steps))
         small = signed(steps[-1].model, plan)
-        written = as_written(small, steps)
+        written = narrowed(as_written(small, steps))
         found = self._found(steps, written, settings) | {"sizes": self._sizes(context)}
         with self.stages("check"):
             self.notes.warn(*check_format(written, self.model))

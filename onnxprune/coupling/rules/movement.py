@@ -155,11 +155,22 @@ def _any_axis(view: View, reason: str, changed: Sequence[int] = ()) -> Spec:
     return spec.bar([f"{side}{a}" for side in "my" for a in barred], reason)
 
 
+def _picked(view: View) -> Spec:
+    """Numbers that pick the heads of a cache go with those; the cache comes in whole."""
+    spec = Spec([], [])
+    axis = view.axis(0)
+    source = axes_of("m", view.shape(0), spec.sizes)
+    (chosen,) = axes_of("head", view.shape(1), spec.sizes)
+    target = tuple(chosen if a == axis else term for a, term in enumerate(source))
+    spec.inputs, spec.outputs, spec.roles = [tuple(source), (chosen,)], [target], {1: "scales"}
+    return spec.bar(source[axis].letters, "a cache comes in whole while heads are picked from it")
+
+
 def _gather_indices(view: View, cut: KeptPositions) -> Edits:
     axis = view.axis(0)
     size = view.shape(0)[axis]
     indices = view.array(1)
-    if indices is None or not cut.touched(view.node.inputs[0], axis):
+    if indices is None or not cut.touched(view.node.inputs[0], axis):  # a pick among them
         return (
             Edits()
         )  # numbers that are computed count the positions that stay (see coupling/routing.py), or bar the axis
@@ -178,6 +189,8 @@ def gather(view: View) -> Spec:
 
     A matrix of indices that picks no position twice makes the axis a product of the matrix's axes.
     """
+    if any(pick.numbers == view.node.input(1) for pick in view.facts.model.picked):
+        return _picked(view)
     axis, size = view.axis(0), view.shape(0)[view.axis(0)]
     spec = Spec([], [])
     source = axes_of("m", view.shape(0), spec.sizes)
