@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from onnxprune.cli.console import Terminal
+from onnxprune.report.caches import CACHES, cache_rows, cache_sentence
 from onnxprune.report.documents.tables import memory_rows
 from onnxprune.report.entries import (
     DRIFT,
@@ -58,6 +59,8 @@ def show_comparison(terminal: Terminal, report: dict[str, Any]) -> None:
     if drift:
         decided = " of --calib, which decided" if report["drift"].get("rows") == "calibration" else ""
         samples = f"drift over {report['drift']['samples']} samples{decided}"
+        again = report["drift"].get("fed_again")
+        samples += f"; {len(again)} outputs that are fed again are judged by what comes of them" if again else ""
         terminal.table(DRIFT, drift_rows(drift), samples)
     told = task_sentence(report)
     if told:
@@ -232,6 +235,7 @@ def show_parts(terminal: Terminal, report: dict[str, Any], everything: bool) -> 
             show_directions(terminal, report[key], everything)
     _long_table(terminal, EXPERT_COLUMNS, expert_rows(report), "experts of mixtures", everything)
     show_vocabulary(terminal, report, everything)
+    show_caches(terminal, report, everything)
     for told in filter(None, (order_sentence(report), zeros_sentence(report), products_sentence(report))):
         terminal.say(told)
     show_storage(terminal, report, everything)
@@ -244,6 +248,13 @@ def show_vocabulary(terminal: Terminal, report: dict[str, Any], everything: bool
     """Print which tensors have a slice per token, and how many tokens stay."""
     _long_table(terminal, TOKEN_TENSORS, token_rows(report), "what has a slice per token", everything)
     if sentence := token_sentence(report):
+        terminal.say(sentence)
+
+
+def show_caches(terminal: Terminal, report: dict[str, Any], everything: bool) -> None:
+    """Print which caches of a decoder became narrower, and what that asks of its clients."""
+    _long_table(terminal, CACHES, cache_rows(report), "caches of a decoder", everything)
+    if sentence := cache_sentence(report):
         terminal.say(sentence)
 
 

@@ -122,5 +122,3 @@ def _heads(model: Model) -> dict[str, int]:
 def freed_outputs(model: Model) -> frozenset[tuple[str, int]]:
     """Return (output, axis) that become narrower with what is picked."""
     return frozenset((pick.present, HEADS) for pick in model.picked)
-
-

@@ -55,6 +55,8 @@ def _layout(links: Links, name: str, written: _Written, sources: tuple[str, ...]
     facts = links.facts
     if name in facts.constants:
         return Layout(constant=True)
+    if any(state.present == name for state in facts.decoding.caches):
+        return Layout(state=True)
     if sources is not None:
         return Layout(varies=True, sources=sources)
     shape = facts.shape(name) or ()

@@ -216,7 +216,9 @@ def _bar_boundary(links: Links) -> None:
             for axis in range(len(facts.shape(name) or ())):
                 kind = "cache" if name in caches and axis == HEADS else what
                 if (name, axis) not in freed:
-                    links.bar(links.axis(name, axis), Barrier(None, f"axis {axis} of the model's {what} {name!r}", kind))
+                    links.bar(
+                        links.axis(name, axis), Barrier(None, f"axis {axis} of the model's {what} {name!r}", kind)
+                    )
 
 
 def _bar_free_sizes(links: Links, adapted: Adapt) -> None:

@@ -31,7 +31,8 @@ K = TypeVar("K", bound=Hashable)
 
 def opened(model: Model, outputs: Outputs | None, means: Means = Means()) -> Session:
     """Load a model with the inner values among its outputs that are compared in place of some."""
-    return revealing(model, outputs.inner if outputs else (), threads=means.threads)
+    found = revealing(model, outputs.inner if outputs else (), threads=means.threads)
+    return found.leaving(outputs.state) if outputs else found
 
 
 class Reference:

@@ -298,6 +298,8 @@ class DriftReport:
             "warnings": self.warnings,
         }
         unknown = self.question.how.unknown if self.question.how else ""
+        if self.question.how and self.question.how.state:
+            drift["fed_again"] = list(self.question.how.state)
         return {"drift": drift | ({"task_unknown": unknown} if unknown else {}), "task": self._task()}
 
     def _task(self) -> dict[str, Any] | None:

@@ -86,7 +86,9 @@ def observed(
     to be read from the outputs.
     """
     sources = [source for layout in layouts.values() for source in layout.sources]
-    run, mask = revealing(model, sources, threads=means.threads).run, dataset.schema.padding_mask
+    state = tuple(name for name, layout in layouts.items() if layout.state)
+    opened = revealing(model, sources, threads=means.threads).leaving(state)
+    run, mask = opened.run, dataset.schema.padding_mask
     shown: list[Answered] = []
     places = samples_axes(run, dataset)
     found = outputs_like(_first(run, dataset, means, samples, shown), places, layouts, mask)
@@ -96,7 +98,7 @@ def observed(
     if unlike:  # the graph does not say where the channels are, the task does
         known = {**layouts, **{name: replace(layouts.get(name, Layout()), axis=axis) for name, axis in unlike.items()}}
         found = outputs_like(_first(run, dataset, means, samples, []), places, known, mask)
-    return replace(found, task=task, unknown="" if task else reason)
+    return replace(found, task=task, unknown="" if task else reason, state=state)
 
 
 def _first(

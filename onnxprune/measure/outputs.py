@@ -35,7 +35,7 @@ class Layout:
     in the graph takes the channels for class scores; ``bounded``: they went through what makes no class scores of them.
     ``shares``: behind the layers something squashes values to between 0 and 1. ``by_product``: a matrix product makes them.
     ``varies``: its entries, or their order, are up to the data; ``sources``: inner float values from before, to be compared in
-    its place. ``constant``: no input decides it.
+    its place. ``constant``: no input decides it. ``state``: what a client feeds the next run, the cache of a decoder.
     """
 
     axis: int | None = None
@@ -49,6 +49,7 @@ class Layout:
     varies: bool = False
     sources: tuple[str, ...] = ()
     constant: bool = False
+    state: bool = False
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,7 @@ class Outputs:
     """All outputs of a model that are compared, and why others are not.
 
     ``varying``: those of the others whose entries, or the order of these, are up to the data. ``inner``: those of them that are no outputs of the model but values inside it. ``mask``: the input that says which
-    steps of a sequence count ("": none does). ``task``: what the outputs are for (None: not known, ``unknown`` says why).
+    steps of a sequence count ("": none does). ``state``: outputs that are fed again, and judged by what comes of them. ``task``: what the outputs are for (None: not known, ``unknown`` says why).
     """
 
     of: Mapping[str, Output]
@@ -277,6 +278,7 @@ class Outputs:
     varying: tuple[str, ...] = ()
     inner: tuple[str, ...] = ()
     mask: str = ""
+    state: tuple[str, ...] = ()
     task: Task | None = None
     unknown: str = ""
 

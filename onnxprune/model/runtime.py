@@ -52,6 +52,11 @@ class Session:
         self.outputs: tuple[str, ...] = tuple(value.name for value in inference.get_outputs())
         self.providers: tuple[str, ...] = tuple(inference.get_providers())
 
+    def leaving(self, names: Collection[str]) -> Session:
+        """Return the session, which no longer gives outputs of these names unless it is asked for them."""
+        self.outputs = tuple(name for name in self.outputs if name not in names)
+        return self
+
     def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Return the named outputs (None: all); raise ModelError with the first line of ONNX Runtime's reason."""
         names = self.outputs if outputs is None else tuple(outputs)

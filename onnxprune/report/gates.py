@@ -53,7 +53,8 @@ def measure_drift(
     """
     made = [{name for node in model.structure.graph.node for name in node.output} for model in (before, after)]
     inner = [name for name in (outputs.inner if outputs else ()) if all(name in there for there in made)]
-    first, second = (revealing(model, inner, threads=means.threads) for model in (before, after))
+    state = outputs.state if outputs else ()
+    first, second = (revealing(model, inner, threads=means.threads).leaving(state) for model in (before, after))
     task = None if metric is None else script_metric(metric)
     return compare(first, second, dataset, means, metric=task, outputs=outputs)
 

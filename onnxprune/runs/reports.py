@@ -16,6 +16,7 @@ from onnxprune.changes.context import FITTED, Context, Data
 from onnxprune.changes.judging import part_curves
 from onnxprune.changes.sizing import sized
 from onnxprune.changes.units.space import Units
+from onnxprune.coupling.caches import called_like
 from onnxprune.coupling.channels import layouts
 from onnxprune.coupling.links import build_links
 from onnxprune.criteria import score
@@ -115,6 +116,7 @@ class Timing:
 def compare_models(before: Model, after: Model, on: Comparison, settings: Settings, stages: Stages) -> Report:
     """Return the report of ``validate``: drift, task metric and, if asked for, latency and inner tensors of two models."""
     settings, survey = sized(before, settings, on.dataset)
+    after = called_like(after, before)
     facts = entries.header("validate", settings.to_json()) | {
         "model": entries.model_entry(before),
         "other": entries.model_entry(after),
@@ -150,7 +152,7 @@ def _outputs_alone(facts: Facts, dataset: Dataset, settings: Settings) -> Output
 
 def time_models(model: Model, other: Model | None, timing: Timing, settings: Settings, stages: Stages) -> Report:
     """Return the report of ``bench``; exit code 1 for a missed gate, 5 for an inconclusive measurement when ``strict``."""
-    facts = facts_of(model, settings)
+    facts, other = facts_of(model, settings), None if other is None else called_like(other, model)
     feeds = single_feeds(facts, settings.seed)
     limits: dict[str, Any] = {"means": settings.means, "providers": timing.providers, "max_seconds": timing.seconds}
     with stages("latency"):

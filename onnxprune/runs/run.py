@@ -25,7 +25,6 @@ from onnxprune.changes.proven import Step
 from onnxprune.changes.quantising.able import names_kept, require_quantisable
 from onnxprune.changes.sizing import sized
 from onnxprune.changes.zeros.masks import masks_file
-from onnxprune.coupling.caches import narrowed
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import Inconclusive, ModelError, UsageError
 from onnxprune.measure.tasks.task import AUTO, NONE
@@ -36,6 +35,7 @@ from onnxprune.model.write import save, stored_bytes, write_bytes
 from onnxprune.proof.verdict import all_of
 from onnxprune.report import entries
 from onnxprune.report.baseline import Baseline
+from onnxprune.report.caches import attention_heads, cache_entries
 from onnxprune.report.entries import Report
 from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_judges
 from onnxprune.report.latency import latency_doubt, way_out
@@ -45,6 +45,7 @@ from onnxprune.report.tasks import unjudged
 from onnxprune.runs.ahead import ahead
 from onnxprune.runs.legs import by_plan, taken, to_target
 from onnxprune.runs.mix import shares_of
+from onnxprune.runs.narrowing import as_fed
 from onnxprune.runs.quantised import float_figures
 from onnxprune.runs.signing import check_format, signed
 from onnxprune.runs.tokens import as_written, cuts_tokens, numbers_of, of_tokens, require_places, save_maps
@@ -169,10 +170,12 @@ class Run:
         """Check the format of a signed model, measure and judge it; write the file when all gates pass."""
         plan = Plan(self.model.source_sha256, settings, tuple(_planned(step.change) for step in steps))
         small = signed(steps[-1].model, plan)
-        written = narrowed(as_written(small, steps))
+        written = as_fed(as_written(small, steps), context.facts, self.settings.seed)
         found = self._found(steps, written, settings) | {"sizes": self._sizes(context)}
         with self.stages("check"):
             self.notes.warn(*check_format(written, self.model))
+        if small.picked:
+            found |= {"cache": cache_entries(self.model, written), "attention_heads": attention_heads(written)}
         found["unjudged"] = None
         if self.data.measured is None:
             costly = [row for step, row in zip(steps, found["steps"], strict=True) if step.change.space.aims]

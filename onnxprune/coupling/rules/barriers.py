@@ -24,9 +24,7 @@ REASONS = {
     "its indices number all positions of the tensor": "MaxUnpool",
     "a determinant needs the whole matrix": "Det com.microsoft::Inverse",
     "the bits of an element spread over several positions": "BitCast",
-    "its weights are packed in blocks of bits": (
-        "com.microsoft::GatherBlockQuantized com.microsoft::MatMulBnb4 com.microsoft::MatMulFpQ4"
-    ),
+    "its weights are packed in blocks of bits": ("com.microsoft::MatMulBnb4 com.microsoft::MatMulFpQ4"),
     "it generates tokens in a loop of its own": (
         "com.microsoft::BeamSearch com.microsoft::GreedySearch com.microsoft::Sampling com.microsoft::WhisperBeamSearch"
     ),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+from onnx import TensorProto
 
 from onnxprune.coupling.edits import Edits, KeptPositions, Operation
 from onnxprune.coupling.families import aligned, matrix_product, normalisation, pointwise
 from onnxprune.coupling.rules.contraction import gemm
+from onnxprune.coupling.rules.indexing import NUMBERED
 from onnxprune.coupling.spec import Operand, Spec, Term, View, axes_of, parse, rule
 from onnxprune.coupling.statistics import corrected, is_mean_free, root_mean_square, share_kept, spelled_out
 from onnxprune.model.facts import Shape
@@ -93,44 +97,102 @@ def _swapped(axes: tuple) -> tuple:
 
 
 def _sizes(view: View, cut: KeptPositions) -> Edits:
-    whole = int(view.attribute("K")) % int(view.attribute("block_size"))
-    return Edits({"N": cut.letter("n")} | ({} if whole else {"K": cut.letter("k") * cut.letter("e")}))
+    """Sizes that the operator says; where the last block is cut short, inputs stay."""
+    short = int(view.attribute("K")) % int(view.attribute("block_size"))
+    edits = {"N": cut.letter("n")}
+    return Edits(edits if short else {**edits, "K": math.prod(map(cut.letter, _blocks(view)[0]))})
+
+
+def _blocks(view: View) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Return the letters of the inputs of a packed matrix, blocks ``k`` of ``e`` inputs, and their sizes.
+
+    Where zero points (input number 3) of several blocks share a byte, those blocks ``t`` go together, if no byte is cut short.
+    """
+    block, bits = int(view.attribute("block_size")), int(view.attribute("bits", 4))
+    inputs = int(view.attribute("K", 0)) or view.out_shape()[-1]
+    count, shared = -(-inputs // block), 8 // bits
+    if _share_bytes(view) and count % shared == 0:
+        return ("k", "t", "e"), {"k": count // shared, "t": shared, "e": block}
+    return ("k", "e"), {"k": count, "e": block}
+
+
+def _share_bytes(view: View) -> bool:
+    return view.has(3) and view.fact(3).dtype == TensorProto.UINT8 and int(view.attribute("bits", 4)) < 8
+
+
+TOGETHER = "its weights are packed in blocks of bits"
+SHARED = "zero points of several blocks share a byte"
 
 
 @rule("com.microsoft::MatMulNBits", family="contraction", rewrite=_sizes)
 def matmul_nbits(view: View) -> Spec:
-    """Rows n of the weights are packed each on its own in blocks k of e inputs: rows can go, and whole blocks.
+    """Rows n of the weights are packed each on its own in blocks of inputs: rows can go, and whole blocks.
 
     Where the last block is cut short, inputs are counted one by one, and stay.
     """
     whole_axis, block = int(view.attribute("K")), int(view.attribute("block_size"))
     short = bool(whole_axis % block)
-    spec = Spec(
-        [None] * len(view.node.inputs), [], {"n": int(view.attribute("N")), "e": whole_axis if short else block}
-    )
+    spec = Spec([None] * len(view.node.inputs), [], {"n": int(view.attribute("N"))})
     stack = axes_of("b", view.out_shape()[:-1], spec.sizes)
-    spec.sizes["k"] = -(-whole_axis // block)
-    spec.inputs[0] = (*stack, Term(("e",) if short else ("k", "e")))
+    if short:
+        inputs, zeros = ("e",), "zero"
+        spec.sizes |= {"e": whole_axis, "k": -(-whole_axis // block)}
+        blocks: tuple[str, ...] = ("k",)
+    else:
+        inputs, sizes = _blocks(view)
+        spec.sizes |= sizes
+        blocks, zeros = inputs[:-1], "zero" if _share_bytes(view) and "t" not in sizes else "k"
+    spec.inputs[0] = (*stack, Term(inputs))
     spec.outputs = [(*stack, Term(("n",)))]
-    zeros = "k" if view.attribute("bits", 4) == 8 else "zero"
-    whole = {1: ("n", "k", "packed"), 2: ("n", "k"), 3: ("n", zeros), 5: ("n",)}
+    whole = {1: ("n", blocks, "packed"), 2: ("n", blocks), 3: ("n", zeros), 5: ("n",)}
     for index, letters in whole.items():
         if view.has(index):
             spec.inputs[index] = _rows(view.shape(index), letters, spec)
     spec.roles = {1: "writes", 2: "scales", 3: "shifts", 5: "shifts"}
-    spec.cost = (*(term.letters[0] for term in stack), "n", *(("e",) if short else ("k", "e")))
+    spec.cost = (*(term.letters[0] for term in stack), "n", *inputs)
     spec.silent = {0: None}
-    spec.bar([x for x in ("e", "packed", "zero") if x in spec.sizes], "its weights are packed in blocks of bits")
+    spec.bar([x for x in ("e", "packed", "zero") if x in spec.sizes], TOGETHER)
+    spec.bar([x for x in ("t",) if x in spec.sizes], SHARED)
     if short:
         spec.bar("k", "its last block is cut short")
-    return spec.bar("k", "two blocks share a byte") if view.has(4) or "zero" in spec.sizes else spec
+    elif "zero" in spec.sizes:
+        spec.bar("k", SHARED)
+    return spec.bar("k", "its inputs are in another order") if view.has(4) else spec
 
 
-def _rows(shape: Shape, letters: tuple[str, ...], spec: Spec) -> Operand:
+def _rows(shape: Shape, letters: Sequence[str | tuple[str, ...]], spec: Spec) -> Operand:
     """Terms of a tensor with the given axes, which may be stored flat; the last one's size follows from the others."""
-    known = math.prod(spec.sizes[letter] for letter in letters if letter in spec.sizes)
-    for letter in letters:
+    axes = [(axis,) if isinstance(axis, str) else axis for axis in letters]
+    flat = [letter for axis in axes for letter in axis]
+    known = math.prod(spec.sizes[letter] for letter in flat if letter in spec.sizes)
+    for letter in flat:
         spec.sizes.setdefault(letter, math.prod(shape) // known)
-    if len(shape) == len(letters):
-        return tuple(Term((letter,)) for letter in letters)
-    return (Term(letters),)
+    if len(shape) == len(axes):
+        return tuple(Term(axis) for axis in axes)
+    return (Term(tuple(flat)),)
+
+
+@rule("com.microsoft::GatherBlockQuantized", family="movement")
+def gather_blocks(view: View) -> Spec:
+    """Numbers pick rows of a packed table; whole blocks of its columns can go."""
+    if view.rank() != 2 or int(view.attribute("gather_axis", 0)) or int(view.attribute("quantize_axis", 1)) % 2 != 1:
+        raise ValueError("a table that is not packed along its rows")
+    letters, sizes = _blocks(view)
+    blocks, columns = letters[:-1], view.out_shape()[-1]
+    if columns % int(view.attribute("block_size")):
+        raise ValueError("its last block is cut short")
+    spec = Spec([], [], {"m": view.shape(0)[0], **sizes})
+    picks = axes_of("i", view.shape(1), spec.sizes)
+    stored = view.shape(0)[1]
+    spec.sizes["packed"] = stored * sizes["e"] // columns
+    spec.inputs = [(Term(("m",)), Term((*blocks, "packed"))), tuple(picks), (Term(("m",)), Term(blocks))]
+    if view.has(3):
+        spec.inputs.append(
+            _rows(view.shape(3), ("m", "zero" if _share_bytes(view) and "t" not in sizes else "k"), spec)
+        )
+    spec.outputs = [(*picks, Term(letters))]
+    spec.roles = {0: "writes", 2: "scales", 3: "shifts"}
+    spec.bar("m", NUMBERED)
+    spec.bar([letter for letter in ("t", "zero") if letter in spec.sizes], SHARED)
+    spec.bar(["k"] * ("zero" in spec.sizes), SHARED)
+    return spec.bar(["e", "packed"], TOGETHER)

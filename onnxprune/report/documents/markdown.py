@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from onnxprune.report.caches import cache_sentence
 from onnxprune.report.documents.tables import Table, parts, shortened, tables
 from onnxprune.report.entries import proof_sentence, verdict
 from onnxprune.report.quantising import quantised_sentences
@@ -46,7 +47,14 @@ def _part(report: Mapping[str, Any], rows: int) -> list[str]:
     if report.get("error"):
         return [f"**error:** {escaped(shortened(report['error'], 1000))}"]
     proof = proof_sentence(report["surgery"]) if report.get("surgery") else ""
-    said = [verdict(dict(report)), task_sentence(report), sizes_sentence(report), proof, *quantised_sentences(report)]
+    said = [
+        verdict(dict(report)),
+        task_sentence(report),
+        sizes_sentence(report),
+        proof,
+        *quantised_sentences(report),
+        cache_sentence(report),
+    ]
     return [*map(escaped, said), *(_section(table, rows) for table in tables(report))]
 
 

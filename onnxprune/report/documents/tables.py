@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from onnxprune.allocate import literal
+from onnxprune.report.caches import CACHES, cache_rows
 from onnxprune.report.entries import (
     DRIFT,
     SHARES,
@@ -207,6 +208,7 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[ReportView], Any], bool], ..
     ("Shares tried", SHARES, share_rows, True),
     ("Rotation tried", WAYS, way_rows, True),
     ("Vocabulary", TOKEN_TENSORS, token_rows, False),
+    ("Cache", CACHES, cache_rows, True),
     ("Experts", EXPERT_COLUMNS, expert_rows, True),
     ("Storage", SIZES, packing_rows, False),
     ("Quantised", FORMS_OF_MODEL, form_rows, False),

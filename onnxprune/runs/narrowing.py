@@ -1,0 +1,32 @@
+"""What is written of a run that let a decoder's cache become narrower, held to what was proven."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.coupling.caches import narrowed
+from onnxprune.errors import SurgeryError
+from onnxprune.model.facts import Facts
+from onnxprune.model.graph import Graph
+from onnxprune.model.model import Model
+from onnxprune.model.runtime import session
+from onnxprune.proof.inputs import next_token_sizes, random_feeds
+
+
+def as_fed(model: Model, facts: Facts, seed: int = 0) -> Model:
+    """Return the model that takes the heads of its cache that stay; raises SurgeryError where it gives other outputs for them.
+
+    ``facts``: of the original, which says what is fed.
+    """
+    if not model.picked:
+        return model
+    written, graph = narrowed(model), Graph(model.structure)
+    feeds = random_feeds(facts, seed, next_token_sizes(facts))
+    numbers = {pick.past: model.array(graph.tensors[pick.numbers]) for pick in model.picked}
+    narrow = {name: np.take(value, numbers[name], 1) if name in numbers else value for name, value in feeds.items()}
+    one = session(model, optimise=False).run(feeds)
+    two = session(written, optimise=False).run(narrow)
+    for name, value in one.items():
+        if isinstance(value, np.ndarray) and not np.array_equal(value, two[name], equal_nan=value.dtype.kind == "f"):
+            raise SurgeryError(f"output {name!r} is another one where the cache comes in narrow; nothing was written")
+    return written
