@@ -50,12 +50,12 @@ def with_picks(model: Model, kept: Mapping[str, tuple[int, np.ndarray]] | None =
     return model.derived(graph.model, picked=tuple(picked)) if picked else model
 
 
-def narrowed(model: Model) -> Model:
+def narrow_cache(model: Model) -> Model:
     """Return the model without its picks: a cache comes in with the heads alone that stay, which the metadata name."""
     if not model.picked:
         return model
     graph = Graph(model.draft())
-    proto, known, found = graph.model.graph, heads_of(model), dict[str, tuple[int, np.ndarray]]()
+    proto, known, found = graph.model.graph, cache_heads(model), dict[str, tuple[int, np.ndarray]]()
     declared = {value.name: value for value in proto.input}
     for pick in model.picked:
         numbers = model.array(graph.tensors[pick.numbers])
@@ -82,7 +82,7 @@ def _note(graph: Graph, found: Mapping[str, tuple[int, np.ndarray]]) -> None:
         props.add(key=KEY, value=json.dumps(content, sort_keys=True, separators=(",", ":")))
 
 
-def heads_of(model: Model) -> dict[str, tuple[int, np.ndarray]]:
+def cache_heads(model: Model) -> dict[str, tuple[int, np.ndarray]]:
     """Return input -> how many heads it had in the original and int64 numbers of those it has, as a written file tells."""
     text = next((entry.value for entry in model.structure.metadata_props if entry.key == KEY), "")
     try:
@@ -101,7 +101,7 @@ def called_like(model: Model, original: Model) -> Model:
     differing = {name for name, heads in narrow.items() if heads and heads != (whole.get(name) or heads)}
     if not differing:
         return model
-    known = {name: entry for name, entry in heads_of(model).items() if name in differing}
+    known = {name: entry for name, entry in cache_heads(model).items() if name in differing}
     for name in sorted(differing):
         heads, numbers = known.get(name, (0, np.zeros(0, np.int64)))
         if heads != whole[name] or len(numbers) != narrow[name] or not np.isin(numbers, np.arange(heads)).all():

@@ -206,6 +206,9 @@ def _bar_lossy(links: Links, allowed: frozenset[str]) -> None:
                 links.bar(links.letter(index, letter), Barrier(node, LOSSY[kind], "lossy"))
 
 
+CACHED = "heads of a cache, which clients feed"
+
+
 def _bar_boundary(links: Links) -> None:
     """Inputs and outputs keep their shapes, caches of picked heads aside, and no axis whose size is the caller's to choose is cut."""
     facts, states = links.facts, links.facts.decoding.caches
@@ -214,11 +217,11 @@ def _bar_boundary(links: Links) -> None:
     for names, what in ((facts.graph.inputs, "input"), (facts.graph.outputs, "output")):
         for name in names:
             for axis in range(len(facts.shape(name) or ())):
-                kind = "cache" if name in caches and axis == HEADS else what
+                barrier = Barrier(None, f"axis {axis} of the model's {what} {name!r}", what)
+                if name in caches and axis == HEADS:
+                    barrier = Barrier(None, CACHED, "cache")
                 if (name, axis) not in freed:
-                    links.bar(
-                        links.axis(name, axis), Barrier(None, f"axis {axis} of the model's {what} {name!r}", kind)
-                    )
+                    links.bar(links.axis(name, axis), barrier)
 
 
 def _bar_free_sizes(links: Links, adapted: Adapt) -> None:

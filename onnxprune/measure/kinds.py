@@ -92,13 +92,50 @@ def observed(
     shown: list[Answered] = []
     places = samples_axes(run, dataset)
     found = outputs_like(_first(run, dataset, means, samples, shown), places, layouts, mask)
-    task, reason = task_of(asked, Shown(found, layouts, shown, not dataset.schema.samples))
+    causal = causal_outputs(run, shown)
+    task, reason = task_of(asked, Shown(found, layouts, shown, not dataset.schema.samples, causal=causal))
     told = {} if task is None else channels_of(task)
     unlike = {name: axis for name, axis in told.items() if name in found.of and found.of[name].channel_axis is None}
     if unlike:  # the graph does not say where the channels are, the task does
         known = {**layouts, **{name: replace(layouts.get(name, Layout()), axis=axis) for name, axis in unlike.items()}}
         found = outputs_like(_first(run, dataset, means, samples, []), places, known, mask)
     return replace(found, task=task, unknown="" if task else reason, state=state)
+
+
+def causal_outputs(run: Forward, shown: Sequence[Answered]) -> dict[str, tuple[str, ...]]:
+    """Return input of whole numbers [rows, steps] -> outputs [rows, steps, classes] of which only the last step changes with the last
+    number.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for answered in shown[:1]:
+        for name, ids in answered.inputs.items():
+            outputs = [n for n, value in answered.results.items() if _steps_of(value, ids)]
+            if not outputs:
+                continue
+            other = np.array(ids)
+            other[:, -1] = np.where(ids[:, -1] == ids.max(), ids.min(), ids.max())
+            changed = run({**answered.inputs, name: other})
+            counted = np.ones(ids.shape, bool) if answered.mask is None else np.asarray(answered.mask) != 0
+            found[name] = tuple(n for n in outputs if _changes_at_the_end(answered.results[n], changed[n], counted))
+    return found
+
+
+def _steps_of(value: Any, ids: np.ndarray) -> bool:
+    """Whether an output is a row of class scores for each of some whole numbers of several kinds."""
+    rows = isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim == 3
+    steps = rows and ids.dtype.kind in "iu" and ids.ndim == 2 and value.shape[:2] == ids.shape and ids.shape[1] > 2
+    return bool(steps and value.shape[2] > 2 and len(np.unique(ids)) > 2)
+
+
+def _changes_at_the_end(one: np.ndarray, other: np.ndarray, counted: np.ndarray) -> bool:
+    """Whether values [rows, steps, classes] differ at the last step alone, of those that count."""
+    if one.shape != other.shape or counted.shape != one.shape[:2] or not counted[:, -1].any():
+        return False
+    earlier = counted[:, :-1]
+    a, b = one[:, :-1][earlier], other[:, :-1][earlier]
+    return bool(
+        np.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) and not np.array_equal(one[:, -1], other[:, -1])
+    )
 
 
 def _first(

@@ -219,9 +219,19 @@ def comparison(report: Report) -> list[tuple[str, str, str, str]]:
         rows.append(
             (task["metric"], f"{task['before']:.2%}", f"{task['after']:.2%}", f"{0.0 - task['drop'] * 100:+.2f} points")
         )
+    rows += perplexity_rows(task)
     if report.get("unjudged"):
         rows.append(("does it still work?", "yes", "nothing says so: give --calib", ""))
     return rows
+
+
+def perplexity_rows(task: Report) -> list[tuple[str, str, str, str]]:
+    """Return the perplexity of a language model before and after, where it is known."""
+    found = (task.get("agreement") or {}).get("perplexity")
+    if not found:
+        return []
+    one, two = (f"{found[key]:.2f}" if found[key] is not None else "not finite" for key in ("before", "after"))
+    return [("perplexity", one, two, "-" if found["ratio"] is None else f"{found['ratio'] - 1:+.1%}")]
 
 
 def _change(before: float, after: float) -> str:

@@ -56,6 +56,10 @@ def task_sentence(report: ReportView) -> str:
     )
     low, high = agreement["interval"]
     more = [f"{name} {part['score']:.2f}" for name, part in _notable(agreement["parts"])]
+    found = agreement.get("perplexity")
+    if found and found["ratio"] is not None:
+        low_, high_ = ("?" if bound is None else f"{bound:.2f}" for bound in found["interval"])
+        more.append(f"perplexity {found['ratio']:.2f} times as high ({low_} to {high_})")
     beside = f", {', '.join(more)}" if more else ""
     return f"task: {figure} {agreement['score']:.2f} ({low:.2f} to {high:.2f}) against the original{beside} ({seen}, {how})"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.coupling.caches import narrowed
+from onnxprune.coupling.caches import narrow_cache
 from onnxprune.errors import SurgeryError
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Graph
@@ -20,7 +20,7 @@ def as_fed(model: Model, facts: Facts, seed: int = 0) -> Model:
     """
     if not model.picked:
         return model
-    written, graph = narrowed(model), Graph(model.structure)
+    written, graph = narrow_cache(model), Graph(model.structure)
     feeds = random_feeds(facts, seed, next_token_sizes(facts))
     numbers = {pick.past: model.array(graph.tensors[pick.numbers]) for pick in model.picked}
     narrow = {name: np.take(value, numbers[name], 1) if name in numbers else value for name, value in feeds.items()}

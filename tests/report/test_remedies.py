@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import ModelProto
 from onnxruntime import InferenceSession
+from support.decoders import decoder
 from support.networks import network, unseen_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -69,6 +70,7 @@ FOLLOWED: dict[str, tuple[ModelProto, ModelProto | dict[str, Any]]] = {
         free("p = Conv(x, %16x3x1x1); q = LRN<size=3>(p); y = Conv(q, %1x16x1x1)"),
         {"allow_lossy": True},
     ),
+    "--cut-cache lets heads go": (decoder(), {"cut_cache": True}),
     "--granularity stream cuts it": (free(NORMED, "float[N,4,3] x"), {"granularity": ("heads", "stream")}),
     "--granularity width cuts this factor": (free(HEADS, "float[N,4,3] x"), {"granularity": ("width",)}),
     "prune the float model": (
@@ -581,6 +583,8 @@ EXPLAINED = {
     "takes the numbers it took; leave token_numbers out": "a model of which the head alone can be cut; test_vocabulary_forms.py",
     "the numbers of tokens as they come in; leave": "a model with bodies that read its input; test_vocabulary_forms.py",
     "other outputs under new numbers": "a result that is wrong; test_vocabulary_forms.py makes one",
+    "cannot say: --scope layer takes as many": "a note beside a result; test_caches.py",
+    "has no cache of several heads": "a model that has none; test_caches.py",
     "export it with these sizes, or give rows of it": "a cache of which the file says nothing; test_decoded.py",
     "give a part of the text": "a corpus of gigabytes is not written by a test",
     "weights that can become zero; ask for less": "a model of few weights and many biases; test_zeros.py",

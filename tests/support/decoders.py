@@ -220,13 +220,12 @@ def _additive(draw: Drawing, cast: bool = False) -> str:
     """Return [batch, 1, steps, total]: 0 where a key may be seen, else much below."""
     if any("additive" in node.output for node in draw.nodes):
         return "additive"
-    total = draw.op(
-        "Gather", [draw.op("Shape", ["attention_mask"]), draw.stored("second", np.array(1, np.int64))], axis=0
-    )
+    second = draw.stored("second", np.array(1, np.int64))
+    total, steps = (draw.op("Gather", [draw.op("Shape", [n]), second], axis=0) for n in ("attention_mask", "input_ids"))
     numbers = [draw.stored(f"number_{n}", np.array(n, np.int64)) for n in (0, 1)]
     keys = draw.op("Range", [numbers[0], total, numbers[1]])
-    places = draw.op("Unsqueeze", ["position_ids", draw.ints(2)])
-    seen = draw.op("GreaterOrEqual", [places, keys])
+    places = draw.op("Range", [draw.op("Sub", [total, steps]), total, numbers[1]])
+    seen = draw.op("GreaterOrEqual", [draw.op("Unsqueeze", [places, draw.ints(1)]), keys])
     counts = draw.op("Cast", [draw.op("Unsqueeze", ["attention_mask", draw.ints(1)])], to=TensorProto.BOOL)
     both = draw.op("Unsqueeze", [draw.op("And", [seen, counts]), draw.ints(1)])
     levels = [draw.stored(f"level_{n}", np.array(v, draw.form.dtype)) for n, v in enumerate((0.0, -1e4))]

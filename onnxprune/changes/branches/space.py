@@ -9,6 +9,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from onnxprune.allocate import Target
+from onnxprune.changes.analysing import facts_of, grouped
 from onnxprune.changes.branches.choose import choose_blocks, prunable_blocks
 from onnxprune.changes.branches.costs import BlockCosts
 from onnxprune.changes.branches.proof import switched
@@ -17,6 +18,7 @@ from onnxprune.changes.branches.surgery import without_blocks
 from onnxprune.changes.change import Change, Space, Takes, Totals, selected
 from onnxprune.changes.context import Context
 from onnxprune.coupling.blocks import Block, Flow, find_blocks
+from onnxprune.coupling.skips import sums_apart, sums_joined
 from onnxprune.model.model import Model
 from onnxprune.report.entries import Report
 
@@ -32,6 +34,9 @@ class Branches(Space[Block]):
     }  # fmt: skip
 
     def __init__(self, context: Context):
+        plain, self.joined = sums_apart(context.facts)
+        if self.joined:
+            context = context.on(grouped(facts_of(plain, context.settings), context.settings))
         super().__init__(context)
         self.flow = Flow(context.facts.graph)
         found = {block: block.nodes for block in find_blocks(context.analysis, self.flow)}
@@ -60,7 +65,7 @@ class Branches(Space[Block]):
             return Change(self, choose_blocks(self.open, scores, self.costs, context.per_run(aim), together))
 
     def made(self, change: Change[Block]) -> Model:
-        return without_blocks(self.context.facts, self.flow, change.parts)
+        return sums_joined(without_blocks(self.context.facts, self.flow, change.parts), self.joined)
 
     def silent(self, change: Change[Block]) -> Model:
         """The original whose branches are multiplied by zero."""

@@ -134,6 +134,7 @@ def matmul_nbits(view: View) -> Spec:
     short = bool(whole_axis % block)
     spec = Spec([None] * len(view.node.inputs), [], {"n": int(view.attribute("N"))})
     stack = axes_of("b", view.out_shape()[:-1], spec.sizes)
+    inputs: tuple[str, ...]
     if short:
         inputs, zeros = ("e",), "zero"
         spec.sizes |= {"e": whole_axis, "k": -(-whole_axis // block)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from onnxprune.measure.bootstrap import RESAMPLES, Proof, paired_interval, prove
+from onnxprune.measure.tasks.language import perplexity
 from onnxprune.measure.tasks.table import TASKS
 from onnxprune.measure.tasks.task import OPTIONS, Answered, Scored, Task
 
@@ -96,6 +98,10 @@ class TaskAgreement:
             "seed": self.seed,
         }
 
+    def _perplexity(self) -> Mapping[str, Any] | None:
+        losses = [scored.losses for scored in self.scored if scored.losses is not None]
+        return perplexity(np.concatenate(losses), self.seed) if losses else None
+
     def to_json(self) -> dict[str, Any]:
         """Return the agreement; null where no sample says anything."""
         known, task = self.known, self.task
@@ -113,5 +119,6 @@ class TaskAgreement:
             "parts": {name: {"score": float(a / b) if b else None, "of": float(b)} for name, (a, b) in sums.items()},
             "found": task.found,
             "reason": task.reason,
+            **({"perplexity": found} if (found := self._perplexity()) else {}),
             "options": {name: task[name] for name in OPTIONS[task.kind]},
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,7 +29,8 @@ SPARSE = 0.5  # of a detector's places fewer show anything
 class Shown:
     """What is known of a model before its task is: its outputs, what the graph says, and what it gave for some samples.
 
-    ``alone``: a run takes one sample; ``named``: the user named the kind of task, so that doubts do not count.
+    ``alone``: a run takes one sample; ``named``: the user named the kind of task, so that doubts do not count. ``causal``: input -> the
+    outputs whose steps do not look at later ones of it.
     """
 
     outputs: Outputs
@@ -38,6 +39,7 @@ class Shown:
     alone: bool = False
     named: bool = False
     options: Mapping[str, float] = field(default_factory=dict)
+    causal: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     def rows(self, how: Output) -> np.ndarray:
         """Return [samples, positions, channels] of all batches, positions of unlike numbers put one behind the other."""
@@ -69,6 +71,7 @@ class Fit:
     reason: str
     options: Mapping[str, float] = field(default_factory=dict)
     head: Detector | None = None
+    tokens: str = ""
 
 
 def task_of(asked: Asked, look: Shown) -> tuple[Task | None, str]:
@@ -83,7 +86,7 @@ def task_of(asked: Asked, look: Shown) -> tuple[Task | None, str]:
             continue
         options = {**fit.options, **asked.options}
         outputs = {how.name: how for how in fit.outputs}
-        task = Task(kind, outputs, options, fit.head, NAMED if named else FOUND, fit.reason, look.alone)
+        task = Task(kind, outputs, options, fit.head, NAMED if named else FOUND, fit.reason, look.alone, fit.tokens)
         if named or _says_something(task, look):
             return task, fit.reason
     if named:
@@ -168,6 +171,18 @@ def _sequence(look: Shown) -> Fit | None:
     if not found and look.named:
         found = [how for how in look.floats if how.classes] or [how for how in look.floats if len(how.weight) > 1]
     return Fit(found, f"{_names(found)}: a choice among classes at every step") if found else None
+
+
+def _tokens(look: Shown) -> Fit | None:
+    """Scores of tokens at every step, told from those before: what comes is among the classes, and later ones are not looked at."""
+    for how in look.floats:
+        for name, ids in look.batches[0].inputs.items():
+            scores = look.batches[0].results[how.name]
+            steps = ids.dtype.kind in "iu" and ids.ndim == 2 and scores.ndim == 3 and scores.shape[:2] == ids.shape
+            told = steps and how.channel_axis == 2 and ids.max(initial=0) < scores.shape[2]
+            if told and ids.shape[1] > 1 and how.name in look.causal.get(name, ()):
+                return Fit([how], f"{how.name}: scores of the token that comes behind each of {name}", tokens=name)
+    return None
 
 
 def _segmentation(look: Shown) -> Fit | None:
@@ -281,6 +296,10 @@ FITS: Mapping[str, tuple[Callable[[Shown], Fit | None], str]] = {
         "boxes and scores of as many places, as corners or as centre and size, or a list of boxes, scores and classes",
     ),
     "ctc": (_ctc, "class scores [samples, steps, classes], axes in any order"),
+    "tokens": (
+        _tokens,
+        "token numbers [rows, steps], and class scores [rows, steps, vocabulary] that do not change with later tokens",
+    ),
     "sequence": (_sequence, "class scores [samples, steps, classes]"),
     "segmentation": (_segmentation, "maps [samples, classes, height, width]"),
     "embedding": (_embedding, "an output [samples, channels]"),

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from onnxprune.measure.tasks.boxes import f1_of_boxes
 from onnxprune.measure.tasks.choices import chosen, read_symbols, same_choice, same_sequence, same_text
+from onnxprune.measure.tasks.language import same_next, told_tokens
 from onnxprune.measure.tasks.marks import f1_of_labels, marked, mean_iou, near_values, painted, values
 from onnxprune.measure.tasks.neighbours import neighbours_kept, vectors
 from onnxprune.measure.tasks.task import Answered, Scored, Task
@@ -36,5 +37,6 @@ TASKS: Mapping[str, TaskKind] = {
     "embedding": TaskKind("neighbours kept", vectors, neighbours_kept, together=True),
     "multilabel": TaskKind("label F1", marked, f1_of_labels),
     "sequence": TaskKind("same class per step", chosen, same_sequence),
+    "tokens": TaskKind("same next token", told_tokens, same_next),
     "regression": TaskKind("values within tolerance", values, near_values),
 }

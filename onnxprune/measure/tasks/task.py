@@ -25,6 +25,7 @@ OPTIONS: Mapping[str, Mapping[str, float]] = {
     "embedding": {"neighbours": 5},
     "multilabel": {"threshold": 0.5},
     "sequence": {},
+    "tokens": {},
     "regression": {"tolerance": 0.1},
 }
 """Kind of task -> its thresholds; -1: told from the outputs."""
@@ -77,7 +78,7 @@ class Task:
     """What a model is for.
 
     ``outputs``: those that answer it, how each is laid out; ``head``: where a detector's boxes and scores are. ``found``: how the
-    task is known, with the ``reason``; ``alone``: a run of the model takes one sample.
+    task is known, with the ``reason``; ``alone``: a run of the model takes one sample. ``tokens``: the input that scores are told of.
     """
 
     kind: str
@@ -87,6 +88,7 @@ class Task:
     found: str = NAMED
     reason: str = ""
     alone: bool = False
+    tokens: str = ""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -113,7 +115,9 @@ class Scored:
 
     ``scores``: float64[samples] from 0 to 1, NaN where a sample says nothing (no boxes in either model, all padding).
     ``parts``: name -> (what agrees, of how much), summed over the batch: classes, outputs, or a second figure.
+    ``losses``: float64[samples, 3] of language models: of the original, of so many tokens, of the other (None: there are none).
     """
 
     scores: np.ndarray
     parts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    losses: np.ndarray | None = None
