@@ -16,6 +16,7 @@ from onnxprune.coupling.absorb import GAINS
 from onnxprune.coupling.channels import written_letters
 from onnxprune.coupling.links import Links
 from onnxprune.coupling.readers import axes_with
+from onnxprune.coupling.rules.microsoft import SUM
 from onnxprune.coupling.spec import Operand, Spec
 from onnxprune.coupling.statistics import is_square
 from onnxprune.model.graph import Node
@@ -156,8 +157,8 @@ class Walker:
         written = [number for number, own in written_letters(node, spec, self.facts.constants) if own == letter]
         if written:
             return self._written(stream, node, spec, letter, written)
-        if node.op in SKIPS:
-            return self._through(stream, node, spec, letter, [0, 1, *BIASES[node.op]])
+        if node.op in SKIPS and node.outputs.index(value) == SUM:
+            return self._through(stream, node, _summed(spec), letter, [0, 1, *BIASES[node.op]])
         if node.op in ADDS | ALIKE | SCALES:
             return self._through(stream, node, spec, letter)
         self._refuse(stream, f"{node.label!r} ({node.op}) writes it, which is not linear in stored weights")
