@@ -6,7 +6,7 @@ No kind of block is matched: a branch is whatever works for one operand of one s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -39,11 +39,13 @@ class Block:
 class Flow:
     """Which top-level node makes and which ones read each value; a node reads what its bodies capture.
 
-    ``place``: the number of each node, that of its owner for a node inside a body.
+    ``place``: the number of each node, that of its owner for a node inside a body. ``states``: outputs that go with what makes them,
+    such as the cache of a layer -> the inputs that go with them.
     """
 
-    def __init__(self, graph: Graph):
-        self.top, self.inputs = graph.top, frozenset(graph.inputs)
+    def __init__(self, graph: Graph, states: Mapping[str, str] | None = None):
+        fed_again = states or {}
+        self.top, self.inputs = graph.top, frozenset(graph.inputs).difference(fed_again.values())
         self.reads = [frozenset(node.reads()) for node in graph.top]
         self.maker = {name: i for i, node in enumerate(graph.top) for name in node.outputs if name}
         self.users: dict[str, set[int]] = defaultdict(set)
@@ -51,16 +53,35 @@ class Flow:
             for name in names:
                 self.users[name].add(index)
         self.place = {id(inner): i for i, node in enumerate(graph.top) for inner in node.inside()}
-        self.ends: tuple[str, ...] = graph.outputs
+        self.states = frozenset(fed_again)
+        self.ends: tuple[str, ...] = tuple(name for name in graph.outputs if name not in self.states)
         needed = self.needed()
         idle = (node for node in graph.top if needed.isdisjoint(node.outputs))  # the file's own business: they stay
-        self.ends = (*graph.outputs, *(name for node in idle for name in node.outputs if name))
+        self.ends = (*self.ends, *(name for node in idle for name in node.outputs if name))
 
     def needed(self, removed: Iterable[Block] = ()) -> set[str]:
-        """Return the values that the outputs depend on without the branches ``removed``."""
+        """Return the values that the outputs depend on without the branches ``removed``, states among them whose makers stay."""
         trunks = {block.sum.outputs[0]: block.trunk for block in removed}
+        found = self._behind(self.ends, trunks)
+        kept = [name for name in self.states if self._stays(name, found)]
+        return found | self._behind(kept, trunks) if kept else found
+
+    def gone(self, removed: Iterable[Block]) -> frozenset[str]:
+        """Return the states that go with branches."""
+        return self.states - self.needed(removed)
+
+    def _stays(self, state: str, needed: set[str]) -> bool:
+        """Whether what makes a state is there still, or all that it is made of."""
+        if state not in self.maker:
+            return True
+        maker = self.maker[state]
+        made = {name for name in self.reads[maker] if name in self.maker}
+        return not needed.isdisjoint(self.top[maker].outputs) or (bool(made) and made <= needed)
+
+    def _behind(self, ends: Iterable[str], trunks: Mapping[str, str]) -> set[str]:
+        """Return the values that some depend on, where sums are their trunks."""
         found: set[str] = set()
-        todo = list(self.ends)
+        todo = list(ends)
         while todo:
             name = todo.pop()
             if name in found:

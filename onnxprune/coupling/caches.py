@@ -7,7 +7,7 @@ input: so that all that runs the original and what becomes of it feeds both the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from onnx import helper, numpy_helper
@@ -56,15 +56,20 @@ def narrow_cache(model: Model) -> Model:
         return model
     graph = Graph(model.draft())
     proto, known, found = graph.model.graph, cache_heads(model), dict[str, tuple[int, np.ndarray]]()
+    found |= {name: entry for name, entry in known.items() if not len(entry[1])}
     declared = {value.name: value for value in proto.input}
     for pick in model.picked:
+        dims = declared[pick.past].type.tensor_type.shape.dim
+        if pick.numbers not in graph.tensors:  # its layer went
+            found[pick.past] = (known.get(pick.past, (dims[HEADS].dim_value,))[0], np.zeros(0, np.int64))
+            proto.input.remove(declared[pick.past])
+            continue
         numbers = model.array(graph.tensors[pick.numbers])
         node, _ = graph.consumers[pick.numbers][0]
         for other in graph.nodes:
             other.proto.input[:] = [pick.past if name == node.outputs[0] else name for name in other.proto.input]
         proto.node.remove(node.proto)
         forget_values(proto, {pick.numbers, node.outputs[0]})
-        dims = declared[pick.past].type.tensor_type.shape.dim
         whole, before = known.get(pick.past, (dims[HEADS].dim_value, np.arange(dims[HEADS].dim_value)))
         if len(numbers) < whole:
             found[pick.past] = (whole, before[numbers])
@@ -98,6 +103,7 @@ def called_like(model: Model, original: Model) -> Model:
     Raises ModelError where the file does not say which heads it has.
     """
     narrow, whole = (_heads(one) for one in (model, original))
+    model = _with_unread(model, original, whole.keys() - narrow.keys())
     differing = {name for name, heads in narrow.items() if heads and heads != (whole.get(name) or heads)}
     if not differing:
         return model
@@ -110,6 +116,16 @@ def called_like(model: Model, original: Model) -> Model:
                 "say which of them these are; compare a file that onnxprune wrote with the model it was made of"
             )
     return with_picks(model, known)
+
+
+def _with_unread(model: Model, original: Model, names: Collection[str]) -> Model:
+    """Return the model that takes the caches of layers that went from it, and reads nothing of them."""
+    gone = {name for name, (_, kept) in cache_heads(model).items() if name in names and not len(kept)}
+    if not gone:
+        return model
+    structure = model.draft()
+    structure.graph.input.extend(value for value in original.structure.graph.input if value.name in gone)
+    return model.derived(structure)
 
 
 def _heads(model: Model) -> dict[str, int]:

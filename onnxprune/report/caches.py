@@ -13,22 +13,22 @@ CACHES = ("cache", "becomes", "heads", "after", "shape now")
 
 
 def cache_entries(before: Model, after: Model) -> list[Report]:
-    """Return a row per cache: input and output, heads and shapes before and after (null: a size that the file leaves open)."""
-    shapes = [_shapes(model) for model in (before, after)]
-    rows = []
-    for state in decoding_of(Graph(after.structure)).caches:
-        one, two = (of.get(state.past, []) for of in shapes)
-        rows.append(
-            {
-                "input": state.past,
-                "output": state.present,
-                "heads_before": one[HEADS] if one else None,
-                "heads_after": two[HEADS],
-                "shape_before": one,
-                "shape_after": two,
-            }
-        )
-    return rows
+    """Return a row per cache: input and output, heads and shapes before and after.
+
+    A size that the file leaves open is null, and so is the shape of a cache that went with its layer.
+    """
+    one, two = (_shapes(model) for model in (before, after))
+    return [
+        {
+            "input": state.past,
+            "output": state.present,
+            "heads_before": one[state.past][HEADS],
+            "heads_after": two[state.past][HEADS] if state.past in two else 0,
+            "shape_before": one[state.past],
+            "shape_after": two.get(state.past),
+        }
+        for state in decoding_of(Graph(before.structure)).caches
+    ]
 
 
 def _shapes(model: Model) -> dict[str, list[int | None]]:
@@ -59,9 +59,14 @@ def cache_sentence(report: ReportView) -> str:
     rows: list[Mapping] = [row for row in report.get("cache") or () if row["heads_before"] != row["heads_after"]]
     if not rows:
         return ""
-    left = sorted({row["heads_after"] for row in report["cache"]})
+    left = sorted({row["heads_after"] for row in report["cache"]} - {0})
     heads = report.get("attention_heads") or []
-    what = f"clients feed a narrower cache now: {len(rows)} of {len(report['cache'])} inputs have fewer heads"
+    gone = sum(row["heads_after"] == 0 for row in rows)
+    fewer = f"{len(rows) - gone} of {len(report['cache'])} inputs have fewer heads"
+    went = f"{gone} went with their layers"
+    what = f"clients feed a narrower cache now: {' and '.join([fewer] * (len(rows) > gone) + [went] * (gone > 0))}"
+    if gone:
+        return f"{what}; onnxruntime-genai takes none of its layers without, ONNX Runtime itself does"
     if len(left) == 1:
         queries = f", num_attention_heads {heads[0]}" if len(heads) == 1 else ""
         return f"{what}; all layers are alike, so that genai_config.json takes them: num_key_value_heads {left[0]}{queries}"
@@ -75,5 +80,5 @@ def _told(heads: int | None) -> str:
     return "?" if heads is None else str(heads)
 
 
-def _shape(shape: list[int | None]) -> str:
-    return " x ".join("?" if size is None else str(size) for size in shape)
+def _shape(shape: list[int | None] | None) -> str:
+    return "gone" if shape is None else " x ".join("?" if size is None else str(size) for size in shape)

@@ -22,8 +22,10 @@ def as_fed(model: Model, facts: Facts, seed: int = 0) -> Model:
         return model
     written, graph = narrow_cache(model), Graph(model.structure)
     feeds = random_feeds(facts, seed, next_token_sizes(facts))
-    numbers = {pick.past: model.array(graph.tensors[pick.numbers]) for pick in model.picked}
-    narrow = {name: np.take(value, numbers[name], 1) if name in numbers else value for name, value in feeds.items()}
+    picks = {pick.past: pick.numbers for pick in model.picked if pick.numbers in graph.tensors}
+    numbers = {name: model.array(graph.tensors[stored]) for name, stored in picks.items()}
+    taken = {value.name for value in written.structure.graph.input}
+    narrow = {n: np.take(value, numbers[n], 1) if n in numbers else value for n, value in feeds.items() if n in taken}
     one = session(model, optimise=False).run(feeds)
     two = session(written, optimise=False).run(narrow)
     for name, value in one.items():

@@ -163,3 +163,47 @@ def test_other_models_have_none_to_cut():
     del plain.graph.output[1:]
     with pytest.raises(UsageError, match="has no cache"):
         pruned(plain)
+
+
+@pytest.mark.parametrize("attention", ["grouped", "spelled"])
+def test_attention_of_a_layer_goes_with_its_cache(attention, tmp_path):
+    form = Form(attention=attention, rotary="nodes")
+    model, rows = decoder(form), {"input_ids": token_rows(form, 8)}
+    found = onnxprune.prune(
+        model, granularity="block", include="attn_*", ratio=0.5, cut_cache=True, calibration=rows, latency=False
+    )
+    assert found.report["surgery"]["exact"]
+    (gone,) = {row["input"].split(".")[1] for row in found.report["cache"] if row["shape_after"] is None}
+    names = {v.name for v in [*found.model.graph.input, *found.model.graph.output]}
+    assert not any(f".{gone}." in name for name in names) and len(heads(found.model)) == 4
+    assert "2 went with their layers" in cache_sentence(found.report)
+    silent = without_heads(model, {int(gone): []}, form)
+    tokens = token_rows(form, 2, seed=5)
+    want = generated(session(silent).run, model, tokens, 3)
+    np.testing.assert_allclose(generated(session(found.model).run, found.model, tokens, 3), want, rtol=1e-4, atol=1e-4)
+    onnx.save(found.model, tmp_path / "small.onnx")
+    report = onnxprune.validate(model, tmp_path / "small.onnx", rows)
+    assert report["task"]["agreement"]["score"] == pytest.approx(found.report["task"]["agreement"]["score"])
+
+
+def test_without_the_option_attention_stays_where_its_cache_is_an_output():
+    rows = {"input_ids": token_rows(WIDE, 8)}
+    found = onnxprune.prune(decoder(WIDE), granularity="block", ratio=0.5, calibration=rows, latency=False)
+    assert len(found.report["blocks"]) == 2 and len(heads(found.model)) == 8
+
+
+def test_layers_and_heads_go_in_one_run():
+    model = decoder(Form(heads=8, keys=4, layers=3))
+    rows = {"input_ids": token_rows(WIDE, 16)}
+    options = {"granularity": ("block", "heads"), "share": {"block": 0.5}, "target": "macs=50%", "include": "attn_*"}
+    found = onnxprune.prune(
+        model, cut_cache=True, calibration=rows, latency=False, exclude="embed*", **options | {"target": "macs=80%"}
+    )
+    left = {row["heads_after"] for row in found.report["cache"]}
+    assert found.report["surgery"]["exact"] and 0 in left and left & {1, 2, 3}
+    again = onnxprune.apply(found.plan, model, calibration=rows, latency=False)
+    assert again.model.SerializeToString(deterministic=True) == found.model.SerializeToString(deterministic=True)
+    twice = pruned(found.model, include="attn_*", ratio=0.3)
+    assert {n for n, (_, kept) in cache_heads(twice.pruned).items() if not len(kept)} == {
+        row["input"] for row in found.report["cache"] if row["heads_after"] == 0
+    }

@@ -38,7 +38,8 @@ class Branches(Space[Block]):
         if self.joined:
             context = context.on(grouped(facts_of(plain, context.settings), context.settings))
         super().__init__(context)
-        self.flow = Flow(context.facts.graph)
+        states = {pick.present: pick.past for pick in context.facts.model.picked}
+        self.flow = Flow(context.facts.graph, states)
         found = {block: block.nodes for block in find_blocks(context.analysis, self.flow)}
         what = "branch that can go; onnxprune inspect MODEL lists them"
         self.blocks = tuple(selected(found, context, what))
@@ -73,6 +74,10 @@ class Branches(Space[Block]):
         for name, dtype in switches:
             zero = np.zeros((), helper.tensor_dtype_to_np_dtype(dtype))
             reference.graph.initializer.append(numpy_helper.from_array(zero, name))
+        gone = self.flow.gone(change.parts)
+        outputs = [value for value in reference.graph.output if value.name not in gone]
+        del reference.graph.output[:]
+        reference.graph.output.extend(outputs)
         return self.context.facts.model.derived(reference)
 
     def totals(self, change: Change[Block] | None = None, small: Model | None = None) -> Totals:

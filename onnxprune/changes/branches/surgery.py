@@ -30,6 +30,7 @@ def without_blocks(facts: Facts, flow: Flow, removed: Sequence[Block]) -> Model:
             trunk = _trunk(trunks[sum_name], trunks, held)
             fresh.append(helper.make_node("Identity", [trunk], [sum_name], name=proto.name))
     _replace(result.graph.node, fresh)
+    _replace(result.graph.output, [value for value in result.graph.output if value.name not in flow.states - needed])
     _drop_unused(result.graph, flow, needed)
     return facts.model.derived(result)
 
