@@ -129,6 +129,29 @@ KINDS = (
         help="How much of what is saved one of several kinds saves, e.g. block=20%. Default: as data judges (--calib).",
     ),
 )
+CRITERION = (
+    click.option(
+        "--criterion",
+        metavar="NAME[:REDUCTION[:NORMALISER]]",
+        help="How units are scored; 'onnxprune criteria' lists them. Default: l2; with --calib, what repairs best.",
+    ),
+)
+LOSSY = (
+    click.option(
+        "--allow-lossy",
+        is_flag=True,
+        default=None,
+        help="Also cut channels next to which a node looks (response norms, convolutions over channels): what it sees of "
+        "the others changes.",
+    ),
+)
+STATS = (
+    click.option(
+        "--stats",
+        type=FILE,
+        help="What the criterion gathers from --calib, in a file that 'onnxprune stats' wrote: these passes over the data are left out.",
+    ),
+)
 WHAT = (
     click.option(
         "--structured/--unstructured",
@@ -164,11 +187,7 @@ WHAT = (
         metavar="D",
         help="The smallest model instead whose outputs diverge by at most D on held-out rows of --calib.",
     ),
-    click.option(
-        "--criterion",
-        metavar="NAME[:REDUCTION[:NORMALISER]]",
-        help="How units are scored; 'onnxprune criteria' lists them. Default: l2; with --calib, what repairs best.",
-    ),
+    *CRITERION,
     click.option("--roles", metavar="ROLES", help="Which weights of a unit count: both (default), reads or writes."),
     click.option(
         "--selection",
@@ -239,13 +258,7 @@ WHAT = (
         multiple=True,
         help="What --quantize leaves float: a glob on names, op:Type or re:REGEX. Repeatable.",
     ),
-    click.option(
-        "--allow-lossy",
-        is_flag=True,
-        default=None,
-        help="Also cut channels next to which a node looks (response norms, convolutions over channels): what it sees of "
-        "the others changes.",
-    ),
+    *LOSSY,
     click.option(
         "--cut-cache",
         is_flag=True,
@@ -439,6 +452,12 @@ RUN = (
     ),
     click.option("--seed", type=int, help="Seed of everything random. Default 0."),
     click.option("--threads", type=int, help="Threads of ONNX Runtime. Default 1."),
+    click.option(
+        "--spread",
+        metavar="processes:N|dask://HOST:PORT",
+        help="Share out passes over data, points, probes and proposals to N processes, or to the workers of a Dask scheduler; the result "
+        "stays the same (docs/scale.md).",
+    ),
 )
 RESULT = (
     click.option("-o", "--output", type=FILE, help="The same as OUT. Default: MODEL.pruned.onnx beside the input."),

@@ -38,6 +38,7 @@ WORDS = {
     "measure": "how far two outputs are apart",
     "data": "any source as batches",
     "recording": "what programs feed their models",
+    "spread": "work in other processes",
     "model": "files, graphs, facts, sessions",
 }
 """What a package is for; one without a word stands by its name alone. Layers of modules without words are left out."""

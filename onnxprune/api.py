@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any, Unpack
@@ -18,14 +18,15 @@ from onnxprune.changes.analysing import analyse_model
 from onnxprune.changes.context import Data
 from onnxprune.changes.plan import Plan, from_json
 from onnxprune.coupling.groups import Analysis
-from onnxprune.data import Dataset, input_specs, open_dataset
+from onnxprune.data import Dataset, TextOptions, input_specs, open_dataset
 from onnxprune.data.readers import ReadOptions
 from onnxprune.data.tokens import read_tokens
 from onnxprune.errors import DataError, UsageError
+from onnxprune.evidence.known import KnownStatistics
 from onnxprune.model import read
 from onnxprune.model.decoding import decoding_of
 from onnxprune.model.graph import Graph
-from onnxprune.model.paths import refuse_data_files, settle_paths
+from onnxprune.model.paths import check_document, refuse_data_files, settle_paths
 from onnxprune.model.read import Model
 from onnxprune.model.surgeon import from_surgeon
 from onnxprune.model.threads import load_blas
@@ -42,6 +43,7 @@ from onnxprune.options import (
     PruneOptions,
     SettingOptions,
     Source,
+    StatisticsOptions,
     SweepOptions,
     ValidateOptions,
     parted,
@@ -53,6 +55,7 @@ from onnxprune.report.entries import Report, coverage, header, model_entry
 from onnxprune.report.gates import GATES, require_data, require_measurable
 from onnxprune.report.stages import Stages
 from onnxprune.runs.expanding import Expanded, expanded
+from onnxprune.runs.gathering import gather_shard, merge_shards, parse_shard
 from onnxprune.runs.reports import Comparison, Timing, compare_models, describe, describe_curves, time_models
 from onnxprune.runs.run import Result, Run
 from onnxprune.runs.sweep import at_point, grid, judged, run_points
@@ -62,6 +65,7 @@ from onnxprune.settings import (
     QUANTISING,
     REWRITING,
     STORING,
+    UNITS,
     ZEROS,
     Settings,
     analysis_settings,
@@ -73,7 +77,7 @@ from onnxprune.settings import (
 SOURCES = ("calibration", "labels", "evaluation")
 SETTLED = ("row_shape", "input_value", "rotate", "structured")
 """Settings that may be left to a run, which says what they are then."""
-READ = (*SOURCES, "rewind", "baseline")
+READ = (*SOURCES, "rewind", "baseline", "stats")
 WRITTEN = ("output", "checkpoint", "cache")
 BUDGETED = {"bytes": "size", "parameters": "params", "macs": "macs"}
 
@@ -272,24 +276,35 @@ def sweep(model: Source, **options: Unpack[SweepOptions]) -> Report:
     digests = [d and d.digest() for d in (data.calibration, data.evaluation)]
     shared = single | {"model": loaded.source_sha256, "data": digests}
     told: dict[str, Any] = {n: value for n, value in options.items() if n in SettingOptions.__annotations__}
-    ungated = told | {"latency": False, "max_drop": None}
-
-    def evaluate(point: Mapping[str, Any], progress: Progress) -> Report:
-        own = ungated | at_point(point, chosen) | {"progress": progress}
-        data_too: dict[str, Any] = {
-            "text": given["text"],
-            "calibration": data.calibration,
-            "evaluation": data.evaluation,
-            "cache": data.cache,
-        }
-        return prune(loaded, **data_too, **own).report
-
+    ungated = told | {"latency": False, "max_drop": None, "spread": ""}
+    cache = None if data.cache is None else data.cache.absolute()
+    evaluate = _Evaluation(loaded, replace(data, cache=cache), given["text"], chosen.through(""), ungated)
     points = grid(*(given[name] for name in axes))
     for point in points:
         make_settings(ungated | at_point(point.settings, chosen))  # refuse what makes no sense before the first run
-    entries, warnings = run_points(points, shared, evaluate, place, heard(given["progress"]))
+    entries, warnings = run_points(points, shared, evaluate, place, heard(given["progress"]), chosen.means.spread)
     about = {"model": model_entry(loaded), "warnings": warnings}
     return header("sweep", chosen.to_json()) | about | judged(entries, chosen.max_drop)
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """The runs of a sweep: from the settings of a point to the report, here or in another process."""
+
+    model: Model
+    data: Data
+    text: TextOptions | None
+    chosen: Settings
+    told: Mapping[str, Any]
+
+    def __call__(self, point: Mapping[str, Any], progress: Progress | None = None) -> Report:
+        data: dict[str, Any] = {
+            "calibration": self.data.calibration,
+            "evaluation": self.data.evaluation,
+            "cache": self.data.cache,
+        }
+        own: dict[str, Any] = {**self.told, **at_point(point, self.chosen), "progress": progress, "text": self.text}
+        return prune(self.model, **data, **own).report
 
 
 def operators() -> Report:
@@ -370,9 +385,45 @@ def _open(model: Model, settings: Settings, given: Given) -> Data:
         None if calibration is None else _dataset(model, calibration, settings, given, own, settings.samples),
         None if evaluation is None else _dataset(model, evaluation, settings, given, labels),
         cache=_path(given["cache"]),
+        stats=None if given["stats"] is None else _known(Path(given["stats"]), settings),
         tokens=read_tokens(Path(settings.vocabulary), _path(_tokenizer(given))) if settings.vocabulary else None,
     )
     return found.parted(settings.seed) if settings.recipe else found
+
+
+def _known(path: Path, settings: Settings) -> KnownStatistics:
+    """Open a file of statistics; raises UsageError where the run has no use for it."""
+    if settings.spaces[:1] != (UNITS,) or not settings.scorer.needs:
+        raise UsageError(
+            f"stats {path} holds what a criterion of units gathers from data, and this run gathers none; name the criterion that it was "
+            "gathered for (--criterion), or leave stats out"
+        )
+    return KnownStatistics.read(path)
+
+
+def stats(model: Source, calibration: Any, output: PathLike, **options: Unpack[StatisticsOptions]) -> Report:
+    """Write what a criterion gathers from calibration data, or from one ``shard`` of it, for ``prune(stats=...)``; return the report.
+
+    Shards are gathered anywhere, in any order; ``merge_stats`` puts them together. Raises UsageError, DataError, OutputError.
+    """
+    given, chosen = parted(options, StatisticsOptions, shard="1/1")
+    shard = parse_shard(given["shard"])
+    settle_paths(
+        model=model, calibration=calibration, labels=given["labels"], tokenizer=_tokenizer(given), statistics=output
+    )
+    check_document(output, "statistics")
+    stages = Stages(given["progress"])
+    with stages("load"):
+        loaded = load(model)
+    data = _dataset(loaded, calibration, chosen, given, given["labels"], chosen.samples)
+    return gather_shard(loaded, chosen, data, shard, Path(output), stages)
+
+
+def merge_stats(parts: Sequence[PathLike], output: PathLike, *, progress: Progress | Listener | None = None) -> Report:
+    """Put the files of all shards together in one; raises DataError for other models, options or data, rows twice, and rows missing."""
+    settle_paths(parts=list(parts), statistics=output)
+    check_document(output, "statistics")
+    return merge_shards([Path(part) for part in parts], Path(output), Stages(progress))
 
 
 def _tokenizer(given: Given) -> PathLike | None:

@@ -79,6 +79,7 @@ class SettingOptions(TypedDict, total=False):
     seed: int
     threads: int
     memory_limit: int | None
+    spread: str
 
 
 class AskedOptions(SettingOptions, total=False):
@@ -142,8 +143,10 @@ class ApplyOptions(DataOptions, total=False):
 class PruneOptions(ApplyOptions, total=False):
     """``rewind``: the same network with its initial or early weights, which are what remains (and what ``recover`` trains).
     ``baseline``: an earlier report that nothing may be worse than by more than ``tolerance``, as one more gate.
+    ``stats``: a file with what the criterion gathers from the calibration data, which ``stats`` wrote.
     """
 
+    stats: PathLike | None
     rewind: Source | None
     baseline: Earlier | None
     tolerance: float
@@ -184,6 +187,13 @@ class SweepOptions(DataOptions, total=False):
     criteria: Sequence[str]
     repairs: Sequence[str]
     folder: PathLike | None
+
+
+class StatisticsOptions(FileOptions, total=False):
+    """``labels`` of the data. ``shard``: which part of the rows, such as 2/7 (None: all)."""
+
+    labels: Any
+    shard: str | None
 
 
 class CurveOptions(FileOptions, total=False):

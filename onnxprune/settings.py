@@ -33,6 +33,7 @@ from onnxprune.means import Means
 from onnxprune.measure.tasks.task import Asked, parse_task
 from onnxprune.recover import Recipe, parse_length
 from onnxprune.registry import Registry, near_names
+from onnxprune.spread import check_spread, spread_by
 
 DEFAULT_RATIO = 0.5
 ANALYSED = (
@@ -162,6 +163,8 @@ class Settings:
     ``allow_unproven``: a result is good enough that agrees wherever it was seen, though not everything was.
     The gates ``max_drop``, ``min_agreement``, ``min_cosine`` and ``max_latency_ratio`` are shares of 1, ``max_size`` is in bytes.
     ``memory_limit``: bytes that the process may take (None: 2 GB; recovery: half of the machine's where that is less).
+    ``spread``: where passes over data, points, proposals and probes are worked on beside this process: processes:N of this machine, or
+    the workers of a scheduler, dask://host:port; it changes no bit of the result, and no record of it has it.
     """
 
     ratio: float | None = None
@@ -221,6 +224,7 @@ class Settings:
     seed: int = 0
     threads: int = 1
     memory_limit: int | None = None
+    spread: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense before any work is done; raises UsageError."""
@@ -251,6 +255,7 @@ class Settings:
                 f"threads {self.threads}: give at most {MOST_THREADS}; this machine has {os.cpu_count()} cores"
             )
         self._refuse_search_recover()
+        check_spread(self.spread)
         for read in ("aim", "options", "training", "scorer", "purpose"):
             getattr(self, read)  # each refuses what it cannot read
 
@@ -427,6 +432,10 @@ class Settings:
         aims = (self.ratio, self.target, self.max_divergence)
         return not self.sparsity or self.lossless or self.granularity != ("heads",) or any(a is not None for a in aims)
 
+    def through(self, spread: str) -> Settings:
+        """Return the same, with work shared out in another way."""
+        return replace(self, spread=spread)
+
     def settled(self) -> Settings:
         """Return the settings that say by themselves whether units go, for a plan that leaves the aim out."""
         return replace(self, structured=self.narrows) if self.sparsity else self
@@ -496,7 +505,7 @@ class Settings:
     @property
     def means(self) -> Means:
         """With what the work is done; whoever runs it adds a mask, and whom to tell."""
-        return Means(self.threads, self.seed, self.batch, memory=self.memory_limit)
+        return Means(self.threads, self.seed, self.batch, memory=self.memory_limit, spread=spread_by(self.spread))
 
     @property
     def options(self) -> Options:
@@ -528,8 +537,8 @@ class Settings:
         return extra.union(*(GRANULARITIES[name].lossy for name in self.granularity))
 
     def to_json(self) -> dict[str, Any]:
-        """Return every setting, ``ratio`` and ``round_to`` as they were resolved, with the seed."""
-        values = {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
+        """Return every setting that decides a result, ``ratio`` and ``round_to`` as they were resolved, with the seed."""
+        values = {name: _plain(value) for name, value in dataclasses.asdict(self).items() if name != "spread"}
         resolved = {
             "criterion": AUTO if self.criterion == AUTO else str(self.scorer),
             "round_to": width_step(self.round_to),

@@ -21,7 +21,7 @@ FORWARDER = ROOT / "onnxprune" / "cli"  # stands in for the installed package in
 LAYERS = (
     {"version", "errors", "registry", "progress", "means"},
     {"model"},
-    {"data", "recording"},
+    {"data", "recording", "spread"},
     {"measure"},
     {"coupling", "grad"},
     {"evidence"},

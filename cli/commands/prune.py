@@ -18,6 +18,7 @@ from onnxprune.cli.options import (
     RESULT,
     RUN,
     SHAPES,
+    STATS,
     WHAT,
     WHERE,
     options,
@@ -27,7 +28,7 @@ from onnxprune.cli.options import (
 @click.command(short_help="Make a model smaller (the default command).")
 @click.argument("model", type=FILE)
 @click.argument("out", type=FILE, required=False)
-@options(WHAT, WHERE, SHAPES, CALIBRATION, REPAIR, DATA, QUALITY_GATES, BASELINE, RUN, RESULT, OUTPUT, MESSAGES)
+@options(WHAT, WHERE, SHAPES, CALIBRATION, STATS, REPAIR, DATA, QUALITY_GATES, BASELINE, RUN, RESULT, OUTPUT, MESSAGES)
 @click.pass_context
 def command(ctx: click.Context, **values: Any) -> None:
     """Remove the least important channels, heads and neurons of MODEL and write a smaller model to OUT.

@@ -15,6 +15,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
 from onnxprune.data.survey import Survey
 from onnxprune.data.tokens import TokenList
+from onnxprune.evidence.known import KnownStatistics
 from onnxprune.means import Means
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.facts import Facts
@@ -33,7 +34,8 @@ FITTED = "too few rows to hold any out: {} judged on the {} rows that it was fit
 class Data:
     """``calibration`` may decide what stays and repair weights; ``evaluation`` is measured on, never chosen by.
 
-    ``judge`` is what recovery is judged by; ``cache`` the folder for what was gathered from the calibration data.
+    ``judge`` is what recovery is judged by; ``cache`` the folder for what was gathered from the calibration data, ``stats`` a file
+    that holds it.
     ``tokens``: those that are to stay.
     """
 
@@ -41,6 +43,7 @@ class Data:
     evaluation: Dataset | None = None
     judge: Dataset | None = None
     cache: Path | None = None
+    stats: KnownStatistics | None = None
     tokens: TokenList | None = None
 
     @property

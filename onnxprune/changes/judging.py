@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from operator import methodcaller
 from typing import Any
 
@@ -13,9 +13,25 @@ from onnxprune.changes.context import Context, Notes
 from onnxprune.changes.proven import step_of
 from onnxprune.data.repeated import held_out, in_batches
 from onnxprune.errors import DataError, TargetError
+from onnxprune.means import mapped
 from onnxprune.measure.divergence import Reference
+from onnxprune.model.model import Model
+from onnxprune.model.threads import load_blas, one_blas_thread
 from onnxprune.search import HELD_OUT, JUDGE
 from onnxprune.search.curves import Curve
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How far the outputs of a model are from the original's."""
+
+    reference: Reference
+
+    def __call__(self, model: Model) -> float:
+        load_blas()
+        with one_blas_thread:
+            return self.reference.divergence(model)
+
 
 TURNS = 6  # of the search for the smallest result: a sixty-fourth of the whole
 
@@ -61,4 +77,5 @@ def part_curves(kind: type[Space[Any]], context: Context) -> Iterator[Curve]:
     for name, width, changes in kind(trying).probes():
         context.stages.progress(name)
         lefts = sorted(changes, reverse=True)
-        yield Curve.fit(name, width, lefts, [reference.divergence(changes[left].made()) for left in lefts])
+        models = [changes[left].made() for left in lefts]
+        yield Curve.fit(name, width, lefts, mapped(context.means.spread, Judge(reference), models))

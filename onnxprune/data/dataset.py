@@ -18,6 +18,7 @@ from onnxprune.data.columns import ArrayColumn, Column, Index
 from onnxprune.data.completed import Completed
 from onnxprune.data.decoded import Decoded
 from onnxprune.data.inputs import LABELS, InputSpec, NotLacking, Rows, Schema
+from onnxprune.data.openings import Opening
 from onnxprune.data.readers import ReadOptions, Request, open_labels, open_source
 from onnxprune.data.sources import Columns, Labelled, RowSource, as_array, row_count
 from onnxprune.data.synthetic import OpenSizes, random_columns
@@ -43,8 +44,11 @@ class Dataset:
     """Rows that fit a model, read lazily and as often as needed; nothing but one batch is held in memory.
 
     ``synthetic`` marks random data, which says nothing about accuracy. ``dropped`` counts the rows of the last pass
-    that did not fill a batch of a model with a fixed batch size.
+    that did not fill a batch of a model with a fixed batch size. ``opening``: how the rows were opened from files, which another
+    process does again, instead of being sent them (None: they are values).
     """
+
+    opening: Opening | None = None
 
     def __init__(
         self,
@@ -166,16 +170,17 @@ class Dataset:
 
     def rows(self, start: int, stop: int) -> Dataset:
         """Return the rows from number ``start`` up to ``stop``, or as many of them as there are."""
-        numbers = np.arange(len(self))
-        return self._subset((numbers >= start) & (numbers < stop))
+        return self._of(self._numbers(start, min(stop, len(self))))
 
     def take(self, count: int, seed: int = 0) -> Dataset:
         """Return ``count`` random rows in their order, or everything when there are no more."""
         return self if count >= len(self) else self.split(count, seed)[1]
 
     def _subset(self, mask: np.ndarray) -> Dataset:
-        keep = np.flatnonzero(mask) if self._keep is None else self._keep[: len(mask)][mask]
-        return Dataset(
+        return self._of(np.flatnonzero(mask) if self._keep is None else self._keep[: len(mask)][mask])
+
+    def _of(self, keep: Index | None) -> Dataset:
+        result = Dataset(
             self._source,
             self.schema,
             origin=self.origin,
@@ -183,6 +188,14 @@ class Dataset:
             synthetic=self.synthetic,
             has_labels=self.has_labels,
         )
+        result.opening = self.opening
+        return result
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Send rows that lie in files as what they were opened by, with the digest of these files; all others as they are."""
+        if self.opening is None:
+            return super().__reduce_ex__(protocol)
+        return _opened_again, (self.opening, self.opening.fingerprint, self._keep, self.has_labels, len(self))
 
     def _blocks(self, size: int) -> Iterator[Rows]:
         """Yield rows that fit the model, in whatever blocks the source reads; raises DataError where they do not."""
@@ -277,11 +290,24 @@ def open_dataset(
     if isinstance(data, Dataset):
         return data if samples is None else data.take(samples, seed)
     origin = str(data) if isinstance(data, str | os.PathLike) else "the data"
+    opening = Opening.of(data, schema, labels, samples, how)
     source, schema = _open_whole(data, Request(schema, samples, **how), labels, origin)
-    if samples is not None and source.count is None:
-        return Dataset(source, schema, origin=origin, keep=np.arange(samples))
-    dataset = Dataset(source, schema, origin=origin)
-    return dataset if samples is None else dataset.take(samples, seed)
+    first = np.arange(samples) if samples is not None and source.count is None else None
+    dataset = Dataset(source, schema, origin=origin, keep=first)
+    dataset.opening = opening
+    return dataset if samples is None or first is not None else dataset.take(samples, seed)
+
+
+def _opened_again(opening: Opening, fingerprint: str, keep: Index | None, labelled: bool, count: int) -> Dataset:
+    """Return a dataset in another process; raises DataError where there are other files."""
+    opening.require(fingerprint)
+    source, schema = _open_whole(
+        opening.data, Request(opening.schema, opening.samples, **opening.how), opening.labels, opening.data
+    )
+    dataset = Dataset(source, schema, origin=opening.data, keep=keep, has_labels=labelled)
+    dataset.opening = opening
+    dataset._length = count
+    return dataset
 
 
 def _open_whole(data: Any, request: Request, labels: Any, origin: str) -> tuple[RowSource, Schema]:

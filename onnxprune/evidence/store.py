@@ -19,7 +19,7 @@ from onnxprune.evidence.stats import STATISTICS, Statistic
 from onnxprune.model.files import atomic_file, clear_leftovers
 from onnxprune.model.model import Identity
 
-FORMAT = 1
+FORMAT = 2
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 logger = logging.getLogger(__name__)

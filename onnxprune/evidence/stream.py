@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from onnxprune.data import DEFAULT_BATCH, Dataset
-from onnxprune.data.observe import Batch, Parts, TreePlace, observe, observe_leaves
+from onnxprune.data.observe import Batch, observe
 from onnxprune.errors import UsageError
 from onnxprune.evidence.needs import Need, merged
 from onnxprune.evidence.probe import Probe, build_probe, reduced_moments
@@ -65,32 +65,12 @@ def _origin(model: Identity, dataset: Dataset, means: Means, positions: int) -> 
     return {"model": model, "runtime": runtime_version(), **data, **choice}
 
 
-def gather_leaves(
-    facts: Facts, dataset: Dataset, needs: Sequence[Need], means: Means, numbers: Iterable[int]
-) -> dict[TreePlace, Evidence]:
-    """Return what some leaves of the data show, by place in the tree; every entry can be saved, and loaded elsewhere.
-
-    See ``onnxprune.data.observe``: ``leaves`` says how many there are. ``joined`` puts all of them together.
-    """
-    stream = _Stream.of(facts.model.identity, facts, dataset, merged([needs]), means, POSITIONS)
-    parts = observe_leaves(stream.look, dataset, [stream], stream.means, numbers)
-    return {place: found.all[0].evidence for place, found in parts.known.items()}
-
-
-def joined(parts: Iterable[Mapping[TreePlace, Evidence]]) -> Evidence:
-    """Return what everything shows from what parts of the data show; raises DataError where one is missing or of other data."""
-    whole: Parts[Evidence] = Parts()
-    for part in parts:
-        whole.merge(Parts(dict(part)))
-    return whole.whole()
-
-
 def _stream(
     model: Identity, facts: Facts, dataset: Dataset, needs: Sequence[Need], means: Means, positions: int
 ) -> Evidence:
     if not needs:
         return _nothing(model, dataset, needs)
-    stream = _Stream.of(model, facts, dataset, needs, means, positions)
+    stream = ValueObserver.of(model, facts, dataset, needs, means, positions)
     return observe(stream.look, dataset, [stream], stream.means)[0].evidence
 
 
@@ -100,9 +80,10 @@ def _nothing(model: Identity, dataset: Dataset, needs: Sequence[Need]) -> Eviden
 
 
 @dataclass
-class _Stream:
+class ValueObserver:
     """Looks at what the ``probe`` hands out, and gathers it."""
 
+    seen: ClassVar[tuple[str, ...]] = ("evidence",)
     facts: Facts
     probe: Probe
     session: Session
@@ -113,7 +94,7 @@ class _Stream:
     @classmethod
     def of(
         cls, model: Identity, facts: Facts, dataset: Dataset, needs: Sequence[Need], means: Means, positions: int
-    ) -> _Stream:
+    ) -> ValueObserver:
         """Open the probe for the needs; without a batch size the means get the one that fits."""
         probe = build_probe(facts, needs, means.mask is not None)
         opened = session(facts.model.derived(probe.proto), threads=means.threads)
@@ -123,10 +104,10 @@ class _Stream:
     def look(self, batch: Batch) -> tuple[Batch, dict[str, np.ndarray]]:
         return batch, self.session.run(batch.inputs, self.probe.outputs)
 
-    def fresh(self) -> _Stream:
+    def fresh(self) -> ValueObserver:
         return replace(self, evidence=self.evidence.fresh())
 
-    def merge(self, other: _Stream) -> None:
+    def merge(self, other: ValueObserver) -> None:
         self.evidence.merge(other.evidence)
 
     def update(self, seen: tuple[Batch, dict[str, np.ndarray]]) -> None:

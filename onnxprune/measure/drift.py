@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -335,13 +336,14 @@ def compare(
         synthetic=dataset.synthetic, warnings=said, question=Question(metric, output, means.seed, outputs)
     )
 
-    def look(batch: Batch) -> Compared:
-        old, new = before.run(batch.inputs), after.run(batch.inputs)
-        return Compared(batch, old, {name: new[other] for name, other in pairs.items()})
-
-    (report,) = observe(look, dataset, [empty], means.quiet)
+    (report,) = observe(partial(_seen_side_by_side, before, after, pairs), dataset, [empty], means.quiet)
     report.warnings += _warnings(report, dataset.has_labels)
     return report
+
+
+def _seen_side_by_side(before: Runnable, after: Runnable, pairs: Mapping[str, str], batch: Batch) -> Compared:
+    old, new = before.run(batch.inputs), after.run(batch.inputs)
+    return Compared(batch, old, {name: new[other] for name, other in pairs.items()})
 
 
 def pair_outputs(before: tuple[str, ...], after: tuple[str, ...]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from onnxprune.model.write import check_folder
 
 Inode = tuple[int, int]  # device, number
 HEAD = 1 << 14
-COMMANDS = "prune|apply|inspect|validate|bench|sensitivity|sweep|report|criteria|ops|check|run"
+COMMANDS = "prune|apply|inspect|validate|bench|sensitivity|sweep|stats|report|criteria|ops|check|run"
 MODELS = (".onnx", ".ort")
 DATA_SUFFIXES = (".npz", ".npy", ".pb", ".wav")
 
@@ -40,6 +40,8 @@ READ = {
     "baseline": "read as the baseline",
     "config": "read as the configuration",
     "reports": "a report that is joined",
+    "stats": "read as --stats",
+    "parts": "a part that is merged",
 }
 """Settings that name what is read -> what a path is then."""
 WRITTEN = {
@@ -48,6 +50,7 @@ WRITTEN = {
     "plan_path": "plan",
     "masks_path": "masks",
     "checkpoint": "checkpoint",
+    "statistics": "output",
     "json": "--json",
     "markdown": "--markdown",
     "junit": "--junit",
@@ -102,6 +105,8 @@ def _has_member(name: str) -> Callable[[Path], bool]:
 
 MASKS = "onnxprune.masks"
 """The array by which a file of masks is told from others."""
+STATISTICS = "onnxprune.statistics"
+"""The same of a file of statistics."""
 DOCUMENTS: dict[str, tuple[str, Callable[[Path], bool]]] = {
     "json": ("a JSON report", _holds_keys("schema_version", "command")),
     "markdown": (
@@ -113,9 +118,10 @@ DOCUMENTS: dict[str, tuple[str, Callable[[Path], bool]]] = {
     "plan": ("a plan", _holds_keys("schema_version", "groups", "kept")),
     "checkpoint": ("a checkpoint", _has_member("facts")),
     "masks": ("a file of masks", _has_member(MASKS)),
+    "statistics": ("a file of statistics", _has_member(STATISTICS)),
 }
 """Kind of document -> its name, and how a file of that kind is told, of earlier versions too."""
-READ_BACK = frozenset({"checkpoint"})
+READ_BACK = frozenset({"checkpoint", "statistics"})
 """Kinds that the next run reads, so that they are regular files."""
 
 

@@ -6,7 +6,9 @@ import hashlib
 import itertools
 import math
 import os
+import socket
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import onnx
@@ -29,6 +31,7 @@ from onnxprune.model.tensors import (
     short_reason,
     stored_size,
 )
+from onnxprune.model.weights import Origin, Tensor
 
 __all__ = [
     "FLOATS",
@@ -78,12 +81,36 @@ def _load_file(path: Path, attempts: int = 3) -> Model:
         size = len(data) + sum(file.stat().st_size for file in externals)
         digest = _digest(data, externals)
         del data
-        return Model.of(proto, path, source_sha256=digest, size=size, data=frozenset(externals))
+        model = Model.of(proto, path, source_sha256=digest, size=size, data=frozenset(externals))
+        for name, tensor in model.weights.items():
+            tensor.origin = Origin(os.path.abspath(path), digest, name)
+        return model
     except (ModelError, OSError) as error:
         after = status(path, ModelError)
         if attempts > 1 and before and after and not os.path.samestat(before, after):
             return _load_file(path, attempts - 1)
         raise error if isinstance(error, ModelError) else ModelError(f"{path}: cannot be read: {error}") from error
+
+
+@lru_cache(maxsize=2)
+def _opened_elsewhere(path: str, sha256: str) -> Model:
+    if not os.path.exists(path):
+        raise ModelError(
+            f"{path} does not exist on {socket.gethostname()}, which works on a part of the run: every worker has to see the model by "
+            "the same path (a shared file system, or a copy)"
+        )
+    model = _load_file(Path(path))
+    if model.source_sha256 != sha256:
+        raise ModelError(
+            f"{path} is another model on {socket.gethostname()} than where the run began: copy the same file there, or use a shared "
+            "file system"
+        )
+    return model
+
+
+def tensor_of_file(path: str, sha256: str, name: str) -> Tensor:
+    """Return a tensor in another process than the one that read the model; raises ModelError where there is another file."""
+    return _opened_elsewhere(path, sha256).weights[name]
 
 
 def _read_file(path: Path) -> bytes:

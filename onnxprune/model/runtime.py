@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -45,8 +45,8 @@ ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto | Model
 class Session:
     """A loaded model: ``run`` maps input name -> array to output name -> array."""
 
-    def __init__(self, inference: Any, name: str, weights: Sequence[Any] = ()):
-        self._inference, self.name = inference, name
+    def __init__(self, inference: Any, name: str, weights: Sequence[Any] = (), made: Opened | None = None):
+        self._inference, self.name, self._made = inference, name, made
         self._weights = weights  # ONNX Runtime reads their memory without owning it
         self.inputs: tuple[str, ...] = tuple(value.name for value in inference.get_inputs())
         self.outputs: tuple[str, ...] = tuple(value.name for value in inference.get_outputs())
@@ -57,6 +57,11 @@ class Session:
         self.outputs = tuple(name for name in self.outputs if name not in names)
         return self
 
+    def __reduce__(self) -> Any:
+        """Send what it was opened by: another process opens a session of its own."""
+        assert self._made is not None
+        return _opened_again, (self._made, self.outputs)
+
     def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Return the named outputs (None: all); raise ModelError with the first line of ONNX Runtime's reason."""
         names = self.outputs if outputs is None else tuple(outputs)
@@ -66,6 +71,21 @@ class Session:
             return dict(zip(names, self._inference.run(list(names), dict(feeds)), strict=True))
         except Exception as error:
             raise ModelError(f"{self.name} cannot be run: {_reason(error)}") from error
+
+
+class Opened(NamedTuple):
+    """What ``session`` was given."""
+
+    model: ModelLike
+    threads: int
+    optimise: bool
+    providers: tuple[str, ...]
+
+
+def _opened_again(made: Opened, outputs: tuple[str, ...]) -> Session:
+    result = session(made.model, threads=made.threads, optimise=made.optimise, providers=made.providers)
+    result.outputs = outputs
+    return result
 
 
 def owned(value: Any) -> Any:
@@ -105,7 +125,8 @@ def session(
     name = os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
     try:
         content, weights = _loadable(model, options)
-        return Session(ort.InferenceSession(content, options, providers=chosen), name, weights)
+        made = Opened(model, threads, optimise, tuple(chosen))
+        return Session(ort.InferenceSession(content, options, providers=chosen), name, weights, made)
     except Exception as error:
         raise ModelError(f"{name} cannot be loaded by ONNX Runtime: {_reason(error)}") from error
 

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -26,6 +27,15 @@ ABOUT = tuple(name for name in ("name", "dims", "data_type", "doc_string", "meta
 """Fields that say what a tensor is, not what it holds; older releases of onnx have fewer."""
 REST = tuple(name for name in KNOWN if name not in {*ABOUT, "raw_data"})
 
+
+class Origin(NamedTuple):
+    """A tensor of a model's file, by the file's SHA-256 and the tensor's name."""
+
+    path: str
+    sha256: str
+    name: str
+
+
 Masks = Mapping[int, np.ndarray]  # axis -> bool[size]: the positions that stay
 
 
@@ -33,14 +43,23 @@ class Tensor(ABC):
     """A stored tensor of element type ``dtype``.
 
     ``external``: it lies in a data file, and goes to one when it is written; ``raw``: its content is bytes, not a list of numbers
-    or strings in a message.
+    or strings in a message. ``origin``: where another process finds it (None: nowhere).
     """
 
     external = False
     raw = True
+    origin: Origin | None = None
 
     def __init__(self, dtype: int, shape: tuple[int, ...]):
         self.dtype, self.shape = dtype, shape
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Send what lies in a model's file as its place there."""
+        if self.origin is None:
+            return super().__reduce_ex__(protocol)
+        from onnxprune.model.read import tensor_of_file
+
+        return tensor_of_file, tuple(self.origin)
 
     @property
     def count(self) -> int:
@@ -208,6 +227,9 @@ class _Slice(Tensor):
         super().__init__(source.dtype, tuple(sizes))
         self.source, self.masks = source, masks
         self._read: weakref.ref[np.ndarray] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_read": None}
 
     @property
     def files(self) -> frozenset[Path]:

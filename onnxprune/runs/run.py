@@ -110,7 +110,7 @@ class Run:
 
     def prune(self) -> Result:
         """Choose what goes and carry it out; raises TargetError where the target is out of reach."""
-        context = self._context()
+        context = self.context()
         whole = model_totals(context.analysis, context.analysis.widths)
         first: list[Step[Any]] = []
         if self.settings.vocabulary:
@@ -126,7 +126,7 @@ class Run:
     def apply(self, plan: Plan) -> Result:
         """Carry out a plan, but for the parts that the proof refuses on this model; raises PlanError."""
         check_digest(plan, self.model.source_sha256, force=self.force)
-        context = self._context()
+        context = self.context()
         first: list[Step[Any]] = []
         if cuts_tokens(plan):
             self._require_places(numbers_of(plan))
@@ -139,7 +139,7 @@ class Run:
         if self.output is not None:
             require_places(self.output, numbers, self.force)
 
-    def _context(self) -> Context:
+    def context(self) -> Context:
         """Analyse the model and, with data, look at how its outputs are to be compared."""
         measured = self.data.measured
         if self.settings.quantize:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OnnxPruneError, UsageError
+from onnxprune.means import Spread
 from onnxprune.model.write import write_text
 from onnxprune.progress import Progress
 from onnxprune.report.entries import ReportView
@@ -55,31 +56,55 @@ def run_points(
     evaluate: Callable[..., ReportView],
     folder: Path | None,
     progress: Progress,
+    spread: Spread | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return an entry per point, read from ``folder`` where it is there already, else run and written there; and warnings.
 
-    ``evaluate``: from the settings of a point, and its ``progress``, to the report of a run.
+    ``evaluate``: from the settings of a point, and its ``progress``, to the report of a run; ``spread`` runs points elsewhere.
 
     A point that cannot be run has ``error``; such points are tried again the next time. A file that is not what a sweep wrote
     is replaced, with a warning.
     """
-    entries, warnings = [], []
-    for number, point in enumerate(points):
-        name = point.id(shared)
+    entries: dict[int, dict[str, Any]] = {}
+    warnings, left, names = [], [], [point.id(shared) for point in points]
+    for number, (point, name) in enumerate(zip(points, names, strict=True)):
         path = None if folder is None else folder / f"{name}.json"
-        entry = None
+        kept = None
         if path is not None and path.exists():
-            entry = _kept(path, name)
-            if entry is None:
+            kept = _kept(path, name)
+            if kept is None:
                 warnings.append(f"{path} is damaged; the point ({point.label}) was run again")
-        if entry is None:
-            own = progress.part(number, len(points), f"point {number + 1} of {len(points)}, {point.label}: ")
+        if kept is None:
+            left.append(number)
+        else:
+            entries[number] = kept
+    asked = [(number, points[number], names[number]) for number in left]
+    for number, entry in _run(asked, evaluate, len(points), progress, spread):
+        entries[number] = entry
+        if folder is not None and entry["error"] is None:
+            write_text(json.dumps(entry, indent=1, sort_keys=True) + "\n", folder / f"{names[number]}.json")
+    return [entries[number] for number in range(len(points))], warnings
+
+
+def _run(
+    asked: Sequence[tuple[int, Point, str]],
+    evaluate: Callable[..., ReportView],
+    of: int,
+    progress: Progress,
+    spread: Spread | None,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (number, entry) of points, here and in order, or as they come from where they are run."""
+    if spread is None:
+        for number, point, name in asked:
+            own = progress.part(number, of, f"point {number + 1} of {of}, {point.label}: ")
             own("load")
-            entry = _entry(point, name, partial(evaluate, progress=own))
-            if path is not None and entry["error"] is None:
-                write_text(json.dumps(entry, indent=1, sort_keys=True) + "\n", path)
-        entries.append(entry)
-    return entries, warnings
+            yield number, _entry(partial(evaluate, progress=own), (point, name))
+        return
+    progress(f"{len(asked)} points", 0, len(asked))
+    found = spread.each(partial(_entry, evaluate), [(point, name) for _, point, name in asked])
+    for done, (place, entry) in enumerate(found, 1):
+        progress(f"{done} of {len(asked)} points", done, len(asked))
+        yield asked[place][0], entry
 
 
 def _kept(path: Path, name: str) -> dict[str, Any] | None:
@@ -92,7 +117,8 @@ def _kept(path: Path, name: str) -> dict[str, Any] | None:
     return found if whole else None
 
 
-def _entry(point: Point, name: str, evaluate: Callable[[Mapping[str, Any]], ReportView]) -> dict[str, Any]:
+def _entry(evaluate: Callable[[Mapping[str, Any]], ReportView], asked: tuple[Point, str]) -> dict[str, Any]:
+    point, name = asked
     entry = {"id": name, "label": point.label, "settings": dict(point.settings), "error": None}
     try:
         report = evaluate(point.settings)

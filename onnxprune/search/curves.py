@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,13 @@ from onnxprune.allocate import Options
 from onnxprune.allocate.legal import legal_widths, nearest
 from onnxprune.coupling.channels import row_importance
 from onnxprune.coupling.groups import Analysis
+from onnxprune.criteria.curvature import Order
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out, in_batches
-from onnxprune.means import Means
+from onnxprune.means import Means, mapped
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
+from onnxprune.model.threads import load_blas, one_blas_thread
 from onnxprune.repair import Effort
 from onnxprune.repair.teacher import Teacher, batch_of, positions_of
 from onnxprune.search import FIT, HELD_OUT, JUDGE, WEIGHINGS, Fitting, error_tables, reconstruct
@@ -78,23 +80,48 @@ def curves(
     fitting = Fitting(batches, Effort(turns=1, damping=WEAK), means.quiet, importance, teacher)
     orders = [tables.order(group.index, WEIGHINGS["mixed"]) for group in analysis.groups]
     reference = Reference(analysis.facts.model, in_batches(judge, analysis.facts, means), means, outputs=outputs)
-    found = []
-    legals = legal_widths(analysis, options)
-    for group, legal in zip(analysis.groups, legals, strict=True):
-        widths = sorted({nearest(legal, (1 - share) * group.width) for share in SHARES} - {group.width}, reverse=True)
-        if not widths:
-            continue
-        means.progress(group.name, group.index, len(analysis.groups))
-        measured = []
-        for width in widths:
-            trial = analysis.widths.copy()
-            trial[group.index] = width
-            repaired = reconstruct(analysis, trial, orders, fitting)
-            measured.append(reference.divergence(repaired.model))
-        error = orders[group.index].error
-        share = [float(error[group.width - width] / max(error[-1], 1e-30)) for width in widths]
-        found.append(Curve.fit(group.name, group.width, widths, measured, share))
-    return found
+    places = list(_places(analysis, options))
+
+    def tell(done: int) -> None:
+        means.progress(analysis.groups[places[done - 1][0]].name, done, len(places))
+
+    found = mapped(means.spread, Narrowings(analysis, orders, fitting, reference), places, tell)
+    measured = dict(zip(places, found, strict=True))
+    return [_curve(analysis, group, orders, measured) for group in dict.fromkeys(group for group, _ in places)]
+
+
+@dataclass(frozen=True)
+class Narrowings:
+    """What the outputs lose where one group alone, by its number, has a width, and the model is repaired."""
+
+    analysis: Analysis
+    orders: Sequence[Order]
+    fitting: Fitting
+    reference: Reference
+
+    def __call__(self, place: tuple[int, int]) -> float:
+        load_blas()
+        with one_blas_thread:
+            widths = self.analysis.widths.copy()
+            widths[place[0]] = place[1]
+            return self.reference.divergence(reconstruct(self.analysis, widths, self.orders, self.fitting).model)
+
+
+def _places(analysis: Analysis, options: Options) -> Iterator[tuple[int, int]]:
+    """Yield (number of a group, width) of every point, the widest first."""
+    for group, legal in zip(analysis.groups, legal_widths(analysis, options), strict=True):
+        for width in sorted({nearest(legal, (1 - share) * group.width) for share in SHARES}, reverse=True):
+            if width != group.width:
+                yield group.index, width
+
+
+def _curve(
+    analysis: Analysis, number: int, orders: Sequence[Order], measured: Mapping[tuple[int, int], float]
+) -> Curve:
+    group, error = analysis.groups[number], orders[number].error
+    widths = [width for index, width in measured if index == number]
+    share = [float(error[group.width - width] / max(error[-1], 1e-30)) for width in widths]
+    return Curve.fit(group.name, group.width, widths, [measured[number, width] for width in widths], share)
 
 
 def most_sensitive(found: Sequence[Curve]) -> list[Curve]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -17,14 +17,16 @@ from onnxprune.allocate.legal import narrower_widths, nearest
 from onnxprune.allocate.target import KINDS
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.readers import normed_groups
+from onnxprune.criteria.curvature import Order
 from onnxprune.data.repeated import is_held
 from onnxprune.errors import TargetError
-from onnxprune.means import Means
+from onnxprune.means import Means, mapped
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
 from onnxprune.measure.tasks.choice import Judged, least_lost
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import Arrays
+from onnxprune.model.threads import load_blas, one_blas_thread
 from onnxprune.search.reconstruct import Fitting, reconstruct
 from onnxprune.search.tables import Tables
 
@@ -62,6 +64,22 @@ class Proposal:
     @property
     def exponent(self) -> float:
         return WEIGHINGS.get(self.name, WEIGHINGS["mixed"])
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What becomes of some widths, and by which weighing of errors units go: repaired as ``fitting`` says, and judged."""
+
+    analysis: Analysis
+    orders: Mapping[float, Sequence[Order]]
+    fitting: Fitting
+    judge: Reference
+
+    def __call__(self, asked: tuple[np.ndarray, float]) -> Judged:
+        load_blas()
+        with one_blas_thread:
+            widths, exponent = asked
+            return self.judge.judged(reconstruct(self.analysis, widths, self.orders[exponent], self.fitting).model)
 
 
 @dataclass
@@ -276,7 +294,13 @@ class Search:
         return self._trained(found.model)
 
     def _all_evaluated(self, proposals: Sequence[Proposal], fitting: Fitting, judge: Reference) -> list[Proposal]:
-        """Repair side by side, with a thread for each, where the data that repairs is in memory; judge one after the other."""
+        """Repair and judge elsewhere where work is shared out. Else repair side by side, with a thread for each, where the data that
+        repairs is in memory, and judge one after the other.
+        """
+        if self.means.spread is not None and self.train is None:
+            asked = [(proposal.widths, proposal.exponent) for proposal in proposals]
+            found = mapped(self.means.spread, Trials(self.analysis, self.orders, fitting, judge), asked)
+            return [self._noted(proposal, judged) for proposal, judged in zip(proposals, found, strict=True)]
         workers = self.means.threads if is_held(fitting.batches) else 1
         if workers == 1:
             return [self._evaluated(proposal, self._repaired(proposal, fitting), judge) for proposal in proposals]
@@ -286,7 +310,10 @@ class Search:
             return [self._evaluated(proposal, model, judge) for proposal, model in zip(proposals, models, strict=True)]
 
     def _evaluated(self, proposal: Proposal, model: Model, judge: Reference) -> Proposal:
-        proposal.judged = judge.judged(model)
+        return self._noted(proposal, judge.judged(model))
+
+    def _noted(self, proposal: Proposal, judged: Judged) -> Proposal:
+        proposal.judged = judged
         if proposal not in self.history:
             self.history.append(proposal)
         self.means.progress(f"{proposal.name}: divergence {proposal.divergence:.4g}")

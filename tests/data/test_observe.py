@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.spreads import Shuffled, threads
 
 from onnxprune.data import Dataset, InputSpec, observe, open_dataset
 from onnxprune.errors import DataError
@@ -51,8 +52,12 @@ def ragged() -> Dataset:
 
 
 def walked(dataset: Dataset, means: Means) -> Walked:
-    (found,) = observe.observe(lambda batch: batch, dataset, [Walked()], means)
+    (found,) = observe.observe(itself, dataset, [Walked()], means)
     return found
+
+
+def itself(batch: observe.Batch) -> observe.Batch:
+    return batch
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -69,22 +74,21 @@ def test_any_split_into_shards_and_any_order_give_the_same_bytes(data: st.DataOb
     means = Means(batch=data.draw(st.sampled_from([None, 1, 3, 4, 16])))
     whole, dataset = walked(make(), means), make()
     assert whole.firsts == list(range(ROWS))
-    numbers = data.draw(st.permutations(range(observe.leaves(dataset, means))))
-    cuts = sorted(data.draw(st.sets(st.integers(1, max(len(numbers) - 1, 1)), max_size=4)))
-    shares = np.split(np.array(numbers, int), cuts)
+    work = observe.Pass(itself, dataset, (Walked(),), means)
+    cuts = sorted(data.draw(st.sets(st.integers(1, max(work.count - 1, 1)), max_size=4)) | {0, work.count})
     found: observe.Parts = observe.Parts()
-    for share in shares:
-        found.merge(observe.observe_leaves(lambda batch: batch, dataset, [Walked()], means, share.tolist()))
-    (merged,) = found.whole().all
+    for first, end in data.draw(st.permutations(list(pairwise(cuts)))):
+        found.merge(work((first, end)))
+    (merged,) = found.whole(work.count).all
     assert merged.firsts == whole.firsts and np.float32(merged.total).tobytes() == np.float32(whole.total).tobytes()
 
 
 @pytest.mark.parametrize("make", [rows, ragged])
 def test_threads_give_the_same_bytes(make) -> None:
     whole = walked(make(), Means(batch=3))
-    with ThreadPoolExecutor(3) as pool:
-        spread = walked(make(), Means(batch=3, spread=pool.map))
-    backwards = walked(make(), Means(batch=3, spread=lambda look, parts: map(look, reversed(parts))))
+    with threads() as pool:
+        spread = walked(make(), Means(batch=3, spread=pool))
+    backwards = walked(make(), Means(batch=3, spread=Shuffled()))
     assert whole == spread == backwards
 
 
@@ -98,22 +102,68 @@ def test_up_to_a_leaf_the_sum_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) 
     assert walked(rows(), Means(batch=4)) == plain
 
 
-def test_a_node_is_its_left_part_with_its_right_one_merged_into_it() -> None:
-    """By hand: leaves 0 to 4 are ((0 1)(2 3)) 4."""
+@dataclass
+class Bracketed:
+    """Says how it was put together."""
+
+    text: str
+
+    def merge(self, other: Bracketed) -> None:
+        self.text = f"({self.text}{other.text})"
+
+
+def test_leaves_are_joined_in_one_order_whenever_they_come() -> None:
+    """By hand: four leaves from left to right are a node, nodes from left to right the whole."""
+    expected = "((((01)2)3)(((45)6)7))"
+    for count, text in ((8, expected), (10, f"({expected}(89))"), (3, "((01)2)"), (1, "0")):
+        for seed in range(20):
+            found: observe.Parts = observe.Parts()
+            for number in np.random.default_rng(seed).permutation(count).tolist():
+                found.add((number, number + 1), Bracketed(str(number)))
+            assert found.whole(count).text == text
+
+
+def test_one_process_holds_three_records_however_much_data_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    real = observe.Parts.add
+    monkeypatch.setattr(observe.Parts, "add", lambda self, *of: (held.append(len(self.known) + 1), real(self, *of))[1])
+    for count in (60, 600, 6000):
+        assert walked(rows(count), Means(batch=2)).firsts == list(range(count))
+    assert max(held) == 3
+
+
+def test_leaves_grow_where_there_are_many_samples() -> None:
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(observe, "MOST_LEAVES", 5)
+    try:
+        work = observe.Pass(itself, rows(), (Walked(),), Means(batch=2))
+        assert (work.leaf, work.count) == (12, 5)  # 53 rows, in whole batches
+        assert walked(rows(), Means(batch=2)) == walked(rows(), Means(batch=2, spread=Shuffled()))
+    finally:
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 5, 7, 9])
+def test_shards_are_whole_and_apart(of: int) -> None:
+    work = observe.Pass(itself, rows(), (Walked(),), Means(batch=2))
+    shards = [work.shard(number, of) for number in range(of)]
+    assert [leaf for first, end in shards for leaf in range(first, end)] == list(range(work.count))
+
+
+def test_a_part_that_is_there_twice_is_said() -> None:
     found: observe.Parts = observe.Parts()
-    for number in (3, 0, 4, 2, 1):
-        found.add((0, number), Walked(np.float32(number), [number]))
-    assert sorted(found.known) == [(0, 4), (2, 0)]
-    assert found.whole().firsts == [0, 1, 2, 3, 4]
+    found.add((0, 2), Walked())
+    with pytest.raises(DataError, match="counted twice"):
+        found.add((1, 2), Walked())
 
 
-@pytest.mark.parametrize("missing", [0, 2, 3])
+@pytest.mark.parametrize("missing", [0, 2, 3, 4])
 def test_a_missing_part_is_said(missing: int) -> None:
     found: observe.Parts = observe.Parts()
     for number in {0, 1, 2, 3, 4} - {missing}:
-        found.add((0, number), Walked())
+        found.add((number, number + 1), Walked())
     with pytest.raises(DataError, match="a part of the data is missing"):
-        found.whole()
+        found.whole(5)
 
 
 def test_rows_that_fill_no_fixed_batch_are_left_out_of_every_share() -> None:
@@ -121,4 +171,4 @@ def test_rows_that_fill_no_fixed_batch_are_left_out_of_every_share() -> None:
     fixed = open_dataset(values, (InputSpec("x", np.dtype(np.float32), (4, 2)),))
     whole = walked(fixed, Means())
     assert whole.firsts == list(range(52))
-    assert walked(fixed, Means(spread=map)) == whole
+    assert walked(fixed, Means(spread=Shuffled())) == whole

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx import ModelProto
 from support.networks import network
+from support.spreads import Shuffled, threads
 
 import onnxprune
 from onnxprune.data import Dataset, input_specs, observe, open_dataset
-from onnxprune.errors import DataError
-from onnxprune.evidence import REQUESTS, Evidence, Need, gather, requested
+from onnxprune.evidence import REQUESTS, Need, gather, requested
 from onnxprune.evidence.ablation import ablate
 from onnxprune.evidence.gradients import KINDS, sensitivities
 from onnxprune.evidence.gradients import gather as differentiation
 from onnxprune.evidence.rows import Sampler, sampled_rows
-from onnxprune.evidence.stream import gather_leaves, joined
 from onnxprune.means import Means
 from onnxprune.measure.drift import compare
 from onnxprune.measure.layers import compare_layers
@@ -62,35 +59,9 @@ def flat(found: Any) -> list[bytes]:
 
 
 def spreads() -> Iterator[Means]:
-    yield Means(batch=2, spread=lambda look, parts: map(look, reversed(parts)))
-    with ThreadPoolExecutor(3) as pool:
-        yield Means(batch=2, spread=pool.map)
-
-
-def test_files_of_shards_in_any_order_give_the_bytes_of_one_pass(model: ModelProto, tmp_path: Path) -> None:
-    analysis, data, means = onnxprune.analyze(model), rows(model), Means(batch=2)
-    needs = [*requested(analysis, tuple(REQUESTS)), Need("cross", "b", 1, other="d", other_axis=1)]
-    whole = gather(analysis.facts, data, needs, means)
-    count = observe.leaves(data, means)
-    assert count == 8
-    for number, leaves in enumerate(((6, 1), (0, 7, 2), (5, 4, 3))):
-        for (level, place), part in gather_leaves(analysis.facts, data, needs, means, leaves).items():
-            (tmp_path / f"{number}").mkdir(exist_ok=True)
-            part.save(tmp_path / f"{number}" / f"{level}-{place}.npz")
-    for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
-        files = [path for number in order for path in (tmp_path / str(number)).iterdir()]
-        parts = [{(int(f.stem[0]), int(f.stem[2:])): Evidence.load(f)} for f in files]
-        found = joined(parts)
-        assert found.samples == whole.samples == ROWS
-        for need in whole.statistics:
-            assert flat(found[need].arrays()) == flat(whole[need].arrays()), need
-
-
-def test_a_missing_shard_is_said(model: ModelProto) -> None:
-    analysis, means = onnxprune.analyze(model), Means(batch=2)
-    needs = [Need("moments", "b", 1)]
-    with pytest.raises(DataError, match="missing"):
-        joined([gather_leaves(analysis.facts, rows(model), needs, means, [0, 2])])
+    yield Means(batch=2, spread=Shuffled())
+    with threads() as pool:
+        yield Means(batch=2, spread=pool)
 
 
 def test_evidence_of_every_kind_is_the_same_however_it_is_spread(model: ModelProto) -> None:

@@ -342,7 +342,7 @@ def test_every_path_that_a_command_takes_is_settled() -> None:
         for parameter in import_module(f"onnxprune.cli.commands.{name}").command.params:
             if isinstance(parameter.type, File) or parameter.type is SCRIPT:
                 assert parameter.name in known, f"{name}: {parameter.name}"
-    assert set(DOCUMENTS) == {"json", "markdown", "junit", "html", "plan", "checkpoint", "masks"}
+    assert set(DOCUMENTS) == {"json", "markdown", "junit", "html", "plan", "checkpoint", "masks", "statistics"}
 
 
 # --- devices --------------------------------------------------------------------------------------------------------

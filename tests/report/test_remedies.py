@@ -320,12 +320,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 InferenceSession(path / f"{name}.onnx").run(None, {"x": x})
     (path / "jobs.toml").write_text("[jobs.a]\nmodel = 'net.onnx'\ndry-run = true\nno-latency = true\n")
     (path / "none.toml").write_text("")
+    rows = draw.standard_normal((600, 3, 6, 6)).astype(np.float32)
+    np.savez(path / "rows.npz", x=rows)
+    np.savez(path / "others.npz", x=np.concatenate([rows[:300], -rows[300:301], rows[301:]]))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         for command in (
             "net.onnx small.onnx --no-latency --plan plan.json --json report.json",
             "run --config jobs.toml --json jobs.json",
             "net.onnx spare.onnx --calib x.npz --criterion l2 --recover 1 --checkpoint state.npz --no-latency",
+            f"stats net.onnx --calib rows.npz {RANGES} -o s.npz",
+            f"stats net.onnx --calib rows.npz {RANGES} --shard 1/2 -o s1.npz",
+            f"stats net.onnx --calib rows.npz {RANGES} --shard 2/2 -o s2.npz",
+            f"stats net.onnx --calib rows.npz {RANGES} --shard 2/2 --seed 1 -o seeded.npz",
         ):
             assert run(command).exit_code == 0, command
     plan = json.loads((path / "plan.json").read_text())
@@ -344,6 +351,7 @@ def run(command: str) -> Result:
 DRY = "--dry-run --no-latency"
 PROGRAM = f"{sys.executable} feeds.py"
 DATA = f"--calib x.npz {DRY}"
+RANGES = "--criterion wanda"
 TEXT, SOUND = f"--calib words.txt {DRY}", f"--calib takes {DRY}"
 KEEP, TOKENS = f"--vocabulary keep.npy {DRY}", f"--tokenizer tokenizer.json {DRY}"
 # what the message says -> (command that calls it forth, command that follows it; several in a row with &&)
@@ -549,6 +557,31 @@ ERRORS = {
     "; record this model": (f"two.onnx --calib recorded {DRY}", f"any.onnx --calib recorded/net --criterion l2 {DRY} --input-shape x:1,3,6,6"),
     "; record again": (f"net.onnx --calib damaged {DRY}", f"record -o damaged-not -- {PROGRAM} && net.onnx --calib damaged-not --criterion l2 {DRY}"),
     "--all shows them": ("inspect many.onnx", "inspect many.onnx --all"),
+    "merge takes files of parts and -o alone": (f"stats merge s1.npz s2.npz -o w.npz {RANGES}", "stats merge s1.npz s2.npz -o w.npz"),
+    "; name it with --calib": ("stats net.onnx --criterion range -o s.npz", f"stats net.onnx --calib rows.npz {RANGES} -o s.npz"),
+    "to put parts together: onnxprune stats merge": (
+        "stats s1.npz s2.npz --calib rows.npz -o w.npz", "stats merge s1.npz s2.npz -o w.npz"),
+    "and this run gathers none; name the criterion": (
+        f"net.onnx --calib rows.npz --stats s.npz {DRY}", f"net.onnx --calib rows.npz --stats s.npz {RANGES} {DRY}"),
+    "write one with 'onnxprune stats'": (f"net.onnx --calib rows.npz --stats x.npz {RANGES} {DRY}", f"stats net.onnx --calib rows.npz {RANGES} -o s.npz"),
+    "; gather the missing shards too": ("stats merge s1.npz -o w.npz", f"stats net.onnx --calib rows.npz {RANGES} --shard 2/2 -o s2.npz && stats merge s1.npz s2.npz -o w.npz"),
+    "would be counted twice; leave one": ("stats merge s1.npz s2.npz s1.npz -o w.npz", "stats merge s1.npz s2.npz -o w.npz"),
+    "this run decides by": (
+        f"net.onnx --calib x.npz --stats s.npz {RANGES} {DRY}", f"net.onnx --calib rows.npz --stats s.npz {RANGES} {DRY}"),
+    "; use the same, or gather it anew": (
+        f"net.onnx --calib rows.npz --stats s.npz {RANGES} --seed 1 {DRY}", f"net.onnx --calib rows.npz --stats s.npz {RANGES} {DRY}"),
+    "was gathered for another": (
+        f"twin.onnx --calib rows.npz --stats s.npz {RANGES} {DRY}", f"stats twin.onnx --calib rows.npz {RANGES} -o t.npz && twin.onnx --calib rows.npz --stats t.npz {RANGES} {DRY}"),
+    "gather all parts with the same options": ("stats merge s1.npz seeded.npz -o w.npz", "stats merge s1.npz s2.npz -o w.npz"),
+    "merge all parts first (onnxprune stats merge": (
+        f"net.onnx --calib rows.npz --stats s1.npz {RANGES} {DRY}", f"stats merge s1.npz s2.npz -o w.npz && net.onnx --calib rows.npz --stats w.npz {RANGES} {DRY}"),
+    "was gathered from other rows than": (
+        f"net.onnx --calib others.npz --stats s.npz {RANGES} {DRY}", f"net.onnx --calib rows.npz --stats s.npz {RANGES} {DRY}"),
+    "give which part of how many": (f"stats net.onnx --calib rows.npz {RANGES} --shard 3/2 -o s.npz", f"stats net.onnx --calib rows.npz {RANGES} --shard 1/2 -o one.npz"),
+    "name one that looks at data, such as": ("stats net.onnx --calib rows.npz -o s.npz", f"stats net.onnx --calib rows.npz {RANGES} -o s.npz"),
+    "there is nothing to merge; name": ("stats merge -o w.npz", "stats merge s1.npz s2.npz -o w.npz"),
+    "e.g. processes:4 or dask://": (f"net.onnx {DRY} --spread 4", f"net.onnx {DRY} --spread processes:4"),
+    "no scheduler answers at": (f"net.onnx {DATA} {RANGES} --spread dask://127.0.0.1:9", f"net.onnx {DATA} {RANGES}"),
 }  # fmt: skip
 
 
@@ -571,6 +604,12 @@ ADVICE = re.compile(
     r"[;:,.] (?:\w+ )?(?:try|leave|give|pass|drop|relax|create|choose|add|delete|prune|let|name|use|take|make|write|settle|look) "
 )
 EXPLAINED = {
+    "holds other data on {} than where the run began": "another machine; test_travel.py has the rule",
+    "is another model on {} than where the run began": "another machine; test_travel.py has the rule",
+    "were lost again and again": "workers that are killed again and again; test_cluster.py has one that is killed once",
+    "has no worker; start some with": "a scheduler without workers is waited for a minute; test_cluster.py",
+    "worker processes were killed {} times": "workers that are killed again and again; test_processes.py",
+    "sends the data to other processes, and this cannot be sent": "for callers in Python; test_travel.py",
     "ranges found on data (--quantize int8) may be quicker": "what a machine takes is not for a test; test_quantise_commands.py has the rule",
     "or --min-width and --max-layer-ratio leave": "a note beside a result; test_experts.py",
     "are more than ONNX Runtime's quantiser takes": "weights of gigabytes are not written by a test; test_quantising.py lowers the limit",
@@ -673,7 +712,8 @@ def test_every_message_that_advises_is_followed_here() -> None:
 def test_extras_named_in_messages_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = {match for _, text in messages() for match in re.findall(r"onnxprune\[(\w+)\]", text)}
-    assert named == {"images", "report", "text"}
+    assert named == {"cluster", "images", "report", "text"}
+    assert {"distributed", "loky"} <= {re.split(r"\W", package)[0] for package in extras["cluster"]}
     assert any(package.startswith("pillow") for package in extras["images"])
     assert any(package.startswith("tokenizers") for package in extras["text"])
     assert {"jinja2", "matplotlib"} <= {re.split(r"\W", package)[0] for package in extras["report"]}

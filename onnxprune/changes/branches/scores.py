@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -92,11 +93,11 @@ class Silencing:
 
     def _over(self, silences: Sequence[Collection[int]]) -> Effects:
         """Return the divergence of each set of silent branches, and the energy of every branch."""
-        (sums,) = observe(lambda batch: self._seen(batch, silences), self._dataset, [Sums()], self._means)
+        (sums,) = observe(partial(self._seen, silences), self._dataset, [Sums()], self._means)
         rows, squares, diverged = sums.totals
         return Effects(diverged / max(rows, 1), squares[0] / np.maximum(squares[1], 1e-30))
 
-    def _seen(self, batch: Batch, silences: Sequence[Collection[int]]) -> tuple[int, np.ndarray, np.ndarray]:
+    def _seen(self, silences: Sequence[Collection[int]], batch: Batch) -> tuple[int, np.ndarray, np.ndarray]:
         """Return rows, float64[2, blocks] of energies, and float64[silences], divergences times rows."""
         inputs = batch.inputs
         whole = self._session.run(inputs | self._factors(()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from onnxprune.data import Dataset
 from onnxprune.data.observe import Batch, Sums, observe
 from onnxprune.means import Means
 from onnxprune.model.graph import give_out
-from onnxprune.model.runtime import session
+from onnxprune.model.runtime import Session, session
 from onnxprune.model.tensors import FLOATS
 
 MASS = "routing-mass"
@@ -35,17 +36,16 @@ def routing_mass(mixtures: Mixtures, dataset: Dataset, means: Means, mask: str =
     opened = session(mixtures.facts.model.derived(structure), threads=means.threads)
     positive = [_is_positive(mixtures, picker) for picker in pickers]
 
-    def look(batch: Batch) -> list[np.ndarray]:
-        found = opened.run(batch.inputs, [picker.value for picker in pickers])
-        counts = batch.inputs.get(mask)
-        return [
-            _shares(picker, found[picker.value], weights, counts)
-            for picker, weights in zip(pickers, positive, strict=True)
-        ]
-
+    look = partial(_routed, opened, list(zip(pickers, positive, strict=True)), mask)
     (sums,) = observe(look, dataset, [Sums()], means, "routing")
     by_picker = dict(zip(pickers, sums.totals, strict=True))
     return [_of_layer(mixtures, layer, by_picker) for layer in mixtures.layers]
+
+
+def _routed(opened: Session, pickers: Sequence[tuple[Picker, bool]], mask: str, batch: Batch) -> list[np.ndarray]:
+    found = opened.run(batch.inputs, [picker.value for picker, _ in pickers])
+    counts = batch.inputs.get(mask)
+    return [_shares(picker, found[picker.value], weights, counts) for picker, weights in pickers]
 
 
 def _of_layer(mixtures: Mixtures, layer: ExpertLayer, sums: dict[Picker, np.ndarray]) -> np.ndarray:

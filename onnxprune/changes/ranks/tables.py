@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ from onnxprune.means import Means
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import leave_what_makes
-from onnxprune.model.runtime import session
+from onnxprune.model.runtime import Session, session
 
 COUNTED_ROWS = 1 << 14
 """Rows of the data whose numbers are counted."""
@@ -119,14 +120,18 @@ def looked_up_counts(facts: Facts, tables: Sequence[Layer], dataset: Dataset, me
     leave_what_makes(structure, computed)
     opened = session(facts.model.derived(structure), threads=means.threads) if computed else None
 
-    def look(batch: Batch) -> list[np.ndarray]:
-        found = {**batch.inputs, **(opened.run(batch.inputs, computed) if opened else {})}
-        mask = None if means.mask is None else batch.inputs.get(means.mask)
-        return [
-            _counted(np.asarray(found[name]), mask, table.inputs) for name, table in zip(names, tables, strict=True)
-        ]
-
+    ends = [(name, table.inputs) for name, table in zip(names, tables, strict=True)]
+    look = partial(_looked_up, opened, computed, ends, means.mask)
     return list(observe(look, dataset, [Sums()], means, "counting")[0].totals)
+
+
+def _looked_up(
+    opened: Session | None, computed: Sequence[str], ends: Sequence[tuple[str, int]], mask: str | None, batch: Batch
+) -> list[np.ndarray]:
+    """Return how often each row is looked up by a batch; ``ends``: the numbers of each table's rows, and how many it has."""
+    found = {**batch.inputs, **(opened.run(batch.inputs, computed) if opened else {})}
+    counts = None if mask is None else batch.inputs.get(mask)
+    return [_counted(np.asarray(found[name]), counts, rows) for name, rows in ends]
 
 
 def _counted(numbers: np.ndarray, mask: np.ndarray | None, rows: int) -> np.ndarray:

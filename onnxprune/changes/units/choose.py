@@ -21,11 +21,19 @@ from onnxprune.data import Dataset
 from onnxprune.errors import DataError
 from onnxprune.evidence import Cache, collect
 from onnxprune.evidence.ablation import ablate
+from onnxprune.evidence.gathered import about_data
 from onnxprune.evidence.gradients import sensitivities
+from onnxprune.means import Means
 from onnxprune.model.model import Model
 from onnxprune.recover import recover, taught
 from onnxprune.search import Goal, Reconstruction, SearchResult, search_units
 from onnxprune.settings import AUTO
+
+GATHERED = (
+    *("granularity", "allow_lossy", "input_shape", "row_shape", "input_value"),
+    *("seed", "batch", "samples", "output_weight", "task"),
+)
+"""Settings that decide what data shows, beside the criterion."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,30 @@ def gather_evidence(context: Context, analysis: Analysis) -> tuple[dict[str, Any
         return {}, ()
     if dataset is None:
         raise DataError(f"criterion {settings.scorer.name!r} looks at data; give calibration data (--calib)")
-    means, how = context.means.quiet, context.outputs
+    means = context.means.quiet
     cache = None if context.data.cache is None else Cache(context.data.cache)
+    if context.data.stats is not None:
+        means, cache = context.data.stats.instead(means, about_evidence(context, analysis, dataset), dataset), None
+    return evidence_of(context, analysis, dataset, means, cache)
+
+
+def about_evidence(context: Context, analysis: Analysis, dataset: Dataset) -> dict[str, Any]:
+    """Return everything that decides the evidence for the criterion, see ``Gathered``."""
+    settings = context.settings.to_json()
+    return {
+        "model": context.original.source_sha256,
+        "run": analysis.facts.model.identity,
+        "settings": {name: settings[name] for name in GATHERED},
+        "needs": sorted(context.settings.scorer.needs),
+        "data": about_data(dataset),
+    }
+
+
+def evidence_of(
+    context: Context, analysis: Analysis, dataset: Dataset, means: Means, cache: Cache | None = None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return kind -> evidence for what the criterion needs, and warnings."""
+    needs, how = context.settings.scorer.needs, context.outputs
     streamed = collect(analysis, needs, dataset, means, cache=cache)
     differentiated, remarks = sensitivities(analysis, needs, dataset, means, outputs=how)
     ablated = ablate(analysis, needs, dataset, means, outputs=how)

@@ -72,9 +72,13 @@ class Answers(NamedTuple):
 
 
 class Differential:
-    """Base of observers. ``wrt``: values whose gradients are needed; ``outputs``: values needed themselves."""
+    """Base of observers. ``wrt``: values whose gradients are needed; ``outputs``: values needed themselves.
+
+    ``seen``: the attributes that hold what was seen.
+    """
 
     order: ClassVar[int] = 1
+    seen: ClassVar[tuple[str, ...]]
     wrt: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
 
@@ -95,7 +99,7 @@ class Differential:
 
 
 @dataclass
-class _Mean:
+class MeanOfArrays:
     """A mean over samples of arrays of one shape."""
 
     total: np.ndarray | float = 0.0
@@ -104,7 +108,7 @@ class _Mean:
     def add(self, value: np.ndarray, weight: float) -> None:
         self.total, self.count = self.total + weight * value, self.count + weight
 
-    def merge(self, other: _Mean) -> None:
+    def merge(self, other: MeanOfArrays) -> None:
         self.total, self.count = self.total + other.total, self.count + other.count
 
     @property
@@ -115,11 +119,13 @@ class _Mean:
 class GateObserver(Differential):
     """Sums of h * dL/dh per sample and unit at every tap."""
 
+    seen = ("means", "sizes")
+
     def __init__(self, analysis: Analysis, tapped: Tapped):
         self.analysis, self.tapped, self.taps = analysis, tapped, tapped.taps
         self.widths = analysis.widths
         self.wrt = self.outputs = tuple(dict.fromkeys(tap.value for there in self.taps for tap in there))
-        self.means = [[_Mean() for _ in range(4)] for _ in self.taps]
+        self.means = [[MeanOfArrays() for _ in range(4)] for _ in self.taps]
         self.sizes = [np.zeros(len(there)) for there in self.taps]
 
     def fresh(self) -> GateObserver:
@@ -155,7 +161,7 @@ class GateObserver(Differential):
         return Gates(signed, absolute, square, joint, self.sizes[group])
 
 
-def _merge(ours: Iterable[_Mean], theirs: Iterable[_Mean]) -> None:
+def _merge(ours: Iterable[MeanOfArrays], theirs: Iterable[MeanOfArrays]) -> None:
     for mean, other in zip(ours, theirs, strict=True):
         mean.merge(other)
 
@@ -172,19 +178,20 @@ def summed_by_unit(channels: np.ndarray, units: np.ndarray, width: int) -> np.nd
 class ProductObserver(Differential):
     """Sums of w * dL/dw per unit of every float parameter axis; ``order`` 2: of w * (H g), g and H of the batch's mean loss."""
 
+    seen = ("means",)
     analysis: Analysis
     tapped: Tapped
-    means: dict[tuple[str, int], list[_Mean]] = field(default_factory=dict)
+    means: dict[tuple[str, int], list[MeanOfArrays]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         facts = self.analysis.facts
         members = [m for g in self.analysis.groups for m in g.members if facts.dtype(m.parameter) in FLOATS]
-        self.means = self.means or {(m.parameter, m.axis): [_Mean() for _ in range(4)] for m in members}
+        self.means = self.means or {(m.parameter, m.axis): [MeanOfArrays() for _ in range(4)] for m in members}
         self.weights = {m.parameter: facts.content(m.parameter).astype(np.float64) for m in members}
         self.wrt = tuple(self.weights)
 
     def fresh(self) -> Self:
-        return replace(self, means={place: [_Mean() for _ in there] for place, there in self.means.items()})
+        return replace(self, means={place: [MeanOfArrays() for _ in there] for place, there in self.means.items()})
 
     def merge(self, other: ProductObserver) -> None:
         for place, there in self.means.items():
@@ -220,6 +227,8 @@ class HessianObserver(ProductObserver):
 
 class CurvatureObserver(Differential):
     """Second moments of the gradients at the outputs of every site."""
+
+    seen = ("moments", "positions")
 
     def __init__(self, analysis: Analysis, tapped: Tapped):
         self.analysis, self.tapped, self.taps = analysis, tapped, tapped.taps

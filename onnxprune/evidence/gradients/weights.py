@@ -30,6 +30,7 @@ PARTS = {
 class WeightObserver(Differential):
     """The mean over samples of one part of the products, float64 in the shape of every weight."""
 
+    seen = ("sums", "count")
     weights: Mapping[str, np.ndarray]
     part: str
     order: int = 1  # type: ignore[misc]
