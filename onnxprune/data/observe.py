@@ -238,6 +238,14 @@ class Pass:
             found = self.over(leaves)
         return Parts({first: (end, part.bare()) for first, (end, part) in found.known.items()})
 
+    def glimpse(self) -> Together:
+        """Return what the first batch shows, bare."""
+        inputs, labels = next(self.dataset.labelled(self.means.batch, self.leaf))
+        first = Batch(inputs, labels, 0, self.dataset.samples(inputs))
+        found = Together([observer.fresh() for observer in self.observers])
+        found.update(self.look(first))
+        return found.bare()
+
     def over(self, leaves: LeafRun) -> Parts[Together]:
         """Return what some leaves show."""
         first, end = leaves

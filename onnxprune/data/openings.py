@@ -6,7 +6,7 @@ import hashlib
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,10 @@ class Opening:
     labels: Any
     samples: int | None
     how: ReadOptions
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was found of the files here: another process looks at its own."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @classmethod
     def of(cls, data: Any, schema: Schema, labels: Any, samples: int | None, how: ReadOptions) -> Opening | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,8 @@ def coded(value: Any, arrays: list[np.ndarray]) -> Any:
     return {"object": name, "of": {key: coded(held, arrays) for key, held in sorted(vars(value).items())}}
 
 
-def decoded_value(found: Mapping[str, Any], arrays: Sequence[np.ndarray]) -> Any:
-    """Return what ``coded`` wrote; raises KeyError, TypeError, ValueError or IndexError for anything else."""
+def decoded_value(found: Mapping[str, Any], arrays: Any) -> Any:
+    """Return what ``coded`` wrote, ``arrays`` by number; raises KeyError, TypeError, ValueError or IndexError for anything else."""
     (kind, held), *rest = found.items()
     match kind:
         case "plain" if type(held) in PLAIN:
@@ -75,23 +75,23 @@ def decoded_value(found: Mapping[str, Any], arrays: Sequence[np.ndarray]) -> Any
 
 
 def is_like(found: Any, expected: Any) -> bool:
-    """Whether what was decoded is what an observer that has seen nothing could have become: the same kinds, names and keys."""
+    """Whether what was decoded is what observers have seen, who have seen less so far as ``expected``: the same kinds, keys and shapes.
+
+    What has no shape there has seen nothing yet.
+    """
     if isinstance(expected, dict):
-        return isinstance(found, dict) and (
-            not expected
-            or (found.keys() == expected.keys() and all(is_like(found[key], expected[key]) for key in expected))
-        )
+        return isinstance(found, dict) and _are_like(found, expected)
     if isinstance(expected, list | tuple):
-        return type(found) is type(expected) and (
-            not expected
-            or (
-                len(found) == len(expected)
-                and all(is_like(one, other) for one, other in zip(found, expected, strict=True))
-            )
-        )
+        return type(found) is type(expected) and _are_like(dict(enumerate(found)), dict(enumerate(expected)))
     if type(expected).__name__ in OBJECTS:
         return type(found) is type(expected) and is_like(vars(found), vars(expected))
-    if isinstance(expected, float | np.ndarray | np.generic | type(None)):
+    if expected is None or isinstance(expected, int | float | np.ndarray | np.generic):
         numbers = isinstance(found, int | float | np.ndarray | np.generic) and np.asarray(found).dtype.kind in "fiub"
-        return numbers or (found is None and expected is None)
+        return (numbers and np.asarray(expected).shape in ((), np.asarray(found).shape)) or (
+            found is None and expected is None
+        )
     return type(found) is type(expected)
+
+
+def _are_like(found: Mapping[Any, Any], expected: Mapping[Any, Any]) -> bool:
+    return found.keys() == expected.keys() and all(is_like(found[key], expected[key]) for key in expected)

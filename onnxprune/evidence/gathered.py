@@ -46,6 +46,10 @@ class PassFound:
     def runs(self) -> list[LeafRun]:
         return [(first, self.parts.known[first][0]) for first in sorted(self.parts.known)]
 
+    def finished(self) -> PassFound:
+        """Return the same with all parts put together."""
+        return replace(self, parts=Parts({0: (self.count, self.parts.whole(self.count))}))
+
     def rows(self, leaves: LeafRun, samples: int) -> tuple[int, int]:
         """Return the rows of some leaves, the last one left out."""
         first, end = leaves
@@ -101,36 +105,43 @@ class Gathered:
         return [*run, coded(found.parts.known[run[0]][1], arrays)]
 
     @classmethod
-    def load(cls, path: Path) -> Gathered:
-        """Read what ``save`` wrote; raises DataError for anything else."""
+    def load(cls, path: Path, *, contents: bool = True) -> Gathered:
+        """Read what ``save`` wrote, without ``contents`` nothing of what was seen; raises DataError for anything else."""
         try:
             with np.load(path, allow_pickle=False) as archive:
                 header = json.loads(archive[HEADER].tobytes())
-                arrays = [archive[f"{number}"] for number in range(len(archive.files) - 1)]
-            if header["format"] != STATISTICS_FORMAT:
-                raise ValueError(f"format {header['format']}")
-            passes = [_pass_of(entry, arrays) for entry in header["passes"]]
-            hashes = {
-                int(first): np.asarray(decoded_value(each, arrays), np.uint64) for first, each in header["rows"].items()
-            }
-            number, of = header["shard"]
-            found = cls(header["about"], (int(number), int(of)), passes, hashes, header["machines"])
-            assert (
-                isinstance(found.samples, int)
-                and isinstance(found.about["settings"], dict)
-                and set(NAMES) < set(found.about)
-            )
-            return found
+                if header["format"] != STATISTICS_FORMAT:
+                    raise ValueError(f"format {header['format']}")
+                return cls._of(header, _Arrays(archive), contents)
         except (*UNREADABLE, IndexError, AssertionError, RecursionError, AttributeError, MemoryError) as error:
             raise DataError(
                 f"{path} is no file of statistics of this version; write one with 'onnxprune stats' ({type(error).__name__})"
             ) from error
 
+    @classmethod
+    def _of(cls, header: Mapping[str, Any], arrays: _Arrays, contents: bool) -> Gathered:
+        passes = [_pass_of(entry, arrays, contents) for entry in header["passes"]]
+        hashes = {int(row): np.asarray(decoded_value(each, arrays), np.uint64) for row, each in header["rows"].items()}
+        number, of = header["shard"]
+        found = cls(header["about"], (int(number), int(of)), passes, hashes, header["machines"])
+        assert isinstance(found.about["settings"], dict) and set(NAMES) < set(found.about) and found.samples >= 0
+        return found
 
-def _pass_of(entry: Mapping[str, Any], arrays: Sequence[np.ndarray]) -> PassFound:
+
+class _Arrays:
+    """The arrays of a file by number, read when they are asked for."""
+
+    def __init__(self, archive: Any):
+        self._archive = archive
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        return self._archive[f"{int(number)}"]
+
+
+def _pass_of(entry: Mapping[str, Any], arrays: _Arrays, contents: bool) -> PassFound:
     parts: Parts[Together] = Parts()
     for first, end, found in entry["parts"]:
-        together = decoded_value(found, arrays)
+        together = decoded_value(found, arrays) if contents else Together([])
         if not (
             isinstance(together, Together) and isinstance(together.all, list) and 0 <= first < end <= entry["count"]
         ):
@@ -175,8 +186,10 @@ class Gathering:
         number, of = self.shard
         leaves = work.shard(number - 1, of)
         found = self._found(work, leaves, tell)
-        self.passes.append(PassFound(work.what, work.leaf, work.count, found))
-        seen = deepcopy(found) if found.known else work((0, 1))
+        one = PassFound(work.what, work.leaf, work.count, found)
+        one = one.finished() if of == 1 else one
+        self.passes.append(one)
+        seen = one.parts if len(one.parts.known) == 1 else deepcopy(found) if found.known else work((0, 1))
         first, *others = (part for _, (_, part) in sorted(seen.known.items()))
         for other in others:
             first.merge(other)
@@ -208,27 +221,27 @@ def _beside_each_other(runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]
     return found
 
 
-def joined(files: Sequence[tuple[str, Gathered]]) -> Gathered:
-    """Return everything that several files show; raises DataError where they do not belong together, overlap, or leave rows out."""
+def joined(paths: Sequence[Path]) -> Gathered:
+    """Return everything that several files show, read one after the other.
+
+    Raises DataError where they do not belong together, overlap, or leave rows out.
+    """
+    files = [(str(path), Gathered.load(path, contents=False)) for path in paths]
     (first_name, first), *others = files
     for name, other in others:
         _require_alike(first_name, first, name, other)
-    passes = []
-    for number, found in enumerate(first.passes):
+    for number in range(len(first.passes)):
         own = [(name, each.passes[number]) for name, each in files]
         _require_once(own, first.samples)
-        parts: Parts[Together] = Parts()
-        for _, each in own:
-            parts.merge(deepcopy(each.parts))
-        passes.append(replace(found, parts=parts))
+        _require_all(own, first.samples, [each.shard for _, each in files])
     hashes = {row: found for _, each in files for row, found in each.hashes.items()}
     machines = {_text(machine): machine for _, each in files for machine in each.machines}
-    whole = Gathered(first.about, (1, 1), passes, hashes, list(machines.values()))
-    _require_all(whole, [each.shard for _, each in files])
-    whole.hashes = {0: np.concatenate([hashes[row] for row in sorted(hashes)])}
-    for found in whole.passes:
-        found.parts = Parts({0: (found.count, found.parts.whole(found.count))})
-    return whole
+    passes = [replace(found, parts=Parts()) for found in first.passes]
+    for name in sorted(dict(files), key=lambda name: min(dict(files)[name].hashes, default=0)):
+        for whole, found in zip(passes, Gathered.load(Path(name)).passes, strict=True):
+            whole.parts.merge(found.parts)
+    rows = {0: np.concatenate([hashes[row] for row in sorted(hashes)])}
+    return Gathered(first.about, (1, 1), [found.finished() for found in passes], rows, list(machines.values()))
 
 
 def _require_alike(first_name: str, first: Gathered, name: str, other: Gathered) -> None:
@@ -262,17 +275,18 @@ def _require_once(files: Sequence[tuple[str, PassFound]], samples: int) -> None:
             taken.append((run, name))
 
 
-def _require_all(whole: Gathered, shards: Sequence[tuple[int, int]]) -> None:
-    for found in whole.passes:
-        gap = found.parts.gap(found.count)
-        if gap is None:
-            continue
-        behind = min((first for first, _ in found.runs if first > gap), default=found.count)
-        first, end = found.rows((gap, behind), whole.samples)
-        parts = {of for _, of in shards}
-        missing = sorted({*range(1, max(parts) + 1)} - {number for number, _ in shards}) if len(parts) == 1 else []
-        hint = ", ".join(f"{number}/{max(parts)}" for number in missing[:9])
-        raise DataError(
-            f"rows {first:,} to {end - 1:,} of {whole.samples:,} are in none of these files"
-            + (f"; gather the missing shards too ({hint}), and merge all" if hint else "; merge all parts")
-        )
+def _require_all(files: Sequence[tuple[str, PassFound]], samples: int, shards: Sequence[tuple[int, int]]) -> None:
+    (_, found), *_ = files
+    there: Parts[Any] = Parts({first: (end, None) for _, each in files for first, end in each.runs})
+    gap = there.gap(found.count)
+    if gap is None:
+        return
+    behind = min((first for first in there.known if first > gap), default=found.count)
+    first, end = found.rows((gap, behind), samples)
+    parts = {of for _, of in shards}
+    missing = sorted({*range(1, max(parts) + 1)} - {number for number, _ in shards}) if len(parts) == 1 else []
+    hint = ", ".join(f"{number}/{max(parts)}" for number in missing[:9])
+    raise DataError(
+        f"rows {first:,} to {end - 1:,} of {samples:,} are in none of these files"
+        + (f"; gather the missing shards too ({hint}), and merge all" if hint else "; merge all parts")
+    )

@@ -55,10 +55,8 @@ def merge_shards(paths: Sequence[Path], output: Path, stages: Stages) -> Report:
     """Put all parts together, write them as one file, and return the report; raises DataError where they do not belong together."""
     if not paths:
         raise UsageError("there is nothing to merge; name the files of all parts")
-    with stages("load"):
-        files = [(str(path), Gathered.load(path)) for path in paths]
     with stages("merge"):
-        found = joined(files)
+        found = joined(paths)
     with stages("save"):
         found.save(output)
     report = _report(found, None, output, stages)

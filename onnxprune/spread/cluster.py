@@ -15,6 +15,7 @@ from onnxprune.spread.sent import Sent, arrived, deliver, joined_deliveries
 
 CONNECT, WORKERS = 10, 60
 """Seconds to wait for the scheduler, and for the first worker."""
+TOGETHER = 4  # results that one piece of work merges
 RETRIES = 2  # times that an item that failed is tried again
 
 T = TypeVar("T")
@@ -64,10 +65,7 @@ class Cluster:
         with self._told():
             futures = self._submitted(work, items)
             marks = [self._client.submit(arrived, future, pure=False) for future in futures]
-            whole, *others = futures
-            futures.clear()
-            while others:
-                whole = self._client.submit(joined_deliveries, whole, others.pop(0), pure=False, retries=RETRIES)
+            whole = self._joined(futures)
             for done, future in enumerate(self._completed(marks), 1):
                 future.result()  # raises what went wrong before the rest is waited for
                 tell(done)
@@ -83,6 +81,17 @@ class Cluster:
             self._client.submit(deliver, source, item, key=key, retries=RETRIES, pure=False)
             for key, item in zip(keys, items, strict=True)
         ]
+
+    def _joined(self, futures: list[Any]) -> Any:
+        """Return the future of all results merged: of some beside each other first, then of these from the first to the last."""
+        groups = []
+        while futures:
+            groups.append(self._client.submit(joined_deliveries, *futures[:TOGETHER], pure=False, retries=RETRIES))
+            del futures[:TOGETHER]  # whoever holds a future keeps its result in some worker's memory
+        whole = groups.pop(0)
+        while groups:
+            whole = self._client.submit(joined_deliveries, whole, groups.pop(0), pure=False, retries=RETRIES)
+        return whole
 
     def _completed(self, futures: Sequence[Any]) -> Iterator[Any]:
         from distributed import as_completed

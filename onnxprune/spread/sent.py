@@ -74,11 +74,12 @@ def _unpacked(sent: Sent) -> Callable[[Any], Any]:
         return _held[sent.digest]
 
 
-def joined_deliveries(first: Delivered, second: Delivered) -> Delivered:
-    """Return both results merged, and leave both as they are: a scheduler may ask for the same again."""
-    result = deepcopy(first.result)
-    result.merge(deepcopy(second.result))
-    return Delivered(result, first.doubts | second.doubts)
+def joined_deliveries(*several: Delivered) -> Delivered:
+    """Return all results merged, and leave them as they are: a scheduler may ask for the same again."""
+    whole, *others = (deepcopy(each.result) for each in several)
+    for result in others:
+        whole.merge(result)
+    return Delivered(whole, set().union(*(each.doubts for each in several)))
 
 
 def arrived(delivered: Delivered) -> int:
