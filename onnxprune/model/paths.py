@@ -41,7 +41,7 @@ READ = {
     "config": "read as the configuration",
     "reports": "a report that is joined",
     "stats": "read as --stats",
-    "parts": "a part that is merged",
+    "parts": "an input of stats",
 }
 """Settings that name what is read -> what a path is then."""
 WRITTEN = {
