@@ -144,6 +144,13 @@ LOSSY = (
         help="Also cut channels next to which a node looks (response norms, convolutions over channels): what it sees of "
         "the others changes.",
     ),
+    click.option(
+        "--cut-cache",
+        is_flag=True,
+        default=None,
+        help="Let heads of keys and values go with their share of a decoder's cache: those inputs and outputs become narrower, and "
+        "clients feed what the report says.",
+    ),
 )
 STATS = (
     click.option(
@@ -259,13 +266,6 @@ WHAT = (
         help="What --quantize leaves float: a glob on names, op:Type or re:REGEX. Repeatable.",
     ),
     *LOSSY,
-    click.option(
-        "--cut-cache",
-        is_flag=True,
-        default=None,
-        help="Let heads of keys and values go with their share of a decoder's cache: those inputs and outputs become narrower, and "
-        "clients feed what the report says.",
-    ),
     click.option("--max-layer-ratio", type=SHARE, help="The largest share that may go from any one group."),
     click.option(
         "--layer-ratio",

@@ -30,7 +30,7 @@ from onnxprune.search import Goal, Reconstruction, SearchResult, search_units
 from onnxprune.settings import AUTO
 
 GATHERED = (
-    *("granularity", "allow_lossy", "input_shape", "row_shape", "input_value"),
+    *("granularity", "allow_lossy", "cut_cache", "input_shape", "row_shape", "input_value"),
     *("seed", "batch", "samples", "output_weight", "task"),
 )
 """Settings that decide what data shows, beside the criterion."""
