@@ -43,11 +43,11 @@ def group_line(group: Group) -> str:
 
 
 def golden_lines(analysis: Analysis) -> list[str]:
-    """Print all groups, then what is frozen for other reasons than the model's own inputs and outputs."""
+    """Print all groups, then what is frozen for other reasons than the model's own inputs, outputs and caches."""
     frozen = [
         f"! {f.parameter}.{f.axis} {f.positions}/{f.size}: {f.barrier.reason}"
         for f in analysis.frozen
-        if f.barrier.kind not in ("input", "output")
+        if f.barrier.kind not in ("input", "output", "cache")
     ]
     return [*(group_line(group) for group in analysis.groups), *frozen]
 
