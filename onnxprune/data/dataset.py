@@ -23,6 +23,7 @@ from onnxprune.data.readers import ReadOptions, Request, open_labels, open_sourc
 from onnxprune.data.sources import Columns, Labelled, RowSource, as_array, row_count
 from onnxprune.data.synthetic import OpenSizes, random_columns
 from onnxprune.errors import DataError, UsageError
+from onnxprune.model.decoding import NO_DECODER
 from onnxprune.model.values import FedValues, check_names
 
 DEFAULT_BATCH = 32
@@ -283,6 +284,7 @@ def open_dataset(
     ``how``: see ``ReadOptions``. Raises DataError when the data cannot be read or does not fit the model.
     """
     schema = specs if isinstance(specs, Schema) else Schema(tuple(specs))
+    schema = replace(schema, states=how.get("decoding", NO_DECODER).state)
     if not schema.specs:
         raise DataError("the model has no inputs to feed data to")
     if samples is not None and samples < 1:

@@ -73,11 +73,18 @@ class Schema:
     Where all inputs share a leading batch dimension, a row is one sample. Where they do not (a scalar input, or
     ``[sequence, batch, width]`` beside ``[layers, batch, width]``) a row is one whole feed, passed on as it is;
     ``whole_feeds`` says so where the shapes alone do not tell. ``lacking``: further inputs, which the data is taken not to have.
+    ``states``: inputs that a run gives to the next one (the cache of a decoder).
     """
 
     specs: tuple[InputSpec, ...]
     whole_feeds: bool = False
     lacking: frozenset[str] = frozenset()
+    states: frozenset[str] = frozenset()
+
+    @property
+    def fresh(self) -> tuple[InputSpec, ...]:
+        """The inputs that come from outside, not from an earlier run."""
+        return tuple(spec for spec in self.specs if spec.name not in self.states)
 
     @cached_property
     def by_name(self) -> dict[str, InputSpec]:

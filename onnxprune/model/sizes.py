@@ -10,7 +10,7 @@ from typing import NamedTuple
 import onnx
 
 from onnxprune.errors import UsageError
-from onnxprune.model.decoding import decoding_of, lengths
+from onnxprune.model.decoding import LENGTH, decoding_of, lengths
 from onnxprune.model.graph import Graph
 
 Shape = tuple[int, ...]
@@ -169,7 +169,7 @@ def _declared(graph: Graph) -> dict[str, Sequence[onnx.TensorShapeProto.Dimensio
 
 
 def _check_fixed(graph: Graph, fixed: Mapping[str, Sequence[int]]) -> None:
-    declared = _declared(graph)
+    declared, states = _declared(graph), decoding_of(graph).state
     for name, shape in fixed.items():
         if name not in declared:
             raise UsageError(f"--input-shape: the model has no input {name!r}; its inputs are {', '.join(declared)}")
@@ -178,7 +178,8 @@ def _check_fixed(graph: Graph, fixed: Mapping[str, Sequence[int]]) -> None:
             not d.HasField("dim_value") or d.dim_value <= 0 or d.dim_value == n
             for d, n in zip(dims, shape, strict=True)
         )
-        if not fits or any(n <= 0 for n in shape):
+        empty = {LENGTH} if name in states else set()  # a cache before the first token
+        if not fits or any(n < 0 or (n == 0 and axis not in empty) for axis, n in enumerate(shape)):
             wanted = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in dims]
             raise UsageError(f"--input-shape: {name} has shape {wanted}; {list(shape)} does not fit it")
 

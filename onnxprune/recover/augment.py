@@ -92,13 +92,13 @@ def harmless(
     """
     if AUTO not in names:
         return tuple(name for name in names if name != NONE)
-    if not image_axes(dataset.specs) or not dataset.schema.samples:
+    if not image_axes(dataset.schema.fresh) or not dataset.schema.samples:
         return ()
     inputs = next(dataset.batches(dataset.schema.fixed_batch or ROWS))
     plain = _looks(run(inputs), outputs)
 
     def odd(name: str) -> float:
-        changed = augmenter([name], dataset.specs)(inputs, np.random.default_rng(0))
+        changed = augmenter([name], dataset.schema.fresh)(inputs, np.random.default_rng(0))
         return max(map(_difference, plain, _looks(run(changed), outputs)), default=np.inf)
 
     return tuple(name for name in AUGMENTATIONS if odd(name) <= ODD)

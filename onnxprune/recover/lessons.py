@@ -114,7 +114,7 @@ class WholeModel:
             self.objective = replace(self.objective, hints=found, hint_weight=recipe.hints)
         self.changes = self._changes()
         self.fresh = bool(self.changes or self.objective.hints)
-        self.augment = augmenter(self.changes, dataset.specs) if self.changes else None
+        self.augment = augmenter(self.changes, dataset.schema.fresh) if self.changes else None
 
     def _changes(self) -> tuple[str, ...]:
         """Return how rows are changed before they are trained on."""

@@ -13,15 +13,16 @@ from onnxprune.model.runtime import session
 from onnxprune.proof.inputs import next_token_sizes, random_feeds
 
 
-def as_fed(model: Model, facts: Facts, seed: int = 0) -> Model:
+def as_fed(model: Model, facts: Facts, seed: int = 0, tokens: np.ndarray | None = None) -> Model:
     """Return the model that takes the heads of its cache that stay; raises SurgeryError where it gives other outputs for them.
 
-    ``facts``: of the original, which says what is fed.
+    ``facts``: of the original, which says what is fed; ``tokens``: the numbers that are taken (None: all).
     """
     if not model.picked:
         return model
     written, graph = narrow_cache(model), Graph(model.structure)
-    feeds = random_feeds(facts, seed, next_token_sizes(facts))
+    drawn = {} if tokens is None else {facts.decoding.tokens: tokens}
+    feeds = random_feeds(facts, seed, next_token_sizes(facts), integers=drawn)
     picks = {pick.past: pick.numbers for pick in model.picked if pick.numbers in graph.tensors}
     numbers = {name: model.array(graph.tensors[stored]) for name, stored in picks.items()}
     taken = {value.name for value in written.structure.graph.input}

@@ -48,7 +48,15 @@ from onnxprune.runs.mix import shares_of
 from onnxprune.runs.narrowing import as_fed
 from onnxprune.runs.quantised import float_figures
 from onnxprune.runs.signing import check_format, signed
-from onnxprune.runs.tokens import as_written, cuts_tokens, numbers_of, of_tokens, require_places, save_maps
+from onnxprune.runs.tokens import (
+    as_written,
+    cuts_tokens,
+    numbers_of,
+    numbers_taken,
+    of_tokens,
+    require_places,
+    save_maps,
+)
 from onnxprune.runs.turning import turned_or_not
 from onnxprune.settings import Settings
 
@@ -170,7 +178,7 @@ class Run:
         """Check the format of a signed model, measure and judge it; write the file when all gates pass."""
         plan = Plan(self.model.source_sha256, settings, tuple(_planned(step.change) for step in steps))
         small = signed(steps[-1].model, plan)
-        written = as_fed(as_written(small, steps), context.facts, self.settings.seed)
+        written = as_fed(as_written(small, steps), context.facts, self.settings.seed, numbers_taken(steps))
         found = self._found(steps, written, settings) | {"sizes": self._sizes(context)}
         with self.stages("check"):
             self.notes.warn(*check_format(written, self.model))

@@ -68,6 +68,14 @@ def of_tokens(context: Context, decide: Callable[[Space[Any]], Change[Any]]) -> 
     return after, [replace(step, change=replace(step.change, space=space))]
 
 
+def numbers_taken(model_steps: Sequence[Step[Any]]) -> np.ndarray | None:
+    """Return int64: the numbers of tokens that the result takes, None where it takes all of the original's."""
+    space = _space(model_steps)
+    if space is None:
+        return None
+    return space.map.ids if space.map.numbers == ORIGINAL_NUMBERS else np.arange(len(space.map.ids))
+
+
 def _space(steps: Sequence[Step[Any]]) -> Vocabulary | None:
     return next((step.change.space for step in steps if isinstance(step.change.space, Vocabulary)), None)
 

@@ -10,7 +10,7 @@ from support.decoders import FORMS, Form, decoder, token_rows
 
 import onnxprune
 from onnxprune.data import input_specs, open_dataset
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, OnnxPruneError
 from onnxprune.model.decoding import decoding_of
 from onnxprune.model.graph import Graph
 
@@ -87,3 +87,54 @@ def test_a_run_on_tokens_alone(tmp_path):
 def test_an_iterator_that_is_read_once_may_bring_its_mask():
     rows = ({"input_ids": TOKENS[:3], "attention_mask": np.ones_like(TOKENS[:3])} for _ in range(2))
     assert len(dataset("spelled out", rows)) == 6
+
+
+def test_a_cache_of_three_heads_is_no_picture():
+    from onnxprune.recover.augment import image_axes
+
+    model = decoder(Form(heads=3, keys=3))
+    found = open_dataset({"input_ids": TOKENS}, input_specs(model), decoding=decoding_of(Graph(model)))
+    assert [spec.name for spec in found.schema.fresh] == ["input_ids", "attention_mask"]
+    assert image_axes(found.specs) and not image_axes(found.schema.fresh)
+
+
+def test_text_with_a_tokenizer_is_data_too(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    from onnxprune.data.texts import TextOptions
+
+    words = {word: number for number, word in enumerate(["<pad>", "a", "b", "c", "d"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "lines.txt").write_text("a b c d a b\nb c d\nd c b a\n" * 4)
+    options = TextOptions(tmp_path / "tokenizer.json")
+    feed = next(iter(dataset("separate", tmp_path / "lines.txt", text=options).batches(3)))
+    assert feed["attention_mask"].tolist() == [[1] * 6, [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0]]
+    assert feed["past_key_values.0.key"].shape == (3, 2, 0, 16) and feed["input_ids"][1].tolist() == [2, 3, 4, 0, 0, 0]
+    found = onnxprune.prune(
+        decoder(), ratio=0.3, criterion="wanda", calibration=tmp_path / "lines.txt", text=options, latency=False
+    )
+    assert found.report["task"]["agreement"]["perplexity"]["tokens"] == 4 * (5 + 2 + 3)
+
+
+def test_a_loader_gives_rows_of_several_lengths(tmp_path):
+    path = tmp_path / "rows.py"
+    path.write_text(
+        "import numpy as np\n"
+        "def load_data():\n"
+        "    for length in (5, 9, 9, 12):\n"
+        "        yield {'input_ids': np.arange(2 * length).reshape(2, length) % 50}\n"
+    )
+    found = onnxprune.prune(decoder(), ratio=0.3, calibration=path, latency=False)
+    assert found.report["surgery"]["exact"] and found.report["drift"]["samples"] == 8
+    assert found.report["task"]["agreement"]["perplexity"]["tokens"] == 2 * (4 + 8 + 8 + 11)
+
+
+def test_half_precision_that_overflows_is_told():
+    model = decoder(FORMS["half precision"])
+    for tensor in model.graph.initializer:
+        if tensor.name == "mlp_1.up.weight":
+            array = np.frombuffer(tensor.raw_data, np.float16) * np.float16(3e4)
+            tensor.raw_data = array.astype(np.float16).tobytes()
+    with pytest.raises(OnnxPruneError, match=r"NaN|Inf|finite"):
+        onnxprune.prune(model, ratio=0.3, criterion="wanda", calibration={"input_ids": TOKENS}, latency=False)

@@ -328,8 +328,8 @@ def decoder(form: Form = Form(), seed: int = 0) -> ModelProto:
 
 
 def _model(graph: GraphProto) -> ModelProto:
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MICROSOFT, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
 def _value(name: str, kind: int, *dims: int | str) -> ValueInfoProto:
