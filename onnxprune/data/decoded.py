@@ -90,9 +90,9 @@ class Decoded(RowSource):
     def _cache(self, spec: InputSpec, count: int) -> np.ndarray:
         """Return so many empty caches."""
         cache = next(cache for cache in self.decoding.caches if cache.past == spec.name)
-        known = {LENGTH: 0, **cache.sizes}
+        known = {**cache.sizes, LENGTH: cache.window}
         shape = [dim if isinstance(dim, int) else known.get(axis) for axis, dim in enumerate(spec.shape or ()) if axis]
-        sizes = [0 if axis == LENGTH - 1 else dim for axis, dim in enumerate(shape) if dim is not None]
+        sizes = [cache.window if axis == LENGTH - 1 else dim for axis, dim in enumerate(shape) if dim is not None]
         if len(sizes) < len(shape):
             raise DataError(
                 f"{self.where}: input {spec} is the cache of a decoder, and does not say how many heads it has and how wide they "

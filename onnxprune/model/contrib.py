@@ -73,6 +73,8 @@ def _grouped(node: Node, given: TypesIn) -> TypesOut:
     width = size // (heads + 2 * keys if len(given) < 2 or given[1] is None else heads)
     own = (batch, keys, steps, width)
     grown = [_longer(one, own, kind) for one in past]
+    if node.attribute("sliding_window_cache", 0) and None not in past:
+        grown = [(one[0], one[1]) for one in past if one is not None]
     return [(kind, (batch, steps, heads * width)), *grown, (kind, (batch, heads, steps, grown[0][1][2]))]
 
 

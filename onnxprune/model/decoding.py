@@ -6,7 +6,7 @@ run to run. With it go a mask over all that is attended to, places, and flags th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,13 +34,15 @@ HEADS, LENGTH, WIDTH = 1, 2, 3
 class PastState:
     """Keys or values of the past, [batch, heads, length, width]: the input ``past``, and the output ``present`` that it becomes.
 
-    ``heads``, ``width``: as attention has them (0: it does not say).
+    ``heads``, ``width``: as attention has them (0: it does not say). ``window``: the length of a cache that does not grow but holds the
+    last keys and values alone (0: it grows).
     """
 
     past: str
     present: str
     heads: int = 0
     width: int = 0
+    window: int = 0
 
     @property
     def sizes(self) -> dict[int, int]:
@@ -71,6 +73,10 @@ class Decoding:
     def beside(self) -> tuple[str, ...]:
         """The inputs that follow from the tokens: all others that are known."""
         return (*self.masks, *self.places, *self.flags, *(cache.past for cache in self.caches))
+
+    def past(self, sizes: Mapping[str, Sequence[int]]) -> int:
+        """Return how many tokens are cached where inputs have these sizes; 0 where nothing tells."""
+        return next((sizes[c.past][LENGTH] for c in self.caches if not c.window and c.past in sizes), 0)
 
     @cached_property
     def known(self) -> frozenset[str]:
@@ -161,14 +167,15 @@ def _longer(graph: Graph, name: str) -> Iterator[tuple[Node, str]]:
                 yield node, node.outputs[0]
 
 
-def _sizes(graph: Graph, node: Node) -> tuple[int, int]:
-    """Return the heads and the width of keys, as attention of grouped heads has them (0: it does not say)."""
+def _sizes(graph: Graph, node: Node) -> tuple[int, int, int]:
+    """Return the heads and the width of keys, as attention of grouped heads has them (0: it does not say), and its window."""
     if node.op != GROUPED:
-        return 0, 0
+        return 0, 0, 0
     heads, keys = int(node.attribute("num_heads", 0)), int(node.attribute("kv_num_heads", 0))
     packed = not node.input(1)
     size, parts = _last_size(graph, node.input(0)), heads + 2 * keys if packed else heads
-    return keys, size // parts if parts and size % parts == 0 else 0
+    window = int(node.attribute("local_window_size", -1)) if node.attribute("sliding_window_cache", 0) else 0
+    return keys, size // parts if parts and size % parts == 0 else 0, max(window, 0)
 
 
 def _last_size(graph: Graph, name: str) -> int:
@@ -207,9 +214,9 @@ def lengths(graph: Graph, decoding: Decoding, symbols: Mapping[str, int]) -> dic
         named = symbol(name, axis)
         return symbols.get(named, 0) if named else int(axes[name][axis].dim_value)
 
-    past, new = size(decoding.caches[0].past, LENGTH), size(decoding.tokens, 1)
+    past, new = next((size(c.past, LENGTH) for c in decoding.caches if not c.window), 0), size(decoding.tokens, 1)
     past = 0 if decoding.flags else past  # the body for runs without a past has no sizes beside one
-    wanted = {(cache.past, LENGTH): past for cache in decoding.caches}
+    wanted = {(cache.past, LENGTH): cache.window or past for cache in decoding.caches}
     wanted |= {(cache.past, axis): size for cache in decoding.caches for axis, size in cache.sizes.items()}
     wanted |= {(name, 1): new for name in decoding.places} | {(name, 1): past + new for name in decoding.masks}
     found = {symbol(*place): length for place, length in wanted.items()}
@@ -220,7 +227,9 @@ def one_more(decoding: Decoding, sizes: Mapping[str, tuple[int, ...]], past: int
     """Return the shapes of inputs for one token behind ``past`` others, from shapes for a run of any length; {} for other models."""
     if not decoding.caches or not decoding.tokens:
         return {}
-    length = dict.fromkeys(decoding.state, (LENGTH, past)) | dict.fromkeys(decoding.masks, (1, past + 1))
+    growing = [cache.past for cache in decoding.caches if not cache.window]
+    past = past if growing else 0
+    length = dict.fromkeys(growing, (LENGTH, past)) | dict.fromkeys(decoding.masks, (1, past + 1))
     length |= dict.fromkeys((decoding.tokens, *decoding.places), (1, 1))
 
     def resized(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -237,7 +246,7 @@ def consistent(decoding: Decoding, feeds: Mapping[str, np.ndarray], whole: bool 
     result = dict(feeds)
     if not decoding.caches:
         return result
-    past = feeds[decoding.caches[0].past].shape[LENGTH] if decoding.caches[0].past in feeds else 0
+    past = decoding.past({name: array.shape for name, array in feeds.items()})
     for name in decoding.masks:
         if name in feeds and (whole or decoding.counted):
             result[name] = np.ones_like(feeds[name])

@@ -138,3 +138,15 @@ def test_half_precision_that_overflows_is_told():
             tensor.raw_data = array.astype(np.float16).tobytes()
     with pytest.raises(OnnxPruneError, match=r"NaN|Inf|finite"):
         onnxprune.prune(model, ratio=0.3, criterion="wanda", calibration={"input_ids": TOKENS}, latency=False)
+
+
+def test_a_cache_that_holds_its_window_alone_keeps_its_length():
+    model = decoder(Form(heads=8, keys=4, sliding=True, window=8))
+    decoding = decoding_of(Graph(model))
+    assert [state.window for state in decoding.caches] == [8, 8, 0, 0]
+    found = open_dataset({"input_ids": TOKENS}, input_specs(model), decoding=decoding)
+    feed = next(iter(found.batches(1)))
+    assert [feed[f"past_key_values.{layer}.key"].shape[2] for layer in (0, 1)] == [8, 0]
+    result = onnxprune.prune(model, ratio=0.4, cut_cache=True, calibration={"input_ids": TOKENS}, latency=False)
+    assert result.report["surgery"]["exact"] and {row["heads_after"] for row in result.report["cache"]} <= {1, 2, 3}
+    assert np.isfinite(result.report["task"]["agreement"]["perplexity"]["after"])

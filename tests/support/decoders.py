@@ -44,6 +44,7 @@ class Form:
     gate_up: bool = False
     open_width: bool = False
     merged: bool = False
+    sliding: bool = False  # the first layer's cache holds its window alone
 
 
 @dataclass
@@ -182,11 +183,13 @@ def _grouped(draw: Drawing, parts: list[str], layer: int) -> str:
     places = _lengths(draw)
     tables = _angles(draw) if form.rotary == "inside" else []
     past, present = _cache_names(layer)
+    sliding = form.sliding and layer == 0
     return draw.own(
         "GroupQueryAttention", [*parts, *[""] * (3 - len(parts)), *past, *places, *tables],
         [f"attention_{layer}", *present],
         num_heads=form.heads, kv_num_heads=form.keys, scale=form.head**-0.5, do_rotary=int(form.rotary == "inside"),
-        local_window_size=form.window, softcap=form.softcap,
+        local_window_size=-1 if form.sliding and layer else form.window, softcap=form.softcap,
+        **({"sliding_window_cache": 1} if sliding else {}),
     )  # fmt: skip
 
 
@@ -353,8 +356,9 @@ def _caches(form: Form, side: int, length: str) -> list[ValueInfoProto]:
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(form.dtype))
     keys = form.heads if form.attention == "multihead" else form.keys
     width = "width" if form.open_width else form.head
-    names = [name for layer in range(form.layers) for name in _cache_names(layer)[side]]
-    return [_value(name, kind, "batch", keys, length, width) for name in names]
+    names = [(layer, name) for layer in range(form.layers) for name in _cache_names(layer)[side]]
+    lengths = {0: "sliding"} if form.sliding else {}
+    return [_value(name, kind, "batch", keys, lengths.get(layer, length), width) for layer, name in names]
 
 
 def merged(graph: GraphProto) -> GraphProto:
