@@ -13,7 +13,7 @@ import numpy as np
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
 from onnxprune.errors import PlanError
-from onnxprune.model.model import SourceDigest
+from onnxprune.model.digests import SourceDigest
 
 SCHEMA_VERSION = 1
 Indices = tuple[int, ...]

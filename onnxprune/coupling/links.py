@@ -66,7 +66,8 @@ class Links:
         return np.arange(start, start + self.specs[index][1].sizes[letter])
 
     def link(self, left: np.ndarray, right: np.ndarray) -> None:
-        self._pairs.append((left, right))
+        kind = _kind(self.size)
+        self._pairs.append((left.astype(kind), right.astype(kind)))
 
     def bar(self, positions: np.ndarray, barrier: Barrier) -> None:
         self._barred.append((positions, len(self.barriers)))
@@ -89,7 +90,7 @@ def components(size: int, left: np.ndarray, right: np.ndarray) -> tuple[int, np.
     The same as scipy.sparse.csgraph, whose import takes longer than a whole analysis. Every component is led to its first member
     in as many turns as the logarithm of its size.
     """
-    root = np.arange(size)
+    root = np.arange(size, dtype=_kind(size))
     while True:
         ends = root[left], root[right]
         apart = ends[0] != ends[1]
@@ -100,8 +101,14 @@ def components(size: int, left: np.ndarray, right: np.ndarray) -> tuple[int, np.
         while not np.array_equal(root, root[root]):
             root = root[root]
         left, right = left[apart], right[apart]
-    firsts, inverse = np.unique(root, return_inverse=True)
-    return len(firsts), inverse.reshape(-1)
+    first = root == np.arange(size, dtype=root.dtype)
+    number = np.cumsum(first, dtype=root.dtype) - 1
+    return int(first.sum()), number[root]
+
+
+def _kind(size: int) -> type[np.signedinteger]:
+    """Return the integers that hold position numbers: a model of billions of weights has many positions, not that many."""
+    return np.int32 if size < np.iinfo(np.int32).max else np.int64
 
 
 def signature(node: Node, facts: Facts, second: bool = False) -> Spec:

@@ -45,7 +45,7 @@ def prepare_backward(
         if input_shapes and value.name in input_shapes:
             kind = value.type.tensor_type.elem_type
             value.CopyFrom(helper.make_tensor_value_info(value.name, kind, list(input_shapes[value.name])))
-    return Model.of(proto, source_sha256=model.source_sha256, size=model.size)
+    return Model.of(proto, digest=model.digest, size=model.size)
 
 
 def _inlined(model: Model) -> Model:

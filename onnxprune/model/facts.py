@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
@@ -37,6 +37,9 @@ from onnxprune.model.sizes import (
 )
 from onnxprune.model.trial import Trial
 from onnxprune.model.values import FedValues, check_names, filled
+
+if TYPE_CHECKING:
+    from onnxprune.model.alone import Alone
 
 MOST_AXES = 64
 MOST_TRIALS = 8  # runs to find sizes at which a model runs whose shapes inference cannot settle
@@ -290,8 +293,13 @@ def _constants(graph: Graph) -> frozenset[str]:
 # --- interpretation -------------------------------------------------------------------------------------------------
 
 
-def interpret(graph: Graph, model: Model, sizes: Sizes, seed: Mapping[str, Fact] | None = None) -> dict[str, Fact]:
-    """Infer a Fact for every value; ``seed`` holds facts observed elsewhere, which win over an unknown inference."""
+def interpret(
+    graph: Graph, model: Model, sizes: Sizes, seed: Mapping[str, Fact] | None = None, alone: Alone | None = None
+) -> dict[str, Fact]:
+    """Infer a Fact for every value.
+
+    ``seed`` holds facts observed elsewhere, which win over an unknown inference; ``alone`` runs nodes that have none.
+    """
     values: dict[str, Fact] = {}
     for name, tensor in graph.tensors.items():
         count = int(np.prod(tensor.dims, dtype=np.int64))
@@ -305,7 +313,7 @@ def interpret(graph: Graph, model: Model, sizes: Sizes, seed: Mapping[str, Fact]
             )
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        _run(graph, graph.top, values, seed or {})
+        _run(graph, graph.top, values, seed or {}, alone)
     return values
 
 
@@ -318,19 +326,32 @@ def _usual_branch(graph: Graph, node: Node, values: Mapping[str, Fact]) -> bool 
     return bool(past and past[0] and past[0][LENGTH]) if node.inputs[0] in decoding.flags else None
 
 
-def _run(graph: Graph, nodes: Sequence[Node], values: dict[str, Fact], seed: Mapping[str, Fact]) -> None:
+def _run(
+    graph: Graph, nodes: Sequence[Node], values: dict[str, Fact], seed: Mapping[str, Fact], alone: Alone | None
+) -> None:
     for node in nodes:
         if node.op == "Constant":
             continue
         for body in node.bodies:
             _bind(node, body, values)
-            _run(graph, body.nodes, values, seed)
+            _run(graph, body.nodes, values, seed, alone)
         inputs = [values.get(name, UNKNOWN) if name else None for name in node.inputs]
         usual = _usual_branch(graph, node, values)
         outputs = _body_results(node, values, usual) if node.bodies else infer(node, inputs, graph.versions)
+        if alone is not None and any(fact.shape is None for fact in outputs):
+            outputs = _run_alone(alone, node, inputs) or outputs
         for name, fact in zip(node.outputs, outputs, strict=False):
             if name:
                 values[name] = seed[name] if fact.shape is None and name in seed else fact
+
+
+def _run_alone(alone: Alone, node: Node, inputs: Sequence[Fact | None]) -> list[Fact]:
+    """Return what running a node by itself tells of its outputs; nothing where that cannot be."""
+    operands = [(f.dtype, f.shape) if f is not None and f.shape is not None else None for f in inputs]
+    if any(fact is not None and one is None for fact, one in zip(inputs, operands, strict=True)):
+        return []
+    found = alone.outputs(node, operands)
+    return [UNKNOWN if one is None else Fact(*one) for one in found]
 
 
 def infer(node: Node, inputs: Sequence[Fact | None], versions: Mapping[str, int]) -> list[Fact]:
@@ -487,11 +508,17 @@ def _with(shape: Shape, axis: int, size: int) -> Shape:
 
 
 def _observe(graph: Graph, model: Model, sizes: Sizes, values: dict[str, Fact], fed: FedValues) -> dict[str, Fact]:
-    """Run the model once on random inputs for the shapes that inference could not tell."""
+    """Run for the shapes that inference could not tell: nodes that it knows nothing of by themselves, else the model."""
+    from onnxprune.model.alone import Alone
     from onnxprune.model.runtime import observe_shapes
 
+    feeds = plain_feeds(graph, values, sizes, fed)
+    alone = Alone(model, graph, feeds, _without_schema)
+    values = interpret(graph, model, sizes, None, alone)
     names = [name for node in graph.top for name in node.outputs if name and values.get(name, UNKNOWN).shape is None]
-    observed = observe_shapes(model, plain_feeds(graph, values, sizes, fed), names)
+    if not names:
+        return values
+    observed = observe_shapes(model, feeds, names)
     declared = {
         value.name: _fact(value.type)
         for value in [*graph.model.graph.value_info, *graph.model.graph.output]
@@ -499,7 +526,7 @@ def _observe(graph: Graph, model: Model, sizes: Sizes, values: dict[str, Fact], 
     }
     seed = {name: fact for name, fact in declared.items() if fact.shape is not None}
     seed.update({name: Fact(dtype, shape) for name, (dtype, shape) in observed.items()})
-    return interpret(graph, model, sizes, seed)
+    return interpret(graph, model, sizes, seed, alone)
 
 
 def plain_feeds(

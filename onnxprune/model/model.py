@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, NewType
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from onnxprune.model.digests import FileDigest, SourceDigest
 from onnxprune.model.graph import Graph
 from onnxprune.model.tensors import (
     Home,
@@ -25,12 +26,9 @@ from onnxprune.model.tensors import (
 )
 from onnxprune.model.weights import ABOUT, Tensor, Weights, stored_tensor
 
-SourceDigest = NewType("SourceDigest", str)
-"""SHA-256 of the file that a model came from, data files included, whatever has become of the model since."""
 Identity = NewType("Identity", str)
 """SHA-256 of what is run: a structure and the content of its weights."""
 
-NO_FILE = SourceDigest("")
 WEIGHT = "weight"  # key of the entry by which a header names its content
 
 
@@ -54,7 +52,7 @@ class Pick(NamedTuple):
 class Model:
     """``structure``: all but the content of the main graph's initializers, which are ``weights``, by their names.
 
-    ``source_sha256``, ``size``, ``data``: of the file it came from; what is run has an ``identity`` of its own. ``copies``: constant
+    ``digest``, ``size``, ``data``: of the file it came from; what is run has an ``identity`` of its own. ``copies``: constant
     that the analysis copied for one of its readers -> the constant in the file; ``sparse``: the tensors that the file stores sparsely;
     ``widened``: what the analysis added to read outputs through; ``picked``: caches of which heads are picked.
     """
@@ -62,7 +60,7 @@ class Model:
     structure: ModelProto
     weights: Weights
     path: Path | None = None
-    source_sha256: SourceDigest = NO_FILE
+    digest: FileDigest | None = None
     size: int = 0
     warnings: tuple[str, ...] = ()
     data: frozenset[Path] = frozenset()
@@ -88,6 +86,11 @@ class Model:
     @property
     def name(self) -> str:
         return str(self.path) if self.path else "the model given as ModelProto"
+
+    @property
+    def source_sha256(self) -> SourceDigest:
+        """SHA-256 of the file it came from and of its data, "" where it came from none; raises ModelError where that has changed."""
+        return SourceDigest("") if self.digest is None else self.digest.value
 
     @property
     def sha256(self) -> str:

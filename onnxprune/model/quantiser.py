@@ -188,7 +188,7 @@ def own_model(proto: ModelProto, before: Model) -> Model:
     _sort(proto.graph)
     del proto.opset_import[:]
     proto.opset_import.extend(kept)
-    about = {"source_sha256": before.source_sha256, "warnings": before.warnings, "data": before.data}
+    about = {"digest": before.digest, "warnings": before.warnings, "data": before.data}
     return Model.of(proto, before.path, **about)
 
 

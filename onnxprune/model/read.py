@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import os
@@ -16,10 +15,10 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
 
 from onnxprune.errors import ModelError, OnnxPruneError, PlanError
+from onnxprune.model.digests import FileDigest, SourceDigest
 from onnxprune.model.files import kind_of, require_regular, status
-from onnxprune.model.model import Identity, Model, SourceDigest, slim
+from onnxprune.model.model import Identity, Model, slim
 from onnxprune.model.tensors import (
-    CHUNK,
     FLOATS,
     NATIVE_FLOATS,
     Folder,
@@ -56,12 +55,12 @@ def load(source: str | os.PathLike | ModelProto) -> Model:
     """Read and check a model; raise ModelError that says what is wrong with the file."""
     if isinstance(source, ModelProto):
         data = source.SerializeToString(deterministic=True)
-        digest, size = SourceDigest(hashlib.sha256(data).hexdigest()), len(data)
+        digest, size = FileDigest(data), len(data)
         del data
         where = "the model given as ModelProto"
         _check_external(source, None, where)
         _check_stored(source, where)
-        model = Model.of(source, source_sha256=digest, size=size)
+        model = Model.of(source, digest=digest, size=size)
     else:
         model = _load_file(Path(source))
     _check_structure(model)
@@ -79,9 +78,9 @@ def _load_file(path: Path, attempts: int = 3) -> Model:
         _embed_inner(proto, folder)
         _check_stored(proto, str(path))
         size = len(data) + sum(file.stat().st_size for file in externals)
-        digest = _digest(data, externals)
+        digest = FileDigest(data, externals)
         del data
-        model = Model.of(proto, path, source_sha256=digest, size=size, data=frozenset(externals))
+        model = Model.of(proto, path, digest=digest, size=size, data=frozenset(externals))
         for name, tensor in model.weights.items():
             tensor.origin = Origin(os.path.abspath(path), digest, name)
         return model
@@ -142,16 +141,6 @@ def _parse(data: bytes, path: Path) -> ModelProto:
     if not proto.graph.node[0].op_type:
         raise ModelError(f"{path}: not an ONNX model (its first node has no operator)")
     return proto
-
-
-def _digest(data: bytes, externals: set[Path]) -> SourceDigest:
-    """SHA-256 of the model file followed by its external data files in the order of their names."""
-    digest = hashlib.sha256(data)
-    for file in sorted(externals):
-        with open(file, "rb") as stream:
-            while block := stream.read(CHUNK):
-                digest.update(block)
-    return SourceDigest(digest.hexdigest())
 
 
 def _check_external(proto: ModelProto, folder: Folder | None, where: str) -> set[Path]:

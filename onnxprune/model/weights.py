@@ -18,6 +18,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
+from onnxprune.model.digests import FileDigest
 from onnxprune.model.tensors import BITS, CHUNK, copy_checked, copy_field, packed_size, set_fields, short_reason
 
 ELEMENTS = 1 << 20  # of a block
@@ -32,7 +33,7 @@ class Origin(NamedTuple):
     """A tensor of a model's file, by the file's SHA-256 and the tensor's name."""
 
     path: str
-    sha256: str
+    digest: FileDigest
     name: str
 
 
@@ -59,7 +60,8 @@ class Tensor(ABC):
             return super().__reduce_ex__(protocol)
         from onnxprune.model.read import tensor_of_file
 
-        return tensor_of_file, tuple(self.origin)
+        path, digest, name = self.origin
+        return tensor_of_file, (path, digest.value, name)
 
     @property
     def count(self) -> int:

@@ -42,11 +42,12 @@ def header(command: str, settings: Mapping[str, Any] | None = None) -> Report:
     return report if settings is None else report | {"settings": dict(settings)}
 
 
-def model_entry(model: Model) -> Report:
+def model_entry(model: Model, *, quick: bool = False) -> Report:
+    """Describe a model; ``quick``: without the digest where a lot of data would have to be read for it alone."""
     opsets = {opset.domain: opset.version for opset in model.structure.opset_import}
     return {
         "path": str(model.path) if model.path else None,
-        "sha256": model.source_sha256,
+        "sha256": None if quick and model.digest is not None and model.digest.large else model.source_sha256,
         "opset": opsets.get("", opsets.get("ai.onnx")),
         "ir_version": model.structure.ir_version,
     }

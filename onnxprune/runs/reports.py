@@ -49,7 +49,7 @@ def describe(model: Model, settings: Settings, stages: Stages, dataset: Dataset 
     context = Context(analysis, model, settings, stages=stages)
     spaces = [space_of(path)(context) for path in settings.spaces]
     found = entries.header("inspect", settings.to_json()) | {
-        "model": entries.model_entry(model),
+        "model": entries.model_entry(model, quick=True),
         "sizes": sizes_entry(analysis.facts, settings, survey),
         "before": model_totals(analysis, analysis.widths) | {"bytes": model.size},
         "prunable": spaces[0].prunable(),

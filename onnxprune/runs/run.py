@@ -150,6 +150,8 @@ class Run:
     def context(self) -> Context:
         """Analyse the model and, with data, look at how its outputs are to be compared."""
         measured = self.data.measured
+        if self.model.digest is not None:
+            self.model.digest.begin()
         if self.settings.quantize:
             require_quantisable(self.model)
         with self.stages("analyze"):
