@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
 
 FREE = -1
+Positions = np.ndarray | range
 Adapt = Callable[[Node, Spec], Spec]
 
 
@@ -52,7 +53,7 @@ class Links:
     barriers: list[Barrier] = field(default_factory=list)
     choices: list[Product] = field(default_factory=list)
     size: int = 0
-    _pairs: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    _pairs: list[tuple[Positions, Positions]] = field(default_factory=list)
     _barred: list[tuple[np.ndarray, int]] = field(default_factory=list)
 
     def axis(self, value: str, axis: int) -> np.ndarray:
@@ -66,8 +67,7 @@ class Links:
         return np.arange(start, start + self.specs[index][1].sizes[letter])
 
     def link(self, left: np.ndarray, right: np.ndarray) -> None:
-        kind = _kind(self.size)
-        self._pairs.append((left.astype(kind), right.astype(kind)))
+        self._pairs.append((_run(left), _run(right)))
 
     def bar(self, positions: np.ndarray, barrier: Barrier) -> None:
         self._barred.append((positions, len(self.barriers)))
@@ -75,8 +75,7 @@ class Links:
 
     def components(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (component of each position, lowest barrier number of each component or FREE)."""
-        left = np.concatenate([a for a, _ in self._pairs]) if self._pairs else np.empty(0, np.int64)
-        right = np.concatenate([b for _, b in self._pairs]) if self._pairs else np.empty(0, np.int64)
+        left, right = (_joined([pair[side] for pair in self._pairs], self.size) for side in (0, 1))
         count, labels = components(self.size, left, right)
         reasons = np.full(count, len(self.barriers), np.int64)
         for positions, number in self._barred:
@@ -92,18 +91,36 @@ def components(size: int, left: np.ndarray, right: np.ndarray) -> tuple[int, np.
     """
     root = np.arange(size, dtype=_kind(size))
     while True:
-        ends = root[left], root[right]
-        apart = ends[0] != ends[1]
+        one, two = root[left], root[right]
+        apart = one != two
         if not apart.any():
             break
-        one, two = ends[0][apart], ends[1][apart]
-        np.minimum.at(root, np.maximum(one, two), np.minimum(one, two))  # a root is led to the smallest that it meets
-        while not np.array_equal(root, root[root]):
-            root = root[root]
+        low = np.minimum(one, two)
+        np.minimum.at(root, np.maximum(one, two, out=one), low)  # a root is led to the smallest that it meets
+        del one, two, low
+        while not np.array_equal(root, further := root[root]):
+            root = further
         left, right = left[apart], right[apart]
     first = root == np.arange(size, dtype=root.dtype)
     number = np.cumsum(first, dtype=root.dtype) - 1
     return int(first.sum()), number[root]
+
+
+def _run(positions: np.ndarray) -> Positions:
+    """Return positions that follow one another as a range, which takes no memory."""
+    if len(positions) and np.array_equal(positions, span := np.arange(positions[0], positions[0] + len(positions))):
+        return range(int(span[0]), int(span[-1]) + 1)
+    return positions
+
+
+def _joined(parts: Sequence[Positions], size: int) -> np.ndarray:
+    """Return all positions of several parts, one after the other."""
+    result, place = np.empty(sum(map(len, parts)), _kind(size)), 0
+    for part in parts:
+        own = result[place : place + len(part)]
+        own[:] = np.arange(part.start, part.stop) if isinstance(part, range) else part
+        place += len(part)
+    return result
 
 
 def _kind(size: int) -> type[np.signedinteger]:

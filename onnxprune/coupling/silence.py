@@ -7,6 +7,7 @@ zeros back where the positions were.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from onnxprune.model.facts import Shape
 from onnxprune.model.graph import Graph, Names, Node
 from onnxprune.model.model import Model
 from onnxprune.model.surgeon import Splicer
+
+LARGE = 1 << 20  # elements of a stored tensor from which on a value that meets it is silenced instead
 
 
 def silenced(analysis: Analysis, kept: Sequence[np.ndarray]) -> tuple[Model, tuple[str, ...]]:
@@ -61,10 +64,10 @@ class _Silencer:
             self._as_rewritten(index, node, spec)
 
     def _silence(self, node: Node, spec: Spec, letter: str) -> None:
-        """Silence the removed positions of a consumed letter on the inputs the signature names, else on one, at best a stored one."""
+        """Silence the removed positions of a consumed letter on the inputs the signature names, else on the one that costs least."""
         facts = self.analysis.facts
         holders = sorted(
-            (name not in facts.constants, i, axis)
+            (self._cost(name, axis), i, axis)
             for i, name, axis in carriers_of(node, spec, letter)
             if i is not None and (not spec.silent or i in spec.silent)
         )
@@ -78,6 +81,13 @@ class _Silencer:
                 shape, dtype = facts.shape(node.input(position)) or (), facts.dtype(node.input(position))
                 op, operands = self._masked(node.proto.input[position], mask, axis, shape, dtype, silence)
                 node.proto.input[position] = self._insert(node, op, operands)
+
+    def _cost(self, name: str, axis: int) -> int:
+        """Rank what could be silenced: small tensors, values of which the axis has a fixed size, large tensors, what else there is."""
+        facts = self.analysis.facts
+        if name in facts.constants:
+            return 2 if math.prod(facts.shape(name) or ()) > LARGE else 0
+        return 1 if facts.static(name, axis) else 3
 
     def _as_rewritten(self, index: int, node: Node, spec: Spec) -> None:
         """Write a statistic of what has mean zero as a cut does: a layer norm by its root mean square, in which silence is zeros."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxprune.coupling.groups import Analysis, Group
 from onnxprune.model.facts import Facts
+from onnxprune.model.pipeline import made_ahead
 
 BLOCK = 1 << 20  # elements held as float64 at a time, as long as one slice of the longest axis is not larger
 
@@ -93,7 +94,8 @@ class WeightReader:
         if content.size and not any(content.strides) and not self._gone[parameter]:
             return {axis: _uniform(content, axis, norm) for axis in axes}
         totals = {axis: np.zeros(content.shape[axis]) for axis in axes}
-        for axis, start, stop, block in self.blocks(parameter):
+        blocks = self.blocks(parameter)
+        for axis, start, stop, block in blocks if content.size <= BLOCK else made_ahead(blocks):
             parts = norm.part(block, out=block)
             for target, total in totals.items():
                 place = slice(start, stop) if target == axis else slice(None)

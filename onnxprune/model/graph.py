@@ -7,7 +7,7 @@ bodies may use the same name twice; names captured from outside keep the name th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,10 +145,10 @@ def give_out(proto: ModelProto, names: Iterable[str]) -> None:
     proto.graph.output.extend(ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in declared)
 
 
-def leave_what_makes(proto: ModelProto, names: Collection[str]) -> None:
-    """Take out of a model what some values do not depend on; they become its outputs, its inputs stay."""
+def leave_what_makes(proto: ModelProto, names: Collection[str], given: Collection[str] = ()) -> None:
+    """Take out of a model what some values do not depend on, or only by way of ``given`` ones; they become its outputs, its inputs stay."""
     graph = proto.graph
-    nodes = nodes_behind(graph.node, set(names))
+    nodes = nodes_behind(graph.node, set(names), given)
     read = set(names).union(*map(names_read, nodes))
     stored = [tensor for tensor in graph.initializer if tensor.name in read]
     for held, left in ((graph.node, nodes), (graph.initializer, stored)):
@@ -158,12 +158,15 @@ def leave_what_makes(proto: ModelProto, names: Collection[str]) -> None:
     give_out(proto, names)
 
 
-def nodes_behind(nodes: Sequence[NodeProto], wanted: set[str]) -> list[NodeProto]:
-    """Return the nodes that the ``wanted`` values depend on, in their order; ``wanted`` grows by what these read."""
+def nodes_behind(nodes: Sequence[NodeProto], wanted: set[str], given: Collection[str] = ()) -> list[NodeProto]:
+    """Return the nodes that the ``wanted`` values depend on, in their order; ``wanted`` grows by what these read.
+
+    What lies behind ``given`` values is left out.
+    """
     kept = []
     for node in reversed(nodes):
         if wanted.intersection(node.output):
-            wanted |= names_read(node)
+            wanted |= names_read(node).difference(given)
             kept.append(node)
     return kept[::-1]
 
@@ -210,6 +213,20 @@ def _constant_tensor(proto: NodeProto) -> TensorProto:
 
 
 # --- changing a copy ------------------------------------------------------------------------------------------------
+
+
+def replace_reads(graph: GraphProto, names: Mapping[str, str], outputs: bool = True) -> None:
+    """Let all nodes read the new names; ``outputs``: what the graph gives out too, which a body has to make itself."""
+    for value in graph.output if outputs else ():
+        if value.name in names:
+            graph.node.append(NodeProto(op_type="Identity", input=[names[value.name]], output=[value.name]))
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name in names:
+                node.input[index] = names[name]
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                replace_reads(attribute.g, names)
 
 
 class Names:

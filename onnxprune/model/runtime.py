@@ -98,9 +98,12 @@ def session(
     *,
     threads: int = 1,
     optimise: bool = True,
+    reuse: bool = False,
     providers: Sequence[str] | None = None,
 ) -> Session:
     """Load a model for inference on ``threads`` threads, with all or none of ONNX Runtime's graph optimisations.
+
+    Without these memory is given back as soon as it is free, unless it is to be used again (``reuse``), which is faster.
 
     Raises ModelError when ONNX Runtime refuses the model, UsageError for a provider that is not available here.
     """
@@ -117,7 +120,7 @@ def session(
         options.add_session_config_entry(key, value)
     if not optimise:
         options.add_session_config_entry("session.disable_prepacking", "1")
-        options.enable_cpu_mem_arena = False
+        options.enable_cpu_mem_arena = reuse
         options.execution_order = (
             ort.ExecutionOrder.PRIORITY_BASED
         )  # as stored: what is made of weights alone not all at first

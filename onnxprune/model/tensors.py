@@ -44,10 +44,11 @@ def all_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    yield from _node_tensors(graph.node)
+    yield from node_tensors(graph.node)
 
 
-def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
+def node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
+    """Yield every tensor that nodes hold, and of the graphs inside them."""
     for node in nodes:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.TENSOR:
@@ -61,7 +62,7 @@ def model_tensors(proto: ModelProto) -> Iterator[TensorProto]:
     """Yield every tensor of a model, those in its functions too."""
     yield from all_tensors(proto.graph)
     for function in proto.functions:
-        yield from _node_tensors(function.node)
+        yield from node_tensors(function.node)
 
 
 def is_plain(data_type: int) -> bool:

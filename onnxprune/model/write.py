@@ -28,12 +28,14 @@ from onnxprune.model.files import (
 )
 from onnxprune.model.locks import held
 from onnxprune.model.model import Model, fill_header
+from onnxprune.model.pipeline import made_ahead
 from onnxprune.model.read import PROTOBUF_LIMIT
 from onnxprune.model.tensors import CHUNK
 from onnxprune.model.weights import Tensor
 from onnxprune.model.wire import Wire
 
 SMALL = 1024  # bytes: smaller tensors stay inside the model
+ALIGNED = 1 << 16  # bytes: where a tensor of a data file may begin, so that every system can map it
 
 
 def output_path(model: Path, requested: str | os.PathLike | None, force: bool) -> Path:
@@ -149,7 +151,7 @@ class _Region(NamedTuple):
 
 
 def _externalised(model: Model) -> tuple[ModelProto, list[_Region]]:
-    """Return the model without large initializers' data, and where the bytes go: aligned to 4 KiB, in order."""
+    """Return the model without large initializers' data, and where the bytes go: aligned to ALIGNED bytes, in order."""
     slim = model.draft()
     regions: list[_Region] = []
     for target in slim.graph.initializer:
@@ -157,7 +159,7 @@ def _externalised(model: Model) -> tuple[ModelProto, list[_Region]]:
         if tensor.external or (tensor.raw and tensor.nbytes >= SMALL):
             end = _end(regions)
             del target.external_data[:]
-            regions.append(_Region(tensor, target, end + -end % 4096))
+            regions.append(_Region(tensor, target, end + -end % ALIGNED))
         else:
             fill_header(target, tensor)
     return slim, regions
@@ -176,9 +178,11 @@ def _write_external(model: Model, path: Path) -> str:
     slim, regions = _externalised(model)
     require_space(path, slim.ByteSize() + _end(regions))
     with Pending(path) as data, Pending(path) as head:
-        for block in _blocks(regions):
+        content_hash = hashlib.sha256()
+        for block in made_ahead(_blocks(regions)):
+            content_hash.update(block)
             data.stream.write(block)
-        found = content_digest(data.stream)
+        found = content_hash.hexdigest()
         place = path.with_name(data_name(path, found))
         _point(slim, regions, place.name)
         content = slim.SerializeToString(deterministic=True)

@@ -156,3 +156,7 @@ def other_sizes(facts: Facts) -> Sizes | None:
     if facts.first is facts.second or shapes == dict(facts.sizes) or None in shapes.values():
         return None
     return {name: shape for name, shape in shapes.items() if shape is not None}
+
+
+SIZED = {"sizes": other_sizes, "cached": next_token_sizes}
+"""Kind of inputs -> other sizes than those of the analysis."""

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import ModelProto
 
 from onnxprune.errors import ModelError
 from onnxprune.model.facts import Facts, free_sizes
 from onnxprune.model.model import Model
 from onnxprune.model.runtime import Session, release_memory, session
-from onnxprune.proof.float32 import has_bfloat16, in_float32
-from onnxprune.proof.inputs import Feeds, has_switches, next_token_sizes, other_sizes, random_feeds, severed_values
-from onnxprune.proof.positions import WRONG, Difference, difference, step_difference
-from onnxprune.proof.rounding import shaken, shaken_weights, with_inputs
+from onnxprune.progress import Progress, silent
+from onnxprune.proof.float32 import BRAIN, has_any, in_float32
+from onnxprune.proof.inputs import SIZED, Feeds, has_switches, random_feeds
+from onnxprune.proof.pieces import KINDS, Pieces, goes_by_segments
+from onnxprune.proof.positions import difference
 from onnxprune.proof.smaller import smaller_sizes, with_free_inputs
-from onnxprune.proof.stand_ins import compressed, stand_ins
-from onnxprune.proof.verdict import Observations, SurgeryCheck
-from onnxprune.proof.witnesses import LIVE_BYTES, Witnesses, drawable, steps
+from onnxprune.proof.stand_ins import stand_ins
+from onnxprune.proof.trial import NotRun, Trial, with_outputs
+from onnxprune.proof.verdict import SurgeryCheck
+from onnxprune.proof.witnesses import Witnesses
 
-SHAKES = 3  # runs of the reference that tell what rounding does
 ALWAYS = ("rows", "normal", "again", "wide", "sizes", "cached")  # kinds of inputs for every proof
 ENOUGH = {"again": 1 << 12, "wide": 1 << 16}
 """Kind -> numbers in an input from which on it adds nothing to one standard normal draw."""
 
-SIZED = {"sizes": other_sizes, "cached": next_token_sizes}
-"""Kind -> other sizes of inputs than those of the analysis."""
 SWITCHED = ("unit", "image")  # further ones where flags and masks choose between paths
 SMALLER = ("rows", "smaller", "smaller sizes")  # where smaller inputs show as much
 FURTHER = (*SWITCHED, "negative", "broken")  # and where something has not been seen yet
@@ -52,17 +46,21 @@ class Prover:
         rows: Sequence[Feeds] = (),
         integers: Mapping[str, np.ndarray] | None = None,
         allowed: Mapping[str, np.ndarray] | None = None,
+        progress: Progress = silent,
     ):
         self.facts, self.seed, self.threads, self.allowed = facts, seed, threads, allowed or {}
+        self.progress = progress
         self.integers = {**(integers or {}), **self.allowed}
         self.stand_ins = stand_ins(facts)
         self.rows = () if self.stand_ins.fixed_sizes else tuple(rows)
         self.owners = [name for node in facts.graph.top if node.bodies for name in node.outputs if name]
-        self._plain = has_bfloat16(facts.model.structure)
+        self._plain = has_any(facts.model.structure, BRAIN)
         self._runs: dict[str, list[tuple[Feeds, dict[str, Any]]]] = {}
-        self._refusal = ""
+        self.refusal = ""
         alike = not self.stand_ins.fixed_sizes and not self.stand_ins.recorded
-        self.smaller = smaller_sizes(facts) if alike else ()
+        self.by_segments = goes_by_segments(facts, self.stand_ins)
+        self.smaller = smaller_sizes(facts) if alike and not self.by_segments else ()
+        self.kinds = (*ALWAYS, *FURTHER)
 
     def compare(self, reference: Model, small: Model, witnesses: Witnesses | None) -> SurgeryCheck:
         """Compare until everything is seen or something differs, at last on every kind of input.
@@ -70,8 +68,10 @@ class Prover:
         ``witnesses``: inner values that must agree too; None: outputs alone, which then need not move. Raises NothingRunError where
         the original takes no input that there is.
         """
+        if self.by_segments:
+            return self._compare_by_segments(reference, small, witnesses)
         self._leave_smaller_sizes_that_are_refused()
-        trial = _Trial(self, reference, small, witnesses)
+        trial = Trial(self, reference, small, witnesses)
         first = [*(SMALLER if self.smaller else ALWAYS), *(SWITCHED if has_switches(self.facts) else ())]
         further = [kind for kind in FURTHER if kind not in first]
         looks: tuple[Callable[[], None], ...] = (
@@ -86,19 +86,36 @@ class Prover:
                 look()
                 if trial.seen.differs or trial.seen.settled:
                     break
-        except _NotRun as error:
+        except NotRun as error:
             return SurgeryCheck(False, np.inf, np.inf, 0.0, problem=str(error))
         if not any(self._runs.values()):
-            raise NothingRunError(
-                f"the original model cannot be run on drawn inputs: {self._refusal}"
-                f"{free_sizes(self.facts.graph, self.facts.first) or '. Give real inputs (--calib)'}"
-            )
+            raise self._nothing_run
         return trial.seen.verdict()
+
+    def _compare_by_segments(self, reference: Model, small: Model, witnesses: Witnesses | None) -> SurgeryCheck:
+        pieces, ran = Pieces(self, reference, small, witnesses), False
+        try:
+            for kinds in KINDS:
+                ran = pieces.look(kinds) or ran
+                if pieces.seen.differs or (ran and pieces.seen.settled):
+                    break
+        except NotRun as error:
+            return SurgeryCheck(False, np.inf, np.inf, 0.0, problem=str(error))
+        if not ran:
+            raise self._nothing_run
+        return pieces.seen.verdict()
+
+    @property
+    def _nothing_run(self) -> NothingRunError:
+        return NothingRunError(
+            f"the original model cannot be run on drawn inputs: {self.refusal}"
+            f"{free_sizes(self.facts.graph, self.facts.first) or '. Give real inputs (--calib)'}"
+        )
 
     def _leave_smaller_sizes_that_are_refused(self) -> None:
         """Draw inputs of the sizes that the model is made for where it takes no smaller ones (a sequence that is written out step by step)."""
         if self.smaller and not self.original(SMALLER):
-            self.smaller, self._refusal = (), ""
+            self.smaller, self.refusal = (), ""
             self._runs.clear()
 
     def _showing(self, outputs: set[str], kinds: Sequence[str]) -> list[tuple[Feeds, dict[str, Any]]]:
@@ -113,7 +130,7 @@ class Prover:
 
     def original(self, kinds: Sequence[str]) -> list[tuple[Feeds, dict[str, Any]]]:
         """Return the inputs of these kinds that the original takes, each with its outputs and what it drew; run once."""
-        fresh = {kind: self._feeds(kind) for kind in kinds if kind not in self._runs}
+        fresh = {kind: self.feeds(kind) for kind in kinds if kind not in self._runs}
         if any(fresh.values()):
             opened = self._original
             for kind, feeds in fresh.items():
@@ -122,7 +139,7 @@ class Prover:
                     try:
                         self._runs[kind].append((feed, opened.run(feed)))
                     except ModelError as error:
-                        self._refusal = self._refusal or str(error)
+                        self.refusal = self.refusal or str(error)
             del opened
             release_memory()
         return [run for kind in kinds for run in self._runs.get(kind, ())]
@@ -130,7 +147,7 @@ class Prover:
     @property
     def _original(self) -> Session:
         model = self.facts.model
-        whole = self.stand_ins.original(_with_outputs(model.draft(), self.owners), self.seed)
+        whole = self.stand_ins.original(with_outputs(model.draft(), self.owners), self.seed)
         try:
             return self.open(model.derived(whole))
         except ModelError as error:
@@ -141,7 +158,8 @@ class Prover:
         taking = with_free_inputs(model, self.smaller[0]) if self.smaller else model
         return session(in_float32(taking) if self._plain else taking, threads=self.threads, optimise=False)
 
-    def _feeds(self, kind: str) -> list[Feeds]:
+    def feeds(self, kind: str) -> list[Feeds]:
+        """Draw inputs of a kind."""
         facts, seed = self.facts, self.seed
         if kind == "rows":
             return [dict(row) for row in self.rows]
@@ -168,232 +186,3 @@ class Prover:
 
 class NothingRunError(ModelError):
     """The original takes none of the inputs that were drawn, and there are no others."""
-
-
-class _NotRun(Exception):
-    """The reference or the result cannot be run, though the original can."""
-
-    def __init__(self, model: str, error: ModelError):
-        super().__init__(str(error))
-        self.model = model
-
-
-@contextmanager
-def suppress_not_run(model: str) -> Iterator[None]:
-    """Go on where it is this model that cannot be run."""
-    try:
-        yield
-    except _NotRun as error:
-        if error.model != model:
-            raise
-
-
-class _Trial:
-    """One result and its reference, run on the same inputs; ``seen``: what was found."""
-
-    def __init__(self, prover: Prover, reference: Model, small: Model, witnesses: Witnesses | None):
-        self.prover, self.reference, self.small = prover, reference, small
-        self.witnesses = witnesses or Witnesses(prover.facts, {}, ())
-        self.seen = Observations(prover.stand_ins, self.witnesses, witnesses is None)
-        self._declared = False  # whether the result has run at the sizes that it declares
-
-    # --- running ----------------------------------------------------------------------------------------------------
-
-    def run(self, runs: Sequence[tuple[Feeds, dict[str, Any]]]) -> None:
-        """Run both models on inputs that the original takes, and compare what they give."""
-        if not runs:
-            return
-        feeds = [self._given(*run) for run in runs]
-        wanted = self._compare_on(feeds)
-        for (_, before), values in zip(runs, wanted, strict=True):
-            for name in set(before) & set(self._counting(values)):
-                self.seen.note_movement(name, before[name], values[name])
-
-    def sever(self, kind: str) -> None:
-        """Draw what the nodes read of which nothing was seen, so that they are seen whatever stands before them."""
-        facts, prover = self.prover.facts, self.prover
-        reads = dict.fromkeys(name for node in self.seen.unseen() for name in node.inputs)
-        names = [n for n in reads if drawable(facts, n) or (n in self._deciding and facts.array(n) is None)]
-        names = names[: _within(LIVE_BYTES, [facts.shape(name) or () for name in names])]
-        base = next(iter(prover.original((*ALWAYS, *FURTHER))), None)
-        if names and base is not None:
-            drawn = severed_values(facts, names, prover.seed, kind)
-            with suppress_not_run("reference"):  # what was drawn may be a size: then nothing is learnt
-                self._compare_on([self._given(*base)], drawn)
-
-    def _compare_on(
-        self, feeds: Sequence[Feeds], severed: Mapping[str, np.ndarray] | None = None
-    ) -> list[dict[str, Any]]:
-        """Compare all that both models give; ``severed``: what nodes read instead of values. Return what the reference gives."""
-        stand_ins, masks, severed = self.prover.stand_ins, self.witnesses.masks, severed or {}
-        names = [n for n in self.witnesses.values if not self._is_output(n)]
-        names += [*self._owned, *self._deciding]
-        reference = stand_ins.severed(self._given_out(self.reference, names), severed)
-        small = stand_ins.severed(
-            self._given_out(self.small, names),
-            {name: compressed(value, masks(name)) for name, value in severed.items()},
-        )
-        wanted = list(self._values("reference", reference, feeds))
-        given = [{name: compressed(value, masks(name)) for name, value in feed.items()} for feed in feeds]
-        apart = [
-            {name: self._apart(name, a[name], b[name]) for name in self._counting(a)}
-            for a, b in zip(wanted, self._values("result", small, given), strict=True)
-        ]
-        for number, found in enumerate(apart):
-            if any(self._doubtful(found)):
-                apart[number] = found | self._in_step(reference, small, feeds[number], wanted[number])
-        noise = self._noises(reference, feeds, wanted, [self._doubtful(found) for found in apart])
-        fed = {name for name, node in self.witnesses.values.items() if not severed.keys().isdisjoint(node.inputs)}
-        for number, found in enumerate(apart):
-            for name, one in found.items():
-                one = replace(one, seen=one.finite) if name in fed else one  # given anything, it gives zero
-                self.seen.judge(name, one, noise[number].get(name, 0.0))
-            self.seen.note_branches({**feeds[number], **wanted[number], **severed})
-        return wanted
-
-    def _doubtful(self, found: Mapping[str, Difference]) -> list[str]:
-        return [name for name, one in found.items() if one.error > self.seen.base]
-
-    def _in_step(self, reference: Model, small: Model, feed: Feeds, wanted: Mapping[str, Any]) -> dict[str, Difference]:
-        """Compare once more with the reference's own results of quantisers and the like in both models; {} where there are none.
-
-        What lies near a step falls on either side by rounding alone, and moves all that follows; each part between two steps
-        is then compared on equal operands, the steps themselves too, of which few may fall otherwise.
-        """
-        stand_ins, masks, names = self.prover.stand_ins, self.witnesses.masks, steps(self.prover.facts)
-        if not names or self.seen.shapes:
-            return {}
-        opened = self.prover.open(reference.derived(_with_outputs(reference.structure, names)))
-        taken = opened.run(feed, [name for name in names if name in opened.outputs])
-        del opened
-        replayed = stand_ins.severed(small, {name: compressed(value, masks(name)) for name, value in taken.items()})
-        given = {name: compressed(value, masks(name)) for name, value in feed.items()}
-        replayed = replayed.derived(_with_outputs(replayed.structure, names))
-        have = next(self._values("result", replayed, [given]))
-        others = [name for name in taken if name in have and name not in self.witnesses.values]
-        if any(step_difference(taken[name], have[name]).error for name in others):
-            return {}  # more than rounding: the result goes other ways
-        return {name: self._apart(name, wanted[name], have[name]) for name in self._counting(wanted)}
-
-    @property
-    def _deciding(self) -> list[str]:
-        """Values that decide what is run of nodes with bodies."""
-        return [name for names in self.witnesses.conditions.values() for name in names]
-
-    @property
-    def _owned(self) -> list[str]:
-        """Outputs of nodes inside whose bodies something was cut."""
-        return [name for node in self.witnesses.hidden for name in node.outputs if name]
-
-    def _given(self, feed: Feeds, before: Mapping[str, Any]) -> Feeds:
-        return {**feed, **{name: before[name] for name in self.prover.stand_ins.recorded}}
-
-    def _given_out(self, model: Model, names: Sequence[str]) -> Model:
-        """Return a model that takes all stand-ins as inputs, with further outputs."""
-        return model.derived(self.prover.stand_ins.given(_with_outputs(model.structure, names)))
-
-    def _values(self, which: str, model: Model, feeds: Sequence[Feeds]) -> Iterator[dict[str, Any]]:
-        """Yield outputs whole and witnesses in part, for each feed; ``which``: whose fault it is where it cannot be run."""
-        inner = {name for name in self.witnesses.values if not self._is_output(name)}
-        try:
-            opened = self.prover.open(model)
-            plain, given_out = [name for name in opened.outputs if name not in inner], set(opened.outputs)
-            for feed in feeds:
-                values: dict[str, Any] = {}
-                for number, part in enumerate([*self.witnesses.parts(self._scale(feed))] or [[]]):
-                    names = [name for name in part if name in inner and name in given_out]
-                    if names := [*(plain if number == 0 else ()), *names]:
-                        given = opened.run(feed, names)
-                        values |= {n: self.witnesses.sample(n, v) if n in inner else v for n, v in given.items()}
-                        del given
-                yield values
-            if which == "result":
-                self._run_as_declared(opened, plain)
-        except ModelError as error:
-            raise _NotRun(which, error) from error
-        del opened
-        release_memory()
-
-    def _run_as_declared(self, opened: Session, outputs: Sequence[str]) -> None:
-        """Run the result once on inputs as large as it declares, where smaller ones stand in for them; raises ModelError."""
-        facts = self.prover.facts
-        if not self.prover.smaller or self._declared:
-            return
-        self._declared = True
-        given = opened.run(random_feeds(facts, self.prover.seed, facts.told, integers=self.prover.integers), outputs)
-        for name, value in given.items():
-            shape = facts.shape(name)
-            if not self._is_output(name) or not isinstance(value, np.ndarray) or shape is None:
-                continue
-            fixed = [
-                axis for axis in range(min(value.ndim, len(shape))) if facts.static(name, axis)
-            ]  # samples may be anywhere
-            if value.ndim != len(shape) or any(value.shape[axis] != shape[axis] for axis in fixed):
-                self.seen.shapes[name] = f"has shape {list(value.shape)} instead of {list(shape)}"
-                self.seen.judge(name, WRONG, 0.0)
-
-    def _is_output(self, name: str) -> bool:
-        return name in self.prover.facts.graph.outputs
-
-    def _scale(self, feed: Feeds) -> float:
-        """How many times larger an input is than that of the analysis."""
-        sizes = self.prover.facts.sizes
-        pairs = [(feed[name].size, np.prod(shape, dtype=float)) for name, shape in sizes.items() if name in feed]
-        return max((size / max(whole, 1.0) for size, whole in pairs), default=1.0)
-
-    def _noises(
-        self,
-        reference: Model,
-        feeds: Sequence[Feeds],
-        wanted: Sequence[Mapping[str, Any]],
-        doubtful: Sequence[Sequence[str]],
-    ) -> list[dict[str, float]]:
-        """Return for each feed how far rounding alone moves its doubtful values, as a share of their positions' scales."""
-        noises: list[dict[str, float]] = [dict.fromkeys(names, 0.0) for names in doubtful]
-        asked = [(i, self.prover.seed + turn) for i, names in enumerate(doubtful) if names for turn in range(SHAKES)]
-        for weights in (shaken_weights(self.prover.facts, reference), {}) if asked else ():
-            opened = with_inputs(reference, weights)
-            turns = [{**shaken(feeds[i], seed), **shaken(weights, seed)} for i, seed in asked]
-            with suppress_not_run("reference"):  # the runtime may want some weights stored: then inputs alone are moved
-                for (i, _), moved in zip(asked, self._values("reference", opened, turns), strict=True):
-                    for name, most in noises[i].items():
-                        apart = self._apart(name, wanted[i][name], self._kept(name, moved[name]))
-                        noises[i][name] = max(most, apart.error)
-                break
-        return noises
-
-    # --- comparing --------------------------------------------------------------------------------------------------
-
-    def _counting(self, values: Mapping[str, Any]) -> list[str]:
-        """Names of what is compared, of all that a run gives."""
-        return [name for name in values if name not in self.prover.stand_ins.unknown]
-
-    def _apart(self, name: str, want: Any, have: Any) -> Difference:
-        try:
-            want = self._kept(name, want)
-        except ValueError:  # at these sizes nobody can say which positions stay
-            return Difference()
-        if isinstance(want, np.ndarray) and want.shape != np.shape(have):
-            self.seen.shapes[name] = f"has shape {list(np.shape(have))} instead of {list(want.shape)}"
-        return difference(want, have)
-
-    def _kept(self, name: str, value: Any) -> Any:
-        return compressed(value, self.witnesses.masks(name)) if isinstance(value, np.ndarray) else value
-
-
-def _within(limit: int, shapes: Sequence[tuple[int, ...]]) -> int:
-    """Return how many of the tensors hold no more than ``limit`` bytes together."""
-    return int(np.searchsorted(np.cumsum([4 * math.prod(shape) for shape in shapes]), limit, "right"))
-
-
-def _with_outputs(proto: ModelProto, names: Sequence[str]) -> ModelProto:
-    """Return the model with further outputs, as far as its outer graph computes them."""
-    known = {value.name for value in proto.graph.output}
-    fresh = [name for name in dict.fromkeys(names) if name not in known]
-    if not fresh:
-        return proto
-    computed = {name for node in proto.graph.node for name in node.output}
-    result = ModelProto()
-    result.CopyFrom(proto)
-    result.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fresh if name in computed)
-    return result

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, TypeProto, helper, numpy_helper
 
 from onnxprune.model.facts import RANDOM_OPS, UNKNOWN, Facts
-from onnxprune.model.graph import Graph, Node, give_out
+from onnxprune.model.graph import Graph, Node, give_out, replace_reads
 from onnxprune.model.model import Model
 from onnxprune.model.weights import Masks
 
@@ -109,7 +109,7 @@ class StandIns:
             return model
         result = model.draft()
         stored = {name: f"onnxprune:severed:{number}" for number, name in enumerate(values)}
-        _replace_reads(result.graph, stored, outputs=False)
+        replace_reads(result.graph, stored, outputs=False)
         result.graph.initializer.extend(numpy_helper.from_array(values[name], place) for name, place in stored.items())
         return model.derived(result)
 
@@ -188,18 +188,4 @@ def _rename_inner(model: ModelProto, node: Node, name: str) -> None:
     inside = twin.proto.output[0]
     at = next(i for i, proto in enumerate(twin.owner.node) if proto.output == twin.proto.output)
     del twin.owner.node[at]
-    _replace_reads(twin.owner, {inside: name})
-
-
-def _replace_reads(graph: GraphProto, names: Mapping[str, str], outputs: bool = True) -> None:
-    """Let all nodes read the new names; ``outputs``: what the graph gives out too, which a body has to make itself."""
-    for value in graph.output if outputs else ():
-        if value.name in names:
-            graph.node.append(NodeProto(op_type="Identity", input=[names[value.name]], output=[value.name]))
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name in names:
-                node.input[index] = names[name]
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                _replace_reads(attribute.g, names)
+    replace_reads(twin.owner, {inside: name})

@@ -17,6 +17,8 @@ from onnxprune.proof.witnesses import WAYS, Reach, Witnesses, drawable, reaches
 
 DEFAULT_TOLERANCE = 1e-4  # of a position's own scale; honest results stay below 1e-5 in float32
 TOLERANCE: dict[int, float] = {TensorProto.FLOAT16: 3e-2}
+STORED_TOLERANCE = {TensorProto.FLOAT16: 5e-3, TensorProto.BFLOAT16: 4e-2}
+"""The same where all is computed in float32: ten roundings of the scales and gains that a cut stores."""
 DOUBLE_TOLERANCE = 1e-8  # where every float of the model is a double
 ROUNDING_ROOM = 8.0  # times what rounding alone does: beyond it a value is wrong
 NO_POWER = 0.1  # what may differ by more of its scale proves nothing
@@ -252,10 +254,19 @@ def _some(labels: Sequence[str], most: int = 3) -> str:
     return ", ".join(map(repr, labels[:most])) + more
 
 
+def tolerance_of_stored(facts: Facts) -> float:
+    """Return the tolerance where a model of two-byte floats is computed in float32."""
+    return _coarsest(facts, STORED_TOLERANCE)
+
+
 def base_tolerance(facts: Facts) -> float:
     """The coarsest float type of any tensor or output decides."""
+    return _coarsest(facts, TOLERANCE)
+
+
+def _coarsest(facts: Facts, tolerances: Mapping[Any, float]) -> float:
     dtypes = {facts.dtype(value) for value in (*facts.graph.tensors, *facts.graph.outputs, *facts.graph.inputs)}
     floats = dtypes & {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
     if floats == {TensorProto.DOUBLE}:
         return DOUBLE_TOLERANCE
-    return max((TOLERANCE.get(dtype, DEFAULT_TOLERANCE) for dtype in floats), default=DEFAULT_TOLERANCE)
+    return max((tolerances.get(dtype, DEFAULT_TOLERANCE) for dtype in floats), default=DEFAULT_TOLERANCE)
