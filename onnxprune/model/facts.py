@@ -20,7 +20,7 @@ from onnx import TensorProto, TypeProto, helper, numpy_helper, shape_inference
 from onnxprune.errors import ModelError
 from onnxprune.model.contrib import SHAPES, contributed
 from onnxprune.model.decoding import LENGTH, Decoding, consistent, decoding_of
-from onnxprune.model.graph import Body, Graph, Node
+from onnxprune.model.graph import RANDOM_OPS, Body, Graph, Node, made_of_weights
 from onnxprune.model.meetings import met_sizes
 from onnxprune.model.read import Model, impossible_size
 from onnxprune.model.sizes import (
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 MOST_AXES = 64
 MOST_TRIALS = 8  # runs to find sizes at which a model runs whose shapes inference cannot settle
 SMALL = 4096  # elements: tensors up to this size are followed by value
-RANDOM_OPS = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
 class Fact(NamedTuple):
@@ -137,7 +136,7 @@ def gather_facts(
     """
     fixed, rows, fed = input_shapes or {}, rows or {}, values or {}
     check_names(fed, graph.inputs)
-    constants = _constants(graph)
+    constants = made_of_weights(graph)
     met = _met(graph, model, constants, fixed)
     candidates = list(first_candidates(graph, fixed, rows, met))
     chosen, found = _first_assignment(model, graph, candidates, fed)
@@ -261,7 +260,7 @@ def _second_assignment(
 def _dynamic_by_inputs(graph: Graph, first: dict[str, Fact]) -> dict[str, Fact]:
     """With no second assignment that works, call every value that isn't constant dynamic except by the file's own word."""
     declared = {v.name: v for v in [*graph.model.graph.value_info, *graph.model.graph.output, *graph.model.graph.input]}
-    constants = _constants(graph)
+    constants = made_of_weights(graph)
     second = dict(first)
     for name, fact in first.items():
         if name in constants or fact.shape is None:
@@ -279,15 +278,6 @@ def _unknown(graph: Graph, values: dict[str, Fact]) -> int:
     used.update(name for node in graph.nodes for body in node.bodies for name in body.outputs)
     shapes = [values.get(name, UNKNOWN).shape for node in graph.nodes for name in node.outputs if name in used]
     return sum(shape is None or min(shape, default=0) < 0 for shape in shapes)
-
-
-def _constants(graph: Graph) -> frozenset[str]:
-    """Values that depend on stored tensors alone, whatever the inputs are."""
-    constant = set(graph.tensors)
-    for node in graph.nodes:
-        if node.op not in RANDOM_OPS and not node.bodies and all(name in constant or not name for name in node.inputs):
-            constant.update(name for name in node.outputs if name)
-    return frozenset(constant)
 
 
 # --- interpretation -------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
+RANDOM_OPS = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +138,15 @@ class Graph:
             self.tensors[node.outputs[0]] = _constant_tensor(proto)
         self.nodes.append(node)
         return node
+
+
+def made_of_weights(graph: Graph) -> frozenset[str]:
+    """Return the values that depend on stored tensors alone, whatever the inputs are."""
+    constant = set(graph.tensors)
+    for node in graph.nodes:
+        if node.op not in RANDOM_OPS and not node.bodies and all(name in constant or not name for name in node.inputs):
+            constant.update(name for name in node.outputs if name)
+    return frozenset(constant)
 
 
 def give_out(proto: ModelProto, names: Iterable[str]) -> None:

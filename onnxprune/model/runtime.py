@@ -15,6 +15,7 @@ import onnx
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.model.graph import give_out
 from onnxprune.model.model import Model, embed_header
+from onnxprune.model.segmented import Segmented, memory_allowed, runs_in_segments
 from onnxprune.model.weights import Tensor
 from onnxprune.registry import near_names
 
@@ -74,15 +75,17 @@ class Session:
 
 
 class Opened(NamedTuple):
-    """What ``session`` was given."""
+    """What ``session`` was given, and the memory that was allowed."""
 
     model: ModelLike
     threads: int
     optimise: bool
     providers: tuple[str, ...]
+    memory: int | None
 
 
 def _opened_again(made: Opened, outputs: tuple[str, ...]) -> Session:
+    memory_allowed.set(made.memory)
     result = session(made.model, threads=made.threads, optimise=made.optimise, providers=made.providers)
     result.outputs = outputs
     return result
@@ -109,6 +112,28 @@ def session(
     """
     import onnxruntime as ort
 
+    chosen = _available(providers or CPU, ort.get_available_providers())
+    name = os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
+
+    def opened(part: ModelLike, packs: bool = False) -> tuple[Any, list[Any]]:
+        options = _options(threads, optimise, reuse, packs)
+        content, weights = _loadable(part, options)
+        return ort.InferenceSession(content, options, providers=chosen), weights
+
+    made = Opened(model, threads, optimise, tuple(chosen), memory_allowed.get())
+    try:
+        if isinstance(model, Model) and runs_in_segments(model):
+            return Session(Segmented(model, opened), name, (), made)
+        inference, weights = opened(model, packs=optimise)
+        return Session(inference, name, weights, made)
+    except Exception as error:
+        raise ModelError(f"{name} cannot be loaded by ONNX Runtime: {_reason(error)}") from error
+
+
+def _options(threads: int, optimise: bool, reuse: bool, packs: bool) -> Any:
+    """Return ONNX Runtime's options; ``packs``: whether products keep copies of their weights in an order that is faster."""
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.log_severity_level = 4  # reasons arrive as exceptions
     options.intra_op_num_threads = threads
@@ -118,20 +143,14 @@ def session(
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     for key, value in CONFIG.items():
         options.add_session_config_entry(key, value)
-    if not optimise:
+    if not packs:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if not optimise:
         options.enable_cpu_mem_arena = reuse
         options.execution_order = (
             ort.ExecutionOrder.PRIORITY_BASED
         )  # as stored: what is made of weights alone not all at first
-    chosen = _available(providers or CPU, ort.get_available_providers())
-    name = os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
-    try:
-        content, weights = _loadable(model, options)
-        made = Opened(model, threads, optimise, tuple(chosen))
-        return Session(ort.InferenceSession(content, options, providers=chosen), name, weights, made)
-    except Exception as error:
-        raise ModelError(f"{name} cannot be loaded by ONNX Runtime: {_reason(error)}") from error
+    return options
 
 
 def revealing(model: Model, names: Iterable[str], *, threads: int = 1, optimise: bool = True) -> Session:
