@@ -28,6 +28,7 @@ from onnxprune.model.decoding import decoding_of
 from onnxprune.model.graph import Graph
 from onnxprune.model.paths import check_document, refuse_data_files, settle_paths
 from onnxprune.model.read import Model
+from onnxprune.model.segmented import memory_allowed
 from onnxprune.model.surgeon import from_surgeon
 from onnxprune.model.threads import load_blas
 from onnxprune.model.write import output_path
@@ -109,7 +110,7 @@ def inspect(model: Source, **options: Unpack[InspectOptions]) -> Report:
 
 
 def _inspected(model: Source, settings: Settings, given: Given) -> Report:
-    stages = Stages(given["progress"])
+    stages = _begun(given, settings)
     with stages("load"):
         loaded = load(model)
     data = given["calibration"]
@@ -196,7 +197,7 @@ def expand(
 def validate(before: Source, after: Source, data: Any, **options: Unpack[ValidateOptions]) -> Report:
     """Return how far ``after`` is from ``before`` on data, with labels the accuracy of both, and the gates judged."""
     given, chosen = parted({"latency": False} | options, ValidateOptions, tolerance=TOLERANCE)
-    stages = Stages(given["progress"])
+    stages = _begun(given, chosen)
     with stages("load"):
         models = load(before), load(after)
     dataset = _dataset(models[0], data, chosen, given, given["labels"], chosen.samples)
@@ -237,7 +238,7 @@ def bench(model: Source, other: Source | None = None, **options: Unpack[BenchOpt
         raise UsageError(f"pairs {pairs}, seconds {seconds}: give at least one pair and some time, such as 100 and 10")
     if other is None and chosen.max_latency_ratio is not None:
         raise UsageError("the gate max_latency_ratio compares two models; give the other one too")
-    stages = Stages(given["progress"])
+    stages = _begun(given, chosen)
     with stages("load"):
         first = load(model)
         second = None if other is None else load(other)
@@ -248,7 +249,7 @@ def bench(model: Source, other: Source | None = None, **options: Unpack[BenchOpt
 def sensitivity(model: Source, data: Any, **options: Unpack[CurveOptions]) -> Report:
     """Return how far the outputs move when each part alone changes, judged on held-out rows; groups are narrowed and repaired."""
     given, chosen = parted(options, CurveOptions)
-    stages = Stages(given["progress"])
+    stages = _begun(given, chosen)
     with stages("load"):
         loaded = load(model)
     dataset = _dataset(loaded, data, chosen, given, samples=chosen.samples)
@@ -348,8 +349,14 @@ def _judged(facts: Report, gates: list[dict[str, Any]]) -> Report:
     return facts | {"gates": found, "exit_code": int(not all(gate["passed"] for gate in found))}
 
 
+def _begun(given: Given, settings: Settings) -> Stages:
+    """Return the stages of a run, which may take as much memory as the settings say."""
+    memory_allowed.set(settings.memory_limit)
+    return Stages(given["progress"])
+
+
 def _start(command: str, source: Source, settings: Settings, given: Given) -> Run:
-    stages = Stages(given["progress"])
+    stages = _begun(given, settings)
     with stages("load"):
         model = load(source)
     path, early, force = None, _earlier(settings, given["rewind"]), bool(given["force"])

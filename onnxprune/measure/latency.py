@@ -213,7 +213,7 @@ def measure_pair(
     Stops after ``pairs`` runs of each or ``max_seconds``, whichever comes first; None: after PAIRS, but not before FAST_SECONDS.
     Raises ModelError when one fails.
     """
-    sessions = [session(model, threads=means.threads, providers=providers) for model in (before, after)]
+    sessions = [session(model, threads=means.threads, whole=True, providers=providers) for model in (before, after)]
     return _timed(sessions, feeds, means.threads, pairs, max_seconds)
 
 
@@ -227,7 +227,7 @@ def measure(
     max_seconds: float = 10.0,
 ) -> LatencyReport:
     """Time one model; stops after ``runs`` or ``max_seconds``. Raises ModelError when it cannot be run."""
-    single = session(model, threads=means.threads, providers=providers)
+    single = session(model, threads=means.threads, whole=True, providers=providers)
     return _timed([single], feeds, means.threads, runs, max_seconds)
 
 

@@ -102,11 +102,13 @@ def session(
     threads: int = 1,
     optimise: bool = True,
     reuse: bool = False,
+    whole: bool = False,
     providers: Sequence[str] | None = None,
 ) -> Session:
     """Load a model for inference on ``threads`` threads, with all or none of ONNX Runtime's graph optimisations.
 
-    Without these memory is given back as soon as it is free, unless it is to be used again (``reuse``), which is faster.
+    Without these memory is given back as soon as it is free, unless it is to be used again (``reuse``), which is faster. What is too
+    large is loaded segment by segment, again for every run, unless it is to be loaded as a ``whole``.
 
     Raises ModelError when ONNX Runtime refuses the model, UsageError for a provider that is not available here.
     """
@@ -122,7 +124,7 @@ def session(
 
     made = Opened(model, threads, optimise, tuple(chosen), memory_allowed.get())
     try:
-        if isinstance(model, Model) and runs_in_segments(model):
+        if not whole and isinstance(model, Model) and runs_in_segments(model):
             return Session(Segmented(model, opened), name, (), made)
         inference, weights = opened(model, packs=optimise)
         return Session(inference, name, weights, made)

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.data import Dataset, shared_rows
 from onnxprune.data.survey import Survey
-from onnxprune.errors import DataError, OnnxPruneError, UsageError
+from onnxprune.errors import DataError, ModelError, OnnxPruneError, UsageError
 from onnxprune.means import Means
 from onnxprune.measure.bootstrap import unseen_bound
 from onnxprune.measure.drift import DriftReport, compare
@@ -20,6 +20,7 @@ from onnxprune.measure.tasks.task import NONE, OPTIONS
 from onnxprune.model.facts import Facts
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import revealing
+from onnxprune.model.segmented import loaded_bytes, runs_in_segments
 from onnxprune.proof.inputs import random_feeds
 from onnxprune.report.latency import believed_ratio, latency_doubt
 from onnxprune.settings import AUTO, Settings
@@ -93,7 +94,12 @@ def doubts(
 def measure_latency(
     before: Model, after: Model, facts: Facts, settings: Settings, survey: Survey | None = None
 ) -> LatencyReport:
-    """Time both models in turns on one sample."""
+    """Time both models in turns on one sample; raises ModelError where they are too large for one process to hold both."""
+    if runs_in_segments(before):
+        size = loaded_bytes(before) + loaded_bytes(after)
+        raise ModelError(
+            f"loaded, the weights of both take {size / 1e9:.1f} GB or more; 'onnxprune bench MODEL' times each alone"
+        )
     return measure_pair(
         before,
         after,
