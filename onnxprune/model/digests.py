@@ -19,11 +19,14 @@ CHUNK = 1 << 22
 
 
 class FileDigest:
-    """SHA-256 of the bytes of a model file followed by its data files in the order of their names."""
+    """SHA-256 of the bytes of a model file followed by its data files in the order of their names.
 
-    def __init__(self, head: bytes, files: Iterable[Path] = ()):
+    ``head``: the model file, or nothing where it is itself to be read: ``model``.
+    """
+
+    def __init__(self, head: bytes, files: Iterable[Path] = (), model: Path | None = None):
         self._digest = hashlib.sha256(head)
-        self._files = {file: _state(file) for file in sorted(files)}
+        self._files = {file: _state(file) for file in (*([model] if model else []), *sorted(files))}
         self._lock, self._known = Lock(), ""
         self.large = sum(state[0] for state in self._files.values()) > LARGE
         if not self.large:

@@ -72,10 +72,10 @@ class Model:
     @classmethod
     def of(cls, proto: ModelProto, path: Path | None = None, **about: Any) -> Model:
         """Return a model with the content of ``proto``, which stays as it is; its external data lies beside ``path``."""
-        structure = skeleton_without_data(proto)
+        structure, own = skeleton_without_data(proto), path.resolve() if path else None
         weights = {}
         for tensor in proto.graph.initializer:
-            weights[tensor.name] = _content(tensor, _home(path))
+            weights[tensor.name] = _content(tensor, _home(path), own)
             _refer(structure.graph.initializer.add(), tensor)
         return cls(structure, Weights(weights), path, **about)
 
@@ -190,9 +190,9 @@ def _home(path: Path | None) -> Home | None:
     return Home(path.parent, path.resolve().parent) if path else None
 
 
-def _content(tensor: TensorProto, folder: Home | None) -> Tensor:
+def _content(tensor: TensorProto, folder: Home | None, own: Path | None = None) -> Tensor:
     external = tensor.data_location == TensorProto.EXTERNAL
-    return stored_tensor(tensor, external_region(tensor, folder) if external else None)
+    return stored_tensor(tensor, external_region(tensor, folder) if external else None, own)
 
 
 def _refer(header: TensorProto, tensor: TensorProto) -> None:

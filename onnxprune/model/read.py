@@ -30,6 +30,7 @@ from onnxprune.model.tensors import (
     short_reason,
     stored_size,
 )
+from onnxprune.model.thin import FROM, thin
 from onnxprune.model.weights import Origin, Tensor
 
 __all__ = [
@@ -71,14 +72,14 @@ def _load_file(path: Path, attempts: int = 3) -> Model:
     """Read a model and find its data; again where that fails because another process has just replaced it."""
     before = status(path, ModelError)
     try:
-        data = _read_file(path)
+        data, whole = _read_file(path)
         proto = _parse(data, path)
         folder = Home(path.parent, path.resolve().parent)
-        externals = _check_external(proto, folder, str(path))
+        externals = _check_external(proto, folder, str(path)) - {path.resolve()}
         _embed_inner(proto, folder)
         _check_stored(proto, str(path))
-        size = len(data) + sum(file.stat().st_size for file in externals)
-        digest = FileDigest(data, externals)
+        size = before.st_size + sum(file.stat().st_size for file in externals) if before else len(data)
+        digest = FileDigest(data, externals) if whole else FileDigest(b"", externals, path)
         del data
         model = Model.of(proto, path, digest=digest, size=size, data=frozenset(externals))
         for name, tensor in model.weights.items():
@@ -112,7 +113,8 @@ def tensor_of_file(path: str, sha256: str, name: str) -> Tensor:
     return _opened_elsewhere(path, sha256).weights[name]
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(path: Path) -> tuple[bytes, bool]:
+    """Return a model's message, and whether it is the whole file: of a large one the weights stay where they are."""
     found = status(path, ModelError)
     if found is not None and kind_of(found) == "a folder":
         raise ModelError(f"{path}: a folder, not a model; give the .onnx file inside it")
@@ -120,12 +122,13 @@ def _read_file(path: Path) -> bytes:
     if size > PROTOBUF_LIMIT:
         raise ModelError(f"{path}: {size:,} bytes; no ONNX file is above 2 GB, larger weights lie in external data")
     try:
-        data = path.read_bytes()
+        slim = thin(path) if size >= FROM else None
+        data = path.read_bytes() if slim is None else slim
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
     if not data:
         raise ModelError(f"{path}: the file is empty")
-    return data
+    return data, slim is None
 
 
 def _parse(data: bytes, path: Path) -> ModelProto:

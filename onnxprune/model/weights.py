@@ -221,6 +221,13 @@ class _Region(Tensor):
             target.external_data.add(key=key, value=value)
 
 
+class _Inside(_Region):
+    """A stretch of the model's own file: bytes of the message as they are in memory for others."""
+
+    external = False
+    fill = Tensor.fill
+
+
 class _Slice(Tensor):
     """The positions of another tensor that stay along some axes."""
 
@@ -317,10 +324,10 @@ class Weights(Mapping[str, Tensor]):
 # --- between messages and tensors -----------------------------------------------------------------------------------
 
 
-def stored_tensor(tensor: TensorProto, region: tuple[Path, int, int] | None = None) -> Tensor:
-    """Return what a message holds, or what it refers to in a file: ``region``, file, offset and length."""
+def stored_tensor(tensor: TensorProto, region: tuple[Path, int, int] | None = None, own: Path | None = None) -> Tensor:
+    """Return what a message holds, or what it refers to in a file: ``region``, file, offset and length; ``own``: the model's file."""
     if region is not None:
-        return _Region(tensor, *region)
+        return (_Inside if region[0] == own else _Region)(tensor, *region)
     if tensor.HasField("raw_data"):
         return _Bytes(tensor)
     return _Fields(tensor)

@@ -35,12 +35,12 @@ class Wire:
 
     def __init__(self, model: Model):
         entries = [_entry(header, model.weights[header.name]) for header in model.structure.graph.initializer]
-        tag = _tag(GraphProto, "initializer")
-        self._entries = [(tag + _varint(entry.size), entry) for entry in entries]
+        lead = tag(GraphProto, "initializer")
+        self._entries = [(lead + varint(entry.size), entry) for entry in entries]
         before, after = _split(model.structure.graph, "initializer")
         graph = len(before) + sum(len(lead) + entry.size for lead, entry in self._entries) + len(after)
         head, tail = _split(model.structure, "graph")
-        self._head = head + _tag(ModelProto, "graph") + _varint(graph) + before
+        self._head = head + tag(ModelProto, "graph") + varint(graph) + before
         self._tail = after + tail
         self.size = len(self._head) - len(before) + graph + len(tail)
 
@@ -64,7 +64,7 @@ def _entry(header: TensorProto, tensor: Tensor) -> _Entry:
     about = described(header)
     tensor.note(about)
     head, tail = _split(about, "raw_data")
-    return _Entry(head + _tag(TensorProto, "raw_data") + _varint(tensor.nbytes), tensor, tail)
+    return _Entry(head + tag(TensorProto, "raw_data") + varint(tensor.nbytes), tensor, tail)
 
 
 def _split(message: Message, name: str) -> tuple[bytes, bytes]:
@@ -77,12 +77,12 @@ def _split(message: Message, name: str) -> tuple[bytes, bytes]:
     return before.SerializeToString(deterministic=True), after.SerializeToString(deterministic=True)
 
 
-def _tag(kind: type[Message], name: str) -> bytes:
+def tag(kind: type[Message], name: str) -> bytes:
     """Return what stands before a field that is a message or bytes."""
-    return _varint(kind.DESCRIPTOR.fields_by_name[name].number << 3 | 2)
+    return varint(kind.DESCRIPTOR.fields_by_name[name].number << 3 | 2)
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
     """Return a number in the variable-length form of protobuf."""
     found = bytearray()
     while number > 0x7F:
