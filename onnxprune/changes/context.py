@@ -107,8 +107,9 @@ class Context:
     def _prover(self) -> Prover:
         rows, integers = first_rows(self.data.measured), self.survey.integers if self.survey else {}
         seed, threads = self.settings.seed, self.settings.threads
-        progress = self.stages.progress
-        return Prover(self.facts, seed=seed, threads=threads, rows=rows, integers=integers, progress=progress)
+        prover = Prover(self.facts, seed=seed, threads=threads, rows=rows, integers=integers)
+        prover.progress = self.stages.progress
+        return prover
 
     def on(self, analysis: Analysis, **changes: Any) -> Context:
         """Return the context of another model; what was made of this one is not kept for it."""

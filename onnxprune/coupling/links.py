@@ -16,7 +16,7 @@ from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
 
 FREE = -1
-Positions = np.ndarray | range
+PositionList = np.ndarray | range
 Adapt = Callable[[Node, Spec], Spec]
 
 
@@ -53,7 +53,7 @@ class Links:
     barriers: list[Barrier] = field(default_factory=list)
     choices: list[Product] = field(default_factory=list)
     size: int = 0
-    _pairs: list[tuple[Positions, Positions]] = field(default_factory=list)
+    _pairs: list[tuple[PositionList, PositionList]] = field(default_factory=list)
     _barred: list[tuple[np.ndarray, int]] = field(default_factory=list)
 
     def axis(self, value: str, axis: int) -> np.ndarray:
@@ -106,14 +106,14 @@ def components(size: int, left: np.ndarray, right: np.ndarray) -> tuple[int, np.
     return int(first.sum()), number[root]
 
 
-def _run(positions: np.ndarray) -> Positions:
+def _run(positions: np.ndarray) -> PositionList:
     """Return positions that follow one another as a range, which takes no memory."""
     if len(positions) and np.array_equal(positions, span := np.arange(positions[0], positions[0] + len(positions))):
         return range(int(span[0]), int(span[-1]) + 1)
     return positions
 
 
-def _joined(parts: Sequence[Positions], size: int) -> np.ndarray:
+def _joined(parts: Sequence[PositionList], size: int) -> np.ndarray:
     """Return all positions of several parts, one after the other."""
     result, place = np.empty(sum(map(len, parts)), _kind(size)), 0
     for part in parts:

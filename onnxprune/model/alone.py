@@ -21,7 +21,7 @@ from onnxprune.model.runtime import MAPPED, session
 CHEAP = 1 << 20  # bytes: values that are computed from no larger tensors are computed
 MOST_FED = 1 << 28  # bytes of one operand
 
-Described = tuple[int, tuple[int, ...]]  # element type and shape
+TypeAndShape = tuple[int, tuple[int, ...]]  # element type and shape
 
 
 class Alone:
@@ -29,9 +29,9 @@ class Alone:
 
     def __init__(self, model: Model, graph: Graph, feeds: Mapping[str, np.ndarray], opaque: Callable[[Node], bool]):
         self._model, self._graph, self._feeds, self._opaque = model, graph, feeds, opaque
-        self._known: dict[tuple, list[Described | None]] = {}
+        self._known: dict[tuple, list[TypeAndShape | None]] = {}
 
-    def outputs(self, node: Node, inputs: Sequence[Described | None]) -> list[Described | None]:
+    def outputs(self, node: Node, inputs: Sequence[TypeAndShape | None]) -> list[TypeAndShape | None]:
         """Return element type and shape of each output; nothing where the node cannot be run alone.
 
         ``inputs``: of its operands in their order (None: absent).
@@ -94,7 +94,7 @@ def _key(array: np.ndarray | None) -> Any:
     )
 
 
-def _run(graph: Graph, node: Node, arrays: Sequence[np.ndarray | None]) -> list[Described | None]:
+def _run(graph: Graph, node: Node, arrays: Sequence[np.ndarray | None]) -> list[TypeAndShape | None]:
     """Return what a model of the node alone gives; what the model stores is stored there too."""
     single = _anonymous(node.proto)
     own = helper.make_graph([single], "alone", [], [ValueInfoProto(name=name) for name in single.output if name])

@@ -120,7 +120,7 @@ def session(
     def opened(part: ModelLike, packs: bool = False) -> tuple[Any, list[Any]]:
         options = _options(threads, optimise, reuse, packs)
         content, weights = _loadable(part, options)
-        return ort.InferenceSession(content, options, providers=chosen), weights
+        return ort.InferenceSession(content, options, providers=chosen), [] if optimise else weights
 
     made = Opened(model, threads, optimise, tuple(chosen), memory_allowed.get())
     try:
@@ -163,7 +163,7 @@ def revealing(model: Model, names: Iterable[str], *, threads: int = 1, optimise:
 
 
 def _loadable(model: ModelLike, options: Any) -> tuple[str | bytes, list[Any]]:
-    """Return what InferenceSession takes, and the weights that have to live as long as the session."""
+    """Return what InferenceSession takes, and the weights that have to live until it is there, or as long as it where they are shared."""
     if isinstance(model, onnx.ModelProto | Model):
         return _in_memory(model if isinstance(model, Model) else Model.of(model), options)
     return (model if isinstance(model, bytes) else os.fspath(model)), []

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.model.graph import Graph, Node, made_of_weights
 from onnxprune.model.model import Model
-from onnxprune.model.segments import segments, taken_out
+from onnxprune.model.segments import model_segments, taken_out
 from onnxprune.model.weights import Tensor
 
 WHOLE = 1 << 32  # bytes of weights as float32 up to which a model is loaded at once
@@ -60,7 +60,7 @@ class Segmented:
 
         allowed = memory_allowed.get()
         held = HELD if allowed is None else allowed // PARTS
-        self._segments = segments(graph, made_of_weights(graph), weight, held, lambda _: 1.0)
+        self._segments = model_segments(graph, made_of_weights(graph), weight, held, lambda _: 1.0)
         self._made = [{name for node in segment.nodes for name in node.outputs} for segment in self._segments]
 
     def get_inputs(self) -> list[Named]:

@@ -22,7 +22,7 @@ LIGHT = 64
 
 
 @dataclass(frozen=True)
-class Segment:
+class ModelSegment:
     """``takes``: values of segments before it; ``gives``: what segments behind it read, and outputs of the model that it makes."""
 
     nodes: tuple[Node, ...]
@@ -30,9 +30,9 @@ class Segment:
     gives: tuple[str, ...]
 
 
-def segments(
+def model_segments(
     graph: Graph, constants: Collection[str], weight: Callable[[Node], int], limit: int, size: Callable[[str], float]
-) -> list[Segment]:
+) -> list[ModelSegment]:
     """Return segments with weights of up to ``limit`` bytes; a single node may have more.
 
     ``weight``: bytes of weights that a node reads; ``size``: of a value, infinite where it cannot be passed on. A segment ends where
@@ -46,7 +46,7 @@ def segments(
         part = tuple(nodes[begin : begin + end])
         read, made = (set().union(*names) for names in zip(*((n.reads(), n.outputs) for n in part), strict=True))
         gives = made & (passing[begin + end] | set(graph.outputs))
-        found.append(Segment(part, tuple(sorted(passing[begin] & read)), tuple(sorted(gives))))
+        found.append(ModelSegment(part, tuple(sorted(passing[begin] & read)), tuple(sorted(gives))))
         begin += end
     return found
 

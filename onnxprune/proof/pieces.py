@@ -24,13 +24,13 @@ from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node, replace_reads
 from onnxprune.model.model import Model
 from onnxprune.model.runtime import owned, release_memory, session
-from onnxprune.model.segments import Segment, segments, taken_out
+from onnxprune.model.segments import ModelSegment, model_segments, taken_out
 from onnxprune.model.weights import Tensor, Weights
 from onnxprune.proof.float32 import HALF, computed_in_float32
 from onnxprune.proof.inputs import SIZED, Feeds, random_feeds
 from onnxprune.proof.rounding import shaken
 from onnxprune.proof.stand_ins import StandIns
-from onnxprune.proof.trial import SHAKES, NotRun, Trial
+from onnxprune.proof.trial import SHAKES, NotRun, SideBySide
 from onnxprune.proof.verdict import tolerance_of_stored
 from onnxprune.proof.witnesses import LIVE_BYTES, Witnesses, steps
 
@@ -42,7 +42,7 @@ HELD = 1 << 26  # bytes of weights of one segment
 KINDS = (("rows", "normal", "sizes", "cached"), ("unit", "image"), ("negative", "broken"))
 """Kinds of inputs, the next ones only where something has not been seen yet."""
 
-Values = dict[str, Any]
+Carried = dict[str, Any]
 
 
 def goes_by_segments(facts: Facts, stand_ins: StandIns) -> bool:
@@ -57,10 +57,10 @@ class Line:
     """One model on one feed: ``values``: what has been given so far that other segments take, and the model's inputs."""
 
     model: Model
-    values: Values
+    values: Carried
 
 
-class Pieces(Trial):
+class Pieces(SideBySide):
     """One result and its reference, compared segment by segment."""
 
     def __init__(self, prover: Prover, reference: Model, small: Model, witnesses: Witnesses | None):
@@ -129,7 +129,7 @@ class Pieces(Trial):
 
     def _after_reference(
         self, number: int, original: Line, references: Sequence[Line], results: Sequence[Line]
-    ) -> tuple[Values, list[Values], list[Values]]:
+    ) -> tuple[Carried, list[Carried], list[Carried]]:
         """Run a segment; the result takes what the reference took, without the positions that go."""
         names, count = self._names(number), len(references)
         taken = [self._compressed(number, line.values) for line in references]
@@ -144,7 +144,7 @@ class Pieces(Trial):
 
     def _each_by_itself(
         self, number: int, original: Line, references: Sequence[Line], results: Sequence[Line]
-    ) -> tuple[Values, list[Values], list[Values]]:
+    ) -> tuple[Carried, list[Carried], list[Carried]]:
         """Run a segment; each model takes what it has given itself, and what both store is read once."""
         names, count = self._names(number), len(references)
         with _as_of("result"):
@@ -156,7 +156,7 @@ class Pieces(Trial):
         own = {name for node in self.segments[number].nodes for name in node.outputs if name}
         return [name for name in dict.fromkeys((*self.witnesses.values, *self._owned, *self._deciding)) if name in own]
 
-    def _compressed(self, number: int, values: Mapping[str, Any]) -> Values:
+    def _compressed(self, number: int, values: Mapping[str, Any]) -> Carried:
         """Return what a segment takes, and the model's inputs, without the positions that go, as far as they are told there."""
         taken = (*self.segments[number].takes, *self.prover.facts.graph.inputs)
         found = {}
@@ -166,13 +166,13 @@ class Pieces(Trial):
                     found[name] = self._kept(name, values[name])
         return found
 
-    def _judge(self, wanted: Values, have: Values, noise: Callable[[Sequence[str]], Mapping[str, float]]) -> None:
+    def _judge(self, wanted: Carried, have: Carried, noise: Callable[[Sequence[str]], Mapping[str, float]]) -> None:
         apart = {name: self._apart(name, value, have[name]) for name, value in wanted.items() if name in have}
         shaken_by = noise(self._doubtful(apart))
         for name, one in apart.items():
             self.seen.judge(name, one, shaken_by.get(name, 0.0))
 
-    def _noise(self, number: int, taken: Values, wanted: Values, names: Sequence[str]) -> Mapping[str, float]:
+    def _noise(self, number: int, taken: Carried, wanted: Carried, names: Sequence[str]) -> Mapping[str, float]:
         """Return how far rounding of what a segment takes moves some of its values, as shares of their positions' scales."""
         found = dict.fromkeys(names, 0.0)
         for turn in range(SHAKES if names else 0):
@@ -182,7 +182,7 @@ class Pieces(Trial):
                 found[name] = max(found[name], self._apart(name, wanted[name], self._kept(name, moved[name])).error)
         return found
 
-    def _run(self, number: int, lines: Sequence[Line], names: Sequence[Sequence[str]]) -> list[Values]:
+    def _run(self, number: int, lines: Sequence[Line], names: Sequence[Sequence[str]]) -> list[Carried]:
         """Run one segment of several lines at once; return what it passes on and the ``names`` of each, a sample of inner values.
 
         What it passes on is put into the lines, and what no other segment takes is taken out. Raises ModelError.
@@ -192,8 +192,8 @@ class Pieces(Trial):
         parts = [
             taken_out(o.model, types, _made(o.model, segment.gives, own)) for o, own in zip(lines, names, strict=True)
         ]
-        found: list[Values] = [{} for _ in lines]
-        for part in _in_columns(side_by_side(parts), segment):
+        found: list[Carried] = [{} for _ in lines]
+        for part in _in_columns(merged_lines(parts), segment):
             for key, value in self._outputs(computed_in_float32(part), lines, segment.gives).items():
                 place, _, name = key.partition(":")
                 known = found[int(place)]
@@ -203,13 +203,13 @@ class Pieces(Trial):
             line.values = {name: value for name, value in (line.values | values).items() if name in later}
         return found
 
-    def _outputs(self, model: Model, lines: Sequence[Line], gives: Sequence[str]) -> Values:
+    def _outputs(self, model: Model, lines: Sequence[Line], gives: Sequence[str]) -> Carried:
         """Run segments side by side and return what they give; samples of values that are not passed on."""
         feeds = {}
         for value in model.structure.graph.input:
             place, _, name = value.name.partition(":")
             feeds[value.name] = lines[int(place)].values[name]
-        opened, found = session(model, threads=self.prover.threads, optimise=False, reuse=True), Values()
+        opened, found = session(model, threads=self.prover.threads, optimise=False, reuse=True), Carried()
         for some in self._parts(opened.outputs, feeds):
             for key, value in opened.run(feeds, some).items():
                 name = key.partition(":")[2]
@@ -234,7 +234,7 @@ class Pieces(Trial):
         yield part
 
 
-def _segments(facts: Facts, models: Sequence[Model]) -> list[Segment]:
+def _segments(facts: Facts, models: Sequence[Model]) -> list[ModelSegment]:
     """Return where to take the original and the other models apart: at values that all of them have."""
     known = [{name for node in model.structure.graph.node for name in node.output} for model in models]
     sizes = {name: tensor.nbytes for name, tensor in facts.model.weights.items()}
@@ -246,10 +246,10 @@ def _segments(facts: Facts, models: Sequence[Model]) -> list[Segment]:
     def weight(node: Node) -> int:
         return sum(sizes.get(name, 0) for name in node.reads())
 
-    return segments(facts.graph, facts.constants, weight, HELD, size)
+    return model_segments(facts.graph, facts.constants, weight, HELD, size)
 
 
-def _in_columns(model: Model, segment: Segment) -> Iterator[Model]:
+def _in_columns(model: Model, segment: ModelSegment) -> Iterator[Model]:
     """Yield segments side by side; several times with some columns each where they end with a product with one large stored matrix."""
     (node, *others) = segment.nodes
     stored = node.input(1) if node.op == "MatMul" and not others else ""
@@ -293,7 +293,7 @@ def _as_of(model: str) -> Iterator[None]:
         raise NotRun(model, error) from error
 
 
-def side_by_side(models: Sequence[Model]) -> Model:
+def merged_lines(models: Sequence[Model]) -> Model:
     """Return one model of several, with the weights that they share once.
 
     Every other name of the first begins with ``0:``, of the second with ``1:`` and so on.

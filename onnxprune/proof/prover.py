@@ -11,14 +11,14 @@ from onnxprune.errors import ModelError
 from onnxprune.model.facts import Facts, free_sizes
 from onnxprune.model.model import Model
 from onnxprune.model.runtime import Session, release_memory, session
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import silent
 from onnxprune.proof.float32 import BRAIN, has_any, in_float32
 from onnxprune.proof.inputs import SIZED, Feeds, has_switches, random_feeds
 from onnxprune.proof.pieces import KINDS, Pieces, goes_by_segments
 from onnxprune.proof.positions import difference
 from onnxprune.proof.smaller import smaller_sizes, with_free_inputs
 from onnxprune.proof.stand_ins import stand_ins
-from onnxprune.proof.trial import NotRun, Trial, with_outputs
+from onnxprune.proof.trial import NotRun, SideBySide, with_outputs
 from onnxprune.proof.verdict import SurgeryCheck
 from onnxprune.proof.witnesses import Witnesses
 
@@ -46,10 +46,9 @@ class Prover:
         rows: Sequence[Feeds] = (),
         integers: Mapping[str, np.ndarray] | None = None,
         allowed: Mapping[str, np.ndarray] | None = None,
-        progress: Progress = silent,
     ):
         self.facts, self.seed, self.threads, self.allowed = facts, seed, threads, allowed or {}
-        self.progress = progress
+        self.progress = silent
         self.integers = {**(integers or {}), **self.allowed}
         self.stand_ins = stand_ins(facts)
         self.rows = () if self.stand_ins.fixed_sizes else tuple(rows)
@@ -71,7 +70,7 @@ class Prover:
         if self.by_segments:
             return self._compare_by_segments(reference, small, witnesses)
         self._leave_smaller_sizes_that_are_refused()
-        trial = Trial(self, reference, small, witnesses)
+        trial = SideBySide(self, reference, small, witnesses)
         first = [*(SMALLER if self.smaller else ALWAYS), *(SWITCHED if has_switches(self.facts) else ())]
         further = [kind for kind in FURTHER if kind not in first]
         looks: tuple[Callable[[], None], ...] = (

@@ -46,7 +46,7 @@ def suppress_not_run(model: str) -> Iterator[None]:
             raise
 
 
-class Trial:
+class SideBySide:
     """One result and its reference, run on the same inputs; ``seen``: what was found."""
 
     def __init__(self, prover: Prover, reference: Model, small: Model, witnesses: Witnesses | None):
