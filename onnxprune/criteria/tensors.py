@@ -25,7 +25,7 @@ QUANTISED = {
 
 
 class Slab(NamedTuple):
-    """Positions ``start`` to ``stop`` of ``axis`` of a tensor, as float64."""
+    """Positions ``start`` to ``stop`` of ``axis`` of a tensor, as float64, or float32 where that holds all it has."""
 
     axis: int
     start: int
@@ -77,11 +77,11 @@ class WeightReader:
         norm.join.at(result, units[inside], total[inside])
         return norm.end(result)
 
-    def blocks(self, parameter: str, whole: int | None = None) -> Iterator[Slab]:
-        """Yield the tensor in blocks along one axis: the first if that is enough, else the longest; not ``whole``."""
+    def blocks(self, parameter: str, whole: int | None = None, dtype: type = np.float64) -> Iterator[Slab]:
+        """Yield the tensor in blocks along one axis, as ``dtype``: the first if that is enough, else the longest; not ``whole``."""
         content = self._facts.content(parameter)
         scaling = _scaling(self._facts, parameter, content.ndim)
-        for block in _split(content, scaling, whole):
+        for block in _split(content, scaling, whole, dtype):
             for axis, silent in self._gone[parameter]:
                 block.content[
                     (slice(None),) * axis + (silent[block.start : block.stop] if axis == block.axis else silent,)
@@ -94,7 +94,8 @@ class WeightReader:
         if content.size and not any(content.strides) and not self._gone[parameter]:
             return {axis: _uniform(content, axis, norm) for axis in axes}
         totals = {axis: np.zeros(content.shape[axis]) for axis in axes}
-        blocks = self.blocks(parameter)
+        halves = content.dtype.kind in "fV" and content.dtype.itemsize == 2  # their squares are float32 exactly
+        blocks = self.blocks(parameter, dtype=np.float32 if halves else np.float64)
         for axis, start, stop, block in blocks if content.size <= BLOCK else made_ahead(blocks):
             parts = norm.part(block, out=block)
             for target, total in totals.items():
@@ -114,11 +115,15 @@ def _joined(parts: np.ndarray, axis: int, norm: Norm) -> np.ndarray:
     """Join all but one axis, trailing ones first (by a matrix product for sums)."""
     inner = parts.reshape(*parts.shape[: axis + 1], -1)
     if inner.shape[-1] > 1:
-        inner = inner @ np.ones(inner.shape[-1]) if norm.join is np.add else norm.join.reduce(inner, axis=-1)
+        inner = (
+            inner @ np.ones(inner.shape[-1], inner.dtype) if norm.join is np.add else norm.join.reduce(inner, axis=-1)
+        )
     return norm.join.reduce(inner.reshape(-1, parts.shape[axis]), axis=0)
 
 
-def _split(content: np.ndarray, scaling: Sequence[tuple[np.ufunc, np.ndarray]], whole: int | None) -> Iterator[Slab]:
+def _split(
+    content: np.ndarray, scaling: Sequence[tuple[np.ufunc, np.ndarray]], whole: int | None, dtype: type
+) -> Iterator[Slab]:
     shape = content.shape
     free = [axis for axis in range(len(shape)) if axis != whole] or [0]
     longest = max(free, key=lambda axis: shape[axis])
@@ -126,7 +131,7 @@ def _split(content: np.ndarray, scaling: Sequence[tuple[np.ufunc, np.ndarray]], 
     step = shape[axis] if axis == whole else max(1, BLOCK * shape[axis] // max(content.size, 1))
     for start in range(0, shape[axis], step):
         stop = min(start + step, shape[axis])
-        block = content[(slice(None),) * axis + (slice(start, stop),)].astype(np.float64)
+        block: np.ndarray = content[(slice(None),) * axis + (slice(start, stop),)].astype(dtype)
         for apply, operand in scaling:
             apply(block, _fitted(operand, shape, axis, start, stop), out=block)
         yield Slab(axis, start, stop, block)

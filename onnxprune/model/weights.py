@@ -206,11 +206,22 @@ class _Region(Tensor):
             return whole.reshape(self.shape)
 
     def flat(self, start: int, stop: int) -> np.ndarray:
+        if self.dtype not in BITS:
+            return self._plain(start, stop)
         first = start // TOGETHER * TOGETHER
         place, end = packed_size(self.dtype, first), packed_size(self.dtype, stop)
         with _told(self._name):
             content = b"".join(copy_checked(self.file, self._offset + place, end - place))
             return decoded(self.dtype, content, stop - first)[start - first :]
+
+    def _plain(self, start: int, stop: int) -> np.ndarray:
+        """Return elements of whole bytes, copied once."""
+        element = helper.tensor_dtype_to_np_dtype(self.dtype)
+        with _told(self._name):
+            found = np.fromfile(self.file, element, stop - start, offset=self._offset + start * element.itemsize)
+            if len(found) != stop - start:
+                raise OSError(f"{self.file} became shorter while it was read")
+            return found
 
     def blocks(self) -> Iterator[bytes]:
         return copy_checked(self.file, self._offset, self._length)

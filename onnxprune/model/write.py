@@ -6,6 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -214,7 +215,7 @@ def _publish_both(data: Pending, place: Path, model: Pending, path: Path) -> Non
 def _digest_of_both(content: bytes, data: Pending) -> str:
     digest = hashlib.sha256(content)
     data.stream.seek(0)
-    while block := data.stream.read(CHUNK):
+    for block in made_ahead(iter(partial(data.stream.read, CHUNK), b"")):
         digest.update(block)
     return digest.hexdigest()
 
