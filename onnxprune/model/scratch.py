@@ -1,0 +1,64 @@
+"""Large arrays beyond what memory is to hold: they lie in files without a name, which the system keeps in memory as long as there is room.
+
+Numbers are the same wherever an array lies. The files are gone with the arrays, or with the process, however that ends.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import weakref
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from onnxprune.errors import OutputError
+from onnxprune.model.segmented import memory_allowed
+
+SMALLEST = 1 << 24  # bytes of an array that counts
+HELD = 1 << 30  # bytes of such arrays that stay in memory
+SHARE = 4  # part of the allowed memory, where that is said
+
+_lock, _held = Lock(), [0]
+
+
+def _in_file(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    try:
+        with tempfile.TemporaryFile() as file:
+            return np.memmap(file, dtype, "w+", shape=shape)
+    except OSError as error:
+        raise OutputError(
+            f"no room for {math.prod(shape) * dtype.itemsize / 1e9:.1f} GB of sums in the folder of temporary files "
+            f"{tempfile.gettempdir()} ({error.strerror or error}); set TMPDIR to another one"
+        ) from error
+
+
+def zeros(shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
+    """Return an array of zeros, in memory or in a file; raises OutputError where there is room in neither."""
+    kind = np.dtype(dtype)
+    size = math.prod(shape) * kind.itemsize
+    if size < SMALLEST:
+        return np.zeros(shape, kind)
+    allowed = memory_allowed.get()
+    with _lock:
+        if _held[0] + size > (HELD if allowed is None else allowed // SHARE):
+            return _in_file(shape, kind)
+        _held[0] += size
+    found = np.zeros(shape, kind)
+    weakref.finalize(found, _let_go, size)
+    return found
+
+
+def kept(array: np.ndarray) -> np.ndarray:
+    """Return an array with the same content, where there is room for it; small ones as they are."""
+    if array.nbytes < SMALLEST:
+        return array
+    result = zeros(array.shape, array.dtype)
+    result[...] = array
+    return result
+
+
+def _let_go(size: int) -> None:
+    with _lock:
+        _held[0] -= size
