@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +105,12 @@ def problems(group: Group, context: Scoring, evidence: Evidence, centred: bool =
     one whose groups do not hold every unit alike, counts by its channels' moments as if they were uncorrelated.
     """
     return [p for consumer in consumers(group, context) for p in _fair(problems_of(consumer, group, evidence, centred))]
+
+
+def problems_one_by_one(group: Group, context: Scoring, evidence: Evidence) -> Iterator[Problem]:
+    """Yield the same as ``problems``, centred, each made when it is asked for."""
+    for site in sites(context.analysis)[group.index]:
+        yield from _fair(problems_of(_consumer(site, context), group, evidence, True))
 
 
 def problems_of(consumer: Consumer, group: Group, evidence: Evidence, centred: bool) -> list[Problem]:

@@ -6,16 +6,20 @@ Removing the inputs P and refitting the kept ones costs tr(W_P ([A^-1]_PP)^-1 W_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import scipy
 
+from onnxprune.model.segmented import memory_allowed
+
 DEAD = 1e-10  # inputs with less than this share of the largest second moment carry nothing
 DOWNDATES = 64  # steps between two exact factorisations
 WIDE = 512  # units: wider consumers lose 1/16 of what is left at a time
 BATCH_SHARE = 16
+MOST_HELD = 1 << 32  # bytes of consumers that are held at once, where nothing is said of memory
+PER_INPUT_PAIR = 32  # bytes that one takes: its second moments, their inverse, and what is made on the way
 JITTERS = (0.0, 1e-10, 1e-8, 1e-6, 1e-4)
 
 
@@ -156,8 +160,11 @@ def joint_order(
 ) -> Order:
     """Return the greedy order for units that several consumers read; a unit's cost is the scaled sum over them.
 
-    ``least``: so many units stay in any case, so that their own order is that of what each would cost alone.
+    ``least``: so many units stay in any case, so that their own order is that of what each would cost alone. Where the consumers
+    together take more memory than there is for them, that decides of all.
     """
+    if len(problems) > 1 and too_many([len(problem.gram) for problem in problems]):
+        return order_alone(costs_alone(problems, damping=damping))
     removals = [_Removal(problem, damping) for problem in problems]
     units = len(problems[0].blocks)
     left = np.ones(units, bool)
@@ -176,6 +183,23 @@ def joint_order(
         order.extend(chosen.tolist())
         error.extend((error[-1] + total * _shares(cost[chosen])).tolist())
     return Order(np.array(order, np.int64), np.array(error))
+
+
+def too_many(inputs: Iterable[int]) -> bool:
+    """Whether consumers with so many inputs each are too large to be held at once."""
+    allowed = memory_allowed.get()
+    return sum(PER_INPUT_PAIR * count**2 for count in inputs) > (MOST_HELD if allowed is None else allowed // 2)
+
+
+def costs_alone(problems: Iterable[Problem], *, damping: float = 1e-2) -> np.ndarray:
+    """Return float64[units]: what each unit would cost if it alone went, summed over consumers, of which one is held at a time."""
+    return np.sum([_Removal(p, damping).costs(np.ones(len(p.blocks), bool)) for p in problems], axis=0)
+
+
+def order_alone(costs: np.ndarray) -> Order:
+    """Return the order by what each unit costs alone."""
+    ranked = np.argsort(costs, kind="stable")
+    return Order(ranked, np.concatenate([[0.0], np.cumsum(costs[ranked])]))
 
 
 def _step(units: int, left: int) -> int:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.coupling.groups import Group
-from onnxprune.criteria.consumers import problems, unseen
-from onnxprune.criteria.curvature import Problem, joint_order
+from onnxprune.criteria.consumers import problems, problems_one_by_one, unseen
+from onnxprune.criteria.curvature import Problem, costs_alone, joint_order, order_alone, too_many
 from onnxprune.criteria.spec import Scoring, criterion
+from onnxprune.evidence.sites import sites
 
 LASSO_STEPS = 20  # penalties, each 0.6 of the one before
 LASSO_FACTOR = 0.6
@@ -35,8 +36,12 @@ def obs(group: Group, context: Scoring) -> np.ndarray:
     """Output error once a unit and all that go before it are gone and the rest is refitted: layer-wise group OBS.
 
     Hassibi & Stork 1993, "Second Order Derivatives for Network Pruning: Optimal Brain Surgeon", eq. 5, for blocks of
-    inputs, with the consumer's input covariance as Hessian; one at a time as in Kurtic et al. 2023, "ZipLM", section 3.
+    inputs, with the consumer's input covariance as Hessian; one at a time as in Kurtic et al. 2023, "ZipLM", section 3. Of
+    consumers that memory does not hold at once: what a unit costs if it alone goes.
     """
+    read = sites(context.analysis)[group.index]
+    if len(read) > 1 and too_many(site.inputs for site in read):
+        return order_alone(costs_alone(problems_one_by_one(group, context, context.evidence["gram"]))).scores[None]
     found = _needed(group, context, centred=True)
     if not found:
         return unseen(group, context)

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from onnxprune.model.scratch import zeros
+
 BINS = 1024  # dyadic bins that are kept
 ENTROPY_BINS = 100  # equal bins the entropy is taken over
 FINEST = -64  # exponent of the narrowest bin
@@ -118,8 +120,10 @@ class Gram(Statistic):
         return (np.sqrt(weight) * gap)[:, None]
 
     def _add(self, rows: np.ndarray) -> None:
-        products = np.matmul(rows.transpose(0, 2, 1), rows)
-        self.products = np.add(self.products, products, out=products)
+        if not self.products.ndim:
+            self.products = zeros((len(rows), rows.shape[2], rows.shape[2]))
+        for own, group in zip(self.products, rows, strict=True):
+            own += group.T @ group
 
     @property
     def covariance(self) -> np.ndarray:

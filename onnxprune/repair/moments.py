@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 import scipy  # its parts are imported where they are used
 
+from onnxprune.model.scratch import zeros
+
 METRIC_DAMPING = 1e-2  # of the mean: outputs that hardly matter still count a little
 NOISE = 1e-12  # of the mean square: a network of float32 knows a value to about 1e-6 of its size
 ROWS_AT_ONCE = 512  # from here on a product of rows takes longer than to add it to the sums
@@ -71,7 +73,7 @@ class CrossMoments:
         """Return empty sums for rows around ``origin`` float[groups, inputs] (None: zero), whose targets' origins are zero."""
         read, made = (groups, inputs), (groups, outputs)
         around = np.zeros(read) if origin is None else origin.astype(np.float64)
-        gram, cross = np.zeros((*read, inputs)), np.zeros((*read, outputs))
+        gram, cross = zeros((*read, inputs)), zeros((*read, outputs))
         return cls(gram, cross, np.zeros(read), np.zeros(made), np.zeros(made), around, np.zeros(made))
 
     @classmethod
@@ -105,7 +107,7 @@ class CrossMoments:
     def towards(self, t: np.ndarray) -> CrossMoments:
         """Return the same rows without targets, to be filled by ``add_targets`` with some like t float32[groups, rows, o]."""
         read, made = self.sum_x.shape, (len(self.sum_x), t.shape[2])
-        cross, sum_t, energy = np.zeros((*read, t.shape[2])), np.zeros(made), np.zeros(made)
+        cross, sum_t, energy = zeros((*read, t.shape[2])), np.zeros(made), np.zeros(made)
         return replace(self, cross=cross, sum_t=sum_t, energy=energy, origin_t=_middle(t))
 
     def moved(self, change: CrossMoments, factor: float) -> CrossMoments:

@@ -309,8 +309,10 @@ class Sequential:
             self._replace({linear.bias: linear.shifted(arrays[linear.bias], change)})
 
     def _replace(self, fresh: Mapping[str, np.ndarray]) -> None:
-        self._stored.arrays.update(fresh)
-        self._pruned.use(overwritten(self._stored.graph, self._pruned.model.weights, fresh))
+        arrays = self._stored.arrays
+        arrays.update(fresh)
+        held = {name: arrays[name] for name in fresh}
+        self._pruned.use(overwritten(self._stored.graph, self._pruned.model.weights, held))
 
 
 def _named(nodes: Sequence[str]) -> str:

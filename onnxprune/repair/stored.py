@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,12 @@ from onnx import AttributeProto, TensorProto
 
 from onnxprune.model.graph import Graph, Node
 from onnxprune.model.model import Model
+from onnxprune.model.scratch import kept
+from onnxprune.model.segmented import loaded_bytes
 from onnxprune.model.tensors import FLOATS
 
 _T = TensorProto
+HELD = 1 << 30  # bytes of weights, as float32, of a model whose tensors are read once
 INTEGERS = frozenset({_T.INT4, _T.UINT4, _T.INT8, _T.UINT8, _T.INT16, _T.UINT16, _T.INT32, _T.INT64})
 DEQUANTISE = frozenset({"DequantizeLinear", "com.microsoft::DequantizeLinear"})
 RESHAPE = frozenset({"Reshape", "Unsqueeze", "Identity"})  # what keeps the order of the elements
@@ -95,12 +99,50 @@ class Encoding:
         return self.grid is not None or like.dtype.itemsize < np.dtype(np.float32).itemsize
 
 
+class Contents(MutableMapping[str, np.ndarray]):
+    """Arrays by name: ``fresh`` ones that were put in, and others as they are ``read`` when somebody asks.
+
+    ``held``: whether what was read stays in memory.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, TensorProto], read: Callable[[TensorProto], np.ndarray], held: bool = True
+    ):
+        self._tensors, self._read, self._held = dict(tensors), read, held
+        self._known: dict[str, np.ndarray] = {}
+        self.fresh: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        found = self.fresh.get(name, self._known.get(name))
+        if found is None:
+            found = self._read(self._tensors[name])
+            if self._held:
+                self._known[name] = found
+        return found
+
+    def __setitem__(self, name: str, array: np.ndarray) -> None:
+        self.fresh[name] = kept(array)
+
+    def __delitem__(self, name: str) -> None:
+        del self._tensors[name]
+        self.fresh.pop(name, None)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
 @dataclass(frozen=True)
 class Stored:
     """Content of stored tensors of a model, by name, as they are stored; ``sharing``: a weight may have several readers."""
 
     graph: Graph
-    arrays: dict[str, np.ndarray]
+    arrays: Contents
     sharing: bool = False
 
     @classmethod
@@ -108,7 +150,8 @@ class Stored:
         """Return all tensors that can be replaced and hold floats or integers that may stand for floats; lists in attributes cannot."""
         names = [name for name, tensor in graph.tensors.items() if tensor.data_type in FLOATS | INTEGERS]
         plain = [name for name in names if _is_tensor(graph.producer.get(name))]
-        return cls(graph, {name: model.array(graph.tensors[name]) for name in plain})
+        held = loaded_bytes(model) <= HELD
+        return cls(graph, Contents({name: graph.tensors[name] for name in plain}, model.array, held))
 
     def content(self, name: str) -> np.ndarray | None:
         """Return the floats that a name stands for where these are stored, in whatever way; None where they are not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from onnxprune.coupling.readers import once, reading_weights
 from onnxprune.criteria.curvature import Order, Problem, joint_order
 from onnxprune.evidence.rows import LARGEST, Sampler, usable
 from onnxprune.model.runtime import Arrays
+from onnxprune.model.scratch import kept
 from onnxprune.repair.finding import as_map
 from onnxprune.repair.fit import inputs_of_units
 from onnxprune.repair.inputs import Reads
@@ -209,8 +211,7 @@ class _Reading:
     def problem_of(self, site: LinearSite, weight: np.ndarray, importance: np.ndarray | None) -> ReaderProblem:
         """Return the removal problem of a node that reads this, and the energy of its output on the target's scale."""
         assert self.moments is not None
-        self._sum_up(self.waiting.rest())
-        covariance, scale = self.moments.covariance[0], site.targets[0].scale
+        covariance, scale = self.covariance, site.targets[0].scale
         matrix = site.linear.matrix(weight)[0]
         if self.site.compact:
             matrix = matrix.reshape(-1, site.channels)  # a row for each output and tap
@@ -220,7 +221,15 @@ class _Reading:
         variance = np.maximum(variance.reshape(site.linear.channels, -1).sum(1), 0.0)
         loud = on_own_scales(variance, importance)
         matrix = matrix * np.repeat(loud, len(matrix) // len(loud))[:, None]
-        return ReaderProblem(Problem(covariance, matrix, np.zeros((0, 1), np.int64)), float(variance.sum()))
+        return ReaderProblem(Problem(covariance, kept(matrix), np.zeros((0, 1), np.int64)), float(variance.sum()))
+
+    @cached_property
+    def covariance(self) -> np.ndarray:
+        """float64[d, d], of all rows."""
+        assert self.moments is not None
+        self._sum_up(self.waiting.rest())
+        found, self.moments.gram = kept(self.moments.covariance[0]), np.zeros(0)
+        return found
 
 
 def _shared_out(energies: Mapping[str, float], importance: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -62,7 +62,7 @@ def test_a_cluster_gives_the_bytes_of_one_process_with_a_worker_killed_on_the_wa
     api.stats(
         place / "net.onnx", place / "x.npz", place / "many.npz", spread=f"dask://{address}", progress=heard, **how
     )
-    assert workers[0].wait(5) == -signal.SIGKILL
+    assert workers[0].wait(60) == -signal.SIGKILL
     assert (place / "many.npz").read_bytes() == (place / "one.npz").read_bytes()
     assert any("differentiating: 20 of 20 parts" in text for text in said), said
 

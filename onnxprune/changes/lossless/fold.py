@@ -20,13 +20,12 @@ def folded(analysis: Analysis, found: Found) -> Model:
     """
     model = analysis.facts.model
     stored = stored_tensors(model, analysis.facts.graph)
-    before = dict(stored.arrays)
     for unit in found.units:
         for reading in found.readings[unit.group]:
             if reading.linear is not None and unit.reason in ("constant", "duplicate"):
                 _take_over(analysis, found, unit, reading, reading.linear, stored)
         _silence_writers(analysis, unit, stored)
-    return model.replaced({name: array for name, array in stored.arrays.items() if array is not before[name]})
+    return model.replaced(stored.arrays.fresh)
 
 
 def _silence_writers(analysis: Analysis, unit: Redundant, stored: Stored) -> None:

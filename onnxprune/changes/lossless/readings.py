@@ -12,7 +12,7 @@ from onnxprune.evidence.probe import observable
 from onnxprune.model.graph import Graph, Node
 from onnxprune.model.read import NATIVE_FLOATS, Model
 from onnxprune.repair.linear import Linear, as_linear
-from onnxprune.repair.stored import Stored
+from onnxprune.repair.stored import Contents, Stored
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Reading:
 def stored_tensors(model: Model, graph: Graph) -> Stored:
     """Return the float tensors of a model, whose graph this is, by name."""
     tensors = {name: tensor for name, tensor in graph.tensors.items() if tensor.data_type in NATIVE_FLOATS}
-    return Stored(graph, {name: model.array(tensor) for name, tensor in tensors.items()})
+    return Stored(graph, Contents(tensors, model.array))
 
 
 def readings(analysis: Analysis, stored: Stored) -> list[list[Reading]]:

@@ -13,7 +13,7 @@ from onnxprune.model.facts import Facts, Shape
 from onnxprune.model.graph import Node
 from onnxprune.model.read import NATIVE_FLOATS
 from onnxprune.repair.linear import Linear, as_linear
-from onnxprune.repair.stored import Stored
+from onnxprune.repair.stored import Contents, Stored
 
 LINEAR = frozenset({"Conv", "Gemm", "MatMul"})
 TURNING = frozenset({"Gemm", "com.microsoft::FusedMatMul"})
@@ -115,7 +115,7 @@ def find_layers(analysis: Analysis, most_outputs: int = GRAM_LIMIT, tables: bool
     """Look at every node of the main graph that costs MACs; ``most_outputs``: of a layer; ``tables``: at lookups too."""
     facts = analysis.facts
     tensors = {name: t for name, t in facts.graph.tensors.items() if t.data_type in NATIVE_FLOATS}
-    stored = Stored(facts.graph, {name: facts.model.array(tensor) for name, tensor in tensors.items()})
+    stored = Stored(facts.graph, Contents(tensors, facts.model.array))
     added = {one.matrix for one in facts.model.widened}  # which do nothing, and are not there in the end
     costly = [volume.node for volume in analysis.macs if volume.node is not None]
     nodes = dict.fromkeys(node for node in costly if added.isdisjoint(node.inputs))
