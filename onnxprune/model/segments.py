@@ -39,7 +39,7 @@ def model_segments(
     least is passed on. What is made of weights alone (``constants``) is made anew wherever it is read.
     """
     nodes = [node for node in graph.top if not all(name in constants for name in node.outputs if name)]
-    passing = _passing(nodes, {*graph.inputs, *constants})
+    passing = _passing(nodes, {name for node in nodes for name in node.outputs} - set(constants))
     found, begin = [], 0
     while begin < len(nodes):
         end = _end([weight(node) for node in nodes[begin:]], limit, [sum(map(size, p)) for p in passing[begin + 1 :]])
@@ -51,12 +51,12 @@ def model_segments(
     return found
 
 
-def _passing(nodes: list[Node], everywhere: set[str]) -> list[set[str]]:
-    """Return the values that are made before each place between nodes and read behind it; ``everywhere``: those that are there anyhow."""
+def _passing(nodes: list[Node], made: set[str]) -> list[set[str]]:
+    """Return the values, of those that are ``made`` from inputs, that are there before each place between nodes and read behind it."""
     alive: set[str] = set()
     found = [alive]
     for node in reversed(nodes):
-        alive = (alive - set(node.outputs)) | (node.reads() - everywhere)
+        alive = (alive - set(node.outputs)) | (node.reads() & made)
         found.append(alive)
     return found[::-1]
 

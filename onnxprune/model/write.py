@@ -36,7 +36,8 @@ from onnxprune.model.weights import Tensor
 from onnxprune.model.wire import Wire
 
 SMALL = 1024  # bytes: smaller tensors stay inside the model
-ALIGNED = 1 << 16  # bytes: where a tensor of a data file may begin, so that every system can map it
+ALIGNED = 1 << 16  # bytes: where a tensor of as many may begin in a data file, so that every system can map it
+PAGE = 1 << 12  # bytes: where smaller ones may
 
 
 def output_path(model: Path, requested: str | os.PathLike | None, force: bool) -> Path:
@@ -152,7 +153,7 @@ class _Region(NamedTuple):
 
 
 def _externalised(model: Model) -> tuple[ModelProto, list[_Region]]:
-    """Return the model without large initializers' data, and where the bytes go: aligned to ALIGNED bytes, in order."""
+    """Return the model without large initializers' data, and where the bytes go: aligned so that they can be mapped, in order."""
     slim = model.draft()
     regions: list[_Region] = []
     for target in slim.graph.initializer:
@@ -160,7 +161,8 @@ def _externalised(model: Model) -> tuple[ModelProto, list[_Region]]:
         if tensor.external or (tensor.raw and tensor.nbytes >= SMALL):
             end = _end(regions)
             del target.external_data[:]
-            regions.append(_Region(tensor, target, end + -end % ALIGNED))
+            step = ALIGNED if tensor.nbytes >= ALIGNED else PAGE
+            regions.append(_Region(tensor, target, end + -end % step))
         else:
             fill_header(target, tensor)
     return slim, regions

@@ -107,6 +107,8 @@ FOLLOWED: dict[str, tuple[ModelProto, ModelProto | dict[str, Any]]] = {
 UNFOLLOWED = {
     "please report it with this node": "a defect of a rule is mended here, not by the user",
     "--granularity experts removes whole experts": "another kind of change, which has no axes that stay; test_experts.py",
+    "times each alone": "a model of more than 4 GB as float32",
+    "no room for {} GB of sums": "a disk that is full",
 }
 
 
