@@ -78,3 +78,20 @@ def test_what_looks_at_later_tokens_is_no_language_model():
 def test_losses_without_end_are_told_as_none():
     assert perplexity(np.array([[1.0, 2.0, np.inf], [1.0, 2.0, 3.0]]))["after"] is None
     assert perplexity(np.zeros((2, 3))) is None
+
+
+def test_a_model_agrees_with_itself_and_less_the_more_it_is_damaged():
+    def damaged(by: float):
+        model = decoder(FORMS["spelled out"])
+        for tensor in model.graph.initializer:
+            if tensor.name == "mlp_1.down.weight":
+                array = np.frombuffer(tensor.raw_data, np.float32)
+                tensor.raw_data = (
+                    (array + by * np.random.default_rng(0).standard_normal(array.shape)).astype(np.float32).tobytes()
+                )
+        report = onnxprune.validate(decoder(FORMS["spelled out"]), model, {"input_ids": TOKENS})
+        return report["task"]["agreement"]
+
+    same, little, much = (damaged(by) for by in (0.0, 0.05, 2.0))
+    assert same["score"] == 1 and same["perplexity"]["ratio"] == pytest.approx(1)
+    assert 1 >= little["score"] > much["score"] >= 0

@@ -201,7 +201,8 @@ def test_what_is_not_finite_or_of_another_shape_is_lost(name: str) -> None:
 
 
 def test_every_kind_has_a_law_a_finder_and_options() -> None:
-    assert set(TASKS) == set(FITS) == set(OPTIONS) == {*LAWS, "detection"}
+    """Language models, which need the tokens that were fed, have theirs in test_language.py."""
+    assert set(TASKS) == set(FITS) == set(OPTIONS) == {*LAWS, "detection", "tokens"}
 
 
 # --- what is asked for ------------------------------------------------------------------------------------------------
