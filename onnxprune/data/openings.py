@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from onnxprune.data.inputs import Schema
 from onnxprune.data.readers import ReadOptions
 from onnxprune.errors import DataError
 
 BLOCK = 1 << 20
-
-_KNOWN: dict[tuple[str, int, int], str] = {}
-"""(path, bytes, time of change) -> SHA-256 of files that were read before."""
+WHOLE = 64 << 20
+PIECES, PIECE = 64, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,21 @@ class Opening:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the names and contents of all files; raises DataError where one cannot be read."""
+        """SHA-256 of the names, sizes and contents of all files; raises DataError where one cannot be read.
+
+        Of more than WHOLE bytes PIECES pieces are read: every worker does so, and a cluster should not read all data once per worker.
+        """
+        files = [(name, file) for place in self.paths for name, file in _files(place)]
         digest = hashlib.sha256()
-        for place in self.paths:
-            for name, file in _files(place):
-                digest.update(f"{name}\0{_digest(file)}\0".encode())
+        try:
+            sizes = [file.stat().st_size for _, file in files]
+            for (name, _), size in zip(files, sizes, strict=True):
+                digest.update(f"{name}\0{size}\0".encode())
+            for (_, file), size, wanted in zip(files, sizes, _pieces(sizes), strict=True):
+                for block in _read(file, wanted if wanted is not None else [(0, size)]):
+                    digest.update(block)
+        except OSError as error:
+            raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
         return digest.hexdigest()
 
     def require(self, fingerprint: str) -> None:
@@ -88,16 +100,27 @@ def _files(place: Path) -> Iterator[tuple[str, Path]]:
             yield file.relative_to(place).as_posix(), file
 
 
-def _digest(file: Path) -> str:
-    try:
-        about = file.stat()
-        key = (str(file), about.st_size, about.st_mtime_ns)
-        if key not in _KNOWN:
-            digest = hashlib.sha256()
-            with file.open("rb") as stream:
-                while block := stream.read(BLOCK):
-                    digest.update(block)
-            _KNOWN[key] = digest.hexdigest()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}") from error
-    return _KNOWN[key]
+def _pieces(sizes: Sequence[int]) -> list[list[tuple[int, int]] | None]:
+    """Return per file (place, bytes) of what is read of it: of all files together pieces at equal distances, both ends among them.
+
+    None: all of it.
+    """
+    total = sum(sizes)
+    if total <= WHOLE:
+        return [None] * len(sizes)
+    starts = np.cumsum([0, *sizes])
+    places = np.linspace(0, total - 1, PIECES).astype(np.int64)
+    return [
+        [(max(int(place - start) - PIECE + 1, 0), PIECE) for place in places[(places >= start) & (places < end)]]
+        for start, end in pairwise(starts)
+    ]
+
+
+def _read(file: Path, wanted: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+    if wanted:
+        with file.open("rb") as stream:
+            for place, size in wanted:
+                stream.seek(place)
+                while size > 0 and (block := stream.read(min(size, BLOCK))):
+                    size -= len(block)
+                    yield block

@@ -75,8 +75,9 @@ class Cluster:
 
     def _submitted(self, work: Callable[[T], R], items: Sequence[T]) -> list[Any]:
         sent, call = Sent.of(work), uuid4().hex[:12]
-        source = self._client.submit(sent_on, sent, key=f"onnxprune-{call}-{sent.digest[:12]}")
-        keys = [f"onnxprune-{call}-{number}" for number in range(len(items))]
+        source = self._client.submit(sent_on, sent, key=f"onnxprune_work-{call}")
+        self._client.replicate([source])  # else all items go to the worker that has it
+        keys = [f"onnxprune_part-{call}-{number}" for number in range(len(items))]
         return [
             self._client.submit(deliver, source, item, key=key, retries=RETRIES, pure=False)
             for key, item in zip(keys, items, strict=True)

@@ -36,7 +36,6 @@ def model(tmp_path: Path) -> Path:
 def another_process() -> None:
     """Forget what this process has read, as if it were another one."""
     read._opened_elsewhere.cache_clear()
-    files._KNOWN.clear()
 
 
 def sent_and_back(value):
@@ -108,7 +107,6 @@ def test_labels_and_tokenizers_belong_to_the_data(tmp_path: Path) -> None:
     content = cloudpickle.dumps(labelled)
     np.testing.assert_array_equal(cloudpickle.loads(content).labels, np.arange(50))
     np.save(tmp_path / "l.npy", np.zeros(50, np.int64))
-    files._KNOWN.clear()
     with pytest.raises(DataError, match="holds other data"):
         cloudpickle.loads(content)
     opening = files.Opening.of("a", labelled.schema, "l.npy", None, {"text": TextOptions("t.json")})
@@ -136,6 +134,21 @@ def test_a_folder_is_told_by_its_names_and_contents(tmp_path: Path) -> None:
     (folder / "2.npy").rename(folder / "3.npy")
     with pytest.raises(DataError, match="holds other data"):
         cloudpickle.loads(content)
+
+
+def test_of_large_files_pieces_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "WHOLE", 1000)
+    monkeypatch.setattr(files, "PIECE", 64)
+    dataset = rows(tmp_path, 500)
+    content = cloudpickle.dumps(dataset)
+    assert len(cloudpickle.loads(content)) == 500
+    whole = (tmp_path / "x.npz").read_bytes()
+    for place in (0, len(whole) - 1):
+        (tmp_path / "x.npz").write_bytes(whole[:place] + b"!" + whole[place + 1 :])
+        with pytest.raises(DataError, match="holds other data"):
+            cloudpickle.loads(content)
+    pieces = files._pieces([10, 0, 3000, 5])
+    assert [sum(size for _, size in each or ()) // 64 for each in pieces] == [1, 0, 62, 1]
 
 
 def test_values_go_along() -> None:
