@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -61,7 +62,9 @@ class Cluster:
         _tell_of(doubts)
 
     def merged(self, work: Callable[[T], R], items: Sequence[T], tell: Callable[[int], None] = nobody) -> R:
-        """Return all results merged; only the whole comes here."""
+        """Return all results merged; only the whole comes here. A single item is worked on here."""
+        if len(items) == 1:
+            return work(items[0])
         with self._told():
             futures = self._submitted(work, items)
             marks = [self._client.submit(arrived, future, pure=False) for future in futures]
@@ -75,7 +78,9 @@ class Cluster:
 
     def _submitted(self, work: Callable[[T], R], items: Sequence[T]) -> list[Any]:
         sent, call = Sent.of(work), uuid4().hex[:12]
-        source = self._client.submit(sent_on, sent, key=f"onnxprune_work-{call}")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sending large graph")  # it goes once
+            source = self._client.submit(sent_on, sent, key=f"onnxprune_work-{call}")
         self._client.replicate([source])  # else all items go to the worker that has it
         keys = [f"onnxprune_part-{call}-{number}" for number in range(len(items))]
         return [

@@ -37,7 +37,9 @@ class Processes:
             yield number, delivered.result
 
     def merged(self, work: Callable[[T], R], items: Sequence[T], tell: Callable[[int], None] = nobody) -> R:
-        """Return all results merged as they come."""
+        """Return all results merged as they come; a single item is worked on here."""
+        if len(items) == 1:
+            return work(items[0])
         whole: Any = None
         for done, (_, delivered) in enumerate(self._delivered(work, items), 1):
             if whole is None:
@@ -68,8 +70,8 @@ class Processes:
                         break
                     yield number, found
         finally:
-            for future in running:
-                future.cancel()
+            if running:  # an error, or Ctrl-C: nobody waits for what is still worked on
+                self._executor().shutdown(wait=False, kill_workers=True)
 
     def _executor(self) -> Any:
         from loky import get_reusable_executor

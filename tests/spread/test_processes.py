@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,20 @@ def test_results_come_in_order(two: Any) -> None:
 def test_errors_are_those_of_the_work(two: Any) -> None:
     with pytest.raises(DataError, match="row 5 is bad"):
         mapped(two, failing, [5])
+
+
+def slowly(item: int) -> int:
+    if item:
+        time.sleep(60)
+    return item
+
+
+def test_what_nobody_waits_for_ends(two: Any) -> None:
+    found = two.each(slowly, [0, 1, 2])
+    assert next(found) == (0, 0)
+    start = time.monotonic()
+    found.close()
+    assert mapped(two, abs, [-1, -2]) == [1, 2] and time.monotonic() - start < 30
 
 
 def test_what_a_killed_worker_had_is_done_again(two: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
