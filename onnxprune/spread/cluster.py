@@ -16,6 +16,7 @@ from onnxprune.spread.sent import Sent, arrived, deliver, joined_deliveries
 
 CONNECT, WORKERS = 10, 60
 """Seconds to wait for the scheduler, and for the first worker."""
+SOONER = 1  # priority of what can be done with results that are there, before further ones are worked on
 TOGETHER = 4  # results that one piece of work merges
 RETRIES = 2  # times that an item that failed is tried again
 
@@ -67,7 +68,7 @@ class Cluster:
             return work(items[0])
         with self._told():
             futures = self._submitted(work, items)
-            marks = [self._client.submit(arrived, future, pure=False) for future in futures]
+            marks = [self._client.submit(arrived, future, pure=False, priority=SOONER) for future in futures]
             whole = self._joined(futures)
             for done, future in enumerate(self._completed(marks), 1):
                 future.result()  # raises what went wrong before the rest is waited for
@@ -92,11 +93,17 @@ class Cluster:
         """Return the future of all results merged: of some beside each other first, then of these from the first to the last."""
         groups = []
         while futures:
-            groups.append(self._client.submit(joined_deliveries, *futures[:TOGETHER], pure=False, retries=RETRIES))
+            groups.append(
+                self._client.submit(
+                    joined_deliveries, *futures[:TOGETHER], pure=False, retries=RETRIES, priority=SOONER
+                )
+            )
             del futures[:TOGETHER]  # whoever holds a future keeps its result in some worker's memory
         whole = groups.pop(0)
         while groups:
-            whole = self._client.submit(joined_deliveries, whole, groups.pop(0), pure=False, retries=RETRIES)
+            whole = self._client.submit(
+                joined_deliveries, whole, groups.pop(0), pure=False, retries=RETRIES, priority=SOONER
+            )
         return whole
 
     def _completed(self, futures: Sequence[Any]) -> Iterator[Any]:
