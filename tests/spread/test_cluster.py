@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -56,7 +57,9 @@ def test_a_cluster_gives_the_bytes_of_one_process_with_a_worker_killed_on_the_wa
 
     def heard(text: str) -> None:
         said.append(text)
-        if "differentiating: 3 of 20 parts" in text:
+        if re.search(
+            r"differentiating: 2 of \d+ parts", text
+        ):  # how many there are depends on how many workers are there
             workers[0].send_signal(signal.SIGKILL)
 
     api.stats(
@@ -64,7 +67,7 @@ def test_a_cluster_gives_the_bytes_of_one_process_with_a_worker_killed_on_the_wa
     )
     assert workers[0].wait(60) == -signal.SIGKILL
     assert (place / "many.npz").read_bytes() == (place / "one.npz").read_bytes()
-    assert any("differentiating: 20 of 20 parts" in text for text in said), said
+    assert any(re.search(r"differentiating: (\d+) of \1 parts", text) for text in said), said
 
 
 def test_results_and_errors(dask: Started) -> None:
