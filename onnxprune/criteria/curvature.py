@@ -12,12 +12,15 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
+from onnxprune.model.scratch import kept
 from onnxprune.model.segmented import memory_allowed
 
 DEAD = 1e-10  # inputs with less than this share of the largest second moment carry nothing
 DOWNDATES = 64  # steps between two exact factorisations
 WIDE = 512  # units: wider consumers lose 1/16 of what is left at a time
 BATCH_SHARE = 16
+WIDEST, FEW_TURNS = 4096, 4  # and those that are wider than that a quarter: turns cost the cube of the width
+MIRRORED = 512  # rows
 MOST_HELD = 1 << 32  # bytes of consumers that are held at once, where nothing is said of memory
 PER_INPUT_PAIR = 32  # bytes that one takes: its second moments, their inverse, and what is made on the way
 JITTERS = (0.0, 1e-10, 1e-8, 1e-6, 1e-4)
@@ -76,15 +79,24 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
         return np.zeros_like(matrix)
     level = float(np.trace(matrix)) / len(matrix)
     for jitter in JITTERS:
-        trial = matrix.copy()
+        trial = np.array(matrix, np.float64, order="F")
         trial[np.diag_indices_from(trial)] += jitter * level
         factor, failed = scipy.linalg.lapack.dpotrf(trial, lower=1, overwrite_a=1)
         if not failed:
-            lower, failed = scipy.linalg.lapack.dpotri(factor, lower=1)
-        if not failed and np.isfinite(lower).all():
-            half = np.tril(lower, -1)
-            return half + half.T + np.diag(lower.diagonal())
+            factor, failed = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
+        if not failed and np.isfinite(factor).all():
+            return _mirrored(factor).T
     return np.linalg.pinv(matrix, hermitian=True)
+
+
+def _mirrored(lower: np.ndarray) -> np.ndarray:
+    """Make a matrix, in place, what its lower triangle says that it is."""
+    for start in range(0, len(lower), MIRRORED):
+        stop = start + MIRRORED
+        own = lower[start:stop, start:stop]
+        own[:] = np.tril(own, -1) + np.tril(own).T
+        lower[start:stop, stop:] = lower[stop:, start:stop].T
+    return lower
 
 
 def live_inputs(gram: np.ndarray) -> np.ndarray:
@@ -203,7 +215,7 @@ def order_alone(costs: np.ndarray) -> Order:
 
 
 def _step(units: int, left: int) -> int:
-    return 1 if units <= WIDE else max(1, left // BATCH_SHARE)
+    return 1 if units <= WIDE else max(1, left // (BATCH_SHARE if units <= WIDEST else FEW_TURNS))
 
 
 def _shares(costs: np.ndarray) -> np.ndarray:
@@ -223,8 +235,8 @@ class _Removal:
         units, self.block = problem.blocks.shape
         inputs = problem.blocks.reshape(-1)
         self.scale = problem.scale
-        self.matrix = _eliminated(damped(problem.gram, damping), inputs)
-        self.original = np.where(live_inputs(problem.gram)[inputs], _compact(problem.weight[:, inputs]), 0.0)
+        self.matrix = kept(_eliminated(damped(problem.gram, damping), inputs))
+        self.original = kept(np.where(live_inputs(problem.gram)[inputs], _compact(problem.weight[:, inputs]), 0.0))
         self.kept = np.ones(units, bool)
         self._refactorise()
 

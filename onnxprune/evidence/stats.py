@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from onnxprune.model.scratch import zeros
+from onnxprune.model.scratch import kept, zeros
 
 BINS = 1024  # dyadic bins that are kept
 ENTROPY_BINS = 100  # equal bins the entropy is taken over
@@ -128,7 +128,7 @@ class Gram(Statistic):
     @property
     def covariance(self) -> np.ndarray:
         """float64[g, n, n], divided by the count."""
-        return self.products / np.maximum(self.count, 1.0)
+        return kept(self.products / np.maximum(self.count, 1.0))
 
     @property
     def second_moment(self) -> np.ndarray:
