@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
 
 FREE = -1
+AT_ONCE = 1 << 18  # edges that are looked at at a time
 PositionList = np.ndarray | range
 Adapt = Callable[[Node, Spec], Spec]
 
@@ -75,8 +76,7 @@ class Links:
 
     def components(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (component of each position, lowest barrier number of each component or FREE)."""
-        left, right = (_joined([pair[side] for pair in self._pairs], self.size) for side in (0, 1))
-        count, labels = components(self.size, left, right)
+        count, labels = joined_components(self.size, self._pairs)
         reasons = np.full(count, len(self.barriers), np.int64)
         for positions, number in self._barred:
             np.minimum.at(reasons, labels[positions], number)
@@ -84,26 +84,54 @@ class Links:
 
 
 def components(size: int, left: np.ndarray, right: np.ndarray) -> tuple[int, np.ndarray]:
-    """Return the number of connected components and each node's component, numbered in order of first appearance.
+    """Return the number of connected components and each node's component, numbered in order of first appearance."""
+    return joined_components(size, [(left, right)])
+
+
+def joined_components(size: int, pairs: Sequence[tuple[PositionList, PositionList]]) -> tuple[int, np.ndarray]:
+    """Return the same for edges in several parts, of which a few are looked at at a time.
 
     The same as scipy.sparse.csgraph, whose import takes longer than a whole analysis. Every component is led to its first member
     in as many turns as the logarithm of its size.
     """
-    root = np.arange(size, dtype=_kind(size))
-    while True:
-        one, two = root[left], root[right]
-        apart = one != two
-        if not apart.any():
-            break
-        low = np.minimum(one, two)
-        np.minimum.at(root, np.maximum(one, two, out=one), low)  # a root is led to the smallest that it meets
-        del one, two, low
+    root, left = np.arange(size, dtype=_kind(size)), list(_together(pairs))
+    while left:
+        for edges in left:
+            one, two = (root[_joined(ends, size)] for ends in edges)
+            np.minimum.at(
+                root, np.maximum(one, two), np.minimum(one, two)
+            )  # a root is led to the smallest that it meets
         while not np.array_equal(root, further := root[root]):
             root = further
-        left, right = left[apart], right[apart]
+        left = [found for edges in left if (found := _apart(edges, root))]
     first = root == np.arange(size, dtype=root.dtype)
     number = np.cumsum(first, dtype=root.dtype) - 1
     return int(first.sum()), number[root]
+
+
+Edges = tuple[list[PositionList], list[PositionList]]
+
+
+def _together(pairs: Sequence[tuple[PositionList, PositionList]]) -> Iterator[Edges]:
+    """Yield edges in parts that are worth the time that it takes to look at one."""
+    ends: Edges = ([], [])
+    count = 0
+    for one, two in pairs:
+        ends[0].append(one)
+        ends[1].append(two)
+        count += len(one)
+        if count >= AT_ONCE:
+            yield ends
+            ends, count = ([], []), 0
+    if count:
+        yield ends
+
+
+def _apart(edges: Edges, root: np.ndarray) -> Edges | None:
+    """Return the edges whose ends are not in one component yet; None where there are none."""
+    one, two = (_joined(ends, len(root)) for ends in edges)
+    apart = root[one] != root[two]
+    return ([one[apart]], [two[apart]]) if apart.any() else None
 
 
 def _run(positions: np.ndarray) -> PositionList:

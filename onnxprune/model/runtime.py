@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ CONFIG = {
 """Idle threads sleep, so that two sessions side by side do not take the cores from each other."""
 
 LARGE = 1 << 16  # bytes: smaller tensors stay inside the model
+SAME_AS_REQUESTED = 1  # how a pool of memory grows
 _T = onnx.TensorProto
 MAPPED = {
     *(_T.FLOAT, _T.FLOAT16, _T.DOUBLE, _T.BOOL),
@@ -107,7 +109,8 @@ def session(
 ) -> Session:
     """Load a model for inference on ``threads`` threads, with all or none of ONNX Runtime's graph optimisations.
 
-    Without these memory is given back as soon as it is free, unless it is to be used again (``reuse``), which is faster. What is too
+    Without these memory is given back as soon as it is free, unless it is to be used again (``reuse``, by any session opened so), which is
+    faster; see ``release_shared_memory``. What is too
     large is loaded segment by segment, again for every run, unless it is to be loaded as a ``whole``.
 
     Raises ModelError when ONNX Runtime refuses the model, UsageError for a provider that is not available here.
@@ -147,12 +150,42 @@ def _options(threads: int, optimise: bool, reuse: bool, packs: bool) -> Any:
         options.add_session_config_entry(key, value)
     if not packs:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if reuse:
+        _share_memory()
+        options.add_session_config_entry(*SHARED)
     if not optimise:
         options.enable_cpu_mem_arena = reuse
         options.execution_order = (
             ort.ExecutionOrder.PRIORITY_BASED
         )  # as stored: what is made of weights alone not all at first
     return options
+
+
+SHARED = ("session.use_env_allocators", "1")
+
+
+@cache
+def _share_memory() -> None:
+    """Let sessions that ask for it take their memory from one pool: what one gave back another takes, which spares the system's pages."""
+    import onnxruntime as ort
+
+    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(place, ort.OrtArenaCfg(0, SAME_AS_REQUESTED, -1, -1))
+
+
+def release_shared_memory() -> None:
+    """Return the pool of ``session(reuse=True)`` to the system, as far as nobody uses it."""
+    import onnxruntime as ort
+
+    nothing = onnx.helper.make_tensor_value_info("x", 1, [1])
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "none", [nothing], [onnx.helper.make_tensor_value_info("y", 1, [1])])
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    opened = session(proto, optimise=False, reuse=True)
+    opened._inference.run(None, {"x": np.zeros(1, np.float32)}, options)
+    release_memory()
 
 
 def revealing(model: Model, names: Iterable[str], *, threads: int = 1, optimise: bool = True) -> Session:

@@ -10,7 +10,7 @@ import numpy as np
 from onnxprune.errors import ModelError
 from onnxprune.model.facts import Facts, free_sizes
 from onnxprune.model.model import Model
-from onnxprune.model.runtime import Session, release_memory, session
+from onnxprune.model.runtime import Session, release_memory, release_shared_memory, session
 from onnxprune.progress import silent
 from onnxprune.proof.float32 import BRAIN, has_any, in_float32
 from onnxprune.proof.inputs import SIZED, Feeds, has_switches, random_feeds
@@ -100,6 +100,8 @@ class Prover:
                     break
         except NotRun as error:
             return SurgeryCheck(False, np.inf, np.inf, 0.0, problem=str(error))
+        finally:
+            release_shared_memory()
         if not ran:
             raise self._nothing_run
         return pieces.seen.verdict()
