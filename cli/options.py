@@ -362,7 +362,7 @@ REPAIR = (
         "--memory",
         "memory_limit",
         type=SIZE,
-        help="What --recover may take, e.g. 2GB (default; half of the machine's where it has less): rows at once follow it.",
+        help="What the run may take, e.g. 2GB (default of --recover; half of the machine's where it has less): rows at once and what is loaded at once follow it.",
     ),
     click.option(
         "--checkpoint", type=FILE, help="Keeps the state of --recover; a run that was killed goes on from it."
