@@ -175,6 +175,8 @@ def joint_order(
     ``least``: so many units stay in any case, so that their own order is that of what each would cost alone. Where the consumers
     together take more memory than there is for them, that decides of all.
     """
+    if all(map(_is_uncorrelated, problems)):
+        return order_alone(np.sum([_uncorrelated_costs(problem, damping) for problem in problems], axis=0))
     if len(problems) > 1 and too_many([len(problem.gram) for problem in problems]):
         return order_alone(costs_alone(problems, damping=damping))
     removals = [_Removal(problem, damping) for problem in problems]
@@ -206,6 +208,20 @@ def too_many(inputs: Iterable[int]) -> bool:
 def costs_alone(problems: Iterable[Problem], *, damping: float = 1e-2) -> np.ndarray:
     """Return float64[units]: what each unit would cost if it alone went, summed over consumers, of which one is held at a time."""
     return np.sum([_Removal(p, damping).costs(np.ones(len(p.blocks), bool)) for p in problems], axis=0)
+
+
+def _is_uncorrelated(problem: Problem) -> bool:
+    """Whether every unit is one input and no two inputs go together, so that what one costs is the same whatever else goes."""
+    gram = problem.gram
+    return problem.blocks.shape[1] == 1 and np.count_nonzero(gram) == np.count_nonzero(gram.diagonal())
+
+
+def _uncorrelated_costs(problem: Problem, damping: float) -> np.ndarray:
+    inputs, power = problem.blocks[:, 0], problem.gram.diagonal().astype(np.float64)
+    level = damping * float(power.mean())
+    energy = np.einsum("oi,oi->i", problem.weight, problem.weight, dtype=np.float64)
+    costs = np.where(live_inputs(problem.gram), (power + (level if level > 0 else 1.0)) * energy, 0.0)
+    return problem.scale * costs[inputs]
 
 
 def order_alone(costs: np.ndarray) -> Order:

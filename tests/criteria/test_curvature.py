@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxprune.criteria import curvature
 from onnxprune.criteria.curvature import Problem, damped, inverse, joint_order, obs_order, solve_removed
 
 
@@ -159,3 +160,26 @@ def test_hand_computed():
     np.testing.assert_allclose(error, [0, 0.75, 0.75 + 2.5**2])
     fold = solve_removed(gram, np.array([[1.0, 2.0]]), np.array([True, False]), damping=0.0)
     assert fold.weight == pytest.approx(2.5) and fold.error == pytest.approx(0.75)
+
+
+def test_inputs_that_do_not_go_together_are_ordered_by_what_each_costs() -> None:
+    rng = np.random.default_rng(5)
+    problems = [
+        Problem(np.diag(rng.random(9) + 0.1), rng.standard_normal((4, 9)), rng.permutation(9)[:, None], scale)
+        for scale in (1.0, 3.0)
+    ]
+    found = joint_order(problems)
+    nearly = [problem._replace(gram=problem.gram + 1e-13 * np.ones((9, 9))) for problem in problems]
+    want = joint_order(nearly)  # the general way
+    np.testing.assert_array_equal(found.order, want.order)
+    np.testing.assert_allclose(found.error, want.error, rtol=1e-9)
+
+
+def test_consumers_that_memory_does_not_hold_at_once_count_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = [Problem(*_case(seed)[1:], np.arange(8)[:, None]) for seed in (1, 2, 3)]
+    alone = [[_cost(damped(p.gram, 1e-2), p.weight, np.array([unit])) for unit in range(8)] for p in problems]
+    monkeypatch.setattr(curvature, "MOST_HELD", 100)
+    found = joint_order(problems)
+    costs = np.sum(alone, axis=0)
+    np.testing.assert_array_equal(found.order, np.argsort(costs, kind="stable"))
+    np.testing.assert_allclose(np.diff(found.error), np.sort(costs), rtol=1e-6)
