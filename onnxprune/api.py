@@ -419,7 +419,7 @@ def stats(model: Source, calibration: Any, output: PathLike, **options: Unpack[S
         model=model, calibration=calibration, labels=given["labels"], tokenizer=_tokenizer(given), statistics=output
     )
     check_document(output, "statistics")
-    stages = Stages(given["progress"])
+    stages = _begun(given, chosen)
     with stages("load"):
         loaded = load(model)
     data = _dataset(loaded, calibration, chosen, given, given["labels"], chosen.samples)

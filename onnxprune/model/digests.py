@@ -10,12 +10,12 @@ from threading import Lock, Thread
 from typing import NewType
 
 from onnxprune.errors import ModelError
+from onnxprune.model.tensors import CHUNK
 
 SourceDigest = NewType("SourceDigest", str)
 """SHA-256 of the file that a model came from, data files included, whatever has become of the model since."""
 
 LARGE = 1 << 28  # bytes of data that are only read for a digest when it is asked for
-CHUNK = 1 << 22
 
 
 class FileDigest:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from onnx import TensorProto, helper
 
-from onnxprune.model.graph import Graph, Node, made_of_weights
+from onnxprune.model.graph import Graph, made_of_weights
 from onnxprune.model.model import Model
-from onnxprune.model.segments import model_segments, taken_out
+from onnxprune.model.segments import model_segments, taken_out, weights_read
 from onnxprune.model.weights import Tensor
 
 WHOLE = 1 << 32  # bytes of weights as float32 up to which a model is loaded at once
@@ -52,15 +52,11 @@ class Segmented:
 
     def __init__(self, model: Model, opened: Callable[[Model], tuple[Any, Any]]):
         self._model, self._opened = model, opened
-        graph, sizes = Graph(model.structure), {name: tensor.nbytes for name, tensor in model.weights.items()}
+        graph = Graph(model.structure)
         self._inputs, self._outputs = graph.inputs, [value.name for value in model.structure.graph.output]
-
-        def weight(node: Node) -> int:
-            return sum(sizes.get(name, 0) for name in node.reads())
-
         allowed = memory_allowed.get()
         held = HELD if allowed is None else allowed // PARTS
-        self._segments = model_segments(graph, made_of_weights(graph), weight, held, lambda _: 1.0)
+        self._segments = model_segments(graph, made_of_weights(graph), weights_read(model), held, lambda _: 1.0)
         self._made = [{name for node in segment.nodes for name in node.outputs} for segment in self._segments]
 
     def get_inputs(self) -> list[Named]:
@@ -75,13 +71,12 @@ class Segmented:
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         """Return the named outputs in their order."""
         values, found, wanted = dict(feeds), dict(feeds), set(outputs)
-        for number, (segment, made) in enumerate(zip(self._segments, self._made, strict=True)):
-            later = {name for other in self._segments[number + 1 :] for name in other.takes}
-            gives = sorted(made & (later | wanted))
+        for segment, made in zip(self._segments, self._made, strict=True):
+            gives = sorted(made & (segment.carried | wanted))
             if gives:
                 values |= self._given({name: values[name] for name in segment.takes}, gives, feeds)
             found |= {name: values[name] for name in made & wanted}
-            values = {name: value for name, value in values.items() if name in later}
+            values = {name: value for name, value in values.items() if name in segment.carried}
         return [found[name] for name in outputs]
 
     def _given(self, taken: Mapping[str, Any], gives: Sequence[str], feeds: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,11 +23,21 @@ LIGHT = 64
 
 @dataclass(frozen=True)
 class ModelSegment:
-    """``takes``: values of segments before it; ``gives``: what segments behind it read, and outputs of the model that it makes."""
+    """``takes``: values of segments before it; ``gives``: what segments behind it read, and outputs of the model that it makes.
+
+    ``carried``: all that segments behind it read of what is there by then.
+    """
 
     nodes: tuple[Node, ...]
     takes: tuple[str, ...]
     gives: tuple[str, ...]
+    carried: frozenset[str]
+
+
+def weights_read(model: Model) -> Callable[[Node], int]:
+    """Return what tells how many bytes of a model's weights a node reads."""
+    sizes = {name: tensor.nbytes for name, tensor in model.weights.items()}
+    return lambda node: sum(sizes.get(name, 0) for name in node.reads())
 
 
 def model_segments(
@@ -40,14 +50,15 @@ def model_segments(
     """
     nodes = [node for node in graph.top if not all(name in constants for name in node.outputs if name)]
     passing = _passing(nodes, {name for node in nodes for name in node.outputs} - set(constants))
+    weights, costs = [weight(node) for node in nodes], [sum(map(size, values)) for values in passing[1:]]
     found, begin = [], 0
     while begin < len(nodes):
-        end = _end([weight(node) for node in nodes[begin:]], limit, [sum(map(size, p)) for p in passing[begin + 1 :]])
-        part = tuple(nodes[begin : begin + end])
+        end = begin + _end(weights[begin:], limit, costs[begin:])
+        part = tuple(nodes[begin:end])
         read, made = (set().union(*names) for names in zip(*((n.reads(), n.outputs) for n in part), strict=True))
-        gives = made & (passing[begin + end] | set(graph.outputs))
-        found.append(ModelSegment(part, tuple(sorted(passing[begin] & read)), tuple(sorted(gives))))
-        begin += end
+        takes, gives = passing[begin] & read, made & (passing[end] | set(graph.outputs))
+        found.append(ModelSegment(part, tuple(sorted(takes)), tuple(sorted(gives)), frozenset(passing[end])))
+        begin = end
     return found
 
 

@@ -5,7 +5,7 @@ ONNX Runtime's CPU cannot run bfloat16; and what is compared in float32 is told 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -34,9 +34,7 @@ def in_float32(model: Model) -> Model:
     }
     wider = model.replaced(wide)
     _retype(wider.structure, BRAIN)
-    for tensor in all_tensors(wider.structure.graph):
-        if tensor.data_type == TensorProto.BFLOAT16:
-            tensor.CopyFrom(numpy_helper.from_array(model.array(tensor).astype(np.float32), tensor.name))
+    _widen(all_tensors(wider.structure.graph), BRAIN, model)
     return wider
 
 
@@ -61,10 +59,15 @@ def computed_in_float32(model: Model) -> Model:
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     _retype(proto, HALF)
-    for tensor in node_tensors(proto.graph.node):
-        if tensor.data_type in HALF:
-            tensor.CopyFrom(numpy_helper.from_array(model.array(tensor).astype(np.float32), tensor.name))
+    _widen(node_tensors(proto.graph.node), HALF, model)
     return model.derived(proto)
+
+
+def _widen(tensors: Iterable[TensorProto], types: Collection[int], model: Model) -> None:
+    """Make tensors of the types that nodes hold float32."""
+    for tensor in tensors:
+        if tensor.data_type in types:
+            tensor.CopyFrom(numpy_helper.from_array(model.array(tensor).astype(np.float32), tensor.name))
 
 
 def _cast_rows(node: NodeProto, table: str, names: Names) -> list[NodeProto]:

@@ -21,10 +21,10 @@ from onnx import NodeProto
 
 from onnxprune.errors import ModelError
 from onnxprune.model.facts import Facts
-from onnxprune.model.graph import Node, replace_reads
+from onnxprune.model.graph import replace_reads
 from onnxprune.model.model import Model
 from onnxprune.model.runtime import owned, release_memory, session
-from onnxprune.model.segments import ModelSegment, model_segments, taken_out
+from onnxprune.model.segments import ModelSegment, model_segments, taken_out, weights_read
 from onnxprune.model.weights import Tensor, Weights
 from onnxprune.proof.float32 import HALF, computed_in_float32
 from onnxprune.proof.inputs import SIZED, Feeds, random_feeds
@@ -32,7 +32,7 @@ from onnxprune.proof.rounding import shaken
 from onnxprune.proof.stand_ins import StandIns
 from onnxprune.proof.trial import SHAKES, NotRun, SideBySide
 from onnxprune.proof.verdict import tolerance_of_stored
-from onnxprune.proof.witnesses import LIVE_BYTES, Witnesses, steps
+from onnxprune.proof.witnesses import LIVE_BYTES, Witnesses, in_parts, steps
 
 if TYPE_CHECKING:
     from onnxprune.proof.prover import Prover
@@ -113,9 +113,7 @@ class Pieces(SideBySide):
         return False
 
     def _look(self, feeds: Sequence[Feeds]) -> None:
-        original = Line(
-            self.prover.facts.model, dict(feeds[-1])
-        )  # one will do: it tells whether silence moves an output
+        original = Line(self.prover.facts.model, dict(feeds[-1]))  # one tells whether silence moves an output
         references, results = ([Line(m, dict(feed)) for feed in feeds] for m in (self.reference, self.small))
         for number in range(len(self.segments)):
             self.prover.progress("proving the cut exact", number, len(self.segments))
@@ -199,7 +197,7 @@ class Pieces(SideBySide):
                 place, _, name = key.partition(":")
                 known = found[int(place)]
                 known[name] = np.concatenate([known[name], value], -1) if name in known else value
-        later = {name for other in self.segments[number + 1 :] for name in other.takes}.union(facts.graph.inputs)
+        later = segment.carried.union(facts.graph.inputs)
         for line, values in zip(lines, found, strict=True):
             line.values = {name: value for name, value in (line.values | values).items() if name in later}
         return found
@@ -211,7 +209,7 @@ class Pieces(SideBySide):
             place, _, name = value.name.partition(":")
             feeds[value.name] = lines[int(place)].values[name]
         opened, found = session(model, threads=self.prover.threads, optimise=False, reuse=True), Carried()
-        for some in self._parts(opened.outputs, feeds):
+        for some in in_parts(opened.outputs, self._sizes(feeds), LIVE_BYTES):
             for key, value in opened.run(feeds, some).items():
                 name = key.partition(":")[2]
                 inner = name in self.witnesses.values and name not in gives and isinstance(value, np.ndarray)
@@ -220,34 +218,21 @@ class Pieces(SideBySide):
         release_memory()
         return found
 
-    def _parts(self, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> Iterator[list[str]]:
-        """Yield names in parts whose values take no more than LIVE_BYTES together, as far as sizes are known."""
+    def _sizes(self, feeds: Mapping[str, np.ndarray]) -> Callable[[str], float]:
+        """Return what tells the bytes of a line's value, as far as they are known, for what the lines are fed."""
         scale = max((self._scale({k.partition(":")[2]: v}) for k, v in feeds.items()), default=1.0)
-        part: list[str] = []
-        size = 0.0
-        for name in names:
-            whole = 4.0 * scale * math.prod(self.prover.facts.shape(name.partition(":")[2]) or ())
-            if part and size + whole > LIVE_BYTES:
-                yield part
-                part, size = [], 0.0
-            part.append(name)
-            size += whole
-        yield part
+        return lambda key: self.witnesses.bytes_of(key.partition(":")[2], scale)
 
 
 def _segments(facts: Facts, models: Sequence[Model]) -> list[ModelSegment]:
     """Return where to take the original and the other models apart: at values that all of them have."""
     known = [{name for node in model.structure.graph.node for name in node.output} for model in models]
-    sizes = {name: tensor.nbytes for name, tensor in facts.model.weights.items()}
 
     def size(name: str) -> float:
         shape = facts.shape(name) if all(name in one for one in known) else None
         return math.inf if shape is None else float(math.prod(shape))
 
-    def weight(node: Node) -> int:
-        return sum(sizes.get(name, 0) for name in node.reads())
-
-    return model_segments(facts.graph, facts.constants, weight, HELD, size)
+    return model_segments(facts.graph, facts.constants, weights_read(facts.model), HELD, size)
 
 
 def _in_columns(model: Model, segment: ModelSegment) -> Iterator[Model]:

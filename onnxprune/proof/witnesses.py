@@ -7,8 +7,9 @@ node has been seen, the outputs are proven however little they move themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -55,18 +56,12 @@ class Witnesses:
         return {node: values for node, values in unknown.items() if values}
 
     def parts(self, scale: float = 1.0) -> Iterator[list[str]]:
-        """Yield the names in parts that one run can give out, their sizes being those of the analysis times ``scale``."""
-        part: list[str] = []
-        size = 0.0
-        for name in self.values:
-            whole = 4.0 * scale * math.prod(self.facts.shape(name) or ())
-            if part and size + whole > LIVE_BYTES:
-                yield part
-                part, size = [], 0.0
-            part.append(name)
-            size += whole
-        if part:
-            yield part
+        """Return the names in parts that one run can give out, their sizes being those of the analysis times ``scale``."""
+        return in_parts(self.values, partial(self.bytes_of, scale=scale), LIVE_BYTES)
+
+    def bytes_of(self, name: str, scale: float) -> float:
+        """Return about what a value takes whose inputs are so many times larger than those of the analysis."""
+        return 4.0 * scale * math.prod(self.facts.shape(name) or ())
 
     def sample(self, name: str, value: np.ndarray) -> np.ndarray:
         """Return a part of a value small enough to be kept: all positions of axes that are cut, evenly spaced ones of others.
@@ -88,6 +83,20 @@ class Witnesses:
         return value[
             tuple(slice(None, None, steps.get(axis, 1)) for axis in range(value.ndim))
         ].copy()  # the whole goes
+
+
+def in_parts(names: Iterable[str], size: Callable[[str], float], limit: float) -> Iterator[list[str]]:
+    """Yield names in parts of no more than ``limit`` bytes together, where one alone has no more; ``size``: of each."""
+    part: list[str] = []
+    total = 0.0
+    for name in names:
+        if part and total + size(name) > limit:
+            yield part
+            part, total = [], 0.0
+        part.append(name)
+        total += size(name)
+    if part:
+        yield part
 
 
 def of_cut(analysis: Analysis, kept: Sequence[np.ndarray]) -> Witnesses:

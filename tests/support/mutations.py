@@ -96,6 +96,17 @@ class Bench:
     def accepts(self, model: ModelProto) -> bool:
         return self.prover.compare(self.reference, self._opened(model), self.witnesses).exact
 
+    def tried(self, random: np.random.Generator, count: int = 2) -> tuple[int, int]:
+        """Return how many of some damages, drawn at random, are refused, and how many are not though they do harm."""
+        seen = missed = 0
+        every = list(damages(self.small))
+        for place in random.permutation(len(every))[:count].tolist():
+            if self.accepts(every[place].model):
+                missed += self.harm(every[place].model) > ROUNDING
+            else:
+                seen += 1
+        return seen, missed
+
     def harm(self, model: ModelProto) -> float:
         """Return by how much any output changes on inputs that the proof has not seen; infinite where it cannot be run."""
         found = self._outputs(model)
