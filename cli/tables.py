@@ -7,6 +7,7 @@ from typing import Any
 
 from onnxprune.cli.console import Terminal
 from onnxprune.report.caches import CACHES, cache_rows, cache_sentence
+from onnxprune.report.checkpoints import SLICED_TENSORS, slicing_rows, slicing_sentences
 from onnxprune.report.documents.tables import memory_rows
 from onnxprune.report.entries import (
     DRIFT,
@@ -192,6 +193,17 @@ def _reconstruction(report: dict[str, Any]) -> list[str]:
         moved = f", divergence {found['none']:.4g} -> {found[repaired['method']]:.4g}" if found else ""
         lines.append(f"surviving weights repaired: {repaired['method']}, no labels, no training{moved}")
     return lines
+
+
+def show_checkpoint(terminal: Terminal, report: dict[str, Any], everything: bool) -> None:
+    """Print what became of the tensors of a checkpoint."""
+    rows = slicing_rows(report)
+    shown = rows if everything else rows[:SHOWN]
+    terminal.table(SLICED_TENSORS, shown)
+    if len(rows) > len(shown):
+        terminal.say(f"and {len(rows) - len(shown)} more tensors; --all lists them")
+    for line in slicing_sentences(report):
+        terminal.say(line)
 
 
 def show_curves(terminal: Terminal, found: Sequence[dict[str, Any]]) -> None:

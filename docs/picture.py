@@ -36,6 +36,7 @@ WORDS = {
     "coupling": "what goes together",
     "grad": "a backward pass as ONNX",
     "measure": "how far two outputs are apart",
+    "framework": "tensors of training checkpoints",
     "data": "any source as batches",
     "recording": "what programs feed their models",
     "spread": "work in other processes",

@@ -23,6 +23,8 @@ from onnxprune.data.readers import ReadOptions
 from onnxprune.data.tokens import read_tokens
 from onnxprune.errors import DataError, UsageError
 from onnxprune.evidence.known import KnownStatistics
+from onnxprune.framework.safetensors import refuse_other_files
+from onnxprune.framework.slicing import REFUSE, UNTOLD
 from onnxprune.model import read
 from onnxprune.model.decoding import decoding_of
 from onnxprune.model.graph import Graph
@@ -37,6 +39,7 @@ from onnxprune.options import (
     ApplyOptions,
     BenchOptions,
     CheckOptions,
+    CheckpointOptions,
     CurveOptions,
     Given,
     InspectOptions,
@@ -55,6 +58,7 @@ from onnxprune.report.baseline import TOLERANCE, Baseline
 from onnxprune.report.entries import Report, coverage, header, model_entry
 from onnxprune.report.gates import GATES, require_data, require_measurable
 from onnxprune.report.stages import Stages
+from onnxprune.runs.checkpoints import Slicing, slice_by_plan
 from onnxprune.runs.expanding import Expanded, expanded
 from onnxprune.runs.gathering import gather_shard, merge_shards, parse_shard
 from onnxprune.runs.reports import Comparison, Timing, compare_models, describe, describe_curves, time_models
@@ -192,6 +196,30 @@ def expand(
         place = output_path(loaded.path or Path(), output, force)
         refuse_data_files(place, [loaded])
     return expanded(loaded, place, stages, force=force)
+
+
+def slice_checkpoint(
+    plan: Plan | PathLike, model: Source, weights: PathLike, output: PathLike, **options: Unpack[CheckpointOptions]
+) -> Report:
+    """Write what a plan leaves of a training checkpoint (.safetensors), told by names or by content; return the report.
+
+    Tensors that may have to be cut and are not told are refused. Raises PlanError, DataError, UsageError, OutputError.
+    """
+    given = Given({"untold": REFUSE, **options})
+    if given["untold"] not in UNTOLD:
+        raise UsageError(f"unknown untold {given['untold']!r}; known: {', '.join(UNTOLD)}")
+    recorded = plan if isinstance(plan, Plan) else from_json(read.read_text(plan))
+    settle_paths(model=model, plan=plan, weights=weights, masks=given["masks"], output=output)
+    stages, force = Stages(given["progress"]), bool(given["force"])
+    with stages("load"):
+        loaded = load(model)
+    place = output_path(loaded.path or Path(), output, force)
+    refuse_data_files(place, [loaded])
+    refuse_other_files(place)
+    slicing = Slicing(recorded, _path(given["masks"]), given["untold"], force)
+    settings = analysis_settings(recorded.settings)
+    settings = replace(settings, schedule=recorded.settings.get("schedule", settings.schedule))
+    return slice_by_plan(loaded, Path(weights), slicing, settings, place, stages)
 
 
 def validate(before: Source, after: Source, data: Any, **options: Unpack[ValidateOptions]) -> Report:

@@ -152,6 +152,17 @@ class PruneOptions(ApplyOptions, total=False):
     tolerance: float
 
 
+class CheckpointOptions(TypedDict, total=False):
+    """``masks``: file that ``prune`` wrote beside a plan of zeros. ``untold``: refuse, copy or drop tensors that may have to be cut and are
+    not told. ``force``: replace the output, and slice by a plan of another file of the same shapes.
+    """
+
+    masks: PathLike | None
+    untold: str
+    force: bool
+    progress: Progress | Listener | None
+
+
 class ValidateOptions(FileOptions, total=False):
     """``metric``: ``script.py:function``, one number per sample. ``calibration``: data that decided, which should share no row.
 

@@ -22,7 +22,7 @@ LAYERS = (
     {"version", "errors", "registry", "progress", "means"},
     {"model"},
     {"data", "recording", "spread"},
-    {"measure"},
+    {"framework", "measure"},
     {"coupling", "grad"},
     {"evidence"},
     {"criteria"},

@@ -204,6 +204,10 @@ class Space(Generic[P]):
     def positions(self, change: Change[P], value: str) -> dict[int, np.ndarray]:
         return {}
 
+    def placed(self, change: Change[P], tensor: str) -> dict[int, np.ndarray]:
+        """Return axis -> the positions of a stored tensor that are left of it, in their order afterwards, for axes that change."""
+        return self.positions(change, tensor)
+
     def record(self, change: Change[P]) -> Mapping[str, Any]:
         return {self.name: [self.label(part) for part in change.parts]}
 

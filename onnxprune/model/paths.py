@@ -17,7 +17,7 @@ from onnxprune.model.write import check_folder
 
 Inode = tuple[int, int]  # device, number
 HEAD = 1 << 14
-COMMANDS = "prune|apply|inspect|validate|bench|sensitivity|sweep|stats|report|criteria|ops|check|run"
+COMMANDS = "prune|apply|inspect|validate|bench|sensitivity|sweep|stats|checkpoint|report|criteria|ops|check|run"
 MODELS = (".onnx", ".ort")
 DATA_SUFFIXES = (".npz", ".npy", ".pb", ".wav")
 
@@ -35,6 +35,8 @@ READ = {
     "tokenizer": "read as the tokenizer",
     "vocabulary": "read as the vocabulary",
     "sparsity": "read as masks",
+    "masks": "read as masks",
+    "weights": "the checkpoint that is sliced",
     "metric": "the script of the metric",
     "plan": "the plan that is carried out",
     "baseline": "read as the baseline",

@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import ModelProto
 from onnxruntime import InferenceSession
+from support.checkpoints import write_state
 from support.decoders import decoder
 from support.networks import network, unseen_model
 from tokenizers import Tokenizer
@@ -337,6 +338,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"stats net.onnx --calib rows.npz {RANGES} --shard 2/2 --seed 1 -o seeded.npz",
         ):
             assert run(command).exit_code == 0, command
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in models["net"].graph.initializer}
+    write_state(path / "w.safetensors", weights)
+    write_state(path / "aux.safetensors", weights | {"aux": np.ones(8, np.float32)})
+    write_state(path / "other.safetensors", {"a": np.ones(3, np.float32)})
+    (path / "pickle.bin").write_bytes(b"PK and more, as torch writes it")
     plan = json.loads((path / "plan.json").read_text())
     plan["kept"] = {name: {axis: kept[:-1] for axis, kept in axes.items()} for name, axes in plan["kept"].items()}
     (path / "edited.json").write_text(json.dumps(plan))
@@ -357,7 +363,13 @@ RANGES = "--criterion wanda"
 TEXT, SOUND = f"--calib words.txt {DRY}", f"--calib takes {DRY}"
 KEEP, TOKENS = f"--vocabulary keep.npy {DRY}", f"--tokenizer tokenizer.json {DRY}"
 # what the message says -> (command that calls it forth, command that follows it; several in a row with &&)
+SLICE, SMALL = "checkpoint plan.json net.onnx", "-o small.safetensors --force"
 ERRORS = {
+    "save the checkpoint with": (f"{SLICE} pickle.bin {SMALL}", f"{SLICE} w.safetensors {SMALL}"),
+    "give the checkpoint that the model was exported from": (f"{SLICE} other.safetensors {SMALL}", f"{SLICE} w.safetensors {SMALL}"),
+    "say what becomes of them (--untold": (f"{SLICE} aux.safetensors {SMALL}", f"{SLICE} aux.safetensors {SMALL} --untold copy"),
+    "is no safetensors file; delete it": (f"{SLICE} w.safetensors -o words.txt --force", f"{SLICE} w.safetensors {SMALL}"),
+    "makes no single weights zero; leave --masks out": (f"{SLICE} w.safetensors {SMALL} --masks x.npz", f"{SLICE} w.safetensors {SMALL}"),
     "give ones that it takes, like --input-shape": (f"long.onnx {DRY}", f"long.onnx {DRY} --input-shape x:1,3,30000"),
     "is not of the input's type": (f"rated.onnx {DRY} --input-value s:0.5", f"rated.onnx {DRY} --input-value s:2"),
     "numbers do not fill an input": (f"rated.onnx {DRY} --input-value s:1,2", f"rated.onnx {DRY} --input-value s:2"),
@@ -606,6 +618,10 @@ ADVICE = re.compile(
     r"[;:,.] (?:\w+ )?(?:try|leave|give|pass|drop|relax|create|choose|add|delete|prune|let|name|use|take|make|write|settle|look) "
 )
 EXPLAINED = {
+    "chosen by {}, which it does not hold; give the masks": "followed by test_zeros_that_data_chose_need_the_masks_that_were_written",
+    "whole when you prune (--exclude {!r})": "a stream that is rid of its mean; tests/framework/test_norms.py",
+    "leave the axes that these norms are taken over whole": "a note beside a result; tests/framework/test_norms.py",
+    "more tensors; --all lists them": "what an option shows, not what to do",
     "holds other data on {} than where the run began": "another machine; test_travel.py has the rule",
     "is another model on {} than where the run began": "another machine; test_travel.py has the rule",
     "were lost again and again": "workers that are killed again and again; test_cluster.py has one that is killed once",

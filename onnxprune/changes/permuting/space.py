@@ -18,7 +18,7 @@ from onnxprune.changes.permuting.weighing import channel_scores
 from onnxprune.changes.zeros.layers import weight_layers
 from onnxprune.changes.zeros.patterns import parse_pattern
 from onnxprune.coupling.groups import Analysis, Group, analyse
-from onnxprune.coupling.ordering import moved_tensors, with_tensors
+from onnxprune.coupling.ordering import moved_tensors, moves, with_tensors
 from onnxprune.errors import PlanError, SurgeryError
 from onnxprune.model.model import Model
 from onnxprune.proof.check import SurgeryCheck
@@ -94,22 +94,35 @@ class Permuting(Space[Group]):
     # --- the change -------------------------------------------------------------------------------------------------
 
     def made(self, change: Change[Group]) -> Model:
-        assert isinstance(change, Reordered)
-        analysis, axes = self.analysis, self.analysis.solution.links.axes
-        source = np.arange(int(analysis.starts[-1]))
-        for group in change.parts:
-            start = int(analysis.starts[group.index])
-            source[start : start + group.width] = start + change.orders[group.name]
-
-        def labels(name: str, axis: int) -> np.ndarray:
-            if (name, axis) not in axes:
-                return np.full((analysis.facts.model.weights[name].shape)[axis], -1)
-            return analysis.unit[analysis.solution.links.axis(name, axis)]
-
+        model, source = self.analysis.facts.model, self._sources(change)
         try:
-            return with_tensors(analysis.facts.model, moved_tensors(analysis.facts.model, labels, source))
+            return with_tensors(model, moved_tensors(model, self._units, source))
         except ValueError as error:
             raise SurgeryError(str(error)) from error
+
+    def _sources(self, change: Change[Group]) -> np.ndarray:
+        """Return int64[units]: the unit that comes in place of each."""
+        assert isinstance(change, Reordered)
+        source = np.arange(int(self.analysis.starts[-1]))
+        for group in change.parts:
+            start = int(self.analysis.starts[group.index])
+            source[start : start + group.width] = start + change.orders[group.name]
+        return source
+
+    def _units(self, name: str, axis: int) -> np.ndarray:
+        """Return int64[size]: the unit at each position of a stored tensor's axis, -1 for none."""
+        analysis, links = self.analysis, self.analysis.solution.links
+        if (name, axis) not in links.axes:
+            return np.full((analysis.facts.model.weights[name].shape)[axis], -1)
+        return analysis.unit[links.axis(name, axis)]
+
+    def placed(self, change: Change[Group], tensor: str) -> dict[int, np.ndarray]:
+        if tensor not in self.analysis.facts.model.weights:
+            return {}
+        source = self._sources(change)
+        rank = len(self.analysis.facts.model.weights[tensor].shape)
+        found = {axis: moves(self._units(tensor, axis), source) for axis in range(rank)}
+        return {axis: places for axis, places in found.items() if places is not None}
 
     def checked(self, change: Change[Group], small: Model) -> SurgeryCheck:
         """Nothing may change: what was not seen to be equal stays in its order."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from onnxprune.allocate import literal
 from onnxprune.report.caches import CACHES, cache_rows
+from onnxprune.report.checkpoints import SLICED_TENSORS, slicing_rows
 from onnxprune.report.entries import (
     DRIFT,
     SHARES,
@@ -223,6 +224,7 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[ReportView], Any], bool], ..
     ("Divergence per tensor", ("tensor", "operator", "SQNR dB"), _layers, True),
     ("Each group narrowed alone", ("group", "units", "divergence with so many left"), _curves, True),
     ("Groups", ("group", "before", "after", "status", "MACs", "parameters"), _groups, True),
+    ("Tensors of the checkpoint", SLICED_TENSORS, slicing_rows, True),
     ("Stored tensors", TENSORS, tensor_rows, True),
     ("Quantisation tried", RECIPES_TRIED, recipe_rows, True),
     ("Nodes with weights", WEIGHING_NODES, weighing_rows, True),
