@@ -257,13 +257,28 @@ class Pass:
         return parts
 
     def _seen(self, rows: Dataset, first: int) -> Iterator[tuple[int, Any]]:
-        start, total = first, len(rows)
-        for inputs, labels in rows.labelled(self.means.batch, self.leaf):
-            samples = rows.samples(inputs)
-            yield samples, self.look(Batch(inputs, labels, first, samples))
-            first += samples
-            done = first - start
+        total = len(rows)
+        for batch in self.batches(rows, first):
+            yield batch.samples, self.look(batch)
+            done = batch.first + batch.samples - first
             self.means.progress(f"{self.what}: {done:,} of {total:,} samples", done, total)
+
+    def batches(self, rows: Dataset, first: int = 0) -> Iterator[Batch]:
+        """Yield some rows of the data as they are looked at; ``first``: the number of the first of them."""
+        for inputs, labels in rows.labelled(self.means.batch, self.leaf):
+            batch = Batch(inputs, labels, first, rows.samples(inputs))
+            first += batch.samples
+            yield batch
+
+
+@dataclass(frozen=True)
+class InputsOf:
+    """What the model is fed in a pass over all of the data, batch by batch, as often as it is asked for."""
+
+    whole: Pass
+
+    def __iter__(self) -> Iterator[Feed]:
+        return (batch.inputs for batch in self.whole.batches(self.whole.dataset))
 
 
 def observe(look: Look, dataset: Dataset, observers: Sequence[Own], means: Means, what: str = "observing") -> list[Own]:

@@ -65,7 +65,10 @@ def observable(facts: Facts) -> set[str]:
 
 
 def _reduce(proto: ModelProto, need: Need, facts: Facts, names: Names, prefix: str) -> tuple[str, str, str]:
-    """Append nodes for the element count, the mean and the sum of squared deviations per channel, in float64."""
+    """Add nodes for the element count, the mean and the sum of squared deviations per channel, in float64.
+
+    They stand right behind what makes the value, so that it is not carried on for them where a model runs by segments.
+    """
     rank = len(facts.shape(need.value) or ())
     axes = [axis for axis in range(rank) if axis != need.axis % rank]
     wide, mean, gap, power, squares, size = (
@@ -79,7 +82,9 @@ def _reduce(proto: ModelProto, need: Need, facts: Facts, names: Names, prefix: s
         _reduction(proto, "ReduceSum", power, squares, axes, facts, names),
         helper.make_node("Size", [need.value], [size]),
     ]
-    proto.graph.node.extend(nodes)
+    place = 1 + next(number for number, node in enumerate(proto.graph.node) if need.value in node.output)
+    for node in reversed(nodes):
+        proto.graph.node.insert(place, node)
     return size, mean, squares
 
 

@@ -68,7 +68,6 @@ class Evidence:
         """Write everything to one npz file; raises OutputError."""
         needs = list(self.statistics)
         header = {
-            "format": FORMAT,
             "model": self.model,
             "samples": self.samples,
             "synthetic": self.synthetic,
@@ -76,13 +75,13 @@ class Evidence:
             "needs": [need.to_json() for need in needs],
         }
         arrays = {f"{i}.{k}": a for i, n in enumerate(needs) for k, a in self.statistics[n].arrays().items()}
-        _write(path, header, arrays)
+        write_arrays(path, header, arrays)
 
     @classmethod
     def load(cls, path: Path) -> Evidence:
         """Read what ``save`` wrote; raise DataError for anything else."""
         try:
-            header, arrays = _read(path)
+            header, arrays = read_arrays(path)
             needs = [Need.from_json(entry) for entry in header["needs"]]
             parts: list[dict[str, np.ndarray]] = [{} for _ in needs]
             for name, array in arrays.items():
@@ -95,19 +94,24 @@ class Evidence:
             raise DataError(f"{path} does not hold statistics of this version ({type(error).__name__})") from error
 
 
-def _write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    text = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
+def write_arrays(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays and a header of JSON to one npz file; raises OutputError."""
+    text = np.frombuffer(json.dumps({"format": FORMAT, **header}, sort_keys=True).encode(), np.uint8)
     with atomic_file(path, swept=True) as stream:
         np.savez(stream, header=text, **arrays)  # type: ignore[arg-type]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    header = json.loads(arrays.pop("header").tobytes())
-    if header["format"] != FORMAT:
-        raise ValueError(f"format {header['format']}")
-    return header, arrays
+def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the header and the arrays that ``write_arrays`` wrote; raises DataError for anything else."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        header = json.loads(arrays.pop("header").tobytes())
+        if header["format"] != FORMAT:
+            raise ValueError(f"format {header['format']}")
+        return header, arrays
+    except UNREADABLE as error:
+        raise DataError(f"{path} was not written by this version ({type(error).__name__})") from error
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from onnxprune.data import DEFAULT_BATCH, Dataset
-from onnxprune.data.observe import Batch, observe
+from onnxprune.data.observe import Batch, InputsOf, Pass, fold, observe
 from onnxprune.errors import UsageError
 from onnxprune.evidence.needs import Need, merged
 from onnxprune.evidence.probe import Probe, build_probe, reduced_moments
@@ -21,6 +21,7 @@ from onnxprune.means import Means
 from onnxprune.model.facts import Facts
 from onnxprune.model.read import Identity
 from onnxprune.model.runtime import Session, runtime_version, session
+from onnxprune.model.segmented import runs_in_segments
 
 BUDGET = 128 << 20  # bytes of observed values held at a time
 SYNTHETIC = "the calibration inputs are random: what was gathered says little about real data; give --calib"
@@ -44,16 +45,20 @@ def gather(
     if means.mask is not None and means.mask not in facts.graph.inputs:
         raise UsageError(f"the mask {means.mask!r} is no input of the model; inputs: {', '.join(facts.graph.inputs)}")
     model = facts.model.identity
-    if cache is None:
-        return _stream(model, facts, dataset, wanted, means, positions)
-    origin = _origin(model, dataset, means, positions)
-    known = cache.find(origin, wanted)
+    origin = None if cache is None else _origin(model, dataset, means, positions)
+    known = {} if cache is None or origin is None else cache.find(origin, wanted)
     missing = [need for need in wanted if need not in known]
-    if missing:
-        fresh = _stream(model, facts, dataset, missing, means, positions)
-        cache.keep(origin, fresh)
-        known |= dict.fromkeys(missing, fresh)
-    first = next(iter(known.values()), Evidence(model))
+
+    def keep(fresh: Evidence) -> None:
+        if cache is not None and origin is not None:
+            cache.keep(origin, fresh)
+        known.update(dict.fromkeys(fresh.statistics, fresh))
+
+    if missing and runs_in_segments(facts.model) and means.spread is None:
+        _by_segments(ValueObserver.of(model, facts, dataset, wanted, means, positions), dataset, missing, keep)
+    elif missing:
+        keep(_stream(model, facts, dataset, missing, means, positions))
+    first = next(iter(known.values()), _nothing(model, dataset, ()))
     found = {need: known[need][need] for need in wanted}
     return Evidence(first.model, first.samples, first.synthetic, found, first.warnings)
 
@@ -72,6 +77,26 @@ def _stream(
         return _nothing(model, dataset, needs)
     stream = ValueObserver.of(model, facts, dataset, needs, means, positions)
     return observe(stream.look, dataset, [stream], stream.means)[0].evidence
+
+
+def _by_segments(
+    stream: ValueObserver, dataset: Dataset, missing: Sequence[Need], keep: Callable[[Evidence], None]
+) -> None:
+    """Show all of the data to one segment of the model after the other, and keep what every segment shows of what is missing.
+
+    All that the ``stream`` asks for is made, missing or not: which values are given out decides how products are rounded.
+    """
+    whole = Pass(stream.look, dataset, (stream,), stream.means)
+    names = {need: stream.probe.reduced.get(need, tuple(need.values)) for need in stream.evidence.statistics}
+    done = 0
+    for due, shown in stream.session.stages(InputsOf(whole), list(dict.fromkeys(names.values()))):
+        own = [need for need in missing if names[need] in due]
+        if not own:
+            continue  # what is left of a segment is run all the same
+        seen = ((batch.samples, (batch, found)) for batch, found in zip(whole.batches(dataset), shown, strict=True))
+        keep(fold(seen, [stream.alone(own)], whole.leaf).whole(whole.count).all[0].evidence)
+        done += len(own)
+        stream.means.progress(f"observing: {done:,} of {len(missing):,} statistics", done, len(missing))
 
 
 def _nothing(model: Identity, dataset: Dataset, needs: Sequence[Need]) -> Evidence:
@@ -100,6 +125,11 @@ class ValueObserver:
         opened = session(facts.model.derived(probe.proto), threads=means.threads)
         sized = replace(means, batch=means.batch or _batch(opened, probe, dataset))
         return cls(facts, probe, opened, sized, positions, _nothing(model, dataset, needs))
+
+    def alone(self, needs: Sequence[Need]) -> ValueObserver:
+        """Return one that looks at some of the needs."""
+        evidence = self.evidence.fresh()
+        return replace(self, evidence=replace(evidence, statistics={n: evidence.statistics[n] for n in needs}))
 
     def look(self, batch: Batch) -> tuple[Batch, dict[str, np.ndarray]]:
         return batch, self.session.run(batch.inputs, self.probe.outputs)

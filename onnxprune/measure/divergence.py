@@ -17,9 +17,10 @@ from onnxprune.measure.outputs import CLASSES, Errors, Outputs
 from onnxprune.measure.tasks.agreement import TaskAgreement
 from onnxprune.measure.tasks.choice import Judged
 from onnxprune.measure.tasks.task import Answered
+from onnxprune.model.batched import owned
 from onnxprune.model.memory import room
 from onnxprune.model.read import Model
-from onnxprune.model.runtime import Results, Session, owned, revealing
+from onnxprune.model.runtime import Results, Session, revealing
 
 OUTPUTS_IN_MEMORY = 1 << 27  # bytes
 TEMPERATURE = 4.0

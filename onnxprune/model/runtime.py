@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import onnx
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.model.graph import give_out
 from onnxprune.model.model import Model, embed_header
-from onnxprune.model.segmented import Segmented, memory_allowed, runs_in_segments
+from onnxprune.model.segmented import Segmented, Stage, memory_allowed, runs_in_segments
 from onnxprune.model.weights import Tensor
 from onnxprune.registry import near_names
 
@@ -75,6 +75,30 @@ class Session:
         except Exception as error:
             raise ModelError(f"{self.name} cannot be run: {_reason(error)}") from error
 
+    @property
+    def by_segments(self) -> bool:
+        """Whether the model is loaded segment by segment: then ``stages`` loads each of them once, ``run`` every time."""
+        return isinstance(self._inference, Segmented)
+
+    def stages(self, batches: Iterable[Arrays], wanted: Sequence[tuple[str, ...]]) -> Iterator[Stage]:
+        """Yield, until all is there, names of ``wanted`` outputs (or inputs) with what they are, batch after batch.
+
+        A loaded model gives everything at once; one by segments what each of them completes, for all batches before the next is loaded.
+        ``batches`` may be read again and again. Raises ModelError with the first line of ONNX Runtime's reason.
+        """
+        if isinstance(self._inference, Segmented):
+            for names, values in self._inference.stages(batches, wanted):
+                yield names, self._told(values)
+            return
+        read = list(dict.fromkeys(name for names in wanted for name in names if name not in self.inputs))
+        yield list(wanted), ({**feeds, **self.run(feeds, read)} for feeds in batches)
+
+    def _told(self, values: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        try:
+            yield from values
+        except Exception as error:
+            raise ModelError(f"{self.name} cannot be run: {_reason(error)}") from error
+
 
 class Opened(NamedTuple):
     """What ``session`` was given, and the memory that was allowed."""
@@ -91,11 +115,6 @@ def _opened_again(made: Opened, outputs: tuple[str, ...]) -> Session:
     result = session(made.model, threads=made.threads, optimise=made.optimise, providers=made.providers)
     result.outputs = outputs
     return result
-
-
-def owned(value: Any) -> Any:
-    """Return a copy of an array that a session gave: the array itself keeps all memory of the session's runs alive."""
-    return np.array(value) if isinstance(value, np.ndarray) else value
 
 
 def session(

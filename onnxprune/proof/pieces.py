@@ -20,10 +20,11 @@ import numpy as np
 from onnx import NodeProto
 
 from onnxprune.errors import ModelError
+from onnxprune.model.batched import owned
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import replace_reads
 from onnxprune.model.model import Model
-from onnxprune.model.runtime import owned, release_memory, session
+from onnxprune.model.runtime import release_memory, session
 from onnxprune.model.segments import ModelSegment, model_segments, taken_out, weights_read
 from onnxprune.model.weights import Tensor, Weights
 from onnxprune.proof.float32 import HALF, computed_in_float32

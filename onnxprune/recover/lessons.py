@@ -16,9 +16,10 @@ from onnxprune.data.repeated import Remembered
 from onnxprune.means import Means
 from onnxprune.measure.divergence import opened
 from onnxprune.measure.outputs import Outputs
+from onnxprune.model.batched import owned
 from onnxprune.model.memory import bytes_allowed, bytes_per_row
 from onnxprune.model.read import Model
-from onnxprune.model.runtime import Arrays, owned, revealing
+from onnxprune.model.runtime import Arrays, revealing
 from onnxprune.recover.augment import augmenter, harmless
 from onnxprune.recover.batches import Shuffled
 from onnxprune.recover.hints import with_variances

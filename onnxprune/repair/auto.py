@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -15,10 +17,13 @@ from onnxprune.data.repeated import Batches, held_out, in_batches
 from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
-from onnxprune.model.read import Model
+from onnxprune.model.model import Identity, Model
+from onnxprune.model.runtime import runtime_version
+from onnxprune.repair.journal import Journal
 from onnxprune.repair.moments import SOLVERS, Limit
 from onnxprune.repair.sequential import TURNS, Effort, Sequential
 from onnxprune.repair.teacher import batch_of, positions_of
+from onnxprune.version import __version__
 
 DAMPED, DAMPINGS = "least-squares", (1.0, 0.1)  # the solver that is damped, and how strongly, times the usual
 HELD_OUT = 0.25  # of the calibration data, to choose a method by
@@ -49,12 +54,13 @@ class Method:
     """``name``: a solver, or ``auto``: whichever brings the outputs back best on held-out data.
 
     ``fitted``: the model as least squares has repaired it already, and its held-out divergence; other solvers, for which it
-    was not made, are then left out. ``limits``: see ``Sequential``.
+    was not made, are then left out. ``limits``: see ``Sequential``. ``journals``: folder for what is solved; a repair within limits has none.
     """
 
     name: str = "auto"
     fitted: tuple[Model, float] | None = None
     limits: Mapping[str, Limit] = field(default_factory=dict)
+    journals: Path | None = None
 
 
 def repair(
@@ -117,10 +123,23 @@ class _Trial:
         """Return the model repaired by the solver ``name``."""
         if self.method.fitted is not None and name == "least-squares":
             return self.method.fitted[0]
+        effort = Effort(positions_of(len(data)), turns, damping)
         walk = Sequential(
             self.analysis, self.kept, Batches(data, self.batch), limits=self.method.limits, method=name,
-            effort=Effort(positions_of(len(data)), turns, damping), means=self.means, importance=self.importance,
+            effort=effort, means=self.means, importance=self.importance, journal=self._journal(name, data, effort),
         )  # fmt: skip
         repaired = walk.run(self.small)
         self.warned[name] = walk.warnings
         return repaired
+
+    def _journal(self, name: str, data: Dataset, effort: Effort) -> Journal | None:
+        if self.method.journals is None or self.method.limits:
+            return None
+        how = (self.means.threads, self.means.seed, self.means.mask, self.means.memory, self.batch, effort, name)
+        weighed = [part for weight, worth in sorted(self.importance.items()) for part in (weight, worth)]
+        parts = (*self._models, __version__, runtime_version(), data.digest(), how, *self.kept, *weighed)
+        return Journal.of(self.method.journals, parts)
+
+    @cached_property
+    def _models(self) -> tuple[Identity, Identity]:
+        return self.analysis.facts.model.identity, self.small.identity

@@ -26,6 +26,7 @@ from onnxprune.model.runtime import Arrays, release_memory
 from onnxprune.repair.finding import as_map
 from onnxprune.repair.fit import Choice, NodeFit
 from onnxprune.repair.inputs import ROWS_IN_MEMORY, InputRows, Reads
+from onnxprune.repair.journal import Journal, Solved
 from onnxprune.repair.linear import Linear
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.maps import LinearMap, OwnProduct
@@ -66,7 +67,7 @@ class Sequential:
     the model; those that go are zeroed where they are read, see ``chosen``). ``unmatched``: node -> samples left out, because
     the two models' values cannot be matched row by row. ``unrepaired``: nodes whose weights are stored in a way that is not
     refitted. ``snaps``: weight -> what can be stored of it; where there are any, other weights stay. ``importance``: weight -> float64[channels that it writes], where these are outputs of the model on scales of
-    their own.
+    their own. ``journal``: keeps what is solved, and knows what was.
     """
 
     analysis: Analysis
@@ -81,6 +82,7 @@ class Sequential:
     teacher: Teacher | None = None
     everything: bool = False
     snaps: Mapping[str, Snap] = field(default_factory=dict)
+    journal: Journal | None = None
     chosen: dict[int, np.ndarray] = field(default_factory=dict)
     unmatched: dict[str, int] = field(default_factory=dict)
     unrepaired: list[str] = field(default_factory=list)
@@ -92,6 +94,7 @@ class Sequential:
         self._stored = Stored.of(working, graph)
         self._solve = SOLVERS[self.method]
         self._whole: Stored | None = None
+        self._written: dict[str, np.ndarray] = {}
         self._left = Kept.of(self.analysis, self.kept)
         sites = self._sites(graph)
         after = last_sites(graph, [site.node for site in sites])
@@ -106,7 +109,9 @@ class Sequential:
         self._inputs: dict[Reads | LinearMap, InputRows] = {}
         for number, (linear, target) in enumerate(pairs):
             self.means.progress(f"{self.method}: node {number + 1} of {len(sites)}", number, len(sites))
-            self._refit(linear, target)
+            if self._works_on(linear):
+                self._pruned.advance([*linear.sources, *([target.other] if target.other else [])])
+                self._settle(number, linear, target)
         return self._pruned.model
 
     @property
@@ -164,10 +169,26 @@ class Sequential:
 
     # --- one node ---------------------------------------------------------------------------------------------------
 
-    def _refit(self, linear: LinearMap, target: FitTarget) -> None:
-        if self.snaps and (linear.weight not in self.snaps or len(linear.blocks) > 1):
+    def _works_on(self, linear: LinearMap) -> bool:
+        return not self.snaps or (linear.weight in self.snaps and len(linear.blocks) == 1)
+
+    def _settle(self, number: int, linear: LinearMap, target: FitTarget) -> None:
+        """Refit node ``number``, or take what the journal knows of it."""
+        label = linear.node.label
+        known = None if self.journal is None else self.journal.find(number, self._stored.arrays)
+        if known is not None:
+            self._replace(known.arrays)
+            self.chosen.update(known.chosen)
+            if known.unmatched:
+                self.unmatched[label] = self.unmatched.get(label, 0) + known.unmatched
             return
-        self._pruned.advance([*linear.sources, *([target.other] if target.other else [])])
+        self._written, chosen, unmatched = {}, set(self.chosen), self.unmatched.get(label, 0)
+        self._refit(linear, target)
+        if self.journal is not None:
+            found = {group: mask for group, mask in self.chosen.items() if group not in chosen}
+            self.journal.keep(number, Solved(self._written, found, self.unmatched.get(label, 0) - unmatched))
+
+    def _refit(self, linear: LinearMap, target: FitTarget) -> None:
         narrow = self._narrow(linear)
         inputs = self._rows(linear) if narrow is None else self._narrow_rows(linear, narrow)
         targets = [self._wanted(linear, target, *there) for there in self._values(linear, target, inputs)]
@@ -311,6 +332,7 @@ class Sequential:
     def _replace(self, fresh: Mapping[str, np.ndarray]) -> None:
         arrays = self._stored.arrays
         arrays.update(fresh)
+        self._written |= fresh
         held = {name: arrays[name] for name in fresh}
         self._pruned.use(overwritten(self._stored.graph, self._pruned.model.weights, held))
 

@@ -21,7 +21,7 @@ from onnxprune.evidence.unusable import refusal
 from onnxprune.means import Means
 from onnxprune.model.facts import Facts
 from onnxprune.model.memory import room
-from onnxprune.model.runtime import Arrays, observe_shapes, revealing
+from onnxprune.model.runtime import Arrays, Session, observe_shapes, revealing
 from onnxprune.repair.operands import Steps
 
 MEMORY = 3 << 27  # bytes of rows that are kept, in half precision where that is what it takes
@@ -32,7 +32,7 @@ PARTS = 4  # batches, at the least, that data is looked at in
 HALF_RANGE = 6e4  # deviations from the mean that half precision holds
 
 Onlooker = Callable[[int, Arrays, Mapping[str, np.ndarray]], None]
-"""Is shown the number of a batch, its inputs, and the values that it asked for."""
+"""Is shown the number of a batch, its inputs, and values that it asked for."""
 
 
 class AxisOrder(NamedTuple):
@@ -233,39 +233,48 @@ class Teacher:
         return self._known[sought][number].read(positions)
 
     def learn(self, wanted: Iterable[SoughtRows], onlooker: Onlooker | None = None, values: Iterable[str] = ()) -> None:
-        """Look at what is not known yet; ``onlooker`` is shown these and ``values`` batch by batch.
+        """Look at what is not known yet; ``onlooker`` is shown every one of ``values`` once, batch by batch.
 
         Raises DataError for values that are not finite.
         """
         missing = [sought for sought in dict.fromkeys(wanted) if sought not in self._known]
-        names = list(dict.fromkeys([*(name for sought in missing for name in sought.values), *values]))
-        if not names:
+        alone = {(name,) for name in values}
+        together = list(dict.fromkeys([*(sought.values for sought in missing), *sorted(alone)]))
+        if not together:
             return
+        made = {name for names in together for name in names if name not in self.facts.graph.inputs}
+        opened = revealing(self.facts.model, sorted(made), threads=self.means.threads)
         found: dict[SoughtRows, list[_Stored]] = {sought: [] for sought in missing}
-        half = False
-        for number, (batch, arrays) in enumerate(self._passes(names)):
-            if not number:
-                half = self._settle(missing, batch, arrays)
-            sampler = self.sampler(number, batch, self.positions)
-            for sought in missing:
-                rows = sought.rows_of(arrays, sampler)
-                if not usable(rows, LARGEST):
-                    raise self.refusal(batch, Need("gram", sought.value, sought.axis), arrays[sought.value])
-                found[sought].append(_Stored.of(rows, sought.counts_of(arrays, sampler), half))
-            if onlooker is not None:
-                onlooker(number, batch, arrays)
-            self.means.progress(f"the original: batch {number + 1} of {len(self.sizes)}", number + 1, len(self.sizes))
+        half = self._settle(missing, next(iter(self.batches)), opened) if opened.by_segments else None
+        for due, shown in opened.stages(self.batches, together):
+            here, told = [sought for sought in missing if sought.values in due], sorted(alone.intersection(due))
+            for number, (batch, arrays) in enumerate(zip(self.batches, shown, strict=True)):
+                if half is None:
+                    half = self._settled(missing, batch, arrays)
+                for sought in here:
+                    found[sought].append(self._stored(sought, number, batch, arrays, half))
+                if onlooker is not None and told:
+                    onlooker(number, batch, {name: arrays[name] for (name,) in told})
+                self._tell(number, sum(map(len, found.values())), len(missing))
         self._known |= found
 
-    def _passes(self, names: list[str]) -> Iterable[tuple[Arrays, Mapping[str, np.ndarray]]]:
-        """Yield the inputs and the named values of every batch."""
-        made = [name for name in names if name not in self.facts.graph.inputs]
-        opened = revealing(self.facts.model, made, threads=self.means.threads)
-        for batch in self.batches:
-            found = opened.run(batch, made) if made else {}
-            yield batch, {name: batch[name] if name in batch else found[name] for name in names}
+    def _stored(self, sought: SoughtRows, number: int, batch: Arrays, arrays: Arrays, half: bool) -> _Stored:
+        sampler = self.sampler(number, batch, self.positions)
+        rows = sought.rows_of(arrays, sampler)
+        if not usable(rows, LARGEST):
+            raise self.refusal(batch, Need("gram", sought.value, sought.axis), arrays[sought.value])
+        return _Stored.of(rows, sought.counts_of(arrays, sampler), half)
 
-    def _settle(self, missing: list[SoughtRows], batch: Arrays, arrays: Mapping[str, np.ndarray]) -> bool:
+    def _tell(self, number: int, known: int, sought: int) -> None:
+        done, count = (known, sought * len(self.sizes)) if sought else (number + 1, len(self.sizes))
+        self.means.progress(f"the original: batch {number + 1} of {len(self.sizes)}", done, count)
+
+    def _settle(self, missing: list[SoughtRows], batch: Arrays, opened: Session) -> bool:
+        """Do the same by a run of its own, where values are not there together later."""
+        names = {name for sought in missing for name in sought.values if name not in batch}
+        return self._settled(missing, batch, {**batch, **opened.run(batch, sorted(names))})
+
+    def _settled(self, missing: list[SoughtRows], batch: Arrays, arrays: Mapping[str, np.ndarray]) -> bool:
         """Choose how many positions fit, while nothing is known yet, and whether rows are kept in half precision."""
         sampler = self.sampler(0, batch, self.positions)
         known = sum(part.nbytes for stored in self._known.values() for part in stored)

@@ -152,7 +152,7 @@ def error_tables(
 
     def onlooker(number: int, batch: Arrays, values: Mapping[str, np.ndarray]) -> None:
         if teacher.firsts[number] < SAMPLES:
-            for reading in read.values():
+            for reading in (reading for reading in read.values() if reading.site.linear.source in values):
                 reading.update(values[reading.site.linear.source], teacher.sampler(number, batch, POSITIONS))
 
     sources = dict.fromkeys(site.linear.source for site in reads.values())

@@ -1,0 +1,144 @@
+"""Large models are gone through segment by segment, each loaded once; a run that was killed goes on behind what it had done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.decoders import Form, decoder, token_rows
+from support.networks import network
+
+import onnxprune
+from onnxprune.data import Dataset, input_specs, open_dataset
+from onnxprune.data.observe import observe
+from onnxprune.evidence import Cache, Evidence, Need, gather
+from onnxprune.evidence.stream import ValueObserver
+from onnxprune.means import Means
+from onnxprune.model import segmented
+from onnxprune.model.facts import Facts, gather_facts
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import load
+from onnxprune.repair.fit import NodeFit
+
+FORM = Form()
+NEEDS = [Need(kind, name, 1) for name in ("b", "c", "d", "x") for kind in ("gram", "moments")]
+
+
+class Killed(BaseException):
+    """Stands for a signal that ends a run."""
+
+
+def killed_at(number: int, work: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``work``, which ends the run instead of its ``number``-th call; what was called is counted in its ``calls``."""
+
+    def instead(*given: Any, **named: Any) -> Any:
+        instead.calls += 1  # type: ignore[attr-defined]
+        if instead.calls == number:  # type: ignore[attr-defined]
+            raise Killed
+        return work(*given, **named)
+
+    instead.calls = 0  # type: ignore[attr-defined]
+    return instead
+
+
+@pytest.fixture
+def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segmented, "WHOLE", 1)
+    monkeypatch.setattr(segmented, "HELD", 200)
+
+
+@pytest.fixture
+def convolutions() -> tuple[Facts, Dataset]:
+    text = "a = Relu(x); b = Conv(a, %6x3x1x1); c = Conv(b, %6x6x1x1); d = Add(c, b); y = Conv(d, %2x6x1x1)"
+    model = load(network(text, "float[n,3,4,4] x", "float[n,2,4,4] y"))
+    rows = np.random.default_rng(0).standard_normal((700, 3, 4, 4)).astype(np.float32)
+    return gather_facts(model, Graph(model.structure)), open_dataset(rows, input_specs(model.proto))
+
+
+def arrays_of(evidence: Evidence) -> dict[str, bytes]:
+    return {
+        f"{need} {name}": array.tobytes()
+        for need, found in evidence.statistics.items()
+        for name, array in found.arrays().items()
+    }
+
+
+def test_evidence_of_segments_is_that_of_all_of_them_for_every_batch(
+    in_pieces: None, convolutions: tuple[Facts, Dataset]
+) -> None:
+    facts, data = convolutions
+    found = gather(facts, data, NEEDS)
+    stream = ValueObserver.of(facts.model.identity, facts, data, NEEDS, Means(), 64)
+    one_after_the_other = observe(stream.look, data, [stream], stream.means)[0].evidence
+    assert found.samples == 700
+    assert arrays_of(found) == arrays_of(one_after_the_other)
+
+
+def test_a_segment_is_loaded_once_for_all_batches(
+    in_pieces: None, convolutions: tuple[Facts, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = killed_at(0, segmented.taken_out)
+    facts, data = convolutions
+    monkeypatch.setattr(segmented, "taken_out", loaded)
+    gather(facts, data, NEEDS, Means(batch=50))
+    assert loaded.calls == 2  # segments, not batches
+
+
+def test_evidence_goes_on_behind_the_segments_that_were_seen(
+    in_pieces: None, convolutions: tuple[Facts, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts, data = convolutions
+    want = arrays_of(gather(facts, data, NEEDS))
+    monkeypatch.setattr(Cache, "keep", killed_at(2, Cache.keep))
+    with pytest.raises(Killed):
+        gather(facts, data, NEEDS, cache=Cache(tmp_path))
+    there = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert 0 < len(there) < len(NEEDS)
+    assert arrays_of(gather(facts, data, NEEDS, cache=Cache(tmp_path))) == want
+    assert {path: path.read_bytes() for path in there} == there and len(list(tmp_path.iterdir())) == len(NEEDS)
+
+
+def pruned(folder: Path, model: Any, **more: Any) -> bytes:
+    rows = folder / "rows.npz"
+    np.savez(rows, input_ids=token_rows(FORM, 24))
+    options = {"criterion": "obs", "repair": "least-squares", "ratio": 0.3, "latency": False, **more}
+    onnxprune.prune(model, calibration=rows, output=folder / "small.onnx", force=True, **options)
+    return (folder / "small.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(("pieces", "dtype"), [(False, np.float16), (True, np.float32)])
+def test_a_repair_goes_on_behind_the_nodes_that_were_solved(
+    pieces: bool, dtype: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pieces:
+        monkeypatch.setattr(segmented, "WHOLE", 1)
+    model, solve, cache = decoder(Form(dtype=dtype)), NodeFit.solved, tmp_path / "cache"
+    whole = killed_at(0, solve)
+    monkeypatch.setattr(NodeFit, "solved", whole)
+    want = pruned(tmp_path, model)
+    monkeypatch.setattr(NodeFit, "solved", killed_at(whole.calls - 1, solve))
+    with pytest.raises(Killed):
+        pruned(tmp_path, model, cache=cache)
+    rest = killed_at(0, solve)
+    monkeypatch.setattr(NodeFit, "solved", rest)
+    assert pruned(tmp_path, model, cache=cache) == want
+    assert rest.calls == 2 < whole.calls
+
+
+def test_a_damaged_journal_is_not_believed(tmp_path: Path) -> None:
+    model, cache = decoder(FORM), tmp_path / "cache"
+    want = pruned(tmp_path, model, cache=cache)
+    solved = sorted(cache.glob("*.0.npz"))
+    assert solved
+    for damage in (b"PK nothing", solved[0].read_bytes()[:-100]):
+        solved[0].write_bytes(damage)
+        assert pruned(tmp_path, model, cache=cache) == want
+
+
+def test_another_repair_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    model, cache = decoder(FORM), tmp_path / "cache"
+    for more in ({"seed": 1}, {"ratio": 0.5}):
+        assert pruned(tmp_path, model, cache=cache, **more) == pruned(tmp_path, model, **more)
