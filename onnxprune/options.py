@@ -120,7 +120,7 @@ class DataOptions(FileOptions, total=False):
     """``calibration`` and ``evaluation``: arrays, dicts of arrays, paths, iterables, whatever ``--calib`` takes.
 
     ``labels`` are the evaluation data's, or without such the calibration data's. ``images``: how folders of them are read.
-    ``cache``: folder that keeps what criteria gather from calibration data.
+    ``cache``: folder that keeps what criteria gather from calibration data, and what a repair has solved: a run that was killed goes on from it.
     """
 
     cache: PathLike | None

@@ -28,7 +28,8 @@ from onnxprune.model.memory import (
     weight_bytes,
 )
 from onnxprune.model.read import Model, load
-from onnxprune.model.runtime import owned, session
+from onnxprune.model.batched import owned
+from onnxprune.model.runtime import session
 
 CNN = Path(__file__).parents[2] / "models" / "digits_cnn.onnx"
 
