@@ -310,7 +310,11 @@ CALIBRATION = (
         type=FILE,
         help="Data that may decide: .npy, .npz, a folder of them, test_data_set_* folders, images, .wav, .txt, or a .py file.",
     ),
-    click.option("--cache", type=FILE, help="Folder that keeps what --calib showed and what a repair has solved: for the next run, and for one that was killed."),
+    click.option(
+        "--cache",
+        type=FILE,
+        help="Folder that keeps what --calib showed and what a repair has solved: for the next run, and for one that was killed.",
+    ),
     click.option(
         "--eval", "evaluation", type=FILE, help="Data to measure the result on, never chosen by. Default: --calib."
     ),

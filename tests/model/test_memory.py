@@ -15,6 +15,7 @@ from onnxprune.api import bench
 from onnxprune.cli import main
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.means import Means
+from onnxprune.model.batched import owned
 from onnxprune.model.facts import Facts, gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.memory import (
@@ -28,7 +29,6 @@ from onnxprune.model.memory import (
     weight_bytes,
 )
 from onnxprune.model.read import Model, load
-from onnxprune.model.batched import owned
 from onnxprune.model.runtime import session
 
 CNN = Path(__file__).parents[2] / "models" / "digits_cnn.onnx"
