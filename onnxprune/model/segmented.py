@@ -18,10 +18,10 @@ WHOLE = 1 << 32  # bytes of weights as float32 up to which a model is loaded at 
 HELD = 1 << 27  # bytes of weights, as they are stored, of one segment of a larger model
 SHARE, PARTS = 2, 16
 """With a limit of memory: the share of it that a model loaded at once may take, and that of one segment."""
-Names = tuple[str, ...]
-Feeds = Mapping[str, Any]
-Stage = tuple[list[Names], Iterator[dict[str, Any]]]
-"""Names of values that are there together, and these values on one batch after the other."""
+ValueNames = tuple[str, ...]
+Fed = Mapping[str, Any]
+Stage = tuple[list[ValueNames], Iterator[dict[str, Any]]]
+"""ValueNames of values that are there together, and these values on one batch after the other."""
 SEQUENCES = ("Sequence", "Optional", "SplitToSequence")
 
 memory_allowed: ContextVar[int | None] = ContextVar("memory_allowed", default=None)
@@ -91,7 +91,7 @@ class Segmented:
                 found |= given
         return [found[name] for name in outputs]
 
-    def stages(self, batches: Iterable[Feeds], wanted: Iterable[Names]) -> Iterator[Stage]:
+    def stages(self, batches: Iterable[Fed], wanted: Iterable[ValueNames]) -> Iterator[Stage]:
         """Run all batches through one segment after the other, see ``Session.stages``."""
         left, made, carried = list(wanted), set(self._inputs), BatchedValues(self._held)
         for segment, own in zip(self._segments, self._made, strict=True):
@@ -107,7 +107,7 @@ class Segmented:
                 pass
             carried.drop([name for name in carried if name not in later])
 
-    def _through(self, passage: _Passage, batches: Iterable[Feeds], carried: BatchedValues) -> Iterator[dict[str, Any]]:
+    def _through(self, passage: _Passage, batches: Iterable[Fed], carried: BatchedValues) -> Iterator[dict[str, Any]]:
         """Yield what is to be shown behind a segment, batch by batch; what is read later is carried on."""
         opened, there = None, set(carried)
         for number, feeds in enumerate(batches):

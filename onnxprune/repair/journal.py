@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Solved:
+class SolvedNode:
     """What became of one node: ``arrays``: stored tensors that changed, ``chosen``: group -> bool[width], see ``Sequential``.
 
     ``unmatched``: samples that were left out there.
@@ -52,7 +52,7 @@ class Journal:
     def _path(self, number: int) -> Path:
         return self.folder / f"{self.digest}.{number}.npz"
 
-    def find(self, number: int, stored: Mapping[str, np.ndarray]) -> Solved | None:
+    def find(self, number: int, stored: Mapping[str, np.ndarray]) -> SolvedNode | None:
         """Return what became of node ``number``; None where that is not there. ``stored``: tensors of the types and shapes to come."""
         path = self._path(number)
         if not path.is_file():
@@ -64,7 +64,7 @@ class Journal:
                 name: arrays[f"a{place}"].view(stored[name].dtype).reshape(stored[name].shape)
                 for place, name in enumerate(names)
             }
-            return Solved(
+            return SolvedNode(
                 changed, {int(group): arrays[f"g{group}"].astype(bool) for group in groups}, int(header["unmatched"])
             )
         except DataError as error:
@@ -73,7 +73,7 @@ class Journal:
             logger.warning("%s does not hold a solved node (%s); solved anew", path, type(error).__name__)
         return None
 
-    def keep(self, number: int, solved: Solved) -> None:
+    def keep(self, number: int, solved: SolvedNode) -> None:
         """Write what became of a node; raises OutputError."""
         self.folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(self.folder)

@@ -26,7 +26,7 @@ from onnxprune.model.runtime import Arrays, release_memory
 from onnxprune.repair.finding import as_map
 from onnxprune.repair.fit import Choice, NodeFit
 from onnxprune.repair.inputs import ROWS_IN_MEMORY, InputRows, Reads
-from onnxprune.repair.journal import Journal, Solved
+from onnxprune.repair.journal import Journal, SolvedNode
 from onnxprune.repair.linear import Linear
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.maps import LinearMap, OwnProduct
@@ -186,7 +186,7 @@ class Sequential:
         self._refit(linear, target)
         if self.journal is not None:
             found = {group: mask for group, mask in self.chosen.items() if group not in chosen}
-            self.journal.keep(number, Solved(self._written, found, self.unmatched.get(label, 0) - unmatched))
+            self.journal.keep(number, SolvedNode(self._written, found, self.unmatched.get(label, 0) - unmatched))
 
     def _refit(self, linear: LinearMap, target: FitTarget) -> None:
         narrow = self._narrow(linear)
