@@ -265,6 +265,12 @@ WHAT = (
         multiple=True,
         help="What --quantize leaves float: a glob on names, op:Type or re:REGEX. Repeatable.",
     ),
+    click.option(
+        "--dynamic",
+        metavar="macs=SHARE|latency=SHARE",
+        help="What a sample may take on average: the pruned model runs for every sample, and the original beyond it only for those that a "
+        "gate, taught on --calib, lets through, e.g. macs=75%. --target or --ratio says what the first takes.",
+    ),
     *LOSSY,
     click.option("--max-layer-ratio", type=SHARE, help="The largest share that may go from any one group."),
     click.option(

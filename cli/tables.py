@@ -31,6 +31,7 @@ from onnxprune.report.entries import (
     way_rows,
 )
 from onnxprune.report.experts import EXPERT_COLUMNS, expert_rows
+from onnxprune.report.gated import gate_sentences
 from onnxprune.report.latency import OPEN, latency_doubt, way_out
 from onnxprune.report.products import products_sentence
 from onnxprune.report.quantising import (
@@ -66,6 +67,8 @@ def show_comparison(terminal: Terminal, report: dict[str, Any]) -> None:
     told = task_sentence(report)
     if told:
         terminal.say(told)
+    for sentence in gate_sentences(report):
+        terminal.say(sentence)
     if report["gates"]:
         terminal.table(("gate", "limit", "value", "passed"), gate_rows(report["gates"]))
 

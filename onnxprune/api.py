@@ -423,6 +423,7 @@ def _open(model: Model, settings: Settings, given: Given) -> Data:
         stats=None if given["stats"] is None else _known(Path(given["stats"]), settings),
         tokens=read_tokens(Path(settings.vocabulary), _path(_tokenizer(given))) if settings.vocabulary else None,
     )
+    found = found.teaching(settings.seed) if settings.dynamic else found
     return found.parted(settings.seed) if settings.recipe else found
 
 

@@ -44,6 +44,7 @@ class SettingOptions(TypedDict, total=False):
     storage: str
     quantize: str
     keep_float: str | Sequence[str]
+    dynamic: str
     allow_lossy: bool
     cut_cache: bool
     max_layer_ratio: float

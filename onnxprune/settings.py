@@ -21,6 +21,7 @@ from onnxprune.allocate import (
     Options,
     Schedule,
     Target,
+    parse_expected,
     parse_ratio,
     parse_schedule,
     parse_target,
@@ -53,6 +54,7 @@ ANALYSED = (
     "storage",
     "quantize",
     "keep_float",
+    "dynamic",
 )  # what the groups of a model depend on
 REPEATED = ("repair", "seed")  # what the weights of a replayed plan depend on beside, where the same data is given
 AUTO = "auto"
@@ -99,9 +101,11 @@ REWRITING = "onnxprune.changes.products.space:Rewriting"
 """The kind of change that ``matmul_as`` puts behind all that change weights."""
 STORING = "onnxprune.changes.storage.space:Storing"
 """The kind of change that ``storage`` puts behind all others."""
+GATING = "onnxprune.changes.dynamic.space:Gating"
+"""The kind of change that ``dynamic`` puts behind all that prune: the result runs first, the original where a sample needs it."""
 QUANTISING = "onnxprune.changes.quantising.space:Quantising"
 """The kind of change that ``quantize`` puts behind all others."""
-BESIDE = frozenset({ROTATION, PERMUTING, REWRITING, STORING, QUANTISING})
+BESIDE = frozenset({ROTATION, PERMUTING, REWRITING, GATING, STORING, QUANTISING})
 """Kinds that go with every other one and take any settings."""
 BY_SIZE, BY_ERROR = ("erdos-renyi", "erdos-renyi-kernel"), "error"
 OF_WEIGHTS = (*BY_SIZE, BY_ERROR)
@@ -152,6 +156,8 @@ class Settings:
     ``quantize``: weights become 8-bit integers in the end, by ONNX Runtime's quantiser: int8 with values too, by ranges of calibration data,
     or dynamic, with values as they come; ratio 0 removes nothing before. Gates judge the quantised model.
     ``keep_float``: patterns of nodes that stay float then.
+    ``dynamic``: what a sample may take on average, macs=75% or latency=80%: the pruned model runs for every sample, and the original beyond
+    it for those that a gate, taught on calibration data, lets through.
     ``allow_lossy``: channels that a window over their neighbours reads may go too, though that changes what the window sees.
     ``cut_cache``: heads of keys and values may go with their share of a decoder's cache, so that its inputs and outputs become narrower.
     ``granularity``: heads, width or groups, beside it paired and stream; block, rank, eigen, experts, lossless: other kinds of change. Several share
@@ -189,6 +195,7 @@ class Settings:
     storage: str = PLAIN_STORAGE
     quantize: str = ""
     keep_float: tuple[str, ...] = ()
+    dynamic: str = ""
     allow_lossy: bool = False
     cut_cache: bool = False
     max_layer_ratio: float = 1.0
@@ -244,6 +251,7 @@ class Settings:
         self._refuse_beside_rotation()
         self._refuse_beside_sparsity()
         self._refuse_beside_quantisation()
+        self._refuse_beside_gate()
         if self.pairs and self.recover_loss == "blocks":
             raise UsageError("recover_loss blocks compares channels by their place, which granularity paired changes")
         for name in ("seed", "threads", "samples", "batch", "memory_limit"):
@@ -352,6 +360,21 @@ class Settings:
                 f"storage {self.storage} packs float weights, and quantize {self.quantize} makes integers of them; leave one of them out"
             )
 
+    def _refuse_beside_gate(self) -> None:
+        """A gate needs two models of different cost, and nothing that rewrites them behind it."""
+        if not self.dynamic:
+            return
+        self.expected  # noqa: B018  refuses what it cannot read
+        if not self.aimed:
+            raise UsageError(
+                "dynamic runs a pruned model first, and nothing is pruned; give a ratio or a target, or leave dynamic out"
+            )
+        for name, given in (("quantize", self.quantize), ("matmul_as", self.matmul_as)):
+            if given:
+                raise UsageError(
+                    f"{name} {given} does not go with dynamic, which keeps the original's nodes; leave one of them out"
+                )
+
     def _refuse_search_recover(self) -> None:
         if self.search_recover < 0:
             raise UsageError(f"search_recover {self.search_recover}: give a number of steps, such as 50")
@@ -395,6 +418,7 @@ class Settings:
         last = (ZEROS,) if self.sparsity or not self.narrows else ()
         last = (PERMUTING, *last) if self.permutes else last
         last = (*last, REWRITING) if self.matmul_as else last
+        last = (*last, GATING) if self.dynamic else last
         last = (*last, STORING) if self.storage != PLAIN_STORAGE else last
         last = (*last, QUANTISING) if self.quantize else last
         if self.lossless:
@@ -469,6 +493,11 @@ class Settings:
         if self.converts_alone or self.vocabulary_alone:
             return Target("ratio", 0.0)
         return parse_ratio(DEFAULT_RATIO if self.ratio is None else self.ratio)
+
+    @property
+    def expected(self) -> Target:
+        """What a sample may take on average where ``dynamic`` decides how much is run for it."""
+        return parse_expected(self.dynamic)
 
     @property
     def scorer(self) -> Criterion:

@@ -7,7 +7,7 @@ from onnxprune.allocate.policies import SCOPES, THRESHOLDS, keep_best
 from onnxprune.allocate.profiles import PROFILES, Profile, profile_name, width_step
 from onnxprune.allocate.schedule import SCHEDULES, Schedule, parse_schedule
 from onnxprune.allocate.selection import SELECTIONS
-from onnxprune.allocate.target import Target, parse_ratio, parse_target
+from onnxprune.allocate.target import Target, parse_expected, parse_ratio, parse_target
 
 __all__ = [
     "PROFILES",
@@ -25,6 +25,7 @@ __all__ = [
     "legal_widths",
     "literal",
     "matcher",
+    "parse_expected",
     "parse_ratio",
     "parse_schedule",
     "parse_target",

@@ -63,6 +63,14 @@ def parse_target(text: str) -> Target:
     return Target(kind, number, relative)
 
 
+def parse_expected(text: str) -> Target:
+    """Read what a sample may take on average, macs=75% or latency=0.8x of the original's; raises UsageError."""
+    found = parse_target(text) if "=" in text else Target("", 0.0)
+    if found.kind not in ("macs", "latency") or not found.relative:
+        raise UsageError(f"--dynamic {text}: give what a sample may take on average, such as macs=75% or latency=80%")
+    return found
+
+
 def _quantity(match: re.Match[str], kind: str) -> tuple[float, bool]:
     """Return (value, whether it is a share), not a number where the unit is unknown."""
     number = float(match[1]) * 10.0 ** int(match[2] or 0)

@@ -13,6 +13,7 @@ from onnxprune.allocate import Target
 from onnxprune.allocate.account import batch_size
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset
+from onnxprune.data.repeated import held_out
 from onnxprune.data.survey import Survey
 from onnxprune.data.tokens import TokenList
 from onnxprune.evidence.known import KnownStatistics
@@ -27,6 +28,8 @@ from onnxprune.report.stages import Stages
 from onnxprune.settings import Settings
 
 T = TypeVar("T")
+TAUGHT, MOST_TAUGHT = 0.25, 2048
+"""Share of the calibration rows that teach a gate, and how many at most."""
 FITTED = "too few rows to hold any out: {} judged on the {} rows that it was fitted to, which makes it look better than it is"
 
 
@@ -36,6 +39,7 @@ class Data:
 
     ``judge`` is what recovery is judged by; ``cache`` the folder for what was gathered from the calibration data, ``stats`` a file
     that holds it.
+    ``taught``: rows that teach a gate and decide nothing else.
     ``tokens``: those that are to stay.
     """
 
@@ -45,10 +49,18 @@ class Data:
     cache: Path | None = None
     stats: KnownStatistics | None = None
     tokens: TokenList | None = None
+    taught: Dataset | None = None
 
     @property
     def measured(self) -> Dataset | None:
         return self.evaluation or self.calibration
+
+    def teaching(self, seed: int) -> Data:
+        """Return the data with a part of the calibration rows kept from all that decides and trains, to teach a gate by."""
+        if self.calibration is None:
+            return self
+        rest, taught = held_out(self.calibration, TAUGHT, MOST_TAUGHT, seed)
+        return replace(self, calibration=rest, taught=taught)
 
     def parted(self, seed: int) -> Data:
         """Return the data with a part of the calibration rows kept from all that decides, for ``judge``."""

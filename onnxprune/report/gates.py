@@ -12,12 +12,14 @@ from onnxprune.data.survey import Survey
 from onnxprune.errors import DataError, ModelError, OnnxPruneError, UsageError
 from onnxprune.means import Means
 from onnxprune.measure.bootstrap import unseen_bound
+from onnxprune.measure.by_rows import measure_rows
 from onnxprune.measure.drift import DriftReport, compare
 from onnxprune.measure.latency import LatencyReport, measure_pair
 from onnxprune.measure.metrics import script_metric
 from onnxprune.measure.outputs import VARYING, Outputs
 from onnxprune.measure.tasks.task import NONE, OPTIONS
 from onnxprune.model.facts import Facts
+from onnxprune.model.gated import asking_value
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import revealing
 from onnxprune.model.segmented import loaded_bytes, runs_in_segments
@@ -26,7 +28,7 @@ from onnxprune.proof.inputs import random_feeds
 from onnxprune.report.latency import believed_ratio, latency_doubt
 from onnxprune.settings import AUTO, Settings
 
-LATENCY_SECONDS = 2.0
+LATENCY_SECONDS, ROWS_SECONDS = 2.0, 6.0
 
 QUALITY = ("max_drop", "min_agreement", "min_cosine")
 """Gates on what data shows."""
@@ -93,15 +95,22 @@ def doubts(
 
 
 def measure_latency(
-    before: Model, after: Model, facts: Facts, settings: Settings, survey: Survey | None = None
+    before: Model,
+    after: Model,
+    facts: Facts,
+    settings: Settings,
+    survey: Survey | None = None,
+    rows: Dataset | None = None,
 ) -> LatencyReport:
-    """Time both models in turns on one sample; raises ModelError where they are too large for one process to hold both."""
+    """Time both models in turns on one sample, on many of ``rows`` where it is up to these how much is run; raises ModelError where they are too large for one process to hold both."""
     if runs_in_segments(before):
         size = loaded_bytes(before) + loaded_bytes(after)
         raise ModelError(
             f"loaded, the weights of both take {size / 1e9:.1f} GB or more; 'onnxprune bench MODEL' times each alone"
         )
     as_stored = before.path if before.path is not None and before.size >= FROM else before  # takes less memory to load
+    if rows is not None and any(asking_value(model) for model in (before, after)):
+        return measure_rows(as_stored, after, rows, settings.means, max_seconds=ROWS_SECONDS)
     return measure_pair(
         as_stored,
         after,
@@ -183,6 +192,7 @@ READERS: tuple[Reader, ...] = (
     Reader(lambda s: s.max_divergence is not None, lambda s: "--max-divergence is judged on data"),
     Reader(lambda s: s.search or s.search_recover, lambda s: "--search judges widths on data"),
     Reader(lambda s: s.repair not in (AUTO, "none", "isometry"), lambda s: f"--repair {s.repair} looks at data"),
+    Reader(lambda s: s.dynamic, lambda s: "--dynamic teaches a gate on data"),
     Reader(lambda s: s.recipe, lambda s: "--recover trains on data"),
     Reader(
         lambda s: s.quantize == "int8",

@@ -49,8 +49,9 @@ def latency_rows(report: Mapping[str, Any]) -> list[tuple[str, float, float, boo
     if not latency.get("after"):
         return []
     threads, cpu = latency["threads"], latency.get("cpu")
+    of = f"mean of {latency['rows']} samples" if "rows" in latency else "p10"
     what = f"µs, {threads} thread{'s' * (threads > 1)}"
-    rows = [(f"latency p10 ({what})", latency, latency["conclusive"])]
+    rows = [(f"latency {of} ({what})", latency, latency["conclusive"])]
     if cpu:
-        rows.append(("CPU time p10 (µs)", cpu, cpu["conclusive"]))
+        rows.append((f"CPU time {of} (µs)", cpu, cpu["conclusive"]))
     return [(title, found["before"]["p10"], found["after"]["p10"], told) for title, found, told in rows]

@@ -76,7 +76,7 @@ def _judged(context: Context, whole: Totals, given: Shares, kinds: Sequence[str]
 
     def cost(mix: Mix) -> float:
         context.stages.progress(f"shares: {_told(settings, kinds, mix)}")
-        own = replace(trying, notes=Notes(), settings=replace(trying.settings, quantize="", keep_float=()))
+        own = replace(trying, notes=Notes(), settings=replace(trying.settings, quantize="", keep_float=(), dynamic=""))
         try:
             last = taken(own, to_target(own.settings, whole, shares(mix)))[-1]
         except TargetError:

@@ -37,6 +37,7 @@ from onnxprune.report.entries import Report
 from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_judges, single_feeds
 from onnxprune.report.sizes import sizes_entry
 from onnxprune.report.stages import Stages
+from onnxprune.runs.gated import asked_entry
 from onnxprune.search.curves import HELD_OUT, JUDGE, Curve, curves, most_sensitive
 from onnxprune.settings import GRANULARITIES, Settings, space_of
 
@@ -129,13 +130,13 @@ def compare_models(before: Model, after: Model, on: Comparison, settings: Settin
         outputs = _outputs_alone(measured_facts, on.dataset, settings)
         require_judges(settings, outputs, labelled=bool(on.metric or on.dataset.has_labels))
         found = measure_drift(before, after, on.dataset, means_of_runs(settings, measured_facts), on.metric, outputs)
-    facts |= found.to_json()
+    facts |= found.to_json() | asked_entry(after, on.dataset, means_of_runs(settings, measured_facts))
     if on.layers:
         with stages("layers"):
             facts["layers"] = compare_layers(before, after, on.dataset, settings.means)
     if settings.latency:
         with stages("latency"):
-            facts["latency"] = measure_latency(before, after, measured_facts, settings, survey).to_json()
+            facts["latency"] = measure_latency(before, after, measured_facts, settings, survey, on.dataset).to_json()
             facts["sizes"] = sizes_entry(measured_facts, settings, survey)
     facts["gates"] = judge(settings, facts)
     facts["exit_code"] = int(not all(gate["passed"] for gate in facts["gates"]))

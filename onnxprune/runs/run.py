@@ -20,6 +20,7 @@ from onnxprune.changes.aims import require_met
 from onnxprune.changes.analysing import analyse_model, means_of_runs, outputs_of
 from onnxprune.changes.change import NOWHERE, Change
 from onnxprune.changes.context import Context, Data, Notes
+from onnxprune.changes.dynamic.joining import require_gateable
 from onnxprune.changes.plan import Plan, Planned, check_digest
 from onnxprune.changes.proven import Step
 from onnxprune.changes.quantising.able import names_kept, require_quantisable
@@ -43,6 +44,7 @@ from onnxprune.report.sizes import sizes_entry
 from onnxprune.report.stages import Stages
 from onnxprune.report.tasks import unjudged
 from onnxprune.runs.ahead import ahead
+from onnxprune.runs.gated import gate_entry
 from onnxprune.runs.legs import by_plan, taken, to_target
 from onnxprune.runs.mix import shares_of
 from onnxprune.runs.narrowing import as_fed
@@ -158,6 +160,8 @@ class Run:
             self.settings, survey = sized(self.model, self.settings, self.data.calibration or measured)
             settings = self.settings
             analysis = self.given or analyse_model(self.model, settings)
+        if settings.dynamic:
+            require_gateable(analysis.facts, self.model.name)
         names_kept(analysis.facts.graph, settings.keep_float, all_match=True)
         if settings.output_weight and measured is None:
             raise UsageError("output weights count where outputs are compared; give data (--calib or --eval)")
@@ -192,6 +196,7 @@ class Run:
             found["unjudged"], told = unjudged(found["before"], costly)
             self.notes.warn(told)
         facts = found | self.notes.entries | self._measured(context, small) | float_figures(context, steps, small)
+        facts |= gate_entry(context, facts, small)
         facts["gates"] = judge(self.settings, facts) + (self.baseline.judge(facts) if self.baseline else [])
         self._judge_noise(facts)
         failed = not all(gate["passed"] for gate in facts["gates"])
@@ -237,6 +242,9 @@ class Run:
             self.notes.entries |= told.entries
             self.notes.warn(*told.warnings)
         settings, aims = self.settings, any(step.change.space.aims for step in steps)
+        if settings.dynamic:  # the target is of the pass that every sample runs
+            aimed = [step for step in steps if step.change.space.aims][-1]
+            after = {**aimed.change.totals(aimed.model), "bytes": stored_bytes(aimed.model, NOWHERE)}
         if self.command != "prune" or settings.max_divergence is not None or not aims:
             return
         if settings.aim.kind == "ratio":
@@ -258,7 +266,9 @@ class Run:
         if settings.latency:
             try:
                 with self.stages("latency"):
-                    timed = measure_latency(self.model, small, context.facts, settings, context.survey)
+                    timed = measure_latency(
+                        self.model, small, context.facts, settings, context.survey, self.data.measured
+                    )
                 measured["latency"] = timed.to_json()
             except ModelError as error:
                 self.notes.warn(f"latency was not measured: {error}")

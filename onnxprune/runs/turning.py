@@ -111,6 +111,7 @@ def _brief(context: Context) -> Context:
         "sparsity": "",
         "quantize": "",
         "keep_float": (),
+        "dynamic": "",
         "embeddings": False,
         "permute": None,
         "matmul_as": "",

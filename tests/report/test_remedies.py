@@ -516,6 +516,12 @@ ERRORS = {
         f"net.onnx {DRY} --keep-float op:Conv", f"net.onnx {DRY} --keep-float op:Conv --quantize dynamic"),
     "give names that onnxprune inspect MODEL --quantize dynamic lists": (
         f"net.onnx {DRY} --quantize dynamic --keep-float nothing", f"net.onnx {DRY} --quantize dynamic --keep-float op:Conv"),
+    "such as macs=75% or latency=80%": (f"net.onnx {DATA} --criterion l2 --dynamic 75%", f"net.onnx {DATA} --criterion l2 --dynamic macs=75%"),
+    "prune further (--target macs=), or allow more": (
+        f"net.onnx {DATA} --criterion l2 --ratio 0.2 --dynamic macs=10%", f"net.onnx {DATA} --criterion l2 --target macs=60% --round-to 1 --dynamic macs=95%"),
+    "--dynamic teaches a gate on data": (f"net.onnx {DRY} --dynamic macs=75%", f"net.onnx {DATA} --criterion l2 --dynamic macs=75%"),
+    "give a ratio or a target, or leave dynamic out": (
+        f"net.onnx {DATA} --ratio 0 --storage fp16 --dynamic macs=75%", f"net.onnx {DATA} --criterion l2 --ratio 0.5 --storage fp16 --dynamic macs=75%"),
     "give --sparsity 0.5, or leave embeddings out": (f"net.onnx {DRY} --embeddings", f"net.onnx {DRY} --embeddings --sparsity 0.5"),
     "give --no-permute": (f"net.onnx {DRY} --rewind net.onnx --sparsity 2:4", f"net.onnx {DRY} --rewind net.onnx --sparsity 2:4 --no-permute"),
     "give these (--rewind": (
@@ -644,6 +650,11 @@ EXPLAINED = {
     "has no cache of several heads": "a model that has none; test_caches.py",
     "export it with these sizes, or give rows of it": "a cache of which the file says nothing; test_decoded.py",
     "give a part of the text": "a corpus of gigabytes is not written by a test",
+    "a gate goes around nodes that run always": "a model with bodies; test_dynamic.py",
+    "a gate needs Where, which opset": "a model of an old opset; test_dynamic.py",
+    "a gate decides on whole samples": "a model that takes several samples at a time; test_dynamic.py",
+    "a gate finds nothing to look at": "a model without floats by samples",
+    "the plan teaches a gate": "a plan without its data; test_dynamic.py",
     "weights that can become zero; ask for less": "a model of few weights and many biases; test_zeros.py",
     "prune with --rewind again": "a plan of earlier weights; test_zeros.py",
     "--sparsity FILE.npz again": "a plan of masks; test_zeros.py",

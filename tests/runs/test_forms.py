@@ -68,6 +68,7 @@ OPTIONS: dict[str, Callable[[Form], Mapping[str, Any]]] = {
     "mix": _pruned(granularity="lossless,block,heads,eigen", target="macs=85%", share={"block": 0.2, "eigen": 0.2}),
     "quantize int8": _pruned(criterion="l2", repair="none", ratio=0.4, quantize="int8"),
     "quantize dynamic": _pruned(criterion="l2", repair="none", ratio=0.4, quantize="dynamic"),
+    "dynamic": _pruned(criterion="l2", repair="none", ratio=0.6, dynamic="macs=95%"),
     "matmul as gemm": _pruned(criterion="l2", repair="none", ratio=0.4, matmul_as="gemm"),
     "matmul as conv": _pruned(criterion="l2", repair="none", ratio=0.4, matmul_as="conv"),
     "sensitivity": lambda form: api.sensitivity(form.model, form.data, round_to=1),
@@ -84,10 +85,13 @@ NO_LAYER = dict.fromkeys(
     ("eigen", "rank"), (TargetError, "no layer of this model can be written as factors|out of reach")
 )
 HALF_PRECISION = dict.fromkeys(("quantize int8", "quantize dynamic"), (ModelError, "computes in float16"))
+SEVERAL = {"dynamic": (ModelError, "a gate decides on whole samples")}
+DECIDES = {"dynamic": (ModelError, "decides at run time already")}
 NO_BRANCH = dict.fromkeys(("block", "mix"), (TargetError, "no sum of this model has a branch"))
 FAILS: dict[str, Mapping[str, tuple[type[OnnxPruneError], str]]] = {
-    "If": NO_GRADIENT,
-    "Loop": NO_GRADIENT | NO_BRANCH,
+    "If": NO_GRADIENT | DECIDES,
+    "Loop": NO_GRADIENT | NO_BRANCH | DECIDES,
+    "fixed batch 4": SEVERAL,
     "a sequence value": NO_GRADIENT,
     "integer outputs": NO_FLOATS,
     "bfloat16 weights": NO_LAYER,

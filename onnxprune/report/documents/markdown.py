@@ -8,6 +8,7 @@ from typing import Any
 from onnxprune.report.caches import cache_sentence
 from onnxprune.report.documents.tables import Table, parts, shortened, tables
 from onnxprune.report.entries import proof_sentence, verdict
+from onnxprune.report.gated import gate_sentences
 from onnxprune.report.quantising import quantised_sentences
 from onnxprune.report.sizes import sizes_sentence
 from onnxprune.report.tasks import task_sentence
@@ -53,6 +54,7 @@ def _part(report: Mapping[str, Any], rows: int) -> list[str]:
         sizes_sentence(report),
         proof,
         *quantised_sentences(report),
+        *gate_sentences(report),
         cache_sentence(report),
     ]
     return [*map(escaped, said), *(_section(table, rows) for table in tables(report))]

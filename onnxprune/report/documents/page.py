@@ -11,6 +11,7 @@ from markupsafe import Markup
 from onnxprune.report.documents.figures import figures
 from onnxprune.report.documents.tables import PASTE, exclude_lines, parts, shortened, tables
 from onnxprune.report.entries import proof_sentence, verdict
+from onnxprune.report.gated import gate_sentences
 from onnxprune.report.quantising import quantised_sentences
 from onnxprune.report.sizes import sizes_sentence
 from onnxprune.report.tasks import task_sentence
@@ -57,7 +58,7 @@ def _section(name: str, report: Mapping[str, Any], number: int) -> dict[str, Any
         "failed": failed,
         "gated": bool(report.get("gates")),
         "proof": proof_sentence(dict(report["surgery"])) if report.get("surgery") else "",
-        "sentences": quantised_sentences(report),
+        "sentences": [*quantised_sentences(report), *gate_sentences(report)],
         "sizes": sizes_sentence(report),
         "verdict": "" if report.get("error") else verdict(dict(report)),
         "task": task_sentence(report),
