@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,14 +85,20 @@ def score(
     analysis: Analysis, criterion: Criterion, means: Means = Means(), *, evidence: Mapping[str, Any] | None = None
 ) -> Scores:
     """Score every unit of every group; raises DataError where evidence the criterion needs is missing."""
-    scorer = CRITERIA[criterion.name]
-    missing = [kind for kind in scorer.needs if kind not in (evidence or {})]
+    missing = [kind for kind in CRITERIA[criterion.name].needs if kind not in (evidence or {})]
     if missing:
         raise DataError(f"criterion {criterion.name!r} needs {', '.join(missing)}; give calibration data with --calib")
     context = Scoring(analysis, WeightReader(analysis), criterion.roles, means.seed, evidence or {})
     with np.errstate(all="ignore"):
-        values = [_combined(group, scorer.score(group, context), criterion, context) for group in analysis.groups]
+        values = list(_scored(context, criterion, means))
     return Scores(values, tuple(f"{message}: {_listed(names)}" for message, names in context.notes.items()))
+
+
+def _scored(context: Scoring, criterion: Criterion, means: Means) -> Iterator[np.ndarray]:
+    groups, scorer = context.analysis.groups, CRITERIA[criterion.name]
+    for number, group in enumerate(groups):
+        means.progress(f"scoring: group {number + 1} of {len(groups)}", number, len(groups))
+        yield _combined(group, scorer.score(group, context), criterion, context)
 
 
 def score_group(

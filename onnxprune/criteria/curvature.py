@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
+from onnxprune.model.runtime import release_memory
 from onnxprune.model.scratch import kept
 from onnxprune.model.segmented import memory_allowed
 
@@ -23,6 +24,7 @@ WIDEST, FEW_TURNS = 4096, 4  # and those that are wider than that a quarter: tur
 MIRRORED = 512  # rows
 MOST_HELD = 1 << 32  # bytes of consumers that are held at once, where nothing is said of memory
 PER_INPUT_PAIR = 32  # bytes that one takes: its second moments, their inverse, and what is made on the way
+ROWS_AT_ONCE = 4096  # of a consumer's weight, where it is gone through once
 JITTERS = (0.0, 1e-10, 1e-8, 1e-6, 1e-4)
 
 
@@ -207,7 +209,23 @@ def too_many(inputs: Iterable[int]) -> bool:
 
 def costs_alone(problems: Iterable[Problem], *, damping: float = 1e-2) -> np.ndarray:
     """Return float64[units]: what each unit would cost if it alone went, summed over consumers, of which one is held at a time."""
-    return np.sum([_Removal(p, damping).costs(np.ones(len(p.blocks), bool)) for p in problems], axis=0)
+    return np.sum([_costs_alone(problem, damping) for problem in problems], axis=0)
+
+
+def _costs_alone(problem: Problem, damping: float) -> np.ndarray:
+    """The same for one consumer: tr(W_u^T W_u R_uu^-1) for R = A^-1, as ``_Removal`` begins, without anything of that size kept."""
+    units, block = problem.blocks.shape
+    inputs = problem.blocks.reshape(-1)
+    inner = _own_blocks(inverse(_eliminated(damped(problem.gram, damping), inputs)), block)
+    power = np.zeros((units, block, block))
+    for start in range(0, len(problem.weight), ROWS_AT_ONCE):
+        rows = (
+            problem.weight[start : start + ROWS_AT_ONCE, inputs].astype(np.float64) * live_inputs(problem.gram)[inputs]
+        )
+        own = rows.reshape(-1, units, block).transpose(1, 2, 0)
+        power += own @ own.transpose(0, 2, 1)
+    release_memory()
+    return problem.scale * np.maximum(np.trace(_solve_stack(inner, power), axis1=1, axis2=2), 0.0)
 
 
 def _is_uncorrelated(problem: Problem) -> bool:
@@ -228,6 +246,12 @@ def order_alone(costs: np.ndarray) -> Order:
     """Return the order by what each unit costs alone."""
     ranked = np.argsort(costs, kind="stable")
     return Order(ranked, np.concatenate([[0.0], np.cumsum(costs[ranked])]))
+
+
+def _own_blocks(matrix: np.ndarray, block: int) -> np.ndarray:
+    """Return the blocks [units, b, b] on the diagonal."""
+    own = np.arange(len(matrix)).reshape(-1, block)
+    return matrix[own[:, :, None], own[:, None, :]]
 
 
 def _step(units: int, left: int) -> int:
@@ -265,8 +289,7 @@ class _Removal:
         self.lower = np.zeros((0, len(self.base)))
         self.steps = 0
         self.places = np.cumsum(self.kept) - 1
-        own = np.arange(len(self.base)).reshape(-1, self.block)
-        self.blocks = self.base[own[:, :, None], own[:, None, :]]
+        self.blocks = _own_blocks(self.base, self.block)
         columns = self._by_unit(self.weight)
         self.power = columns.transpose(1, 2, 0) @ columns.transpose(1, 0, 2)
 

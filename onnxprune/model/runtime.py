@@ -16,6 +16,7 @@ import onnx
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.model.graph import give_out
 from onnxprune.model.model import Model, embed_header
+from onnxprune.model.scratch import let_pages_go
 from onnxprune.model.segmented import Segmented, Stage, memory_allowed, runs_in_segments
 from onnxprune.model.weights import Tensor
 from onnxprune.registry import near_names
@@ -299,7 +300,8 @@ def _reason(error: Exception) -> str:
 
 
 def release_memory() -> None:
-    """Return freed memory to the system; glibc keeps blocks of the size of weights otherwise."""
+    """Return freed memory to the system, which glibc keeps otherwise, and take large arrays that lie in files out of it."""
+    let_pages_go()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

@@ -6,6 +6,7 @@ Numbers are the same wherever an array lies. The files are gone with the arrays,
 from __future__ import annotations
 
 import math
+import mmap
 import tempfile
 import weakref
 from threading import Lock
@@ -21,17 +22,29 @@ HELD = 1 << 30  # bytes of such arrays that stay in memory
 SHARE = 4  # part of the allowed memory, where that is said
 
 _lock, _held = Lock(), [0]
+_mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
 
 def _in_file(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     try:
         with tempfile.TemporaryFile() as file:
-            return np.memmap(file, dtype, "w+", shape=shape)
+            found = np.memmap(file, dtype, "w+", shape=shape)
     except OSError as error:
         raise OutputError(
             f"no room for {math.prod(shape) * dtype.itemsize / 1e9:.1f} GB of sums in the folder of temporary files "
             f"{tempfile.gettempdir()} ({error.strerror or error}); set TMPDIR to another one"
         ) from error
+    _mapped.add(found._mmap)  # type: ignore[attr-defined]
+    return found
+
+
+def let_pages_go() -> None:
+    """Take what lies in files out of the memory of the process: the system has it still, and brings it back where it is read."""
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    with _lock:
+        for mapped in _mapped:
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def zeros(shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
@@ -41,6 +54,7 @@ def zeros(shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
     if size < SMALLEST:
         return np.zeros(shape, kind)
     allowed = memory_allowed.get()
+    let_pages_go()
     with _lock:
         if _held[0] + size > (HELD if allowed is None else allowed // SHARE):
             return _in_file(shape, kind)

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.criteria import curvature
-from onnxprune.criteria.curvature import Problem, damped, inverse, joint_order, obs_order, solve_removed
+from onnxprune.criteria.curvature import (
+    Problem,
+    _Removal,
+    costs_alone,
+    damped,
+    inverse,
+    joint_order,
+    obs_order,
+    solve_removed,
+)
 
 
 def _case(seed: int, inputs: int = 8, outputs: int = 3, rows: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -183,3 +192,15 @@ def test_consumers_that_memory_does_not_hold_at_once_count_one_at_a_time(monkeyp
     costs = np.sum(alone, axis=0)
     np.testing.assert_array_equal(found.order, np.argsort(costs, kind="stable"))
     np.testing.assert_allclose(np.diff(found.error), np.sort(costs), rtol=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 3])
+def test_what_units_cost_alone_is_what_a_removal_begins_with(block: int) -> None:
+    rng = np.random.default_rng(0)
+    blocks = rng.permutation(16)[: 4 * block].reshape(4, block)
+    rows = rng.standard_normal((50, 16)) @ rng.standard_normal((16, 16))
+    rows[:, blocks[1, 0]] = 0.0  # an input that carries nothing
+    problems = [Problem(rows.T @ rows / 50, rng.standard_normal((30, 16)), blocks, scale) for scale in (1.0, 0.5)]
+    found = costs_alone(problems)
+    want = sum(_Removal(problem, 1e-2).costs(np.ones(4, bool)) for problem in problems)
+    np.testing.assert_allclose(found, want, rtol=1e-8)

@@ -151,3 +151,23 @@ def test_items_made_ahead_come_in_order_and_with_their_errors() -> None:
     assert next(items) == 1
     with pytest.raises(ModelError, match="here"):
         next(items)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="what is resident is told by Linux")
+def test_what_lies_in_files_is_not_resident_once_it_is_let_go() -> None:
+    def resident() -> int:
+        return (
+            next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("RssFile")) >> 10
+        )
+
+    token = memory_allowed.set(1 << 26)
+    try:
+        held = [scratch.kept(np.full((8 << 20,), number, np.float32)) for number in range(3)]
+        assert all(isinstance(array, np.memmap) for array in held)
+        assert [float(array.sum()) for array in held] == [0.0, float(8 << 20), float(2 << 23)]
+        before = resident()
+        scratch.let_pages_go()
+        assert before - resident() >= 90  # MiB
+        assert [float(array[-1]) for array in held] == [0.0, 1.0, 2.0]
+    finally:
+        memory_allowed.reset(token)

@@ -23,6 +23,7 @@ from onnxprune.evidence import Cache, collect
 from onnxprune.evidence.ablation import ablate
 from onnxprune.evidence.gathered import about_data
 from onnxprune.evidence.gradients import sensitivities
+from onnxprune.evidence.sites import REQUESTS
 from onnxprune.means import Means
 from onnxprune.model.model import Model
 from onnxprune.recover import recover, taught
@@ -78,7 +79,7 @@ def gather_evidence(context: Context, analysis: Analysis) -> tuple[dict[str, Any
         return {}, ()
     if dataset is None:
         raise DataError(f"criterion {settings.scorer.name!r} looks at data; give calibration data (--calib)")
-    means = context.means.quiet
+    means = context.means
     cache = None if context.data.cache is None else Cache(context.data.cache)
     if context.data.stats is not None:
         means, cache = context.data.stats.instead(means, about_evidence(context, analysis, dataset), dataset), None
@@ -102,9 +103,10 @@ def evidence_of(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return kind -> evidence for what the criterion needs, and warnings."""
     needs, how = context.settings.scorer.needs, context.outputs
-    streamed = collect(analysis, needs, dataset, means, cache=cache)
-    differentiated, remarks = sensitivities(analysis, needs, dataset, means, outputs=how)
-    ablated = ablate(analysis, needs, dataset, means, outputs=how)
+    kinds = 1 if REQUESTS.keys() >= set(needs) else 2
+    streamed = collect(analysis, needs, dataset, means.part(0, kinds), cache=cache)
+    differentiated, remarks = sensitivities(analysis, needs, dataset, means.quiet, outputs=how)
+    ablated = ablate(analysis, needs, dataset, means.quiet, outputs=how)
     warnings = [text for evidence in streamed.values() for text in evidence.warnings]
     return {**streamed, **differentiated, **ablated}, tuple(dict.fromkeys([*warnings, *remarks]))
 
@@ -114,7 +116,7 @@ def by_scores(
 ) -> tuple[Kept, tuple[str, ...]]:
     """Return the units that stay, and warnings; raises TargetError where that is impossible."""
     settings = context.settings
-    scores = score(analysis, settings.scorer, settings.means, evidence=evidence)
+    scores = score(analysis, settings.scorer, context.means, evidence=evidence)
     kept = allocate(analysis, scores.values, context.per_run(aim), settings.options)
     chosen = SELECTIONS[settings.selection](analysis, settings.scorer, kept, settings.means)
     return Kept(analysis, chosen), scores.warnings
