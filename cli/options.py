@@ -136,6 +136,15 @@ CRITERION = (
         help="How units are scored; 'onnxprune criteria' lists them. Default: l2; with --calib, what repairs best.",
     ),
 )
+ATTACK = (
+    click.option(
+        "--attack",
+        metavar="METHOD:SIZE[,OPTION=VALUE]",
+        help="How rows are changed a little by the model's own gradients, for validate and for --criterion vulnerability (default there pgd:8/255): fgsm or "
+        "pgd, and a share of the range of the values, such as pgd:8/255,norm=l2,steps=20,range=-1:1. The range follows from --mean, --std and --scale, "
+        "or from data of 0 to 1, -1 to 1 or 0 to 255.",
+    ),
+)
 LOSSY = (
     click.option(
         "--allow-lossy",
@@ -195,6 +204,7 @@ WHAT = (
         help="The smallest model instead whose outputs diverge by at most D on held-out rows of --calib.",
     ),
     *CRITERION,
+    *ATTACK,
     click.option("--roles", metavar="ROLES", help="Which weights of a unit count: both (default), reads or writes."),
     click.option(
         "--selection",

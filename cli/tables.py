@@ -44,6 +44,7 @@ from onnxprune.report.quantising import (
     weighing_rows,
 )
 from onnxprune.report.remedies import WINDOW
+from onnxprune.report.robustness import ROBUSTNESS, robustness_rows, robustness_sentence
 from onnxprune.report.sizes import sizes_sentence
 from onnxprune.report.storage import SIZES, TENSORS, packing_rows, packing_sentence, tensor_rows
 from onnxprune.report.tasks import task_sentence
@@ -69,6 +70,8 @@ def show_comparison(terminal: Terminal, report: dict[str, Any]) -> None:
         terminal.say(told)
     for sentence in gate_sentences(report):
         terminal.say(sentence)
+    if attacked := robustness_rows(report):
+        terminal.table(ROBUSTNESS, attacked, robustness_sentence(report))
     if report["gates"]:
         terminal.table(("gate", "limit", "value", "passed"), gate_rows(report["gates"]))
 

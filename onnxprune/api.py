@@ -19,9 +19,12 @@ from onnxprune.changes.context import Data
 from onnxprune.changes.plan import Plan, from_json
 from onnxprune.coupling.groups import Analysis
 from onnxprune.data import Dataset, TextOptions, input_specs, open_dataset
+from onnxprune.data.images import pixel_ranges
 from onnxprune.data.readers import ReadOptions
 from onnxprune.data.tokens import read_tokens
 from onnxprune.errors import DataError, UsageError
+from onnxprune.evidence.attacks.asked import with_ranges
+from onnxprune.evidence.attacks.vulnerability import VULNERABILITY
 from onnxprune.evidence.known import KnownStatistics
 from onnxprune.framework.safetensors import refuse_other_files
 from onnxprune.framework.slicing import REFUSE, UNTOLD
@@ -56,7 +59,7 @@ from onnxprune.progress import Listener, Progress, heard
 from onnxprune.recording import SAMPLES, SIZE, Limits, Recording, recorded, run_recorded
 from onnxprune.report.baseline import TOLERANCE, Baseline
 from onnxprune.report.entries import Report, coverage, header, model_entry
-from onnxprune.report.gates import GATES, require_data, require_measurable
+from onnxprune.report.gates import GATES, refuse_idle_attack, require_data, require_measurable
 from onnxprune.report.stages import Stages
 from onnxprune.runs.checkpoints import Slicing, slice_by_plan
 from onnxprune.runs.expanding import Expanded, expanded
@@ -66,6 +69,7 @@ from onnxprune.runs.run import Result, Run
 from onnxprune.runs.sweep import at_point, grid, judged, run_points
 from onnxprune.settings import (
     ANALYSED,
+    DEFAULT_ATTACK,
     PERMUTING,
     QUANTISING,
     REWRITING,
@@ -153,6 +157,8 @@ def prune(model: Source, **options: Unpack[PruneOptions]) -> Result:
         **{name: given[name] for name in (*READ, *WRITTEN)},
     )
     require_data(chosen, given["calibration"] is not None)
+    refuse_idle_attack(chosen)
+    chosen = _in_range(chosen, given)
     run = _start("prune", model, chosen, given)
     run.data = _open(run.model, chosen, given)
     run.baseline = _baseline(given)
@@ -225,6 +231,7 @@ def slice_checkpoint(
 def validate(before: Source, after: Source, data: Any, **options: Unpack[ValidateOptions]) -> Report:
     """Return how far ``after`` is from ``before`` on data, with labels the accuracy of both, and the gates judged."""
     given, chosen = parted({"latency": False} | options, ValidateOptions, tolerance=TOLERANCE)
+    chosen = _in_range(chosen, given)
     stages = _begun(given, chosen)
     with stages("load"):
         models = load(before), load(after)
@@ -367,6 +374,14 @@ def _baseline(given: Given) -> Baseline | None:
     return Baseline(source if isinstance(source, Mapping) else read_report(source), given["tolerance"])
 
 
+def _in_range(settings: Settings, given: Given) -> Settings:
+    """Return the settings with the range that pixels come to, where an attack says none and pictures are read in a way that was given."""
+    images, attacks = given["images"], settings.attack or VULNERABILITY in settings.scorer.needs
+    if images is None or not attacks or settings.attacking.ranges:
+        return settings
+    return replace(settings, attack=with_ranges(settings.attack or DEFAULT_ATTACK, pixel_ranges(images)))
+
+
 def _path(given: PathLike | None) -> Path | None:
     return None if given is None else Path(given)
 
@@ -443,6 +458,8 @@ def stats(model: Source, calibration: Any, output: PathLike, **options: Unpack[S
     Shards are gathered anywhere, in any order; ``merge_stats`` puts them together. Raises UsageError, DataError, OutputError.
     """
     given, chosen = parted(options, StatisticsOptions, shard="1/1")
+    refuse_idle_attack(chosen)
+    chosen = _in_range(chosen, given)
     shard = parse_shard(given["shard"])
     settle_paths(
         model=model, calibration=calibration, labels=given["labels"], tokenizer=_tokenizer(given), statistics=output

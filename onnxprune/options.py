@@ -81,6 +81,7 @@ class SettingOptions(TypedDict, total=False):
     threads: int
     memory_limit: int | None
     spread: str
+    attack: str
 
 
 class AskedOptions(SettingOptions, total=False):

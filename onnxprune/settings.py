@@ -30,6 +30,7 @@ from onnxprune.allocate import (
 )
 from onnxprune.criteria import Criterion, parse_criterion
 from onnxprune.errors import UsageError
+from onnxprune.evidence.attacks import Attack, parse_attack
 from onnxprune.means import Means
 from onnxprune.measure.tasks.task import Asked, parse_task
 from onnxprune.recover import Recipe, parse_length
@@ -37,6 +38,7 @@ from onnxprune.registry import Registry, near_names
 from onnxprune.spread import check_spread, spread_by
 
 DEFAULT_RATIO = 0.5
+DEFAULT_ATTACK = "pgd:8/255"
 ANALYSED = (
     "granularity",
     "input_shape",
@@ -169,6 +171,8 @@ class Settings:
     ``allow_unproven``: a result is good enough that agrees wherever it was seen, though not everything was.
     The gates ``max_drop``, ``min_agreement``, ``min_cosine`` and ``max_latency_ratio`` are shares of 1, ``max_size`` is in bytes.
     ``memory_limit``: bytes that the process may take (None: 2 GB; recovery: half of the machine's where that is less).
+    ``attack``: how rows are changed by the model's own input gradients, such as pgd:8/255,norm=l2,steps=20: for ``validate``, for criterion vulnerability ("": pgd:8/255),
+    and for criteria of gradients, which are taken at the rows as changed.
     ``spread``: where passes over data, points, proposals and probes are worked on beside this process: processes:N of this machine, or
     the workers of a scheduler, dask://host:port; it changes no bit of the result, and no record of it has it.
     """
@@ -232,6 +236,7 @@ class Settings:
     threads: int = 1
     memory_limit: int | None = None
     spread: str = ""
+    attack: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense before any work is done; raises UsageError."""
@@ -264,6 +269,7 @@ class Settings:
             )
         self._refuse_search_recover()
         check_spread(self.spread)
+        self._refuse_attack()
         for read in ("aim", "options", "training", "scorer", "purpose"):
             getattr(self, read)  # each refuses what it cannot read
 
@@ -374,6 +380,16 @@ class Settings:
                 raise UsageError(
                     f"{name} {given} does not go with dynamic, which keeps the original's nodes; leave one of them out"
                 )
+
+    def _refuse_attack(self) -> None:
+        """Refuse what cannot be read."""
+        if self.attack:
+            parse_attack(self.attack)
+
+    @property
+    def attacking(self) -> Attack:
+        """How rows are attacked for a criterion that asks for it."""
+        return parse_attack(self.attack or DEFAULT_ATTACK)
 
     def _refuse_search_recover(self) -> None:
         if self.search_recover < 0:

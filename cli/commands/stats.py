@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from onnxprune.cli.options import (
+    ATTACK,
     AUDIO,
     CRITERION,
     FILE,
@@ -37,7 +38,7 @@ OF_MERGING = ("statistics", "progress")
 @click.option("--labels", type=FILE, help="Labels of the data: .npy, .npz or .txt.")
 @click.option("--samples", type=int, help="Use so many random rows of --calib.")
 @click.option("--batch", type=int, help="Rows that go through the model at once, where it leaves that open.")
-@options(CRITERION, KINDS[:1], LOSSY, SHAPES, IMAGES, AUDIO, TEXT, JUDGE, RUN, OUTPUT[:1], MESSAGES)
+@options(CRITERION, ATTACK, KINDS[:1], LOSSY, SHAPES, IMAGES, AUDIO, TEXT, JUDGE, RUN, OUTPUT[:1], MESSAGES)
 @click.pass_context
 def command(ctx: click.Context, parts: tuple[str, ...], statistics: str, **values: Any) -> None:
     """Write what a criterion gathers from data, or from one of N parts of it, for 'prune --stats'.

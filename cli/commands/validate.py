@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from onnxprune.cli.options import (
+    ATTACK,
     BASELINE,
     DATA,
     FILE,
@@ -31,7 +32,7 @@ from onnxprune.cli.values import SCRIPT
 )
 @click.option("--calib", "calibration", type=FILE, help="Data that decided: warn where --data shares rows with it.")
 @click.option("--layers", is_flag=True, default=None, help="Also compare every inner tensor that both models have.")
-@options(SHAPES, DATA, QUALITY_GATES, BASELINE, RUN)
+@options(ATTACK, SHAPES, DATA, QUALITY_GATES, BASELINE, RUN)
 @click.option("--latency", is_flag=True, default=None, help="Measure the latency of both as well.")
 @options(OUTPUT, MESSAGES)
 @click.pass_context

@@ -6,6 +6,7 @@ from onnxprune.criteria import gradient as _gradient  # noqa: F401
 from onnxprune.criteria import kronecker as _kronecker  # noqa: F401
 from onnxprune.criteria import reconstruction as _reconstruction  # noqa: F401
 from onnxprune.criteria import routing as _routing  # noqa: F401
+from onnxprune.criteria import vulnerability as _vulnerability  # noqa: F401
 from onnxprune.criteria import weight as _weight  # noqa: F401
 from onnxprune.criteria.combine import Criterion, Scores, parse_criterion, score, score_group
 from onnxprune.criteria.spec import CRITERIA

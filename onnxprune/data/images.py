@@ -102,6 +102,15 @@ class ImageOptions:
         return np.asarray(values, np.float32)
 
 
+def pixel_ranges(options: ImageOptions) -> tuple[tuple[float, float], ...]:
+    """Return what black and white become in the input of a model of floats, one pair for all channels or one for each."""
+    scale = 1 / 255 if options.scale is None else options.scale
+    count = max(len(options.mean), len(options.std), 1)
+    means, stds = (values * (count // len(values)) for values in (options.mean or (0.0,), options.std or (1.0,)))
+    ends = [((0.0 - mean) / std, (255 * scale - mean) / std) for mean, std in zip(means, stds, strict=True)]
+    return tuple((min(pair), max(pair)) for pair in ends)
+
+
 def _channels_last(pixels: np.ndarray, spec: InputSpec, layout: str) -> np.ndarray:
     """Return a [n, h, w, c] view of pixels stored either way: where both are possible, NHWC unless only NCHW fits."""
     shape = spec.shape or ()

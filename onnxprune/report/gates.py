@@ -10,6 +10,8 @@ import numpy as np
 from onnxprune.data import Dataset, shared_rows
 from onnxprune.data.survey import Survey
 from onnxprune.errors import DataError, ModelError, OnnxPruneError, UsageError
+from onnxprune.evidence.attacks.vulnerability import VULNERABILITY
+from onnxprune.evidence.gradients import KINDS
 from onnxprune.means import Means
 from onnxprune.measure.bootstrap import unseen_bound
 from onnxprune.measure.by_rows import measure_rows
@@ -206,6 +208,15 @@ def require_data(settings: Settings, given: bool) -> None:
     for reader in READERS if not given else ():
         if reader.asked(settings):
             raise reader.error(f"{reader.says(settings)}; give calibration data (--calib)")
+
+
+def refuse_idle_attack(settings: Settings) -> None:
+    """Refuse an attack that changes no rows which anything looks at; raises UsageError."""
+    if settings.attack and {VULNERABILITY, *KINDS}.isdisjoint(settings.scorer.needs):
+        raise UsageError(
+            f"attack {settings.attack} changes the rows that criterion vulnerability and criteria of gradients look at, and this run names none; "
+            "name one (--criterion group-fisher), or leave attack out"
+        )
 
 
 def require_measurable(settings: Settings, dataset: Dataset | None) -> None:

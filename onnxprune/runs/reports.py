@@ -23,6 +23,8 @@ from onnxprune.criteria import score
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import can_hold_out
 from onnxprune.errors import Inconclusive
+from onnxprune.evidence.attacks.attacker import attacker_of
+from onnxprune.evidence.attacks.robustness import robustness
 from onnxprune.measure.kinds import observed
 from onnxprune.measure.latency import measure, measure_pair
 from onnxprune.measure.layers import compare_layers
@@ -131,6 +133,9 @@ def compare_models(before: Model, after: Model, on: Comparison, settings: Settin
         require_judges(settings, outputs, labelled=bool(on.metric or on.dataset.has_labels))
         found = measure_drift(before, after, on.dataset, means_of_runs(settings, measured_facts), on.metric, outputs)
     facts |= found.to_json() | asked_entry(after, on.dataset, means_of_runs(settings, measured_facts))
+    if settings.attack:
+        with stages("attack"):
+            facts["robustness"] = _attacked(measured_facts, after, on.dataset, settings, outputs)
     if on.layers:
         with stages("layers"):
             facts["layers"] = compare_layers(before, after, on.dataset, settings.means)
@@ -142,6 +147,15 @@ def compare_models(before: Model, after: Model, on: Comparison, settings: Settin
     facts["exit_code"] = int(not all(gate["passed"] for gate in facts["gates"]))
     warnings = [*found.warnings, *doubts(found, settings, on.calibration, on.dataset)]
     return facts | {"warnings": warnings, "seconds": stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
+
+
+def _attacked(facts: Facts, after: Model, dataset: Dataset, settings: Settings, outputs: Outputs) -> Report:
+    """Attack both models, each by its own gradients."""
+    pair = [
+        attacker_of(own, own.model, settings.attacking, dataset, settings.means, outputs)
+        for own in (facts, facts_of(after, settings))
+    ]
+    return robustness(pair[0], pair[1], dataset)
 
 
 def _outputs_alone(facts: Facts, dataset: Dataset, settings: Settings) -> Outputs:

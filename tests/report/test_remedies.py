@@ -363,8 +363,15 @@ RANGES = "--criterion wanda"
 TEXT, SOUND = f"--calib words.txt {DRY}", f"--calib takes {DRY}"
 KEEP, TOKENS = f"--vocabulary keep.npy {DRY}", f"--tokenizer tokenizer.json {DRY}"
 # what the message says -> (command that calls it forth, command that follows it; several in a row with &&)
+ATTACKED = "validate classes.onnx classes.onnx --data x.npz --attack"
 SLICE, SMALL = "checkpoint plan.json net.onnx", "-o small.safetensors --force"
 ERRORS = {
+    "fgsm is one step; leave steps out": (f"{ATTACKED} fgsm:0.1,steps=2,range=-9:9", f"{ATTACKED} pgd:0.1,steps=2,range=-9:9"),
+    "scores or probabilities; leave the attack out": ("validate net.onnx net.onnx --data x.npz --attack fgsm:0.1,range=-9:9", "validate net.onnx net.onnx --data x.npz"),
+    "would be of black and of white, such as": (f"{ATTACKED} fgsm:0.1", f"{ATTACKED} fgsm:0.1,range=-9:9/-9:9/-9:9"),
+    "give the range that the data has": (f"{ATTACKED} fgsm:0.1,range=0:0.1", f"{ATTACKED} fgsm:0.1,range=-9:9"),
+    "give one for all, or one for each": (f"{ATTACKED} fgsm:0.1,range=0:1/0:1", f"{ATTACKED} fgsm:0.1,range=-9:9"),
+    "(--criterion group-fisher), or leave attack out": (f"net.onnx {DATA} --criterion l2 --attack fgsm:0.1", f"net.onnx {DATA} --criterion l2"),
     "save the checkpoint with": (f"{SLICE} pickle.bin {SMALL}", f"{SLICE} w.safetensors {SMALL}"),
     "give the checkpoint that the model was exported from": (f"{SLICE} other.safetensors {SMALL}", f"{SLICE} w.safetensors {SMALL}"),
     "say what becomes of them (--untold": (f"{SLICE} aux.safetensors {SMALL}", f"{SLICE} aux.safetensors {SMALL} --untold copy"),
@@ -624,6 +631,9 @@ ADVICE = re.compile(
     r"[;:,.] (?:\w+ )?(?:try|leave|give|pass|drop|relax|create|choose|add|delete|prune|let|name|use|take|make|write|settle|look) "
 )
 EXPLAINED = {
+    "has several inputs of floats; name one": "a model with two; tests/evidence/test_attacks.py",
+    "cannot be changed a little; leave the attack out": "a model of tokens; tests/evidence/test_attacks.py",
+    "attacked along it; leave such rows out": "gradients that are not finite; rows to leave out are followed where values are not finite",
     "chosen by {}, which it does not hold; give the masks": "followed by test_zeros_that_data_chose_need_the_masks_that_were_written",
     "whole when you prune (--exclude {!r})": "a stream that is rid of its mean; tests/framework/test_norms.py",
     "leave the axes that these norms are taken over whole": "a note beside a result; tests/framework/test_norms.py",

@@ -21,8 +21,10 @@ from onnxprune.data import Dataset
 from onnxprune.errors import DataError
 from onnxprune.evidence import Cache, collect
 from onnxprune.evidence.ablation import ablate
+from onnxprune.evidence.attacks.attacker import Attacked, attacker_of
+from onnxprune.evidence.attacks.vulnerability import vulnerabilities
 from onnxprune.evidence.gathered import about_data
-from onnxprune.evidence.gradients import sensitivities
+from onnxprune.evidence.gradients import KINDS, sensitivities
 from onnxprune.evidence.sites import REQUESTS
 from onnxprune.means import Means
 from onnxprune.model.model import Model
@@ -32,7 +34,7 @@ from onnxprune.settings import AUTO
 
 GATHERED = (
     *("granularity", "allow_lossy", "cut_cache", "input_shape", "row_shape", "input_value"),
-    *("seed", "batch", "samples", "output_weight", "task"),
+    *("seed", "batch", "samples", "output_weight", "task", "attack"),
 )
 """Settings that decide what data shows, beside the criterion."""
 
@@ -105,10 +107,22 @@ def evidence_of(
     needs, how = context.settings.scorer.needs, context.outputs
     kinds = 1 if REQUESTS.keys() >= set(needs) else 2
     streamed = collect(analysis, needs, dataset, means.part(0, kinds), cache=cache)
-    differentiated, remarks = sensitivities(analysis, needs, dataset, means.quiet, outputs=how)
+    changing = _attacking(context, analysis, dataset, means.quiet)
+    differentiated, remarks = sensitivities(analysis, needs, dataset, means.quiet, outputs=how, changing=changing)
     ablated = ablate(analysis, needs, dataset, means.quiet, outputs=how)
+    shaken = vulnerabilities(analysis, needs, dataset, means.quiet, how, context.settings.attacking)
     warnings = [text for evidence in streamed.values() for text in evidence.warnings]
-    return {**streamed, **differentiated, **ablated}, tuple(dict.fromkeys([*warnings, *remarks]))
+    return {**streamed, **differentiated, **ablated, **shaken}, tuple(dict.fromkeys([*warnings, *remarks]))
+
+
+def _attacking(context: Context, analysis: Analysis, dataset: Dataset, means: Means) -> Attacked | None:
+    """Return what attacks the rows that gradients are taken at, where that is asked for."""
+    settings = context.settings
+    if not settings.attack or KINDS.keys().isdisjoint(settings.scorer.needs):
+        return None
+    return Attacked(
+        attacker_of(analysis.facts, analysis.facts.model, settings.attacking, dataset, means, context.outputs)
+    )
 
 
 def by_scores(

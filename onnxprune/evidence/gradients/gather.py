@@ -39,6 +39,10 @@ BATCH = {1: 32, 2: 8}  # most samples at a time by order of differentiation: mea
 BUDGET = 1 << 29  # bytes of activations held at a time
 
 
+Changing = Callable[[Batch], Batch]
+"""What becomes of a batch before it is looked at."""
+
+
 class Kind(NamedTuple):
     """An observer and whether its loss is drawn from the model's own outputs even where there are labels."""
 
@@ -63,10 +67,11 @@ def sensitivities(
     means: Means = Means(),
     *,
     outputs: Outputs | None = None,
+    changing: Changing | None = None,
 ) -> tuple[dict[str, list[Any]], tuple[str, ...]]:
     """Return kind -> one result per group for the kinds in KINDS, and remarks on what was differentiated.
 
-    ``outputs``: how they are compared. Raises ModelError for an operator on the way without a gradient rule.
+    ``outputs``: how they are compared. ``changing``: what becomes of the rows before they are looked at. Raises ModelError for an operator on the way without a gradient rule.
     """
     wanted = [kind for kind in dict.fromkeys(kinds) if kind in KINDS]
     if not wanted or not analysis.groups:
@@ -78,6 +83,7 @@ def sensitivities(
     for sampled, order in passes:
         own = {k: observers[k] for k in wanted if (KINDS[k].sampled, observers[k].order) == (sampled, order)}
         view = differentiation(analysis.facts, taps.model, list(own.values()), dataset, means, outputs, sampled)
+        view = replace(view, changing=changing)
         seen = observe(view.look, dataset, list(own.values()), view.means, "differentiating")
         observers |= zip(own, seen, strict=True)
         remarks.append(view.remark)
@@ -99,7 +105,7 @@ def curvatures(
 
 @dataclass(frozen=True)
 class _Differentiation:
-    """Looks at the gradients of a loss; ``remark``: what is to be said of it ("": nothing)."""
+    """Looks at the gradients of a loss, of rows as ``changing`` makes them; ``remark``: what is to be said of it ("": nothing)."""
 
     facts: Facts
     forward: Session
@@ -107,9 +113,11 @@ class _Differentiation:
     objective: SampleLoss
     remark: str
     means: Means
+    changing: Changing | None = None
 
     def look(self, batch: Batch) -> Answers:
         """Return gradients and values; raises DataError where one is NaN or infinite."""
+        batch = batch if self.changing is None else self.changing(batch)
         found = self.forward.run(batch.inputs, self.objective.names)
         feeds = batch.inputs | self.objective.targets(found, batch.labels, self.means.seed, batch.first)
         values = self.gradients.run({name: feeds[name] for name in self.gradients.inputs})

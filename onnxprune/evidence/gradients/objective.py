@@ -75,7 +75,7 @@ def choose_loss(
     given = fits and not sampled
     if not given and (len(floats) > 1 or first.kind not in CLASSES):
         return SampleLoss(_signed(floats), floats, None, True, how is not None), remark
-    return SampleLoss(_cross_entropy(first), (first,), first, not given), remark
+    return SampleLoss(class_loss(first), (first,), first, not given), remark
 
 
 def _signed(floats: Sequence[Output]) -> Loss:
@@ -84,7 +84,7 @@ def _signed(floats: Sequence[Output]) -> Loss:
     return lambda emit, outputs: inner(emit, [emit.value(output.name) for output in floats])
 
 
-def _cross_entropy(output: Output) -> Loss:
+def class_loss(output: Output) -> Loss:
     """Return the loss of logits, or of probabilities, whose logarithms are logits, at the output's temperature."""
     inner = losses.cross_entropy(LABELS, None, -1, per_sample=True)
 

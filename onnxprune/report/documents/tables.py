@@ -38,6 +38,7 @@ from onnxprune.report.quantising import (
     weighing_rows,
 )
 from onnxprune.report.remedies import WINDOW
+from onnxprune.report.robustness import ROBUSTNESS, robustness_rows
 from onnxprune.report.storage import SIZES, TENSORS, packing_rows, tensor_rows
 from onnxprune.report.tasks import PARTS, task_rows
 from onnxprune.report.visible import visible
@@ -219,6 +220,7 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[ReportView], Any], bool], ..
     ("Proof", ("output", "moved by silencing", "error", "proof"), _proof, True),
     ("Latency in µs", ("model", "min", "p10", "p50", "p90", "p99", "runs"), _latency, True),
     ("Memory in bytes", ("model", "weights", "peak activations", "peak resident"), memory_rows, True),
+    ("Robustness", ROBUSTNESS, robustness_rows, False),
     ("Task", PARTS, task_rows, True),
     ("Drift", DRIFT, _drift, True),
     ("Divergence per tensor", ("tensor", "operator", "SQNR dB"), _layers, True),
