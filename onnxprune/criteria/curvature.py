@@ -222,8 +222,8 @@ def _costs_alone(problem: Problem, damping: float) -> np.ndarray:
         rows = (
             problem.weight[start : start + ROWS_AT_ONCE, inputs].astype(np.float64) * live_inputs(problem.gram)[inputs]
         )
-        own = rows.reshape(-1, units, block).transpose(1, 2, 0)
-        power += own @ own.transpose(0, 2, 1)
+        own = rows.reshape(-1, units, block)
+        power += np.einsum("rui,ruj->uij", own, own)
     release_memory()
     return problem.scale * np.maximum(np.trace(_solve_stack(inner, power), axis1=1, axis2=2), 0.0)
 

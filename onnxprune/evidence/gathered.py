@@ -24,6 +24,7 @@ from onnxprune.evidence.store import UNREADABLE
 from onnxprune.means import Spread
 from onnxprune.model.files import atomic_file
 from onnxprune.model.paths import STATISTICS as HEADER
+from onnxprune.model.scratch import kept
 from onnxprune.spread.machine import this_machine
 
 STATISTICS_FORMAT = 1
@@ -135,7 +136,7 @@ class _Arrays:
         self._archive = archive
 
     def __getitem__(self, number: int) -> np.ndarray:
-        return self._archive[f"{int(number)}"]
+        return kept(self._archive[f"{int(number)}"])
 
 
 def _pass_of(entry: Mapping[str, Any], arrays: _Arrays, contents: bool) -> PassFound:

@@ -18,6 +18,7 @@ from onnxprune.evidence.needs import Need
 from onnxprune.evidence.stats import STATISTICS, Statistic
 from onnxprune.model.files import atomic_file, clear_leftovers
 from onnxprune.model.model import Identity
+from onnxprune.model.scratch import kept
 
 FORMAT = 2
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
@@ -105,7 +106,7 @@ def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the header and the arrays that ``write_arrays`` wrote; raises DataError for anything else."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            arrays = {name: kept(archive[name]) for name in archive.files}
         header = json.loads(arrays.pop("header").tobytes())
         if header["format"] != FORMAT:
             raise ValueError(f"format {header['format']}")

@@ -21,6 +21,7 @@ from onnxprune.evidence.needs import convolution_window
 from onnxprune.evidence.rows import Sampler, by_sample, feature_maps, patches, sample_means, valid_positions
 from onnxprune.evidence.stats import BINS, Cross, Gram, Histogram, Moments, Range, Ranks
 from onnxprune.means import Means
+from onnxprune.model import scratch
 from onnxprune.model.facts import Facts, gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import load
@@ -460,3 +461,15 @@ def test_a_cached_plan_is_the_plan(tmp_path: Path):
     onnxprune.prune(model, granularity=("paired",), cache=tmp_path / "shared", **settings)
     shared, fresh = (onnxprune.prune(model, cache=tmp_path / name, **settings).plan for name in ("shared", "fresh"))
     assert shared.kept == fresh.kept
+
+
+def test_what_a_cache_knows_takes_no_more_memory_than_what_is_gathered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts, rows = _convnet()
+    need = Need("gram", "r", 1)
+    for _ in range(2):  # gathered, and known
+        monkeypatch.setattr(scratch, "SMALLEST", 1)
+        monkeypatch.setattr(scratch, "HELD", 0)
+        found = gather(facts, _data(facts, rows), [need], cache=Cache(tmp_path))[need]
+        assert isinstance(found.products, np.memmap)
