@@ -112,7 +112,7 @@ def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             raise ValueError(f"format {header['format']}")
         return header, arrays
     except UNREADABLE as error:
-        raise DataError(f"{path} was not written by this version ({type(error).__name__})") from error
+        raise DataError(f"{path} does not hold what this version writes ({type(error).__name__})") from error
 
 
 @dataclass(frozen=True)

@@ -370,7 +370,7 @@ def test_errors_say_what_where_and_what_next(tmp_path: Path):
     with pytest.raises(DataError, match="different statistics"):
         found.merge(Evidence(found.model))
     np.savez(tmp_path / "x.npz", header=np.array(["{}"], dtype=object))
-    with pytest.raises(DataError, match="does not hold statistics"):
+    with pytest.raises(DataError, match="does not hold what this version"):
         Evidence.load(tmp_path / "x.npz")
 
 
