@@ -362,6 +362,11 @@ REPAIR = (
         "--rewind", type=FILE, help="The same network as first or early trained: its weights are what remains."
     ),
     click.option(
+        "--rewind-as",
+        metavar="weights|signs",
+        help="What remains of --rewind: its weights (the default), or their signs times one number per layer.",
+    ),
+    click.option(
         "--recover",
         metavar="STEPS|TIME",
         help="Then train the weights towards the original's outputs on --calib: 200 steps, or e.g. 90s, 5m.",

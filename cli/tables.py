@@ -189,6 +189,17 @@ def _reconstruction(report: dict[str, Any]) -> list[str]:
             lines.append(
                 f"of what went, the weights rewound to would let go {found['jaccard']:.0%} (chance: {found['chance']:.0%})"
             )
+        if "overlap_with_magnitude" in schedule:
+            found = schedule["overlap_with_magnitude"]
+            lines.append(
+                f"and the trained weights by their size alone {found['jaccard']:.0%} (chance: {found['chance']:.0%})"
+            )
+    for key, whose in (("with_rewind", "earlier"), ("with_magnitude", "trained")):
+        found = (report.get("overlap") or {}).get(key)
+        if found:
+            lines.append(
+                f"of the zeros, the largest of the {whose} weights would leave {found['jaccard']:.0%} zero (chance: {found['chance']:.0%})"
+            )
     tried = report.get("search") or []
     if tried:
         best = min(tried, key=lambda entry: entry["divergence"])

@@ -72,6 +72,7 @@ from onnxprune.settings import (
     DEFAULT_ATTACK,
     PERMUTING,
     QUANTISING,
+    REWOUND_WEIGHTS,
     REWRITING,
     STORING,
     UNITS,
@@ -413,6 +414,10 @@ def _start(command: str, source: Source, settings: Settings, given: Given) -> Ru
 def _earlier(settings: Settings, rewind: Source | None) -> Model | None:
     """Open the model to rewind to; raises UsageError where no weights are left to choose."""
     if rewind is None:
+        if settings.rewind_as != REWOUND_WEIGHTS:
+            raise UsageError(
+                f"rewind_as {settings.rewind_as} is of weights to rewind to; give these (--rewind EARLY.onnx)"
+            )
         return None
     if settings.vocabulary:
         raise UsageError("rewind takes weights of the whole vocabulary; leave rewind or vocabulary out")

@@ -82,6 +82,7 @@ class SettingOptions(TypedDict, total=False):
     memory_limit: int | None
     spread: str
     attack: str
+    rewind_as: str
 
 
 class AskedOptions(SettingOptions, total=False):

@@ -121,6 +121,8 @@ STORAGE_NAMES = (
 
 ORIGINAL_NUMBERS, NEW_NUMBERS_ALONE = TOKEN_NUMBERS = ("original", "new")
 """What ``token_numbers`` may be."""
+REWOUND_WEIGHTS, REWOUND_SIGNS = REWOUND = ("weights", "signs")
+"""What ``rewind_as`` may be."""
 QUANTISATIONS = ("", "int8", "dynamic")
 """What ``quantize`` may be; the first: nothing."""
 PRODUCT_FORMS = ("", "gemm", "conv")
@@ -173,6 +175,7 @@ class Settings:
     ``memory_limit``: bytes that the process may take (None: 2 GB; recovery: half of the machine's where that is less).
     ``attack``: how rows are changed by the model's own input gradients, such as pgd:8/255,norm=l2,steps=20: for ``validate``, for criterion vulnerability ("": pgd:8/255),
     and for criteria of gradients, which are taken at the rows as changed.
+    ``rewind_as``: what remains of the weights to rewind to: weights, or their signs times one number per layer.
     ``spread``: where passes over data, points, proposals and probes are worked on beside this process: processes:N of this machine, or
     the workers of a scheduler, dask://host:port; it changes no bit of the result, and no record of it has it.
     """
@@ -237,6 +240,7 @@ class Settings:
     memory_limit: int | None = None
     spread: str = ""
     attack: str = ""
+    rewind_as: str = REWOUND_WEIGHTS
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense before any work is done; raises UsageError."""
@@ -291,7 +295,7 @@ class Settings:
                 registry[name]
         for what, known in (
             ("repair", REPAIRS), ("storage", STORAGE_NAMES), ("quantize", QUANTISATIONS), ("matmul_as", PRODUCT_FORMS),
-            ("token_numbers", TOKEN_NUMBERS), ("scope", (AUTO, *SCOPES, *OF_WEIGHTS)),
+            ("token_numbers", TOKEN_NUMBERS), ("rewind_as", REWOUND), ("scope", (AUTO, *SCOPES, *OF_WEIGHTS)),
         ):  # fmt: skip
             if (name := getattr(self, what)) not in known:
                 hint = near_names(name, list(known)) or f"; known: {', '.join(filter(None, known))}"

@@ -2,6 +2,7 @@
 
 from onnxprune.criteria import ablated as _ablated  # noqa: F401  (these imports fill the registry)
 from onnxprune.criteria import activation as _activation  # noqa: F401
+from onnxprune.criteria import earlier as _earlier  # noqa: F401
 from onnxprune.criteria import gradient as _gradient  # noqa: F401
 from onnxprune.criteria import kronecker as _kronecker  # noqa: F401
 from onnxprune.criteria import reconstruction as _reconstruction  # noqa: F401

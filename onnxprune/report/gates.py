@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from onnxprune.criteria.earlier import EARLIER
 from onnxprune.data import Dataset, shared_rows
 from onnxprune.data.survey import Survey
 from onnxprune.errors import DataError, ModelError, OnnxPruneError, UsageError
@@ -187,7 +188,7 @@ class Reader(NamedTuple):
 
 READERS: tuple[Reader, ...] = (
     Reader(
-        lambda s: s.criterion != AUTO and s.scorer.needs,
+        lambda s: s.criterion != AUTO and set(s.scorer.needs) - {EARLIER},
         lambda s: f"criterion {s.scorer.name!r} looks at data",
         UsageError,
     ),

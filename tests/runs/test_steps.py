@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -277,3 +278,69 @@ def test_groups_frozen_by_the_surgery_check_in_a_later_step_keep_their_shapes(mo
     found = onnxprune.prune(mlp(), criterion="l2", ratio=0.5, round_to=1, schedule="linear:2", latency=False).report
     assert found["groups"][0]["width_after"] == found["groups"][0]["width_before"]
     assert found["groups"][1]["width_after"] == found["groups"][1]["width_before"] // 2
+
+
+# --- lottery variants -----------------------------------------------------------------------------------------------
+
+
+def _earlier_and_now() -> tuple[Any, Any]:
+    """Three units; the first grew, the second shrank though it is the largest, the third turned its sign."""
+    then = network(
+        "h = MatMul(x, @[[0.1, 3.0, -1.0], [0.2, -3.0, 1.0]]); r = Relu(h); y = MatMul(r, @[[0.1], [2.0], [1.0]])",
+        "float[n,2] x",
+        "float[n,1] y",
+    )
+    now = network(
+        "h = MatMul(x, @[[1.0, 2.0, 1.5], [1.0, -2.0, -1.5]]); r = Relu(h); y = MatMul(r, @[[1.0], [1.5], [1.0]])",
+        "float[n,2] x",
+        "float[n,1] y",
+    )
+    return then, now
+
+
+@pytest.mark.parametrize(("criterion", "stays"), [("magnitude-increase", (0, 2)), ("movement", (0, 2)), ("l1", (1, 2))])
+def test_units_are_chosen_by_the_way_their_weights_went(criterion: str, stays: tuple[int, ...]) -> None:
+    """By hand, l1 of writers: increases 1.7, -2 and 1; movement (now times the way): 1.7, -4, 7.5."""
+    then, now = _earlier_and_now()
+    found = onnxprune.prune(now, rewind=then, criterion=criterion, ratio=0.34, round_to=1, latency=False)
+    (group,) = found.plan.groups
+    assert group.kept == stays
+    left = numpy_helper.to_array(found.model.graph.initializer[0])
+    early = numpy_helper.to_array(then.graph.initializer[0])
+    np.testing.assert_array_equal(left, early[:, list(stays)])
+    schedule = found.report["schedule"]
+    assert ("overlap_with_magnitude" in schedule) == (criterion != "l1")
+    if criterion != "l1":  # by size the early weights would let the first go, the trained ones too
+        assert schedule["overlap_with_rewind"]["jaccard"] == schedule["overlap_with_magnitude"]["jaccard"] == 0.0
+
+
+def test_only_the_signs_of_early_weights_remain() -> None:
+    then, now = _earlier_and_now()
+    run: dict[str, Any] = {"rewind": then, "rewind_as": "signs", "round_to": 1, "latency": False}
+    found = onnxprune.prune(now, criterion="l1", ratio=0.34, **run)
+    early = numpy_helper.to_array(then.graph.initializer[0])
+    constant = np.sqrt(np.square(early).mean())
+    np.testing.assert_allclose(
+        numpy_helper.to_array(found.model.graph.initializer[0]), np.sign(early[:, 1:]) * constant, rtol=1e-6
+    )
+    zeros = onnxprune.prune(now, sparsity="0.5", criterion="magnitude-increase", **run)
+    left = numpy_helper.to_array(zeros.model.graph.initializer[0])
+    assert set(np.round(np.abs(left[left != 0]), 5)) == {np.round(np.float32(constant), 5)}
+    assert zeros.report["overlap"]["with_rewind"].keys() == {"jaccard", "chance"}
+    with pytest.raises(UsageError, match="give these"):
+        onnxprune.prune(now, rewind_as="signs")
+    with pytest.raises(UsageError, match="unknown rewind_as 'sign'"):
+        onnxprune.prune(now, rewind=then, rewind_as="sign")
+    with pytest.raises(UsageError, match="compares weights with earlier ones"):
+        onnxprune.prune(now, criterion="magnitude-increase", ratio=0.5, latency=False)
+
+
+def test_overlap_of_zeros() -> None:
+    then, now = _earlier_and_now()
+    run: dict[str, Any] = {"rewind": then, "sparsity": "0.5", "latency": False}
+    by_size = onnxprune.prune(now, criterion="l1", **run).report["overlap"]
+    by_way = onnxprune.prune(now, criterion="magnitude-increase", **run).report["overlap"]
+    assert by_size["with_magnitude"]["jaccard"] == 1.0
+    # of the first matrix the middle column grew least and is the largest; of the second its entry
+    assert by_way["with_magnitude"]["jaccard"] < 0.5 and by_way["with_rewind"]["jaccard"] < 0.5
+    assert 0 < by_way["with_rewind"]["chance"] < 1

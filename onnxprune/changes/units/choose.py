@@ -9,6 +9,7 @@ from typing import Any
 
 from onnxprune.allocate import SELECTIONS, Target, allocate
 from onnxprune.allocate.timing import with_times
+from onnxprune.changes.analysing import analyse_model
 from onnxprune.changes.context import FITTED, Context
 from onnxprune.changes.latency import time_before, within_latency
 from onnxprune.changes.repairing import fitted_rows
@@ -17,8 +18,9 @@ from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
 from onnxprune.criteria import score
+from onnxprune.criteria.earlier import EARLIER
 from onnxprune.data import Dataset
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, UsageError
 from onnxprune.evidence import Cache, collect
 from onnxprune.evidence.ablation import ablate
 from onnxprune.evidence.attacks.attacker import Attacked, attacker_of
@@ -77,6 +79,8 @@ def _chosen(context: Context, analysis: Analysis, aim: Target) -> Chosen:
 def gather_evidence(context: Context, analysis: Analysis) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return kind -> evidence for what the criterion needs, and warnings; raises DataError without data."""
     settings, dataset, needs = context.settings, context.data.calibration, context.settings.scorer.needs
+    if EARLIER in needs:
+        return {EARLIER: earlier_network(context)}, ()
     if not needs:
         return {}, ()
     if dataset is None:
@@ -86,6 +90,33 @@ def gather_evidence(context: Context, analysis: Analysis) -> tuple[dict[str, Any
     if context.data.stats is not None:
         means, cache = context.data.stats.instead(means, about_evidence(context, analysis, dataset), dataset), None
     return evidence_of(context, analysis, dataset, means, cache)
+
+
+def earlier_network(context: Context) -> Analysis:
+    """Return the network to rewind to, analysed; raises UsageError where there is none, or it is another one."""
+    if context.rewind is None:
+        raise UsageError(
+            f"criterion {context.settings.criterion} compares weights with earlier ones; give these (--rewind EARLY.onnx)"
+        )
+    model = context.rewind
+    return same_network(context.analysis, context.once(EARLIER, lambda: analyse_model(model, context.settings)), model)
+
+
+def same_network(analysis: Analysis, other: Analysis, model: Model) -> Analysis:
+    """Return ``other`` if it has the groups and the tensors of ``analysis``; raises UsageError."""
+    wanted, found = ({g.name: g.width for g in one.groups} for one in (analysis, other))
+    for name, width in wanted.items():
+        if found.get(name) != width:
+            have = "no such group" if name not in found else f"one of {found[name]} units"
+            raise UsageError(
+                f"--rewind {model.name} is another network: the model has a group {name!r} of {width} units, that one has {have}"
+            )
+    for name in analysis.facts.graph.tensors:
+        if other.facts.shape(name) != analysis.facts.shape(name):
+            raise UsageError(
+                f"--rewind {model.name} is another network: tensor {name!r} is missing or has another shape there"
+            )
+    return other
 
 
 def about_evidence(context: Context, analysis: Analysis, dataset: Dataset) -> dict[str, Any]:

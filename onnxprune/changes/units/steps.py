@@ -19,13 +19,15 @@ from onnxprune.changes.analysing import analyse_model
 from onnxprune.changes.change import Change
 from onnxprune.changes.context import Context, Notes
 from onnxprune.changes.proven import carried_out
-from onnxprune.changes.units.choose import Chosen, by_scores
+from onnxprune.changes.units.choose import Chosen, by_scores, same_network
 from onnxprune.changes.units.space import Narrowing, Units
+from onnxprune.changes.zeros.signs import signed_network
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
 from onnxprune.criteria import score
-from onnxprune.errors import SurgeryError, UsageError
+from onnxprune.criteria.earlier import EARLIER
+from onnxprune.errors import SurgeryError
 from onnxprune.model.graph import Graph
 from onnxprune.model.model import Model
 from onnxprune.model.tensors import FLOATS
@@ -33,8 +35,10 @@ from onnxprune.recover import parse_length
 from onnxprune.report.entries import Report
 from onnxprune.search import Reconstruction
 from onnxprune.search.tables import fitted_tensors
-from onnxprune.settings import Settings
+from onnxprune.settings import REWOUND_SIGNS, Settings
 
+BY_SIZE = "l1"
+"""What a comparison of sizes is compared with."""
 SILENCED = ("reads", "writes")  # roles of the weights that are zero while their unit is gone
 
 
@@ -48,13 +52,15 @@ class SteppedUnits(Units):
         context, settings, analysis = self.context, self.context.settings, self.analysis
         if context.rewind is None and settings.steps.steps == 1:
             return super().choose(aim)
-        rewound = None
+        rewound = remaining = None
         if context.rewind is not None:
-            rewound = same_network(analysis, analyse_model(context.rewind, settings), context.rewind)
+            rewound = remaining = same_network(analysis, analyse_model(context.rewind, settings), context.rewind)
+            if settings.rewind_as == REWOUND_SIGNS:
+                remaining = analyse_model(signed_network(rewound), settings)
         now, alive = analysis, Kept.whole(analysis)
         log: list[Report] = []
         for number, (share, own) in enumerate(parts_of(context, analysis, aim), 1):
-            step = Rewound(_numbered(context, now, own, number), rewound)
+            step = Rewound(_numbered(context, now, own, number), remaining)
             chosen = step.choose(share)
             if not settings.may_return:
                 chosen = step.narrowing(replace(chosen.chosen, kept=still_alive(now, chosen.kept, alive, own)))
@@ -79,8 +85,13 @@ class SteppedUnits(Units):
         return super().repaired(change, small)
 
     def _likeness(self, rewound: Analysis, kept: Kept, aim: Target) -> Report:
-        """Compare with what the criterion would keep of the rewound weights alone."""
-        if self.context.settings.scorer.needs:
+        """Compare with what the criterion would keep of the rewound weights alone, or where it compares both, with what the size of either would."""
+        settings = self.context.settings
+        if settings.scorer.needs == (EARLIER,):
+            by_size = replace(self.context, settings=replace(settings, criterion=BY_SIZE))
+            early, late = (by_scores(by_size, one, aim)[0] for one in (rewound, self.analysis))
+            return {"overlap_with_rewind": overlap(kept, early), "overlap_with_magnitude": overlap(kept, late)}
+        if settings.scorer.needs:
             return {}
         own, _ = by_scores(self.context, rewound, aim)
         return {"overlap_with_rewind": overlap(kept, own)}
@@ -179,10 +190,11 @@ def overlap(first: Kept, second: Kept) -> dict[str, float]:
     together = sum(float((a & b).sum()) for a, b in gone)
     chance = sum(float(a.sum()) * float(b.sum()) / len(a) for a, b in gone)
     total = sum(float(a.sum() + b.sum()) for a, b in gone)
-    return {"jaccard": _jaccard(together, total), "chance": _jaccard(chance, total)}
+    return {"jaccard": jaccard(together, total), "chance": jaccard(chance, total)}
 
 
-def _jaccard(common: float, total: float) -> float:
+def jaccard(common: float, total: float) -> float:
+    """Return the index of two sets that have so much in common, and together so many."""
     return round(common / (total - common), 6) if total > common else 1.0
 
 
@@ -196,20 +208,3 @@ def _entry(analysis: Analysis, kept: Kept, before: Kept) -> Report:
         "returned": sum(int((new & ~old).sum()) for new, old in pairs),
         **{kind: found[kind] for kind in ("parameters", "macs")},
     }
-
-
-def same_network(analysis: Analysis, other: Analysis, model: Model) -> Analysis:
-    """Return ``other`` if it has the groups and the tensors of ``analysis``; raises UsageError."""
-    wanted, found = ({g.name: g.width for g in one.groups} for one in (analysis, other))
-    for name, width in wanted.items():
-        if found.get(name) != width:
-            have = "no such group" if name not in found else f"one of {found[name]} units"
-            raise UsageError(
-                f"--rewind {model.name} is another network: the model has a group {name!r} of {width} units, that one has {have}"
-            )
-    for name in analysis.facts.graph.tensors:
-        if other.facts.shape(name) != analysis.facts.shape(name):
-            raise UsageError(
-                f"--rewind {model.name} is another network: tensor {name!r} is missing or has another shape there"
-            )
-    return other

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxprune.changes.analysing import analyse_model
 from onnxprune.changes.context import Context
-from onnxprune.changes.units.steps import same_network
+from onnxprune.changes.units.choose import same_network
+from onnxprune.changes.units.steps import jaccard
+from onnxprune.changes.zeros.layers import WeightLayer
+from onnxprune.changes.zeros.patterns import Pattern
+from onnxprune.changes.zeros.scores import SCORES
 from onnxprune.coupling.streams.widening import without_identities
 from onnxprune.errors import UsageError
 from onnxprune.model.model import Model
+
+Content = Callable[[str], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -43,3 +49,27 @@ def earlier_model(context: Context) -> Model:
         )
     found = same_network(context.analysis, analyse_model(context.rewind, context.settings), context.rewind).facts.model
     return without_identities(found, found.widened)
+
+
+def likeness(
+    layers: Sequence[WeightLayer],
+    masks: Mapping[str, np.ndarray],
+    pattern: Pattern,
+    shares: Mapping[str, float],
+    contents: tuple[Content, Content],
+) -> dict[str, dict[str, float]]:
+    """Compare which weights are zero with which would be by the size of the earlier weights, and of the trained ones: ``contents`` of both.
+
+    Jaccard index of the two sets of zeros, as many in every layer, and what it would be for random ones.
+    """
+    found = {}
+    for name, content in zip(("with_rewind", "with_magnitude"), contents, strict=True):
+        together = chance = total = 0.0
+        for layer in layers:
+            gone = ~masks[layer.name]
+            other = ~pattern.kept(SCORES["l1"].of(layer.matrix(content(layer.name)), None), shares[layer.name])
+            together += float((gone & other).sum())
+            chance += float(gone.sum()) * float(other.sum()) / max(gone.size, 1)
+            total += float(gone.sum() + other.sum())
+        found[name] = {"jaccard": jaccard(together, total), "chance": jaccard(chance, total)}
+    return found

@@ -16,13 +16,14 @@ from onnxprune.changes.analysing import grouped, plain_facts
 from onnxprune.changes.change import NOWHERE, Change, Space, Takes, Totals, selected
 from onnxprune.changes.context import Context
 from onnxprune.changes.zeros.contents import differs_beside_zeros
-from onnxprune.changes.zeros.earlier import TRAVEL_SCORES
+from onnxprune.changes.zeros.earlier import TRAVEL_SCORES, likeness
 from onnxprune.changes.zeros.fitting import ZeroFit
 from onnxprune.changes.zeros.gradients import GRADIENT_SCORES
 from onnxprune.changes.zeros.layers import WeightLayer, weight_layers
 from onnxprune.changes.zeros.masks import read_masks, taking_zero
 from onnxprune.changes.zeros.patterns import Pattern, parse_pattern
 from onnxprune.changes.zeros.scores import SCORES
+from onnxprune.changes.zeros.signs import signed_constants
 from onnxprune.changes.zeros.spreads import SPREADS
 from onnxprune.changes.zeros.weighing import WeightScores, contents
 from onnxprune.coupling.groups import Analysis
@@ -33,7 +34,7 @@ from onnxprune.proof.check import SurgeryCheck
 from onnxprune.proof.prover import NothingRunError
 from onnxprune.repair.support import Support
 from onnxprune.report.entries import Report
-from onnxprune.settings import AUTO, BY_ERROR
+from onnxprune.settings import AUTO, BY_ERROR, REWOUND_SIGNS
 
 GIVEN = "given"
 EXCLUDED = "left alone by --include or --exclude"
@@ -103,9 +104,12 @@ class Zeros(Space[WeightLayer]):
                 f"no layer of this model can have zeros in the pattern {pattern}; ask for another (--sparsity 0.5), or relax "
                 "--include and --exclude"
             )
-        return self._emptied(
-            able, dict.fromkeys((layer.name for layer in able), pattern), self.weighed.shares(able, pattern)
-        )
+        shares = self.weighed.shares(able, pattern)
+        found = self._emptied(able, dict.fromkeys((layer.name for layer in able), pattern), shares)
+        if self.context.rewind is not None:
+            earlier, now = contents(self.weighed.earlier), contents(self.analysis.facts.model)
+            self.context.notes.entries["overlap"] = likeness(able, found.masks, pattern, shares, (earlier, now))
+        return found
 
     def _aimed(self, aim: Target) -> Pattern:
         """Return the pattern, with as many zeros as leave the parameters that ``aim`` counts; raises TargetError."""
@@ -213,7 +217,10 @@ class Zeros(Space[WeightLayer]):
         """Return the model with the weights that were fitted; of a change that lost parts, those of the others."""
         assert isinstance(change, Emptied)
         if self.context.rewind is not None:
-            return self._masked({layer.name: change.masks[layer.name] for layer in change.parts}, self.weighed.earlier)
+            earlier = self.weighed.earlier
+            if self.context.settings.rewind_as == REWOUND_SIGNS:
+                earlier = signed_constants(earlier, self.layers)
+            return self._masked({layer.name: change.masks[layer.name] for layer in change.parts}, earlier)
         if change.fitted is None:
             return small
         if len(change.parts) == len(change.masks):
