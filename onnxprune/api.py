@@ -70,6 +70,7 @@ from onnxprune.runs.sweep import at_point, grid, judged, run_points
 from onnxprune.settings import (
     ANALYSED,
     DEFAULT_ATTACK,
+    GATING,
     PERMUTING,
     QUANTISING,
     REWOUND_WEIGHTS,
@@ -421,7 +422,7 @@ def _earlier(settings: Settings, rewind: Source | None) -> Model | None:
         return None
     if settings.vocabulary:
         raise UsageError("rewind takes weights of the whole vocabulary; leave rewind or vocabulary out")
-    kinds = [path for path in settings.spaces if path not in (REWRITING, STORING, QUANTISING)]
+    kinds = [path for path in settings.spaces if path not in (REWRITING, GATING, STORING, QUANTISING)]
     if PERMUTING in kinds:
         raise UsageError("rewind takes channels in the order that they have; give --no-permute")
     if kinds != [ZEROS] and not all(space_of(path).stepwise for path in kinds):

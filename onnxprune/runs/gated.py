@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from onnxprune.changes.analysing import means_of_runs
 from onnxprune.changes.context import Context
+from onnxprune.changes.proven import Step
 from onnxprune.data import Dataset
 from onnxprune.means import Means
 from onnxprune.measure.by_rows import asking_share
@@ -16,6 +20,12 @@ OVERSPENT = (
     "on the rows it was measured on the gate lets the full pass run for {:.1%} of the samples, on those that taught it for {:.1%}: "
     "{:.1%} of the MACs are spent, not {:.1%}"
 )
+
+
+def macs_spent(steps: Sequence[Step[Any]]) -> dict[str, int]:
+    """Return ``macs``, what a sample takes on average, where one of the steps wrote a gate: later ones change no work; else {}."""
+    found = [step.change.space.context.notes.entries.get("dynamic") for step in steps]
+    return next(({"macs": told["macs"]["expected"]} for told in found if told), {})
 
 
 def asked_entry(model: Model, rows: Dataset, means: Means) -> Report:

@@ -44,7 +44,7 @@ from onnxprune.report.sizes import sizes_entry
 from onnxprune.report.stages import Stages
 from onnxprune.report.tasks import unjudged
 from onnxprune.runs.ahead import ahead
-from onnxprune.runs.gated import gate_entry
+from onnxprune.runs.gated import gate_entry, macs_spent
 from onnxprune.runs.legs import by_plan, taken, to_target
 from onnxprune.runs.mix import shares_of
 from onnxprune.runs.narrowing import as_fed
@@ -217,7 +217,7 @@ class Run:
         place = self.output or self.model.path or NOWHERE
         first, last = steps[0].change, steps[-1].change
         before = {**first.space.totals(), "bytes": self.model.size}
-        after = {**last.totals(small), "bytes": stored_bytes(small, place)}
+        after = {**last.totals(small), "bytes": stored_bytes(small, place), **macs_spent(steps)}
         sizes = [stored_bytes(step.model, place) for step in steps[:-1]]
         self._judge_aim(steps, before, after)
         check = all_of([step.check for step in steps])
@@ -296,15 +296,15 @@ def _planned(change: Change[Any]) -> Planned:
 def _rows(steps: Sequence[Step[Any]], sizes: Sequence[int]) -> list[Report]:
     """Describe every step of the run; ``sizes``: bytes of the original and of what each step led to."""
     rows = []
-    for step, (before, after) in zip(steps, pairwise(sizes), strict=True):
+    for number, (step, (before, after)) in enumerate(zip(steps, pairwise(sizes), strict=True)):
         change, told = step.change, step.change.space.context.notes.entries
         rows.append(
             {
                 "kind": change.space.kind,
                 "changed": len(change.parts),
                 "of": len(change.space.parts()),
-                "before": {**change.space.totals(), "bytes": before},
-                "after": {**change.totals(step.model), "bytes": after},
+                "before": {**change.space.totals(), "bytes": before, **macs_spent(steps[:number])},
+                "after": {**change.totals(step.model), "bytes": after, **macs_spent(steps[: number + 1])},
                 "exact": step.check.exact,
             }
             | {key: told[key] for key in ("repair", "recover") if key in told}

@@ -116,6 +116,19 @@ def test_a_plan_repeats_it(dynamic: onnxprune.Result) -> None:
         onnxprune.apply(dynamic.plan, CNN, latency=False)
 
 
+def test_it_can_be_packed(dynamic: onnxprune.Result) -> None:
+    packed = onnxprune.prune(CNN, dynamic="macs=70%", storage="fp16", **STATIC)
+    assert packed.report["after"]["bytes"] < 0.7 * dynamic.report["after"]["bytes"]
+    assert (
+        packed.report["after"]["macs"]
+        == packed.report["steps"][-1]["before"]["macs"]
+        == dynamic.report["after"]["macs"]
+    )
+    np.testing.assert_allclose(
+        run(forced(packed.pruned, EVERY).proto, ROWS)[0], run(onnx.load(CNN), ROWS)[0], atol=0.05
+    )
+
+
 def test_a_budget_of_time() -> None:
     found = onnxprune.prune(CNN, dynamic="latency=95%", **(STATIC | {"ratio": 0.8}))
     assert 0 <= found.report["dynamic"]["full_share"]["taught"] <= 1

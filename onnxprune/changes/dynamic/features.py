@@ -95,24 +95,37 @@ def _reduced(op: str, value: str, axes: Sequence[int], into: Joining, opset: int
 
 
 def gate_view(facts: Facts, links: Links, outputs: Outputs) -> GateView:
-    """Return what there is to look at in a model: what the layers read that make its outputs, and its outputs of classes."""
-    names = [output.name for output in outputs.judged if output.name in facts.graph.outputs]
-    pooled, width = dict[str, Pooled](), 0
+    """Return what there is to look at in a model: how sure it is of its classes, where classes are all that it gives, else what the layers read
+    that make its outputs too; at least the outputs.
+
+    On inputs that are harder than those that taught the gate, certainty still tells what it told; single channels do so less.
+    """
+    judged = [output for output in outputs.judged if output.name in facts.graph.outputs]
+    certain = [
+        Certain(output.name, len(shape), output.channel_axis, output.kind == PROBABILITIES)
+        for output in judged
+        if output.kind in CLASSES and output.channel_axis and of_samples(facts, output.name)
+        if (shape := facts.shape(output.name)) is not None
+    ]
+    if certain and len(certain) == len(judged):
+        return GateView((), tuple(certain))
+    names = [output.name for output in judged]
+    pooled = _read_at_last(facts, links, names)
+    if not pooled and not certain:
+        pooled = [one for name in names if (one := _channels(facts, name, len(facts.shape(name) or ()) - 1))]
+    return GateView(tuple(pooled), tuple(certain))
+
+
+def _read_at_last(facts: Facts, links: Links, names: Sequence[str]) -> list[Pooled]:
+    """Return what the layers read that make some outputs, MOST_FEATURES channels at most."""
+    found, width = dict[str, Pooled](), 0
     for node, _ in last_layers(links, names):
         value = next((name for name in node.inputs if name and name not in facts.constants), "")
         axis = 1 if node.op.endswith("Conv") else len(facts.shape(value) or ()) - 1
         one = _channels(facts, value, axis)
-        if one is not None and value not in pooled and width + one.width <= MOST_FEATURES:
-            pooled[value], width = one, width + one.width
-    certain = [
-        Certain(output.name, len(shape), output.channel_axis, output.kind == PROBABILITIES)
-        for output in outputs.judged
-        if output.kind in CLASSES and output.channel_axis and of_samples(facts, output.name)
-        if (shape := facts.shape(output.name)) is not None
-    ]
-    if not pooled and not certain:
-        pooled = {name: one for name in names if (one := _channels(facts, name, len(facts.shape(name) or ()) - 1))}
-    return GateView(tuple(pooled.values()), tuple(certain))
+        if one is not None and value not in found and width + one.width <= MOST_FEATURES:
+            found[value], width = one, width + one.width
+    return list(found.values())
 
 
 def _channels(facts: Facts, value: str, axis: int) -> Pooled | None:
