@@ -1,6 +1,6 @@
 """What --dynamic gives: accuracy with the gate active, how often the original runs, mean latency of single images. Figures of docs/dynamic.md.
 
-    python benchmarks/dynamic.py --shared SHARED --granularity heads --target macs=40% --recover 400 --budget macs=60%
+    python benchmarks/dynamic.py --shared SHARED --target macs=40% --recover 300 --budget macs=52%
 
 ResNet-56 on CIFAR-10: 4,660 training images calibrate, train and teach the gate, without labels. Judged on images that decided nothing: 423
 test images, and 5,000 others re-encoded as JPEG, which the network was not trained for, so that the original is often wrong there.
