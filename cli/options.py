@@ -351,6 +351,16 @@ REPAIR = (
         help="Train every proposal of the search so long before it is judged. Default 0.",
     ),
     click.option(
+        "--gate-training",
+        metavar="STEPS|TIME",
+        help="How long --criterion gates trains gates, e.g. 1000 or 5m. Default 500 steps.",
+    ),
+    click.option(
+        "--gate-weights",
+        metavar="frozen|moving",
+        help="Whether weights are trained beside gates; those that stay are written as they have become. Default frozen.",
+    ),
+    click.option(
         "--schedule",
         metavar="NAME[:STEPS]",
         help="Go to the target in steps, repaired and recovered each: linear, cubic or geometric. Default one-shot.",

@@ -30,6 +30,7 @@ WORDS = {
     "proof": "cut equals silence",
     "repair": "weights in closed form",
     "recover": "weights by gradient steps",
+    "gating": "gates by gradient steps",
     "allocate": "costs, budgets, legal widths",
     "criteria": "a score per unit",
     "evidence": "statistics from one pass",

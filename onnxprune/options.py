@@ -62,6 +62,8 @@ class SettingOptions(TypedDict, total=False):
     augment: str | Sequence[str]
     search: float
     search_recover: int
+    gate_training: str | int
+    gate_weights: str
     output_weight: Mapping[str, float] | Sequence[tuple[str, float]]
     task: str
     samples: int | None

@@ -125,6 +125,10 @@ REWOUND_WEIGHTS, REWOUND_SIGNS = REWOUND = ("weights", "signs")
 """What ``rewind_as`` may be."""
 QUANTISATIONS = ("", "int8", "dynamic")
 """What ``quantize`` may be; the first: nothing."""
+FROZEN, MOVING = GATE_WEIGHTS = ("frozen", "moving")
+"""What ``gate_weights`` may be."""
+GATE_ROWS = 32
+"""Of a step of gates, which are few: more steps are worth more than rows."""
 PRODUCT_FORMS = ("", "gemm", "conv")
 """What ``matmul_as`` may be; the first: as it is."""
 
@@ -143,6 +147,8 @@ class Settings:
     ``max_divergence``: the smallest model within it instead (KL of class scores, squared error over variance of other outputs).
     ``criterion``: ``auto`` is l2 without calibration data; with data, units and widths are chosen on the repaired model,
     which ``search`` seconds more may improve, each proposal after ``search_recover`` steps of training. ``repair``: auto, none, least-squares, batchnorm or bias; isometry needs no data.
+    ``gate_training``: how long a criterion of learned gates trains, steps or a time such as 5m; ``gate_weights``: frozen, or moving:
+    the weights are trained beside the gates, and those that stay are written with what they have become.
     ``schedule``: name[:steps], the way to the target; ``may_return``: every step chooses among all units again.
     ``round_to``: auto, a number or the name of a target; ``lossless``: remove only what carries nothing, with widths as
     ``round_to`` says where it is not auto.
@@ -220,6 +226,8 @@ class Settings:
     augment: tuple[str, ...] = ("auto",)
     search: float = 0.0
     search_recover: int = 0
+    gate_training: str | int = 500
+    gate_weights: str = FROZEN
     output_weight: tuple[tuple[str, float], ...] = ()
     task: str = AUTO
     samples: int | None = None
@@ -272,6 +280,7 @@ class Settings:
                 f"threads {self.threads}: give at most {MOST_THREADS}; this machine has {os.cpu_count()} cores"
             )
         self._refuse_search_recover()
+        self._refuse_without_gates()
         check_spread(self.spread)
         self._refuse_attack()
         for read in ("aim", "options", "training", "scorer", "purpose"):
@@ -295,7 +304,8 @@ class Settings:
                 registry[name]
         for what, known in (
             ("repair", REPAIRS), ("storage", STORAGE_NAMES), ("quantize", QUANTISATIONS), ("matmul_as", PRODUCT_FORMS),
-            ("token_numbers", TOKEN_NUMBERS), ("rewind_as", REWOUND), ("scope", (AUTO, *SCOPES, *OF_WEIGHTS)),
+            ("token_numbers", TOKEN_NUMBERS), ("rewind_as", REWOUND), ("gate_weights", GATE_WEIGHTS),
+            ("scope", (AUTO, *SCOPES, *OF_WEIGHTS)),
         ):  # fmt: skip
             if (name := getattr(self, what)) not in known:
                 hint = near_names(name, list(known)) or f"; known: {', '.join(filter(None, known))}"
@@ -400,6 +410,20 @@ class Settings:
             raise UsageError(f"search_recover {self.search_recover}: give a number of steps, such as 50")
         if self.search_recover and not self.reconstructs:
             raise UsageError("search_recover trains what the search proposes; leave criterion and repair at auto")
+
+    def _refuse_without_gates(self) -> None:
+        """Weights that moved are what is written, unless a repair solves for others."""
+        parse_length(self.gate_training)
+        if self.gate_weights == FROZEN:
+            return
+        if not self.scorer.learned:
+            raise UsageError(
+                "gate_weights moving is of trained gates; add criterion gates:l0, or leave gate_weights out"
+            )
+        if self.repair != AUTO:
+            raise UsageError(
+                f"gate_weights moving gives the weights that repair {self.repair} would solve for; leave one of them out"
+            )
 
     def _refuse_beside_rotation(self) -> None:
         """Channels of a rotated stream are directions of the original's."""
@@ -542,6 +566,17 @@ class Settings:
         )
 
     @property
+    def moves(self) -> bool:
+        """Whether weights are trained beside gates."""
+        return self.gate_weights == MOVING
+
+    @property
+    def gate_recipe(self) -> Recipe:
+        """How gates are trained: as weights are, for as long as ``gate_training`` says."""
+        length: dict[str, Any] = {"steps": 0, "seconds": 0.0} | parse_length(self.gate_training)
+        return replace(self.training, batch=self.batch or GATE_ROWS, **length)
+
+    @property
     def purpose(self) -> Asked:
         """What the model is for, as far as the user says."""
         return parse_task(self.task)
@@ -559,7 +594,7 @@ class Settings:
     @property
     def options(self) -> Options:
         return Options(
-            scope="layer" if self.scope in (AUTO, *OF_WEIGHTS) else self.scope,
+            scope=self.scorer.scope if self.scope in (AUTO, *OF_WEIGHTS) else self.scope,
             threshold=self.threshold,
             round_to=width_step(self.round_to),
             minimum=self.min_width,

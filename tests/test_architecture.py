@@ -27,7 +27,7 @@ LAYERS = (
     {"evidence"},
     {"criteria"},
     {"allocate"},
-    {"proof", "repair", "recover"},
+    {"proof", "repair", "recover", "gating"},
     {"search"},
     {"settings", "report"},
     {"changes"},

@@ -50,7 +50,8 @@ def repaired(
     same = start is not None and start.kept == kept
     with context.stages("repair"):
         fitted = (start.carried(analysis, small), start.divergence) if start is not None and same else None
-        method = Method(settings.repair, fitted, limits or {}, context.data.cache)
+        by = start.by if start is not None else "least-squares"
+        method = Method(settings.repair, fitted, by, limits or {}, context.data.cache)
         found = repair(analysis, kept, small, rows, method, context.means, context.outputs)
     fit = _fit_of(found, searched if same else None)
     context.notes.entries["repair"] = {"method": found.method, "divergence": found.divergences} | fit

@@ -5,6 +5,7 @@ from onnxprune.criteria import activation as _activation  # noqa: F401
 from onnxprune.criteria import earlier as _earlier  # noqa: F401
 from onnxprune.criteria import gradient as _gradient  # noqa: F401
 from onnxprune.criteria import kronecker as _kronecker  # noqa: F401
+from onnxprune.criteria import learned as _learned  # noqa: F401
 from onnxprune.criteria import reconstruction as _reconstruction  # noqa: F401
 from onnxprune.criteria import routing as _routing  # noqa: F401
 from onnxprune.criteria import vulnerability as _vulnerability  # noqa: F401

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.coupling.groups import Analysis, Group
-from onnxprune.criteria.spec import CRITERIA, ROLES, Scoring
+from onnxprune.criteria.spec import CRITERIA, LEARNED, ROLES, Scoring
 from onnxprune.criteria.tensors import WeightReader
 from onnxprune.errors import DataError
 from onnxprune.means import Means
@@ -59,6 +59,16 @@ class Criterion:
         """Kinds of evidence it needs, none for criteria that look at weights alone."""
         return CRITERIA[self.name].needs
 
+    @property
+    def scope(self) -> str:
+        """Over what its scores are ranked where nothing else is said."""
+        return CRITERIA[self.name].scope
+
+    @property
+    def learned(self) -> str:
+        """The kind of gates that are trained for it, "" where nothing is."""
+        return next((kind.removeprefix(LEARNED) for kind in self.needs if kind.startswith(LEARNED)), "")
+
     def __str__(self) -> str:
         return f"{self.name}:{self.reduction}:{self.normaliser}"
 
@@ -73,7 +83,10 @@ class Scores:
 
 def parse_criterion(text: str, roles: str = "both") -> Criterion:
     """Read NAME[:REDUCTION[:NORMALISER]]; empty parts mean the default. Raises UsageError with near names."""
-    name, reduction, normaliser, *rest = [*(part.strip() for part in text.split(":")), "", "", ""][:4]
+    parts = [part.strip() for part in text.split(":")]
+    if ":".join(parts[:2]) in CRITERIA:  # a name of two parts
+        parts[:2] = [":".join(parts[:2])]
+    name, reduction, normaliser, *rest = [*parts, "", "", ""][:4]
     scorer = CRITERIA[name if not (rest and rest[0]) else text]
     chosen = Criterion(name, reduction or "mean", normaliser or scorer.normaliser, roles)
     for registry, choice in ((REDUCTIONS, chosen.reduction), (NORMALISERS, chosen.normaliser), (ROLE_CHOICES, roles)):

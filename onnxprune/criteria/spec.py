@@ -52,7 +52,8 @@ Function = Callable[[Group, Scoring], np.ndarray]  # float64[rows, width]: highe
 class Scorer:
     """A registered criterion: ``score`` gives one row per member that counts (or a single row for the group).
 
-    ``needs``: kinds of evidence that must be in the context. ``normaliser``: what makes its groups comparable.
+    ``needs``: kinds of evidence that must be in the context. ``normaliser``: what makes its groups comparable. ``scope``: over what
+    its scores are ranked where nothing else is said.
     """
 
     name: str
@@ -60,17 +61,22 @@ class Scorer:
     needs: tuple[str, ...]
     normaliser: str
     summary: str
+    scope: str = "layer"
 
 
 CRITERIA: Registry[Scorer] = Registry("criterion")
+LEARNED = "gates-"
+"""How kinds of evidence begin that take training, before the kind of gates."""
 
 
-def criterion(name: str, needs: tuple[str, ...] = (), normaliser: str = "mean") -> Callable[[Function], Function]:
+def criterion(
+    name: str, needs: tuple[str, ...] = (), normaliser: str = "mean", scope: str = "layer"
+) -> Callable[[Function], Function]:
     """Register a function (group, context) -> float64[rows, width] as a criterion."""
 
     def decorate(function: Function) -> Function:
         summary = (function.__doc__ or name).strip().partition("\n")[0]
-        CRITERIA.add(name, Scorer(name, function, needs, normaliser, summary))
+        CRITERIA.add(name, Scorer(name, function, needs, normaliser, summary, scope))
         return function
 
     return decorate

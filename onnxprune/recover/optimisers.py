@@ -74,6 +74,34 @@ class Adam(Optimiser):
         return corrected[0] / (np.sqrt(corrected[1]) + self.EPSILON)
 
 
+@OPTIMISERS.register("even")
+class Even(Optimiser):
+    """Adam with one second moment for all parameters, the mean of their squares: small gradients stay small beside large ones."""
+
+    kinds, rate, BETAS, EPSILON = ("mean",), 1e-2, (0.9, 0.99), 1e-12
+
+    def __init__(self, parameters: Arrays, decay: float = 0.0):
+        super().__init__(parameters, decay)
+        self.power = 0.0
+
+    def update(self, gradients: Arrays, rate: float) -> None:
+        size = sum(weight.size for weight in self.parameters.values())
+        square = sum(float(np.square(gradients[name], dtype=np.float64).sum()) for name in self.parameters)
+        self.power += (1 - self.BETAS[1]) * (square / max(size, 1) - self.power)
+        super().update(gradients, rate)
+
+    def direction(self, gradient: np.ndarray, **slots: np.ndarray) -> np.ndarray:
+        mean, (first, second) = slots["mean"], self.BETAS
+        mean *= first
+        mean += (1 - first) * gradient
+        scale = np.sqrt(self.power / (1 - second**self.count)) + self.EPSILON
+        return mean / gradient.dtype.type((1 - first**self.count) * scale)
+
+    def forget(self) -> None:
+        super().forget()
+        self.power = 0.0
+
+
 def norm(arrays: Arrays) -> float:
     """Return the Euclidean norm of all arrays together."""
     return float(np.sqrt(sum(float(np.square(array, dtype=np.float64).sum()) for array in arrays.values())))

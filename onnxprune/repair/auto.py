@@ -54,11 +54,13 @@ class Method:
     """``name``: a solver, or ``auto``: whichever brings the outputs back best on held-out data.
 
     ``fitted``: the model as least squares has repaired it already, and its held-out divergence; other solvers, for which it
-    was not made, are then left out. ``limits``: see ``Sequential``. ``journals``: folder for what is solved; a repair within limits has none.
+    was not made, are then left out. ``fitted_by``: the name of what repaired it. ``limits``: see ``Sequential``. ``journals``: folder for
+    what is solved; a repair within limits has none.
     """
 
     name: str = "auto"
     fitted: tuple[Model, float] | None = None
+    fitted_by: str = "least-squares"
     limits: Mapping[str, Limit] = field(default_factory=dict)
     journals: Path | None = None
 
@@ -83,7 +85,7 @@ def repair(
         return Repaired(trial.by(method.name, dataset), method.name, {}, trial.warned.get(method.name, ()))
     fit, judge = held_out(dataset, HELD_OUT, MOST, means.seed)
     reference = Reference(analysis.facts.model, in_batches(judge, analysis.facts, means), means, outputs=outputs)
-    known = {} if method.fitted is None else {"least-squares": method.fitted[1]}
+    known = {} if method.fitted is None else {method.fitted_by: method.fitted[1]}
     damping, tried = (1.0, {}) if known else _tried(trial, fit, reference)
     found = known | tried | {"none": reference.divergence(small)}
     best = min(found, key=lambda name: found[name])
@@ -121,7 +123,7 @@ class _Trial:
 
     def by(self, name: str, data: Dataset, turns: int = TURNS, damping: float = 1.0) -> Model:
         """Return the model repaired by the solver ``name``."""
-        if self.method.fitted is not None and name == "least-squares":
+        if self.method.fitted is not None and name == self.method.fitted_by:
             return self.method.fitted[0]
         effort = Effort(positions_of(len(data)), turns, damping)
         walk = Sequential(

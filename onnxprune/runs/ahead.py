@@ -9,6 +9,7 @@ from onnxprune.allocate.account import model_totals
 from onnxprune.changes.context import Context
 from onnxprune.changes.judging import TURNS
 from onnxprune.measure.kinds import SAMPLES
+from onnxprune.recover import Recipe
 from onnxprune.repair import MOST_ROWS
 from onnxprune.report.course import Stretch
 from onnxprune.report.gates import LATENCY_SECONDS
@@ -55,6 +56,7 @@ def _stages(context: Context) -> Iterator[tuple[str, Stretch]]:
         and any(spec.statistics for _, spec in analysis.solution.links.specs)
     ):
         yield "rotation", Stretch(2 * way * min(ROWS / max(rows, 1), 1.0))
+    yield "gates", Stretch(_gates(context, run), turns)
     yield "evidence", Stretch(seconds.get("evidence", 0.0), turns)
     yield "allocate", Stretch(0.1 * turns + seconds.get("allocate", 0.0), turns)
     yield "cut", Stretch(copied * turns, turns)
@@ -69,7 +71,8 @@ def _stages(context: Context) -> Iterator[tuple[str, Stretch]]:
 
 def _passes(settings: Settings) -> dict[str, float]:
     """Return stage -> how many times as long as running the model on its rows it takes, of all kinds of change together."""
-    usual = BY_REPAIR if settings.reconstructs else BY_SCORES if settings.scorer.needs else BY_WEIGHTS
+    by_scores = settings.scorer.needs and not settings.scorer.learned
+    usual = BY_REPAIR if settings.reconstructs else BY_SCORES if by_scores else BY_WEIGHTS
     found = defaultdict[str, float](float)
     for space in map(space_of, settings.spaces):
         for stage, factor in (usual if space.passes is None else space.passes).items():
@@ -77,9 +80,17 @@ def _passes(settings: Settings) -> dict[str, float]:
     return {stage: factor for stage, factor in found.items() if stage != "repair" or settings.repair != "none"}
 
 
+def _gates(context: Context, run: float) -> float:
+    """Return the seconds of a training of gates."""
+    return _lasting(context.settings.gate_recipe, run) if context.settings.scorer.learned else 0.0
+
+
 def _training(context: Context, run: float) -> float:
-    """Return the seconds of a recovery: as asked for, or what its steps take."""
+    """Return the seconds of a recovery."""
     recipe = context.settings.recipe
-    if recipe is None:
-        return 0.0
+    return 0.0 if recipe is None else _lasting(recipe, run)
+
+
+def _lasting(recipe: Recipe, run: float) -> float:
+    """Return the seconds of a training: as asked for, or what its steps take."""
     return recipe.seconds or recipe.steps * recipe.rows * run * TRAINING

@@ -34,7 +34,7 @@ def gather_shard(
     model: Model, settings: Settings, dataset: Dataset, shard: Shard, output: Path, stages: Stages
 ) -> Report:
     """Gather what the criterion asks for from one part of the data, write it, and return the report of ``stats``."""
-    if settings.spaces != (UNITS,) or not settings.scorer.needs:
+    if settings.spaces != (UNITS,) or not settings.scorer.needs or settings.scorer.learned:
         raise UsageError(
             "stats gathers what a criterion of units asks of data; name one that looks at data, such as --criterion obs or wanda "
             "('onnxprune criteria' lists them)"

@@ -18,7 +18,7 @@ from onnxprune.changes.context import Context, Notes
 from onnxprune.changes.judging import smallest_within
 from onnxprune.changes.plan import Plan
 from onnxprune.changes.proven import Step, in_final_form, recovered, step_of
-from onnxprune.changes.units.steps import part_of_recovery
+from onnxprune.changes.units.steps import part_of_training
 from onnxprune.errors import PlanError
 from onnxprune.model.model import Model
 from onnxprune.model.write import stored_bytes
@@ -58,7 +58,7 @@ def to_target(settings: Settings, whole: Totals, shares: Shares) -> list[Leg]:
         )
         aims = [settings.aim] if alone else _aims(settings.aim, whole, schedule, start, share)
         last = done > 1 - SLACK and not any(space_of(other).recovers for other in settings.spaces)
-        recover = part_of_recovery(settings.recover, len(aims)) if last else 0
+        recover = part_of_training(settings.recover, len(aims)) if last else 0
         own = replace(settings, recover=recover)
         if settings.max_divergence is not None and not space.stepwise:
             legs.append(Leg(space, partial(smallest_within, limit=settings.max_divergence), own))

@@ -26,7 +26,8 @@ from onnxprune.search.tables import WIDEST, fitted_tensors, sites_of
 class Reconstruction:
     """A repaired ``model`` from which the units outside ``cut`` are gone and of which those outside ``kept`` are silent.
 
-    ``divergence``: its outputs' from the original's, on rows that took no part in the repair. ``warnings``: see ``Sequential``.
+    ``divergence``: its outputs' from the original's, on rows that took no part in the repair. ``warnings``: see ``Sequential``. ``by``: the
+    name of what repaired it.
     """
 
     model: Model
@@ -34,6 +35,7 @@ class Reconstruction:
     cut: Kept
     divergence: float = np.inf
     warnings: tuple[str, ...] = ()
+    by: str = "least-squares"
 
     def carried(self, analysis: Analysis, small: Model) -> Model:
         """Return ``small``, the original without the units outside ``kept``, with the reconstruction's weights."""

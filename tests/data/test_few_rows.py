@@ -40,7 +40,7 @@ def _pruned(name: str, **settings):
     model = network(NETWORKS[name][0], NETWORKS[name][1], "float[n,4] y")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        return onnxprune.prune(model, latency=False, round_to=1, **settings).report
+        return onnxprune.prune(model, latency=False, round_to=1, gate_training=5, **settings).report
 
 
 def _left(report: dict) -> float:

@@ -17,6 +17,7 @@ from support.forms import FORMS, Form
 
 from onnxprune import api
 from onnxprune.errors import DataError, ModelError, OnnxPruneError, TargetError
+from onnxprune.gating import FAMILIES
 from onnxprune.recover.objective import LOSSES
 from onnxprune.settings import REPAIRS
 
@@ -52,6 +53,8 @@ CRITERIA = {
 GRADIENTS = {"taylor": "weights", "group-fisher": "gates", "kron-obs": "outputs", "grasp": "second order"}
 OPTIONS: dict[str, Callable[[Form], Mapping[str, Any]]] = {
     **{name: _pruned(criterion=name, repair="none", ratio=0.4) for name in (*CRITERIA, *GRADIENTS)},
+    **{f"gates {name}": _pruned(criterion=f"gates:{name}", ratio=0.4, gate_training=2) for name in FAMILIES},
+    "gates moving": _pruned(criterion="gates:l0", ratio=0.4, gate_training=4, gate_weights="moving"),
     **{f"repair {name}": _pruned(criterion="l2", repair=name, ratio=0.4) for name in REPAIRS},
     **{
         f"recover {loss}": _pruned(criterion="l2", repair="none", ratio=0.4, recover=1, recover_loss=loss)
@@ -75,11 +78,21 @@ OPTIONS: dict[str, Callable[[Form], Mapping[str, Any]]] = {
     "sweep": _swept,
     "validate": lambda form: api.validate(form.model, form.model, form.data),
 }
-WHOLE_GRADIENTS = (*GRADIENTS, "recover distill", "recover mse", "recover labels", "schedule", "search", "eigen")
+GATES = (*(f"gates {name}" for name in FAMILIES), "gates moving")
+WHOLE_GRADIENTS = (
+    *GRADIENTS,
+    *GATES,
+    "recover distill",
+    "recover mse",
+    "recover labels",
+    "schedule",
+    "search",
+    "eigen",
+)
 NO_GRADIENT = dict.fromkeys(WHOLE_GRADIENTS, (ModelError, "no gradient through"))
 NO_FLOATS = dict.fromkeys((*GRADIENTS, "eigen"), (DataError, "of float outputs, and the model has none")) | {
     name: (DataError, "compares float outputs, and the model has none")
-    for name in (*(f"recover {loss}" for loss in LOSSES), "schedule", "search")
+    for name in (*(f"recover {loss}" for loss in LOSSES), *GATES, "schedule", "search")
 }
 NO_LAYER = dict.fromkeys(
     ("eigen", "rank"), (TargetError, "no layer of this model can be written as factors|out of reach")

@@ -14,7 +14,7 @@ from onnxprune.changes.analysing import facts_of, grouped
 from onnxprune.changes.change import Change, Takes
 from onnxprune.changes.lossless.find import REASONS, Redundant, redundant_units
 from onnxprune.changes.lossless.fold import folded
-from onnxprune.changes.units.choose import Chosen
+from onnxprune.changes.units.scored import Chosen
 from onnxprune.changes.units.space import Narrowing, Units
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis

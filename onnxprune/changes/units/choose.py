@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from onnxprune.allocate import SELECTIONS, Target, allocate
+from onnxprune.allocate import Target
 from onnxprune.allocate.timing import with_times
 from onnxprune.changes.analysing import analyse_model
 from onnxprune.changes.context import FITTED, Context
 from onnxprune.changes.latency import time_before, within_latency
 from onnxprune.changes.repairing import fitted_rows
+from onnxprune.changes.units.learned import by_gates
+from onnxprune.changes.units.scored import Chosen, by_scores, rows_for_criterion
 from onnxprune.coupling.absorb import absorbed
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
-from onnxprune.coupling.kept import Kept
 from onnxprune.criteria import score
 from onnxprune.criteria.earlier import EARLIER
 from onnxprune.data import Dataset
@@ -31,7 +31,7 @@ from onnxprune.evidence.sites import REQUESTS
 from onnxprune.means import Means
 from onnxprune.model.model import Model
 from onnxprune.recover import recover, taught
-from onnxprune.search import Goal, Reconstruction, SearchResult, search_units
+from onnxprune.search import Goal, search_units
 from onnxprune.settings import AUTO
 
 GATHERED = (
@@ -39,19 +39,6 @@ GATHERED = (
     *("seed", "batch", "samples", "output_weight", "task", "attack"),
 )
 """Settings that decide what data shows, beside the criterion."""
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """``kept``: the units that stay. ``start``: a model with these units that was repaired on the way (None: none).
-
-    ``searched``: what led there; ``final``: the weights of ``start`` are those to be written.
-    """
-
-    kept: Kept
-    start: Reconstruction | None = None
-    searched: SearchResult | None = None
-    final: bool = False
 
 
 def choose(context: Context, analysis: Analysis, aim: Target) -> Chosen:
@@ -68,6 +55,8 @@ def _chosen(context: Context, analysis: Analysis, aim: Target) -> Chosen:
         raise DataError("--search judges widths on data; give calibration data (--calib)")
     if settings.reconstructs and calibration is not None:
         return _on_the_repaired_model(context, analysis, aim, fitted_rows(context, calibration))
+    if settings.scorer.learned:
+        return by_gates(context, analysis, aim)
     with context.stages("evidence"):
         evidence, doubts = gather_evidence(context, analysis)
     with context.stages("allocate"):
@@ -78,13 +67,12 @@ def _chosen(context: Context, analysis: Analysis, aim: Target) -> Chosen:
 
 def gather_evidence(context: Context, analysis: Analysis) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return kind -> evidence for what the criterion needs, and warnings; raises DataError without data."""
-    settings, dataset, needs = context.settings, context.data.calibration, context.settings.scorer.needs
+    needs = context.settings.scorer.needs
     if EARLIER in needs:
         return {EARLIER: earlier_network(context)}, ()
     if not needs:
         return {}, ()
-    if dataset is None:
-        raise DataError(f"criterion {settings.scorer.name!r} looks at data; give calibration data (--calib)")
+    dataset = rows_for_criterion(context)
     means = context.means
     cache = None if context.data.cache is None else Cache(context.data.cache)
     if context.data.stats is not None:
@@ -154,17 +142,6 @@ def _attacking(context: Context, analysis: Analysis, dataset: Dataset, means: Me
     return Attacked(
         attacker_of(analysis.facts, analysis.facts.model, settings.attacking, dataset, means, context.outputs)
     )
-
-
-def by_scores(
-    context: Context, analysis: Analysis, aim: Target, evidence: Mapping[str, Any] | None = None
-) -> tuple[Kept, tuple[str, ...]]:
-    """Return the units that stay, and warnings; raises TargetError where that is impossible."""
-    settings = context.settings
-    scores = score(analysis, settings.scorer, context.means, evidence=evidence)
-    kept = allocate(analysis, scores.values, context.per_run(aim), settings.options)
-    chosen = SELECTIONS[settings.selection](analysis, settings.scorer, kept, settings.means)
-    return Kept(analysis, chosen), scores.warnings
 
 
 def _on_the_repaired_model(context: Context, analysis: Analysis, aim: Target, calibration: Dataset) -> Chosen:

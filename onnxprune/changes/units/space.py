@@ -17,7 +17,8 @@ from onnxprune.changes.context import Context
 from onnxprune.changes.plan import kept_of, units_record
 from onnxprune.changes.repairing import repaired
 from onnxprune.changes.units.centre import mean_free_where_cut
-from onnxprune.changes.units.choose import Chosen, choose
+from onnxprune.changes.units.choose import choose
+from onnxprune.changes.units.scored import Chosen
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
@@ -71,8 +72,9 @@ class Units(Space[int]):
         return Narrowing(self, chosen.kept.narrowed, chosen)
 
     def choose(self, aim: Target) -> Narrowing:
-        searches = self.context.settings.reconstructs and self.context.data.calibration is not None
-        start = self.cut_from(range(len(self.analysis.groups))) if searches else self.analysis
+        settings = self.context.settings
+        solved = settings.reconstructs and self.context.data.calibration is not None
+        start = self.cut_from(range(len(self.analysis.groups))) if solved or settings.moves else self.analysis
         return self.narrowing(choose(self.context, start, aim))
 
     def cut_from(self, groups: Iterable[int]) -> Analysis:

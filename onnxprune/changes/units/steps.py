@@ -19,7 +19,8 @@ from onnxprune.changes.analysing import analyse_model
 from onnxprune.changes.change import Change
 from onnxprune.changes.context import Context, Notes
 from onnxprune.changes.proven import carried_out
-from onnxprune.changes.units.choose import Chosen, by_scores, same_network
+from onnxprune.changes.units.choose import same_network
+from onnxprune.changes.units.scored import Chosen, by_scores
 from onnxprune.changes.units.space import Narrowing, Units
 from onnxprune.changes.zeros.signs import signed_network
 from onnxprune.coupling.cut import cut
@@ -72,7 +73,7 @@ class SteppedUnits(Units):
             now = now.without(analysis.barred)
         start = Reconstruction(taken.model, alive, alive)
         told = step.context.notes.entries
-        context.notes.entries |= {key: told[key] for key in ("repair", "recover", "search") if key in told}
+        context.notes.entries |= {key: told[key] for key in ("repair", "recover", "search", "learned") if key in told}
         likeness = {} if rewound is None else self._likeness(rewound, alive, aim)
         context.notes.entries["schedule"] = {"name": settings.steps.name, "steps": log} | likeness
         return self.narrowing(Chosen(alive, start, final=True))
@@ -117,9 +118,12 @@ def _numbered(context: Context, analysis: Analysis, settings: Settings, number: 
 
 
 def parts_of(context: Context, analysis: Analysis, aim: Target) -> Iterator[tuple[Target, Settings]]:
-    """Yield the aim of every step, and settings with an equal part of the recovery."""
+    """Yield the aim of every step, and settings with an equal part of all training."""
     settings = context.settings
-    own = replace(settings, recover=part_of_recovery(settings.recover, settings.steps.steps))
+    recover, gates = (
+        part_of_training(length, settings.steps.steps) for length in (settings.recover, settings.gate_training)
+    )
+    own = replace(settings, recover=recover, gate_training=gates)
     if aim.kind == "ratio":
         final = aim.value
     else:
@@ -131,7 +135,7 @@ def parts_of(context: Context, analysis: Analysis, aim: Target) -> Iterator[tupl
     yield aim, own
 
 
-def part_of_recovery(length: str | int, steps: int) -> str | int:
+def part_of_training(length: str | int, steps: int) -> str | int:
     if length in (0, "0"):
         return 0
     ((unit, number),) = parse_length(length).items()

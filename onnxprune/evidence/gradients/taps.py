@@ -7,6 +7,7 @@ consumer with a weight, sum(h * dL/dh) per input channel is sum(W * dL/dW) over 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, helper
@@ -47,31 +48,37 @@ def tapped(analysis: Analysis) -> Tapped:
     free = Names(proto.graph)
     taps = []
     for there in sites(analysis):
-        usable = [s for s in there if facts.dtype(s.value) in FLOATS and _can_be_tapped(s, place)]
+        usable = [s for s in there if facts.dtype(s.value) in FLOATS and can_be_tapped(s, place)]
         for site in usable:
             key = (site.node, site.value)
             if key not in names:
                 names[key] = site.value if site.node is None else free.fresh(f"{site.value}:tap")
         taps.append(tuple(Tap(s, names[s.node, s.value], *_output(analysis, s)) for s in usable))
-    _insert(proto, {(place[node], value): tap for (node, value), tap in names.items() if node is not None})
+    put_before(
+        proto,
+        {
+            (place[node], value): [helper.make_node("Identity", [value], [tap], name=tap)]
+            for (node, value), tap in names.items()
+            if node is not None
+        },
+    )
     return Tapped(facts.model.derived(proto), tuple(taps))
 
 
-def _can_be_tapped(site: Site, place: dict[Node, int]) -> bool:
+def can_be_tapped(site: Site, place: dict[Node, int]) -> bool:
     """Whether the site's node reads the value as an input: what a recurrent layer feeds back to itself is none."""
     return site.node is None or (site.node in place and site.value in site.node.inputs)
 
 
-def _insert(proto: ModelProto, taps: dict[tuple[int, str], str]) -> None:
-    """Put an Identity in front of the node at each place, which then reads the value through it."""
+def put_before(proto: ModelProto, through: Mapping[tuple[int, str], Sequence[NodeProto]]) -> None:
+    """Put nodes in front of the node at each place, which then reads the value as the last of them gives it."""
     nodes: list[NodeProto] = []
     at: dict[int, dict[str, str]] = defaultdict(dict)
-    for (place, value), tap in taps.items():
-        at[place][value] = tap
+    for (place, value), own in through.items():
+        at[place][value] = own[-1].output[0]
     for index, node in enumerate(proto.graph.node):
-        own = at[index]
-        nodes.extend(helper.make_node("Identity", [value], [tap], name=tap) for value, tap in own.items())
-        node.input[:] = [own.get(name, name) for name in node.input]
+        nodes.extend(fresh for value in at[index] for fresh in through[index, value])
+        node.input[:] = [at[index].get(name, name) for name in node.input]
         nodes.append(node)
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del proto.graph.node[:]

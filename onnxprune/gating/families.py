@@ -1,0 +1,77 @@
+"""Kinds of gates: how parameters become gates, and how many of these are open."""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from scipy.special import expit
+
+from onnxprune.registry import Registry
+
+
+class Drawn(NamedTuple):
+    """``gates`` of some parameters and their slopes, d gate / d parameter, all float64[width]."""
+
+    gates: np.ndarray
+    slopes: np.ndarray
+
+
+class Family:
+    """``start``: of every parameter; ``rate``: of a step, in units of the gradients' root mean square; ``bounds``: that parameters stay within."""
+
+    start: ClassVar[float]
+    rate: ClassVar[float]
+    bounds: ClassVar[tuple[float, float]]
+
+    def drawn(self, parameters: np.ndarray, random: np.random.Generator) -> Drawn:
+        raise NotImplementedError
+
+    def opened(self, parameters: np.ndarray) -> np.ndarray:
+        """Return float64[width]: how far each gate counts as open, from 0 to 1."""
+        raise NotImplementedError
+
+
+FAMILIES: Registry[Family] = Registry("kind of gates")
+
+
+class Proximal(Family):
+    """The gate is the parameter, and its size is what it costs; held to a budget by soft thresholds at zero.
+
+    Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming", eq. 1, for gates of their own instead of
+    the scales of norms. The step is that of ISTA (Daubechies et al. 2004), with as high a penalty as the budget asks for.
+    """
+
+    start, rate, bounds = 1.0, 0.02, (0.0, 1.0)
+
+    def drawn(self, parameters: np.ndarray, random: np.random.Generator) -> Drawn:
+        return Drawn(parameters, np.ones_like(parameters))
+
+    def opened(self, parameters: np.ndarray) -> np.ndarray:
+        return parameters
+
+
+class HardConcrete(Family):
+    """Gates drawn from a stretched and clipped concrete distribution, exactly zero or one with some probability; parameters are log alpha.
+
+    Louizos, Welling and Kingma 2018, "Learning Sparse Neural Networks through L0 Regularization", eqs. 10 to 12, with their beta,
+    gamma and zeta. Within the bounds a gate is open with 0.2 to 0.99, so that its gradient does not vanish.
+    """
+
+    start, rate, bounds = 2.5, 0.1, (-5.0, 3.0)
+    BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
+
+    def drawn(self, parameters: np.ndarray, random: np.random.Generator) -> Drawn:
+        noise = random.uniform(1e-6, 1 - 1e-6, parameters.shape)
+        soft = expit((np.log(noise) - np.log1p(-noise) + parameters) / self.BETA)
+        stretch = self.ZETA - self.GAMMA
+        wide = soft * stretch + self.GAMMA
+        inside = (wide > 0) & (wide < 1)
+        return Drawn(np.clip(wide, 0, 1), inside * stretch * soft * (1 - soft) / self.BETA)
+
+    def opened(self, parameters: np.ndarray) -> np.ndarray:
+        return np.asarray(expit(parameters - self.BETA * np.log(-self.GAMMA / self.ZETA)))
+
+
+FAMILIES.add("l1", Proximal())
+FAMILIES.add("l0", HardConcrete())

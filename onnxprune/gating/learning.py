@@ -1,0 +1,59 @@
+"""From a model and rows of data to gates: what each unit is worth once all are under a budget together."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from onnxprune.coupling.groups import Analysis
+from onnxprune.errors import ModelError
+from onnxprune.gating.gated import gated
+from onnxprune.gating.training import GatePlan, GateScores, GateTraining
+from onnxprune.means import Means
+from onnxprune.model.model import Model
+from onnxprune.recover.lessons import Teaching, WholeModel
+from onnxprune.recover.parameters import trainable, with_parameters
+from onnxprune.recover.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Learned:
+    """``scores`` per group (None: without gates); ``model``: that of the analysis with the weights that moved (None: frozen).
+
+    ``steps`` that were taken, in ``seconds``; ``spent``: the share of the whole cost that was open in the end, ``limit`` what was
+    asked for. ``labels``: whether the task's loss took part.
+    """
+
+    scores: GateScores
+    model: Model | None
+    steps: int
+    seconds: float
+    spent: float
+    limit: float
+    labels: bool
+
+    def to_json(self) -> dict[str, object]:
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("scores", "model")}
+        return found | {"weights": "frozen" if self.model is None else "moving"}
+
+
+def learned_gates(
+    analysis: Analysis, teaching: Teaching, plan: GatePlan, recipe: Recipe, means: Means = Means()
+) -> Learned:
+    """Train a gate for every unit under a budget; raises ModelError where no gradient can be taken or nothing has a gate."""
+    own = gated(analysis)
+    if not own.gates:
+        raise ModelError(
+            f"{analysis.facts.model.name}: no unit is read as a float by a node of the main graph, so that there is nothing to gate; "
+            "name another criterion"
+        )
+    lessons = WholeModel(teaching, recipe, means)
+    weights = trainable(analysis.facts.model) if plan.moving else {}
+    training = GateTraining(own, weights, plan, lessons, recipe, means)
+    for _ in training.run():
+        pass
+    moved = with_parameters(analysis.facts.model, training.parameters) if plan.moving else None
+    at, labels = training.at, bool(lessons.objective.classes)
+    return Learned(
+        training.scores(), moved, at.steps, round(at.seconds, 3), training.spent, training.budget.limit, labels
+    )

@@ -1,0 +1,181 @@
+"""Learned gates: the gated model, each family of gates, the budget, and runs that choose by them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.networks import network
+
+import onnxprune
+from onnxprune.allocate import Target
+from onnxprune.coupling.groups import Analysis, analyse
+from onnxprune.coupling.silence import silenced
+from onnxprune.criteria import parse_criterion
+from onnxprune.errors import UsageError
+from onnxprune.gating import FAMILIES
+from onnxprune.gating.budget import Budget, least_multiplier
+from onnxprune.gating.gated import gated
+from onnxprune.model.facts import gather_facts
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import load
+from onnxprune.model.runtime import session
+from onnxprune.settings import Settings
+
+MODELS = Path(__file__).parents[2] / "models"
+STREAM = """
+p = Conv<pads=[1,1,1,1]>(x, %6x3x3x3); a = Relu(p)
+q = Conv<pads=[1,1,1,1]>(a, %5x6x3x3); b = Relu(q)
+r = Conv<pads=[1,1,1,1]>(b, %6x5x3x3); s = Add(a, r)
+j = Concat<axis=1>(s, b); g = GlobalAveragePool(j); f = Flatten(g); y = Gemm<transB=1>(f, %4x11, %4)
+"""
+ROWS = np.random.default_rng(0).standard_normal((96, 3, 6, 6)).astype(np.float32)
+KINDS = ["l0", "l1"]
+
+
+def analysis_of(model) -> Analysis:
+    loaded = load(model)
+    return analyse(gather_facts(loaded, Graph(loaded.structure)))
+
+
+@pytest.fixture(scope="module")
+def stream() -> Analysis:
+    return analysis_of(network(STREAM, "float[n,3,6,6] x", "float[n,4] y"))
+
+
+def outputs(model) -> np.ndarray:
+    return next(iter(session(model).run({"x": ROWS[:4]}).values()))
+
+
+# --- the gated model ------------------------------------------------------------------------------------------------
+
+
+def test_open_gates_change_nothing_and_shut_ones_are_silence(stream: Analysis) -> None:
+    own = gated(stream)
+    assert set(own.gates) == {group.index for group in stream.groups}
+    np.testing.assert_allclose(outputs(own.model), outputs(stream.facts.model), rtol=1e-5, atol=1e-6)
+    random = np.random.default_rng(1)
+    for _ in range(3):
+        kept = [random.random(group.width) < 0.6 for group in stream.groups]
+        shut = own.model.replaced({name: kept[group].astype(np.float32) for group, name in own.gates.items()})
+        reference, _ = silenced(stream, kept)
+        np.testing.assert_allclose(outputs(shut), outputs(reference), rtol=1e-4, atol=1e-5)
+
+
+# --- families -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_slopes_are_those_of_the_gates(name: str) -> None:
+    """Central differences with equal noise."""
+    family, at, step = FAMILIES[name], np.linspace(0.1, 0.9, 40), 1e-5
+    up, down = (family.drawn(at + way, np.random.default_rng(5)).gates for way in (step, -step))
+    drawn = family.drawn(at, np.random.default_rng(5))
+    np.testing.assert_allclose((up - down) / (2 * step), drawn.slopes, atol=1e-4)
+    assert ((drawn.gates >= 0) & (drawn.gates <= 1)).all()
+
+
+def test_hard_concrete_gates_are_open_as_often_as_they_count() -> None:
+    family = FAMILIES["l0"]
+    for parameter in (-1.0, 0.0, 2.0):
+        drawn = family.drawn(np.full(20000, parameter), np.random.default_rng(2)).gates
+        assert (drawn > 0).mean() == pytest.approx(float(family.opened(np.array([parameter]))[0]), abs=0.01)
+    assert (drawn == 1).mean() > 0.3
+
+
+# --- the budget -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["macs", "params", "size", "ratio"])
+def test_a_budget_counts_as_the_cut_does(stream: Analysis, kind: str) -> None:
+    budget = Budget(stream, Target(kind, 0.6))
+    assert budget.limit == pytest.approx(0.4 if kind == "ratio" else 0.6)
+    assert budget.spent(stream.widths.astype(float)) == pytest.approx(1.0)
+    low, high = np.array([3.0, 2.0]), np.array([4.0, 2.0])
+    between = (low + high) / 2
+    assert budget.spent(between) == pytest.approx((budget.spent(low) + budget.spent(high)) / 2)
+    slopes = budget.slopes(between)
+    assert (slopes > 0).all() and (slopes * stream.widths).sum() / stream.widths.sum() == pytest.approx(1.0)
+
+
+def test_the_multiplier_is_as_small_as_can_be() -> None:
+    assert least_multiplier(lambda m: 1 / (1 + m), 2.0) == 0.0
+    assert least_multiplier(lambda m: 1 / (1 + m), 0.25) == pytest.approx(3.0, rel=1e-4)
+    assert least_multiplier(lambda m: 1.0, 0.5) > 1e3  # out of reach: an end all the same
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def planted() -> onnxprune.model.model.Model:
+    """A classifier of which every second hidden unit is read with weights a hundred times smaller than those of the others.
+
+    Norms and activations of what writes them are the other way round.
+    """
+    random = np.random.default_rng(3)
+    a, w = random.standard_normal((8, 16)), random.standard_normal((16, 3))
+    a[:, ::2] *= 3
+    w[::2] *= 0.01
+    body = f"a = @{a.tolist()}\nw = @{w.tolist()}\np = MatMul(x, a)\nh = Relu(p)\nlogits = MatMul(h, w)"
+    return network(body, "float[n,8] x", "float[n,3] logits")
+
+
+PLANTED = np.random.default_rng(4).standard_normal((128, 8)).astype(np.float32)
+OPTIONS = {"ratio": 0.5, "round_to": 1, "latency": False, "calibration": PLANTED}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_gates_find_the_units_that_matter(name: str) -> None:
+    found = onnxprune.prune(planted(), criterion=f"gates:{name}", gate_training=150, repair="none", **OPTIONS)
+    (kept,) = {tuple(places) for axes in found.plan.kept.values() for places in axes.values()}
+    assert kept == tuple(range(1, 16, 2))
+    told = found.report["learned"]
+    assert told["steps"] == 150 and told["weights"] == "frozen" and not told["labels"]
+    assert told["spent"] <= told["limit"] + 1e-6 and told["limit"] == 0.5
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_weights_that_move_are_written_and_are_no_worse(name: str) -> None:
+    options = OPTIONS | {"target": "macs=30%", "ratio": None, "criterion": f"gates:{name}", "gate_training": 100}
+    moved = onnxprune.prune(planted(), gate_weights="moving", **options)
+    assert moved.report["repair"]["method"] == "gates"
+    divergences = moved.report["repair"]["divergence"]
+    assert divergences["gates"] < divergences["none"]
+    assert moved.report["learned"]["weights"] == "moving"
+    again = onnxprune.prune(planted(), gate_weights="moving", **options)
+    assert again.model.SerializeToString() == moved.model.SerializeToString()
+
+
+def test_heads_have_a_gate_each_and_steps_train_their_part() -> None:
+    report = onnxprune.prune(
+        MODELS / "digits_transformer.onnx", calibration=MODELS / "digits_calib.npz", samples=64, criterion="gates:l0",
+        gate_training=6, schedule="linear:2", target="macs=60%", repair="none", latency=False,
+    ).report  # fmt: skip
+    assert report["after"]["macs"] <= 0.6 * report["before"]["macs"]
+    assert [step["learned"]["steps"] for step in report["schedule"]["steps"]] == [3, 3]
+
+
+# --- names and refusals ---------------------------------------------------------------------------------------------
+
+
+def test_names_of_two_parts_take_reduction_and_normaliser() -> None:
+    assert parse_criterion("gates:l0").name == "gates:l0"
+    assert parse_criterion("gates").needs == parse_criterion("gates:l1").needs
+    assert str(parse_criterion("gates:l0:max:mean")) == "gates:l0:max:mean"
+    assert parse_criterion("gates:max").reduction == "max"
+    assert Settings(criterion="gates").options.scope == "global" and Settings(criterion="l2").options.scope == "layer"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"gate_weights": "moving"}, "leave gate_weights out"),
+        ({"gate_weights": "moving", "criterion": "gates", "repair": "none"}, "leave one of them out"),
+        ({"gate_weights": "loose"}, "unknown gate_weights"),
+        ({"criterion": "gates", "gate_training": "soon"}, "give a number of steps"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options: dict, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Settings(**options)
