@@ -351,6 +351,12 @@ REPAIR = (
         help="Train every proposal of the search so long before it is judged. Default 0.",
     ),
     click.option(
+        "--untrained",
+        is_flag=True,
+        default=None,
+        help="The model's weights are as drawn: gates are trained on the labels of --calib, nothing is repaired, and --recover trains on labels.",
+    ),
+    click.option(
         "--gate-training",
         metavar="STEPS|TIME",
         help="How long --criterion gates trains gates, e.g. 1000 or 5m. Default 500 steps.",

@@ -88,9 +88,13 @@ class SettingOptions(TypedDict, total=False):
 
 
 class AskedOptions(SettingOptions, total=False):
-    """``low_rank``: short for the granularity rank, beside the others where ``structured`` or a name is given."""
+    """``low_rank``: short for the granularity rank, beside the others where ``structured`` or a name is given.
+
+    ``untrained``: the weights are as drawn; short for gates trained on the labels, and no repair.
+    """
 
     low_rank: bool
+    untrained: bool
 
 
 class RunOptions(AskedOptions, total=False):

@@ -127,6 +127,8 @@ QUANTISATIONS = ("", "int8", "dynamic")
 """What ``quantize`` may be; the first: nothing."""
 FROZEN, MOVING = GATE_WEIGHTS = ("frozen", "moving")
 """What ``gate_weights`` may be."""
+UNTRAINED: Mapping[str, Any] = {"criterion": "gates:l1", "repair": "none", "recover_loss": "labels", "rotate": False}
+"""What ``untrained`` stands for: outputs of drawn weights teach nothing, and nothing of them is to be brought back."""
 GATE_ROWS = 32
 """Of a step of gates, which are few: more steps are worth more than rows."""
 PRODUCT_FORMS = ("", "gemm", "conv")
@@ -651,9 +653,12 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
 def _of_short_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values with ``low_rank`` as the kind of change that it stands for, and names of kinds one by one.
 
-    Beside widths where these are asked for (``structured``, or a kind by its name), else alone.
+    Beside widths where these are asked for (``structured``, or a kind by its name), else alone. ``untrained``: what ``UNTRAINED`` says
+    where nothing else is given.
     """
     found = dict(values)
+    if _read("untrained", found.pop("untrained", None), "bool | None"):
+        found |= {name: value for name, value in UNTRAINED.items() if found.get(name) in (None, AUTO)}
     low_rank = _read("low_rank", found.pop("low_rank", None), "bool | None")
     named = found.get("granularity") is not None
     if named:  # block,heads is as good as two names

@@ -20,7 +20,7 @@ from onnxprune.recover import checkpoint as file
 from onnxprune.recover.blocks import BlockTraining
 from onnxprune.recover.hints import Positions, hinted
 from onnxprune.recover.lessons import Arrays, Teaching, WholeModel
-from onnxprune.recover.parameters import to_train
+from onnxprune.recover.parameters import to_train, trainable
 from onnxprune.recover.recipe import Recipe
 from onnxprune.recover.statistics import with_statistics
 from onnxprune.recover.train import Training
@@ -87,7 +87,8 @@ def recover(
     if recipe.by_blocks:
         training = BlockTraining(pruned, lessons, positions, masks)
     else:
-        training = Training(pruned, to_train(pruned, original, masks or ()), lessons, recipe, means, masks)
+        found = trainable(pruned) if recipe.loss == "labels" else to_train(pruned, original, masks or ())
+        training = Training(pruned, found, lessons, recipe, means, masks)
     digest = _digest(original, pruned, (rest, judge), recipe) if checkpoint else ""
     if checkpoint and checkpoint.exists():
         training.restore(file.read_checkpoint(checkpoint, digest, training.arrays))

@@ -13,7 +13,8 @@ from onnxprune.allocate import Target
 from onnxprune.coupling.groups import Analysis, analyse
 from onnxprune.coupling.silence import silenced
 from onnxprune.criteria import parse_criterion
-from onnxprune.errors import UsageError
+from onnxprune.data import input_specs, open_dataset
+from onnxprune.errors import DataError, UsageError
 from onnxprune.gating import FAMILIES
 from onnxprune.gating.budget import Budget, least_multiplier
 from onnxprune.gating.gated import gated
@@ -21,7 +22,7 @@ from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import load
 from onnxprune.model.runtime import session
-from onnxprune.settings import Settings
+from onnxprune.settings import Settings, make_settings
 
 MODELS = Path(__file__).parents[2] / "models"
 STREAM = """
@@ -154,6 +155,19 @@ def test_heads_have_a_gate_each_and_steps_train_their_part() -> None:
     ).report  # fmt: skip
     assert report["after"]["macs"] <= 0.6 * report["before"]["macs"]
     assert [step["learned"]["steps"] for step in report["schedule"]["steps"]] == [3, 3]
+
+
+def test_widths_of_an_untrained_model_are_trained_on_labels() -> None:
+    labels = (PLANTED[:, 0] > 0).astype(np.int64)
+    calibration = open_dataset(PLANTED, input_specs(planted()), labels=labels)
+    options = OPTIONS | {"calibration": calibration}
+    report = onnxprune.prune(planted(), untrained=True, gate_training=20, recover=20, **options).report
+    assert report["learned"]["labels"] and report["recover"]["labels"] and "repair" not in report
+    chosen = report["settings"]
+    assert (chosen["criterion"], chosen["recover_loss"]) == ("gates:l1:mean:none", "labels")
+    assert make_settings({"untrained": True, "criterion": "l2"}).criterion == "l2"
+    with pytest.raises(DataError, match="labels"):
+        onnxprune.prune(planted(), untrained=True, gate_training=20, **OPTIONS)
 
 
 # --- names and refusals ---------------------------------------------------------------------------------------------
