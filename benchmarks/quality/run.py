@@ -26,11 +26,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "L2 + least squares": {"criterion": "l2", "repair": "least-squares"},
     "auto": {},
     "auto, search 60 s": {"search": 60.0},
-    "auto, search 4 min": {"search": 240.0},
-    "gates:l1": {"criterion": "gates", "gate_training": 1500},
-    "gates:l0": {"criterion": "gates:l0", "gate_training": 1500},
-    "gates:l1, weights moving": {"criterion": "gates", "gate_training": 1500, "gate_weights": "moving"},
-    "gates:l0, weights moving": {"criterion": "gates:l0", "gate_training": 1500, "gate_weights": "moving"},
+    "auto, search 230 s": {"search": 230.0},
+    "gates:l1": {"criterion": "gates", "gate_training": 600},
+    "gates:l0": {"criterion": "gates:l0", "gate_training": 600},
+    "gates:l1, weights moving": {"criterion": "gates", "gate_training": 1200, "gate_weights": "moving"},
+    "gates:l0, weights moving": {"criterion": "gates:l0", "gate_training": 1200, "gate_weights": "moving"},
 }
 Z = 1.96  # two-sided 95 %
 
