@@ -127,6 +127,7 @@ ALIKE: tuple[tuple[str, ...], ...] = (
     tuple(GRADIENTS),
     tuple(f"repair {name}" for name in REPAIRS if name != "auto"),
     ("recover distill", "recover mse", "recover blocks"),
+    GATES,
     ("search", "sensitivity", "sweep"),
     ("quantize int8", "quantize dynamic"),
     ("matmul as gemm", "matmul as conv"),
