@@ -1,6 +1,6 @@
 """Widths from scratch: an untrained ResNet-20, half of its MACs by gates or by equal shares, trained on labels for as many steps.
 
-python benchmarks/recovery/untrained.py gates uniform [--shared ../shared] [--steps 1000] [--gate-training 300] [--rows 8192] [--seed 0]
+python benchmarks/recovery/untrained.py gates uniform [--shared ../shared] [--steps 300] [--gate-training 150] [--rows 8192] [--seed 0]
 
 The trained file's weights are drawn anew (He et al. 2015, normal, fan in), its norms reset to scale 1, shift 0, mean 0, variance 1.
 """
@@ -65,7 +65,7 @@ def measure(arm: str, options: argparse.Namespace) -> None:
     print(json.dumps({
         "arm": arm, "accuracy": report["task"]["after"], "macs": report["after"]["macs"],
         "parameters": report["after"]["parameters"], "recover": report["recover"],
-        "widths": [group.get("after", group) for group in report["groups"]][:12],
+        "widths": [group["width_after"] for group in report["groups"]][:12],
         "cpu_seconds": round(time.process_time() - cpu, 1),
     }), flush=True)  # fmt: skip
 
@@ -74,8 +74,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("arms", nargs="+", choices=ARMS)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--gate-training", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--gate-training", type=int, default=150)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--rows", type=int, default=8192)
     parser.add_argument("--seed", type=int, default=0)
