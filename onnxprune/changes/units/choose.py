@@ -124,12 +124,14 @@ def evidence_of(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return kind -> evidence for what the criterion needs, and warnings."""
     needs, how = context.settings.scorer.needs, context.outputs
-    kinds = 1 if REQUESTS.keys() >= set(needs) else 2
-    streamed = collect(analysis, needs, dataset, means.part(0, kinds), cache=cache)
-    changing = _attacking(context, analysis, dataset, means.quiet)
-    differentiated, remarks = sensitivities(analysis, needs, dataset, means.quiet, outputs=how, changing=changing)
-    ablated = ablate(analysis, needs, dataset, means.quiet, outputs=how)
-    shaken = vulnerabilities(analysis, needs, dataset, means.quiet, how, context.settings.attacking)
+    streams = not REQUESTS.keys().isdisjoint(needs)
+    passes = streams + (not REQUESTS.keys() >= set(needs))
+    streamed = collect(analysis, needs, dataset, means.part(0, passes), cache=cache)
+    means = means.part(int(streams), passes)
+    changing = _attacking(context, analysis, dataset, means)
+    differentiated, remarks = sensitivities(analysis, needs, dataset, means, outputs=how, changing=changing)
+    ablated = ablate(analysis, needs, dataset, means, outputs=how)
+    shaken = vulnerabilities(analysis, needs, dataset, means, how, context.settings.attacking)
     warnings = [text for evidence in streamed.values() for text in evidence.warnings]
     return {**streamed, **differentiated, **ablated, **shaken}, tuple(dict.fromkeys([*warnings, *remarks]))
 
