@@ -1,6 +1,6 @@
 """Large and sparse, or small and dense (Zhu & Gupta 2018): files of about equal bytes, by zeros and by widths.
 
-python benchmarks/sparse_or_dense.py MODEL CALIB EVAL [--samples 512]
+python benchmarks/sparse_or_dense.py --shared SHARED [--samples 512]
 
 Both are packed as small as `--storage auto` can; what is left is refitted on calibration rows without labels. Prints bytes, accuracy and MACs of each file.
 """
@@ -12,6 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from quality.cases import CASES
+
 import onnxprune
 
 WIDTHS = ("75%", "50%", "25%", "12%")
@@ -20,11 +23,13 @@ ZEROS = (0.5, 0.7, 0.85, 0.93)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("calib", type=Path)
-    parser.add_argument("eval", type=Path)
+    parser.add_argument("--shared", type=Path, required=True, help="Folder with models/ and data/cifar10/.")
     parser.add_argument("--samples", type=int, default=512)
     chosen = parser.parse_args()
+    case = CASES[0]
+    rows, _ = case.load(case.calibration, chosen.shared)
+    images, labels = case.load(case.test, chosen.shared)
+    few = rows[np.random.default_rng(0).permutation(len(rows))[: chosen.samples]]
     kinds: list[tuple[str, dict[str, Any]]] = [
         (f"widths, {left} of the weights", {"target": f"params={left}"}) for left in WIDTHS
     ]
@@ -34,8 +39,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "small.onnx"
             found = onnxprune.prune(
-                chosen.model, output=output, calibration=chosen.calib, evaluation=chosen.eval, samples=chosen.samples,
-                storage="auto", latency=False, round_to=1, **options,
+                chosen.shared / "models" / f"{case.name}.onnx", output=output, calibration={"input": few},
+                evaluation={"input": images, "labels": labels}, storage="auto", latency=False, round_to=1, **options,
             )  # fmt: skip
             before, after = found.report["before"], found.report["after"]
             accuracy = found.report["task"]["after"]
