@@ -174,15 +174,15 @@ class Sequential:
 
     def _settle(self, number: int, linear: LinearMap, target: FitTarget) -> None:
         """Refit node ``number``, or take what the journal knows of it."""
-        label = linear.node.label
+        label, chosen, unmatched = linear.node.label, set(self.chosen), self.unmatched.get(linear.node.label, 0)
+        self._written = {}
         known = None if self.journal is None else self.journal.find(number, self._stored.arrays)
         if known is not None:
             self._replace(known.arrays)
             self.chosen.update(known.chosen)
             if known.unmatched:
-                self.unmatched[label] = self.unmatched.get(label, 0) + known.unmatched
+                self.unmatched[label] = unmatched + known.unmatched
             return
-        self._written, chosen, unmatched = {}, set(self.chosen), self.unmatched.get(label, 0)
         self._refit(linear, target)
         if self.journal is not None:
             found = {group: mask for group, mask in self.chosen.items() if group not in chosen}

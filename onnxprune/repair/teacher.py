@@ -270,7 +270,7 @@ class Teacher:
         self.means.progress(f"the original: batch {number + 1} of {len(self.sizes)}", done, count)
 
     def _settle(self, missing: list[SoughtRows], batch: Arrays, opened: Session) -> bool:
-        """Do the same by a run of its own, where values are not there together later."""
+        """Return what ``_settled`` does, from a run of its own: by segments values are never there together."""
         names = {name for sought in missing for name in sought.values if name not in batch}
         return self._settled(missing, batch, {**batch, **opened.run(batch, sorted(names))})
 
