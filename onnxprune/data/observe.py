@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -166,7 +166,11 @@ def _dressed(found: Any, observer: Own) -> Own:
 
 Own = TypeVar("Own", bound=Observer[Any])
 Look = Callable[[Batch], Any]
-"""Runs one model or several on a batch and returns what there is to see."""
+"""Runs one model or several on a batch and returns what there is to see.
+
+One with a method ``over`` is given what begins all batches anew instead, and yields what there is to see of each: a model that is too
+large to be loaded passes over all of them part by part.
+"""
 
 
 def fold(seen: Iterable[tuple[int, Any]], observers: Sequence[Own], leaf: int, first: int = 0) -> Parts[Together]:
@@ -257,9 +261,11 @@ class Pass:
         return parts
 
     def _seen(self, rows: Dataset, first: int) -> Iterator[tuple[int, Any]]:
-        total = len(rows)
-        for batch in self.batches(rows, first):
-            yield batch.samples, self.look(batch)
+        total, over = len(rows), getattr(self.look, "over", None)
+        batches = partial(self.batches, rows, first)
+        looked = zip(batches(), over(batches), strict=True) if over else ((each, self.look(each)) for each in batches())
+        for batch, found in looked:
+            yield batch.samples, found
             done = batch.first + batch.samples - first
             self.means.progress(f"{self.what}: {done:,} of {total:,} samples", done, total)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -43,6 +43,17 @@ class Joined:
 
     def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
         return chain.from_iterable(self.parts)
+
+
+@dataclass(frozen=True)
+class Later:
+    """Batches from number ``start`` on, always the same."""
+
+    batches: Iterable[Mapping[str, np.ndarray]]
+    start: int
+
+    def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
+        return islice(self.batches, self.start, None)
 
 
 def is_held(batches: Iterable[Mapping[str, np.ndarray]]) -> bool:

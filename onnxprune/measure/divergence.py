@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from onnxprune.data.observe import summed_up
-from onnxprune.data.repeated import Remembered
+from onnxprune.data.repeated import Later, Remembered
 from onnxprune.means import Means
 from onnxprune.measure.kinds import outputs_like
 from onnxprune.measure.outputs import CLASSES, Errors, Outputs
@@ -55,8 +55,8 @@ class Reference:
 
         def answers(start: int) -> Iterator[Results]:
             original = opened(model, outputs, means)  # for as long as something is new: it holds all weights once more
-            for batch in islice(batches, start, None):
-                yield {name: owned(value) for name, value in original.run(batch).items()}
+            for _, found in original.runs(Later(batches, start)):
+                yield {name: owned(value) for name, value in found.items()}
 
         self._expected = Remembered(answers, _bytes, room(means, OUTPUTS_IN_MEMORY) if limit is None else limit)
         self.outputs = outputs or outputs_like(islice(self._expected, 1))
@@ -79,8 +79,8 @@ class Reference:
         found = opened(pruned, self.outputs, self._means)
 
         def pairs() -> Iterator[tuple[int, dict[tuple[int, str], Errors]]]:
-            for expected, batch in zip(self._expected, self._batches, strict=True):
-                have, mask = found.run(batch), batch.get(self.outputs.mask)
+            for expected, (batch, have) in zip(self._expected, found.runs(self._batches), strict=True):
+                mask = batch.get(self.outputs.mask)
                 if agreement is not None:
                     agreement.update(*(Answered(results, mask, batch) for results in (expected, have)))
                 errors = (way.errors(expected, have, batch) for way in ways)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from onnxprune.data import Dataset
+from onnxprune.data import Dataset, Feed
 from onnxprune.data.observe import Batch, observe
 from onnxprune.errors import DataError, ModelError
 from onnxprune.means import Means
@@ -21,6 +21,8 @@ from onnxprune.measure.metrics import ROW_METRICS, TaskMetric, label_metric
 from onnxprune.measure.outputs import CLASSES, VARYING, Output, Outputs
 from onnxprune.measure.tasks.agreement import TaskAgreement
 from onnxprune.measure.tasks.task import Answered
+from onnxprune.model.runtime import Tell
+from onnxprune.model.segmented import Fed
 
 
 class Runnable(Protocol):
@@ -29,6 +31,12 @@ class Runnable(Protocol):
     outputs: tuple[str, ...]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]: ...
+
+    @property
+    def by_segments(self) -> bool:
+        """Whether all batches had better be run at once, by ``runs``."""
+
+    def runs(self, batches: Iterable[Fed], tell: Tell | None = None) -> Iterator[tuple[Fed, dict[str, Any]]]: ...
 
 
 @dataclass
@@ -336,14 +344,56 @@ def compare(
         synthetic=dataset.synthetic, warnings=said, question=Question(metric, output, means.seed, outputs)
     )
 
-    (report,) = observe(partial(_seen_side_by_side, before, after, pairs), dataset, [empty], means.quiet)
+    apart = before.by_segments or after.by_segments
+    look = TwoModelsInTurn(before, after, pairs, means) if apart else TwoModels(before, after, pairs)
+    (report,) = observe(look, dataset, [empty], means.quiet)
     report.warnings += _warnings(report, dataset.has_labels)
     return report
 
 
-def _seen_side_by_side(before: Runnable, after: Runnable, pairs: Mapping[str, str], batch: Batch) -> Compared:
-    old, new = before.run(batch.inputs), after.run(batch.inputs)
-    return Compared(batch, old, {name: new[other] for name, other in pairs.items()})
+@dataclass(frozen=True)
+class TwoModels:
+    """Runs two models on the same; ``pairs``: outputs of the first and of the second that are compared."""
+
+    before: Runnable
+    after: Runnable
+    pairs: Mapping[str, str]
+
+    def __call__(self, batch: Batch) -> Compared:
+        return self._compared(batch, self.before.run(batch.inputs), self.after.run(batch.inputs))
+
+    def _compared(self, batch: Batch, old: Mapping[str, Any], new: Mapping[str, Any]) -> Compared:
+        return Compared(batch, old, {name: new[other] for name, other in self.pairs.items()})
+
+
+@dataclass(frozen=True)
+class TwoModelsInTurn(TwoModels):
+    """The same for models that are too large to be loaded: first one of them passes over all batches, segment by segment."""
+
+    means: Means
+
+    def over(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[Compared]:
+        """Yield what a call gives for each of the batches, which can be begun anew."""
+        feeds = _Inputs(batches)
+        old, new = (
+            model.runs(feeds, partial(self._tell, f"outputs of {which}"))
+            for model, which in ((self.before, "the original"), (self.after, "the result"))
+        )
+        for batch, (_, one), (_, other) in zip(batches(), old, new, strict=True):
+            yield self._compared(batch, one, other)
+
+    def _tell(self, what: str, done: int, count: int) -> None:
+        self.means.progress(f"{what}: {done:,} of {count:,}", done, count)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The inputs of batches, as often as they are asked for."""
+
+    batches: Callable[[], Iterator[Batch]]
+
+    def __iter__(self) -> Iterator[Feed]:
+        return (batch.inputs for batch in self.batches())
 
 
 def pair_outputs(before: tuple[str, ...], after: tuple[str, ...]) -> dict[str, str]:

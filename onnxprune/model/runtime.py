@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +14,11 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import ModelError, UsageError
+from onnxprune.model.batched import BatchedValues
 from onnxprune.model.graph import give_out
 from onnxprune.model.model import Model, embed_header
 from onnxprune.model.scratch import let_pages_go
-from onnxprune.model.segmented import Segmented, Stage, memory_allowed, runs_in_segments
+from onnxprune.model.segmented import Fed, Segmented, Stage, memory_allowed, runs_in_segments
 from onnxprune.model.weights import Tensor
 from onnxprune.registry import near_names
 
@@ -43,6 +44,8 @@ Arrays = Mapping[str, np.ndarray]
 """What is fed, by name."""
 Results = Mapping[str, Any]
 """What comes out, by name: arrays, and lists of them where an output is a sequence."""
+Tell = Callable[[int, int], None]
+"""Is told how much is done, and of how much."""
 ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto | Model
 
 
@@ -93,6 +96,25 @@ class Session:
             return
         read = list(dict.fromkeys(name for names in wanted for name in names if name not in self.inputs))
         yield list(wanted), ({**feeds, **self.run(feeds, read)} for feeds in batches)
+
+    def runs(self, batches: Iterable[Fed], tell: Tell | None = None) -> Iterator[tuple[Fed, dict[str, Any]]]:
+        """Yield batch after batch, and all outputs for it; each segment of a model is loaded once.
+
+        ``batches`` may be read again and again. ``tell``: how many outputs of a model by segments are there, and how many there will be.
+        Raises ModelError as ``run`` does.
+        """
+        if not isinstance(self._inference, Segmented):
+            yield from ((feeds, self.run(feeds)) for feeds in batches)
+            return
+        held = BatchedValues(self._inference.held)
+        for due, shown in self.stages(batches, [(name,) for name in self.outputs]):
+            for values in shown:
+                for (name,) in due:
+                    held.add(name, values[name])
+            if tell is not None:
+                tell(len(held), len(self.outputs))
+        for number, feeds in enumerate(batches):
+            yield feeds, {name: held[name][number] for name in self.outputs}
 
     def _told(self, values: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         try:

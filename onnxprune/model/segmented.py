@@ -68,9 +68,9 @@ class Segmented:
         graph = Graph(model.structure)
         self._inputs, self._outputs = graph.inputs, [value.name for value in model.structure.graph.output]
         allowed = memory_allowed.get()
-        self._held = HELD if allowed is None else allowed // PARTS
+        self.held = HELD if allowed is None else allowed // PARTS
         constants = made_of_weights(graph)
-        self._segments = model_segments(graph, constants, weights_read(model), self._held, lambda _: 1.0)
+        self._segments = model_segments(graph, constants, weights_read(model), self.held, lambda _: 1.0)
         self._made = [{name for node in segment.nodes for name in node.outputs} for segment in self._segments]
         self._made[-1].update(constants)
 
@@ -93,7 +93,7 @@ class Segmented:
 
     def stages(self, batches: Iterable[Fed], wanted: Iterable[ValueNames]) -> Iterator[Stage]:
         """Run all batches through one segment after the other, see ``Session.stages``."""
-        left, made, carried = list(wanted), set(self._inputs), BatchedValues(self._held)
+        left, made, carried = list(wanted), set(self._inputs), BatchedValues(self.held)
         for segment, own in zip(self._segments, self._made, strict=True):
             made |= own
             due = [names for names in left if made.issuperset(names)]

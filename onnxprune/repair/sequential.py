@@ -24,18 +24,20 @@ from onnxprune.model.memory import room
 from onnxprune.model.model import Model, overwritten
 from onnxprune.model.runtime import Arrays, release_memory
 from onnxprune.repair.finding import as_map
-from onnxprune.repair.fit import Choice, NodeFit
+from onnxprune.repair.fit import Choice, NodeFit, TargetRows
 from onnxprune.repair.inputs import ROWS_IN_MEMORY, InputRows, Reads
 from onnxprune.repair.journal import Journal, SolvedNode
 from onnxprune.repair.linear import Linear
 from onnxprune.repair.lockstep import Lockstep
-from onnxprune.repair.maps import LinearMap, OwnProduct
+from onnxprune.repair.maps import LinearMap
 from onnxprune.repair.moments import SOLVERS, Limit, Solver
 from onnxprune.repair.order import is_foreign, last_sites, ready_at
 from onnxprune.repair.stored import Stored
 from onnxprune.repair.support import joint_support
 from onnxprune.repair.targets import FitTarget
-from onnxprune.repair.teacher import SoughtRows, SoughtSum, Teacher
+from onnxprune.repair.teacher import Teacher
+from onnxprune.repair.wanted import Wanted
+from onnxprune.repair.wide import OutputPart, output_parts
 
 Snap = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """Old and refitted weights float64[groups, o, d], moments of the inputs float64[groups, d, d] -> weights that can be stored."""
@@ -93,18 +95,16 @@ class Sequential:
         graph = Graph(working.structure)
         self._stored = Stored.of(working, graph)
         self._solve = SOLVERS[self.method]
-        self._whole: Stored | None = None
         self._written: dict[str, np.ndarray] = {}
         self._left = Kept.of(self.analysis, self.kept)
         sites = self._sites(graph)
         after = last_sites(graph, [site.node for site in sites])
         targets = [self._target(linear, after, number) for number, linear in enumerate(sites)]
-        self._original = self.teacher or Teacher(
-            self.analysis.facts, self.batches, self.means, positions=self.effort.positions
-        )
+        facts, positions = self.analysis.facts, self.effort.positions
+        teacher = self.teacher or Teacher(facts, self.batches, self.means, positions=positions)
         pairs = list(zip(sites, targets, strict=True))
-        self._sought = {linear: self._sought_by(linear, target) for linear, target in pairs}
-        self._original.learn(self._sought.values())
+        self._wanted = Wanted(teacher, facts, self._left, self._stored, positions)
+        self._wanted.learn(pairs)
         self._pruned = Lockstep(working, self.batches, self.means)
         self._inputs: dict[Reads | LinearMap, InputRows] = {}
         for number, (linear, target) in enumerate(pairs):
@@ -154,19 +154,6 @@ class Sequential:
             return linear.own_output()
         return linear.target(self.analysis, self._stored, ready_at(after, number))
 
-    def _sought_by(self, linear: LinearMap, target: FitTarget) -> SoughtRows:
-        """Return the rows of the original that a node is fitted to: of a value, or what the same node there multiplies out."""
-        if target.inside:
-            added = self.analysis.facts.content(target.added).astype(np.float32) if target.added else 0.0
-            return SoughtSum(linear.sought(target.value), linear.sought(target.other), target.added, added)
-        if not linear.activation:
-            return linear.sought(target.value)
-        facts = self.analysis.facts
-        self._whole = self._whole or Stored.of(facts.model, facts.graph)
-        known = as_map(facts.graph.producer[linear.output], self._whole, facts)
-        assert known is not None
-        return OwnProduct.of(known, self._whole)
-
     # --- one node ---------------------------------------------------------------------------------------------------
 
     def _works_on(self, linear: LinearMap) -> bool:
@@ -191,11 +178,14 @@ class Sequential:
     def _refit(self, linear: LinearMap, target: FitTarget) -> None:
         narrow = self._narrow(linear)
         inputs = self._rows(linear) if narrow is None else self._narrow_rows(linear, narrow)
-        targets = [self._wanted(linear, target, *there) for there in self._values(linear, target, inputs)]
-        arrays = self._stored.arrays
-        choice, old = self.choices.get(linear.weight), linear.whole(arrays)
-        importance = self.importance.get(linear.weight)
+        choice, importance = self.choices.get(linear.weight), self.importance.get(linear.weight)
         solver = self._solver(linear, narrow is not None)
+        if choice is None and solver is self._solve and not self.snaps and (parts := output_parts(linear, target)):
+            self._refit_parts(linear, target, inputs, parts)
+            return
+        targets = self._wanted.rows(linear, target, self._pruned, inputs.counts)
+        self._count(linear, targets)
+        old = linear.whole(self._stored.arrays)
         fit = NodeFit(linear, target, inputs, targets, solver, self.effort.damping, importance)
         if fit.blind:
             self._choose_blindly(linear, choice, old)
@@ -212,6 +202,34 @@ class Sequential:
         self._write(linear, found.keep, found.weights, found.intercept - offset, fit)
         if linear.recurs:
             self._refit_on_new_states(fit, old)
+
+    def _refit_parts(
+        self, linear: LinearMap, target: FitTarget, inputs: InputRows, parts: Sequence[OutputPart]
+    ) -> None:
+        """Refit a node some outputs at a time."""
+        weight, offset = self._stored.arrays[linear.weight].copy(), linear.offset(self._stored)
+        change, importance = np.zeros_like(offset), self.importance.get(linear.weight)
+        for part in parts:
+            some = part.outputs
+            targets = self._wanted.rows(linear, target, self._pruned, inputs.counts, some)
+            own = None if importance is None else importance[some]
+            fit = NodeFit(linear, target.only(some), inputs, targets, self._solve, self.effort.damping, own)
+            if fit.blind:
+                break
+            found = fit.solved(part.read(weight), offset[:, some], None, self.effort.turns)
+            change[:, some] = found.intercept - offset[:, some]
+            part.put(found.weights, weight)
+            if linear.coarse({linear.weight: weight}):
+                change[:, some] += np.einsum("god,gd->go", found.weights - part.read(weight), fit.moments.mean_x)
+        self._count(linear, targets)
+        self._replace({linear.weight: weight})
+        if linear.bias:
+            self._replace({linear.bias: linear.shifted(self._stored.arrays[linear.bias], change)})
+
+    def _count(self, linear: LinearMap, targets: TargetRows) -> None:
+        lost = self._wanted.left_out(targets)
+        if lost:
+            self.unmatched[linear.node.label] = self.unmatched.get(linear.node.label, 0) + lost
 
     def _refit_on_new_states(self, fit: NodeFit, old: np.ndarray) -> None:
         """Fit once more a node whose rows its weights have changed, on the support that is found already."""
@@ -255,36 +273,10 @@ class Sequential:
         read = zip(*(self._pruned.values(name) for name in linear.sources), strict=True)
         values = zip(read, self.batches, strict=True)
         for number, (arrays, batch) in enumerate(islice(values, start, None), start):
-            rows = linear.rows_of(arrays, self._original.sampler(number, batch, self.effort.positions))
+            rows = linear.rows_of(arrays, self._wanted.sampler(number, batch))
             if not usable(rows, LARGEST):
-                raise self._original.refusal(batch, Need("gram", linear.source, linear.reads), arrays[0])
+                raise self._wanted.teacher.refusal(batch, Need("gram", linear.source, linear.reads), arrays[0])
             yield rows
-
-    def _values(
-        self, linear: LinearMap, target: FitTarget, inputs: InputRows
-    ) -> Iterator[tuple[int, Arrays, int, np.ndarray | None]]:
-        """Yield per batch its number, its inputs, how many rows the node reads, and what is there already."""
-        others = self._pruned.values(target.other) if target.other else iter([None] * len(self._original.sizes))
-        for number, (batch, count, other) in enumerate(zip(self.batches, inputs.counts, others, strict=False)):
-            yield number, batch, count, other
-
-    def _wanted(
-        self, linear: LinearMap, target: FitTarget, number: int, batch: Arrays, count: int, other: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return float32[rows, channels] twice: what is to come out and what is there; None where rows do not match ``count``."""
-        sought = self._sought[linear]
-        wanted = self._original.rows(sought, number, self.effort.positions)
-        own = 0.0 if linear.bias else linear.offset(self._stored).reshape(-1)
-        offset = (target.shift + target.scale * own).astype(np.float32)
-        if other is not None:
-            sampler = self._original.sampler(number, batch, self.effort.positions)
-            offset = offset + linear.sought(target.other).rows(other, sampler)
-        if len(wanted) != count or (other is not None and len(offset) != count):
-            self.unmatched[linear.node.label] = self.unmatched.get(linear.node.label, 0) + self._original.sizes[number]
-            return None
-        kept = sought.kept(self._left, self.analysis.facts)
-        wanted = wanted if kept is None else wanted[:, kept]
-        return wanted, np.broadcast_to(offset, wanted.shape)
 
     def _choose_blindly(self, linear: LinearMap, choice: Choice | None, old: np.ndarray) -> None:
         """Without any row to go by, leave out units in the order that was known before."""

@@ -45,6 +45,10 @@ class FitTarget:
     inside: bool = False
     added: str = ""
 
+    def only(self, channels: slice) -> FitTarget:
+        """Return the target of some of the channels."""
+        return replace(self, scale=self.scale[channels], shift=self.shift[channels])
+
 
 def target_of(
     analysis: Analysis, stored: Stored, value: str, channels: int, axis: int, rank: int, ready: Callable[[str], bool]

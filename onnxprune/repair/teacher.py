@@ -187,13 +187,13 @@ class _Stored:
             origin, scale = np.zeros(1, np.float32), np.ones(1, np.float32)
         return cls(rows, counts, origin, scale)
 
-    def read(self, positions: int) -> np.ndarray:
+    def read(self, positions: int, channels: slice) -> np.ndarray:
         """Return float32[rows, channels] of the first ``positions`` of every part."""
-        rows = self.rows
+        rows = self.rows[:, channels]
         if self.counts.max(initial=0) > positions:
             starts = np.cumsum(self.counts) - self.counts
             rows = rows[np.arange(len(rows)) - np.repeat(starts, self.counts) < positions]
-        return rows if rows.dtype == np.float32 else rows * self.scale + self.origin
+        return rows if rows.dtype == np.float32 else rows * self.scale[channels] + self.origin[channels]
 
     @property
     def nbytes(self) -> int:
@@ -228,9 +228,9 @@ class Teacher:
         seed, first = self.means.seed, self.firsts[number]
         return Sampler(self.sizes[number], min(positions, self.positions), seed, first, mask, self.positions)
 
-    def rows(self, sought: SoughtRows, number: int, positions: int) -> np.ndarray:
+    def rows(self, sought: SoughtRows, number: int, positions: int, channels: slice = slice(None)) -> np.ndarray:
         """Return float32[rows, channels] of batch ``number``."""
-        return self._known[sought][number].read(positions)
+        return self._known[sought][number].read(positions, channels)
 
     def learn(self, wanted: Iterable[SoughtRows], onlooker: Onlooker | None = None, values: Iterable[str] = ()) -> None:
         """Look at what is not known yet; ``onlooker`` is shown every one of ``values`` once, batch by batch.

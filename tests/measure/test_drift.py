@@ -30,6 +30,8 @@ finite = st.floats(-100, 100, width=32)
 class Model:
     """A model made of a Python function per output."""
 
+    by_segments = False
+
     def __init__(self, **functions: Callable[[np.ndarray], object]):
         self.functions, self.outputs = functions, tuple(functions)
 

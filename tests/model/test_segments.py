@@ -7,6 +7,13 @@ import pytest
 from support.decoders import Form, decoder, token_rows
 from support.networks import network
 
+from onnxprune.data.dataset import open_dataset
+from onnxprune.data.inputs import input_specs
+from onnxprune.data.repeated import Batches
+from onnxprune.means import Means
+from onnxprune.measure.divergence import Reference
+from onnxprune.measure.drift import compare
+from onnxprune.measure.kinds import outputs_like
 from onnxprune.model import segmented
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph, made_of_weights
@@ -104,3 +111,26 @@ def test_a_run_on_data_is_the_same_in_segments(in_pieces: None, tmp_path) -> Non
     assert small.report["after"] == whole.report["after"]
     for name, drift in whole.report["drift"]["outputs"].items():
         assert small.report["drift"]["outputs"][name]["cosine"] == pytest.approx(drift["cosine"], abs=1e-3)
+
+
+def test_models_are_compared_with_each_segment_loaded_once(in_pieces: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "a = Relu(x); b = Conv(a, %6x3x1x1); c = Conv(b, %6x6x1x1); d = Add(c, b); y = Conv(d, %2x6x1x1); z = Neg(c)"
+    models = [load(network(text, "float[n,3,4,4] x", "float[] y, float[] z", seed=seed)) for seed in (0, 1)]
+    loaded: list[object] = []
+    load_one = segmented.Segmented._open
+    monkeypatch.setattr(segmented.Segmented, "_open", lambda self, *rest: loaded.append(self) or load_one(self, *rest))
+    one, two = map(session, models)
+    parts = len(one._inference._segments)
+    rows = open_dataset(
+        np.random.default_rng(0).normal(size=(12, 3, 4, 4)).astype(np.float32), input_specs(models[0].structure)
+    )
+    told: list[str] = []
+    report = compare(one, two, rows, Means(batch=2, progress=lambda text, *_: told.append(text)))
+    assert report.samples == 12 and report.outputs["y"].relative_l2 > 0
+    assert parts > 1 and len(loaded) == 2 * parts and told[-1].startswith("outputs of the result")
+    loaded.clear()
+    outputs = outputs_like(one.run(feeds) for feeds in rows.batches(12))
+    loaded.clear()
+    reference = Reference(models[0], Batches(rows, 2), outputs=outputs)
+    assert reference.divergence(models[1]) > 0 == reference.divergence(models[0])
+    assert len(loaded) == 3 * parts

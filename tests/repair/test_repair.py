@@ -28,8 +28,9 @@ from onnxprune.model.graph import Graph
 from onnxprune.model.memory import DEFAULT_LIMIT
 from onnxprune.model.read import Model
 from onnxprune.model.runtime import session
-from onnxprune.repair import Effort, Sequential, lockstep, moments, repair
+from onnxprune.repair import Effort, Sequential, lockstep, moments, repair, wide
 from onnxprune.repair.few import solve_among_rows
+from onnxprune.repair.fit import NodeFit
 from onnxprune.repair.linear import Linear, as_linear
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.moments import CrossMoments, in_blocks, match_moments, shift_only, solve, squared_error
@@ -484,6 +485,39 @@ def test_least_squares_is_the_best_fit_of_a_single_reader():
     expected = centred @ weights + target.mean(0)
     np.testing.assert_allclose(np.concatenate(found), expected, rtol=0, atol=5e-2 * target.std())
     assert np.square(np.concatenate(found) - target).sum() <= 1.01 * np.square(expected - target).sum()
+
+
+WIDE = [
+    ("a = Gemm(x, %6x12, %12); b = Relu(a); y = Gemm(b, %12x30, %30)", np.float32),
+    ("a = Gemm(x, %6x12, %12); b = Relu(a); y = Gemm<transB=1, alpha=0.5>(b, %30x12, %30)", np.float32),
+    ("a = MatMul(x, %6x12); b = Relu(a); c = MatMul(b, %12x30); y = Relu(c)", np.float32),
+    ("a = MatMul(x, %6x12); b = Relu(a); c = MatMul(b, %12x30); s = MatMul(x, %6x30); y = Add(c, s)", np.float32),
+    ("a = MatMul(x, %6x12); b = Relu(a); c = MatMul(b, %12x30); y = Add(c, %30)", np.float16),
+]
+
+
+@pytest.mark.parametrize("body, kind", WIDE)
+def test_many_outputs_are_solved_for_some_at_a_time(body, kind, monkeypatch):
+    model = network(body, "float[40,6] x")
+    if kind == np.float16:
+        for tensor in model.graph.initializer:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(kind), tensor.name))
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    analysis, kept, small, _ = _case(model)
+    batches = [{"x": feeds(network(body, "float[40,6] x"), seed)["x"].astype(kind)} for seed in range(8)]
+    at_once = Sequential(analysis, kept, batches, effort=Effort(turns=0)).run(small)
+    monkeypatch.setattr(wide, "WIDE", 0)
+    monkeypatch.setattr(wide, "PART", 8 * 6 * 7)
+    solved = []
+    solve_one = NodeFit.solved
+    monkeypatch.setattr(NodeFit, "solved", lambda fit, *rest: solved.append(fit.target) or solve_one(fit, *rest))
+    in_parts = Sequential(analysis, kept, batches, effort=Effort(turns=0)).run(small)
+    assert {len(target.scale) for target in solved} == {7, 2}
+    tolerance = 1e-5 if kind == np.float32 else 4e-3
+    for name, array in _tensors(at_once).items():
+        np.testing.assert_allclose(_tensors(in_parts)[name], array, rtol=tolerance, atol=tolerance)
+    assert any(np.any(_tensors(in_parts)[name] != array) for name, array in _tensors(small).items())
 
 
 def test_moving_rectified_targets_never_raises_the_rectified_error():
