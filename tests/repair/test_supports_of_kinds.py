@@ -128,7 +128,7 @@ def test_input_and_state_are_fitted_together(text: str) -> None:
     again = as_map(made.graph.top[-1], made, analysis.facts)
     assert again is not None
 
-    sampler = walk._original.sampler(0, batches[0], EXACT.positions)
+    sampler = walk._wanted.sampler(0, batches[0])
     rows = again.rows_of([x], sampler)
     sums = OwnProduct.of(linear, stored).rows_of({"x": x}, sampler)
     wanted = np.moveaxis(sums.reshape(len(sums), linear.groups, -1), 1, 0)
