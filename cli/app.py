@@ -17,7 +17,9 @@ import click
 
 from onnxprune.cli import commands
 from onnxprune.cli.failures import Failure, Terminated, failure
+from onnxprune.cli.misuse import Misuse
 from onnxprune.cli.paths import settled
+from onnxprune.cli.sections import COMMANDS, Helped, write_section
 from onnxprune.cli.streams import guarded_streams
 from onnxprune.errors import OnnxPruneError
 from onnxprune.registry import near_names
@@ -30,6 +32,8 @@ OWN_OPTIONS = ("-h", "--help", "--version")
 
 class Application(click.Group):
     """Commands found by file name; a first word that names no command is the model of the default one."""
+
+    context_class = Helped
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
@@ -44,6 +48,14 @@ class Application(click.Group):
                 option.envvar = environment_name(option)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        known = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        for title, names in COMMANDS.items():
+            found = [(name, known[name]) for name in names.split()]
+            write_section(
+                formatter, title, [(name, command.get_short_help_str(100)) for name, command in found if command]
+            )
+
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run with guarded streams; SIGTERM ends a run as Ctrl-C does."""
         with guarded_streams(), _ended_by_sigterm():
@@ -51,7 +63,7 @@ class Application(click.Group):
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         try:
-            with _visible_usage_errors():
+            with _usage_errors_as_ours():
                 return super().make_context(*args, **extra)
         except KeyboardInterrupt as error:  # before a command is found; click would end with 1
             found = failure(error)
@@ -92,7 +104,7 @@ class Application(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; turn every error into one message, a documented exit code and, if asked for, JSON."""
         try:
-            with _visible_usage_errors():
+            with _usage_errors_as_ours():
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -101,13 +113,14 @@ class Application(click.Group):
 
 
 @contextmanager
-def _visible_usage_errors() -> Iterator[None]:
-    """Show what the user typed, or a file says, as text."""
+def _usage_errors_as_ours() -> Iterator[None]:
+    """Say what is wrong with a command line as every other error is said."""
     try:
         yield
-    except click.ClickException as error:
-        error.message = visible(error.message)  # type: ignore[misc]
+    except click.exceptions.NoArgsIsHelpError:
         raise
+    except click.UsageError as error:
+        raise error if isinstance(error, Misuse) else Misuse(error) from None
 
 
 @contextmanager
@@ -171,9 +184,10 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 @click.command(
+    "onnxprune",
     cls=Application,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="'onnxprune COMMAND --help' explains a command. Exit codes: 0 done, 1 a gate failed, 2 wrong usage, "
+    epilog="'onnxprune COMMAND --help' explains a command, --help-all lists all its options. Exit codes: 0 done, 1 a gate failed, 2 wrong usage, "
     "3 a file cannot be read or processed, 4 target out of reach or nothing prunable, 5 inconclusive (with --strict).",
 )
 @click.option(

@@ -282,7 +282,9 @@ WHAT = (
         "gate, taught on --calib, lets through, e.g. macs=75%. --target or --ratio says what the first takes.",
     ),
     *LOSSY,
-    click.option("--max-layer-ratio", type=SHARE, help="The largest share that may go from any one group."),
+    click.option(
+        "--max-layer-ratio", type=SHARE, help="The largest share that may go from any one group. Default 100%."
+    ),
     click.option(
         "--layer-ratio",
         type=PATTERN_SHARE,
@@ -385,7 +387,7 @@ REPAIR = (
     click.option(
         "--recover",
         metavar="STEPS|TIME",
-        help="Then train the weights towards the original's outputs on --calib: 200 steps, or e.g. 90s, 5m.",
+        help="Then train the weights towards the original's outputs on --calib: 200 steps, or e.g. 90s, 5m. Default 0.",
     ),
     click.option(
         "--recover-loss",
@@ -411,8 +413,10 @@ REPAIR = (
 )
 IMAGES = (
     click.option("--layout", metavar="LAYOUT", help="Images: NCHW or NHWC. Default: read off the model."),
-    click.option("--mean", type=NUMBERS, help="Images: subtracted after scaling, one number or one per channel."),
-    click.option("--std", type=NUMBERS, help="Images: divided by, one number or one per channel."),
+    click.option(
+        "--mean", type=NUMBERS, help="Images: subtracted after scaling, one number or one per channel. Default 0."
+    ),
+    click.option("--std", type=NUMBERS, help="Images: divided by, one number or one per channel. Default 1."),
     click.option("--scale", type=float, help="Images: pixels are multiplied by this. Default 1/255 for float inputs."),
     click.option("--channel-order", metavar="ORDER", help="Images: RGB (default) or BGR, as the model takes them."),
     click.option(
@@ -421,7 +425,9 @@ IMAGES = (
         help="Images: crop (default: the centre), letterbox (all of it, with a border) or stretch, to the model's size.",
     ),
     click.option(
-        "--resize", type=int, help="Images: the shorter side in pixels before the centre is cut out, e.g. 256."
+        "--resize",
+        type=int,
+        help="Images: the shorter side in pixels before the centre is cut out, e.g. 256. Default: the model's size.",
     ),
     click.option("--fill", type=int, help="Images: grey of a letterbox's border, 0 to 255. Default 114."),
 )
@@ -462,9 +468,15 @@ JUDGE = (
     ),
 )
 DATA = (
-    click.option("--labels", type=FILE, help="Labels of the data measured on: .npy, .npz or .txt."),
-    click.option("--samples", type=int, help="Use so many random rows of --calib (of --data)."),
-    click.option("--batch", type=int, help="Rows that go through the model at once, where it leaves that open."),
+    click.option(
+        "--labels", type=FILE, help="Labels of the data measured on: .npy, .npz or .txt. Default: those in its file."
+    ),
+    click.option("--samples", type=int, help="Use so many random rows of --calib (of --data). Default: all."),
+    click.option(
+        "--batch",
+        type=int,
+        help="Rows that go through the model at once, where it leaves that open. Default: as memory allows.",
+    ),
     *IMAGES,
     *AUDIO,
     *TEXT,
@@ -545,7 +557,7 @@ MESSAGES = (
         is_flag=True,
         expose_value=False,
         callback=_messages("verbose", logging.INFO),
-        help="Say more on stderr: stages, tracebacks.",
+        help="Say more on stderr: stages with their times, what was decided, tracebacks.",
     ),
     click.option(
         "-q",

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from onnxprune.cli.options import CALIBRATION, DATA, FILE, MESSAGES, OUTPUT, QUALITY_GATES, RESULT, RUN, SHAPES, options
+from onnxprune.cli.sections import Sectioned
 
 
-@click.command(short_help="Carry out a plan.")
+@click.command(cls=Sectioned, short_help="Carry out a plan.")
 @click.argument("plan", type=FILE)
 @click.argument("model", type=FILE)
 @click.argument("out", type=FILE, required=False)

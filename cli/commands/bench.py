@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from onnxprune.cli.options import FILE, MESSAGES, OUTPUT, RUN, SHAPES, given, options
+from onnxprune.cli.sections import Sectioned
 from onnxprune.cli.values import NAMES, SECONDS, SHARE
 
 
-@click.command(short_help="Measure latency of one or two models.")
+@click.command(cls=Sectioned, short_help="Measure latency of one or two models.")
 @click.argument("model", type=FILE)
 @click.argument("other", type=FILE, required=False)
 @options(SHAPES, RUN)

@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from onnxprune.cli.options import FILE, MESSAGES, OUTPUT, SHAPES, options
+from onnxprune.cli.sections import Sectioned
 from onnxprune.cli.values import SHARE, SIZE
 
 
-@click.command(short_help="Check models against budgets of size, MACs and prunability.")
+@click.command(cls=Sectioned, short_help="Check models against budgets of size, MACs and prunability.")
 @click.argument("model", type=FILE, nargs=-1, required=True)
 @click.option("--max-size", type=SIZE, help="Bytes of the file, e.g. 8MB.")
 @click.option("--max-params", type=SIZE, help="Parameters, e.g. 2M.")

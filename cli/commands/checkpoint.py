@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from onnxprune.cli.options import FILE, MESSAGES, OUTPUT, options
+from onnxprune.cli.sections import Sectioned
 
 
-@click.command(short_help="Slice a training checkpoint as a plan says.")
+@click.command(cls=Sectioned, short_help="Slice a training checkpoint as a plan says.")
 @click.argument("plan", type=FILE)
 @click.argument("model", type=FILE)
 @click.argument("weights", type=FILE, metavar="WEIGHTS.safetensors")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from onnxprune.cli.options import MESSAGES, options
+from onnxprune.cli.sections import Sectioned
 
 
-@click.command(short_help="List how units can be scored.")
+@click.command(cls=Sectioned, short_help="List how units can be scored.")
 @options(MESSAGES)
 @click.pass_context
 def command(ctx: click.Context) -> None:

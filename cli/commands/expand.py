@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from onnxprune.cli.options import FILE, MESSAGES, OUTPUT, options
+from onnxprune.cli.sections import Sectioned
 
 
-@click.command(short_help="Give a packed file back with plain weights.")
+@click.command(cls=Sectioned, short_help="Give a packed file back with plain weights.")
 @click.argument("model", type=FILE)
 @click.argument("out", type=FILE)
 @click.option("--force", is_flag=True, help="Replace what exists.")

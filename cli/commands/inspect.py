@@ -18,9 +18,10 @@ from onnxprune.cli.options import (
     options,
     take_reading,
 )
+from onnxprune.cli.sections import Sectioned
 
 
-@click.command(short_help="Show what can be cut, what stays, and why.")
+@click.command(cls=Sectioned, short_help="Show what can be cut, what stays, and why.")
 @click.argument("model", type=FILE)
 @click.option(
     "--granularity",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from onnxprune.cli.options import MESSAGES, OUTPUT, options
+from onnxprune.cli.sections import Sectioned
 
 
-@click.command(short_help="List the operators that are understood.")
+@click.command(cls=Sectioned, short_help="List the operators that are understood.")
 @options(OUTPUT, MESSAGES)
 @click.pass_context
 def command(ctx: click.Context) -> None:

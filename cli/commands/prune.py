@@ -23,9 +23,10 @@ from onnxprune.cli.options import (
     WHERE,
     options,
 )
+from onnxprune.cli.sections import Sectioned
 
 
-@click.command(short_help="Make a model smaller (the default command).")
+@click.command(cls=Sectioned, short_help="Make a model smaller (the default command).")
 @click.argument("model", type=FILE)
 @click.argument("out", type=FILE, required=False)
 @options(WHAT, WHERE, SHAPES, CALIBRATION, STATS, REPAIR, DATA, QUALITY_GATES, BASELINE, RUN, RESULT, OUTPUT, MESSAGES)

@@ -7,10 +7,12 @@ from typing import Any
 import click
 
 from onnxprune.cli.options import MESSAGES, options
+from onnxprune.cli.sections import Sectioned
 from onnxprune.cli.values import SIZE, File
 
 
 @click.command(
+    cls=Sectioned,
     short_help="Record what a program feeds its models, as calibration data.",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from onnxprune.cli.options import FILE, MESSAGES, OUTPUT, options
+from onnxprune.cli.sections import Sectioned
 
 
-@click.command(short_help="Join JSON reports into one document.")
+@click.command(cls=Sectioned, short_help="Join JSON reports into one document.")
 @click.argument("reports", type=FILE, metavar="REPORT...", nargs=-1, required=True)
 @options(OUTPUT, MESSAGES)
 @click.pass_context

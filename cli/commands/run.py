@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from onnxprune.cli.options import BASELINE, FILE, MESSAGES, OUTPUT, options
+from onnxprune.cli.sections import Sectioned
 
 
-@click.command(short_help="Run the jobs of onnxprune.toml or pyproject.toml.")
+@click.command(cls=Sectioned, short_help="Run the jobs of onnxprune.toml or pyproject.toml.")
 @click.argument("names", metavar="[JOB]...", nargs=-1)
 @click.option("--config", type=FILE, help="Default: onnxprune.toml, or [tool.onnxprune] in pyproject.toml, here.")
 @options(BASELINE, OUTPUT, MESSAGES)

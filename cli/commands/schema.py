@@ -6,8 +6,10 @@ import json
 
 import click
 
+from onnxprune.cli.sections import Sectioned
 
-@click.command(short_help="Print the JSON Schema of the configuration.")
+
+@click.command(cls=Sectioned, short_help="Print the JSON Schema of the configuration.")
 def command() -> None:
     """Print the JSON Schema of onnxprune.toml and of [tool.onnxprune] in pyproject.toml."""
     from onnxprune.cli.schema import schema

@@ -22,9 +22,10 @@ from onnxprune.cli.options import (
     options,
     take_reading,
 )
+from onnxprune.cli.sections import Sectioned
 
 
-@click.command(short_help="Show how much each group can lose.")
+@click.command(cls=Sectioned, short_help="Show how much each group can lose.")
 @click.argument("model", type=FILE)
 @click.option("--calib", type=FILE, required=True, help="Data to repair and to judge on (different rows of it).")
 @click.option("--samples", type=int, help="Use so many random rows of --calib.")

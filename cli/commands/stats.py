@@ -24,13 +24,14 @@ from onnxprune.cli.options import (
     options,
     take_reading,
 )
+from onnxprune.cli.sections import Sectioned
 from onnxprune.errors import UsageError
 
 MERGE = "merge"
 OF_MERGING = ("statistics", "progress")
 
 
-@click.command(short_help="Gather what data shows in parts, anywhere, and merge them.")
+@click.command(cls=Sectioned, short_help="Gather what data shows in parts, anywhere, and merge them.")
 @click.argument("parts", nargs=-1, required=True, type=FILE, metavar="MODEL | merge PART...")
 @click.option("--calib", type=FILE, help="The data; see prune.")
 @click.option("--shard", metavar="I/N", help="Which of N equal parts of the rows, such as 2/7. Default: all rows.")

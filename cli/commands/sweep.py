@@ -20,10 +20,11 @@ from onnxprune.cli.options import (
     options,
     take_reading,
 )
+from onnxprune.cli.sections import Sectioned
 from onnxprune.cli.values import NAMES, SHARE, SHARES
 
 
-@click.command(short_help="Compare ratios, criteria and repairs.")
+@click.command(cls=Sectioned, short_help="Compare ratios, criteria and repairs.")
 @click.argument("model", type=FILE)
 @click.option("--ratios", type=SHARES, help="Shares to remove. Default 0.25,0.5,0.75.")
 @click.option("--criteria", type=NAMES, help="Names as for 'prune --criterion', separated by commas. Default auto.")

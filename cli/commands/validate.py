@@ -20,10 +20,11 @@ from onnxprune.cli.options import (
     options,
     take_reading,
 )
+from onnxprune.cli.sections import Sectioned
 from onnxprune.cli.values import SCRIPT
 
 
-@click.command(short_help="Compare two models on data.")
+@click.command(cls=Sectioned, short_help="Compare two models on data.")
 @click.argument("before", type=FILE)
 @click.argument("after", type=FILE)
 @click.option("--data", type=FILE, required=True, help="What to feed both models; formats as for 'prune --calib'.")

@@ -55,7 +55,7 @@ def test_expand_of_a_plain_file_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("expand", MODEL), "Missing argument 'OUT'"),
+        (("expand", MODEL), "OUT is missing"),
         (("expand", "nothing.onnx", "out.onnx"), "nothing.onnx"),
         ((MODEL, "--dry-run", "--storage", "pakced"), "did you mean 'packed'"),
         ((MODEL, "--dry-run", "--ratio", "0"), "more than 0"),

@@ -280,7 +280,7 @@ def test_the_command_says_what_was_told_how(tmp_path: Path, monkeypatch: pytest.
         ("-o small.safetensors", 2, "add --force"),
         ("-o w.safetensors --force", 2, "the checkpoint that is sliced"),
         ("-o small.onnx --force", 2, "no safetensors file; delete it"),
-        ("", 2, "Missing option"),
+        ("", 2, "--output is missing"),
     ):
         refused = run(f"checkpoint plan.json net.onnx w.safetensors {wrong}")
         assert refused.exit_code == code and words in refused.output, wrong

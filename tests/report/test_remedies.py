@@ -716,6 +716,9 @@ EXPLAINED = {
     "target {} does not go with {}; give {}": "followed below, with the names of kinds",
     "is out of reach: the smallest result has": "names the best, advises nothing",
     ": give {} as {} from {} to {}": "followed below, with the name of an option",
+    "--help-all' explains it": "points to help, which test_help.py reads",
+    "--help-all' lists all": "points to help, which test_help.py reads",
+    "{} more options: {} --help-all": "points to help, which test_help.py reads",
     "is missed: the result would have": "a guard behind the choice, which meets the target itself; test_proof.py",
 }
 
