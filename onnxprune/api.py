@@ -60,6 +60,7 @@ from onnxprune.recording import SAMPLES, SIZE, Limits, Recording, recorded, run_
 from onnxprune.report.baseline import TOLERANCE, Baseline
 from onnxprune.report.entries import Report, coverage, header, model_entry
 from onnxprune.report.gates import GATES, refuse_idle_attack, require_data, require_measurable
+from onnxprune.report.made import data_entry, made
 from onnxprune.report.stages import Stages
 from onnxprune.runs.checkpoints import Slicing, slice_by_plan
 from onnxprune.runs.expanding import Expanded, expanded
@@ -321,7 +322,8 @@ def sweep(model: Source, **options: Unpack[SweepOptions]) -> Report:
     for point in points:
         make_settings(ungated | at_point(point.settings, chosen))  # refuse what makes no sense before the first run
     entries, warnings = run_points(points, shared, evaluate, place, heard(given["progress"]), chosen.means.spread)
-    about = {"model": model_entry(loaded), "warnings": warnings}
+    held = data_entry({"calibration": data.calibration, "evaluation": data.evaluation})
+    about = {"model": model_entry(loaded), "data": held, "made": made(), "warnings": warnings}
     return header("sweep", chosen.to_json()) | about | judged(entries, chosen.max_drop)
 
 

@@ -216,7 +216,7 @@ for package in (onnxprune, onnxprune.cli):
         try:
             importlib.import_module("onnxprune" if module.name.endswith("__main__") else module.name)
         except ModuleNotFoundError as error:
-            if error.name.split(".")[0] not in ("matplotlib", "jinja2", "markupsafe", "PIL"):  # extras
+            if error.name.split(".")[0] not in ("jinja2", "markupsafe", "PIL"):  # extras
                 raise
 model = onnxprune.load({str(ROOT / "models" / "digits_cnn.onnx")!r})
 from onnxprune.model.write import save

@@ -159,6 +159,15 @@ class Dataset:
         """Return the sha256 of all rows and labels in order, whatever files or blocks they came in."""
         return self._hashes[1]
 
+    def known_digest(self, most: int) -> str | None:
+        """Return the digest where it is known already, or of rows of no more than ``most`` bytes; else None."""
+        if "_hashes" not in self.__dict__:
+            first = next(self._blocks(1), None)
+            size = sum(array.nbytes for array in map(np.asarray, (first or {}).values()))
+            if size * len(self) > most:
+                return None
+        return self.digest()
+
     def split(self, part: float | int, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Return (rest, held out): ``part`` random rows (a count, or a share below 1) are held out, in their order."""
         count = len(self)

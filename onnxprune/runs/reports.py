@@ -37,6 +37,7 @@ from onnxprune.model.read import Model
 from onnxprune.report import entries
 from onnxprune.report.entries import Report
 from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_judges, single_feeds
+from onnxprune.report.made import data_entry, made
 from onnxprune.report.sizes import sizes_entry
 from onnxprune.report.stages import Stages
 from onnxprune.runs.gated import asked_entry
@@ -60,7 +61,7 @@ def describe(model: Model, settings: Settings, stages: Stages, dataset: Dataset 
     always = [space_of(GRANULARITIES[name].space)(context) for name in ("heads", "block")]
     for space in {type(space): space for space in (*always, *spaces)}.values():
         found |= space.entries()
-    return found | {"seconds": stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
+    return found | {"made": made(), "seconds": stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
 
 
 def describe_curves(model: Model, dataset: Dataset, settings: Settings, stages: Stages) -> Report:
@@ -80,6 +81,8 @@ def describe_curves(model: Model, dataset: Dataset, settings: Settings, stages: 
         "warnings": [FITTED.format("the curves were", len(dataset))]
         if not can_hold_out(dataset, HELD_OUT, JUDGE)
         else [],
+        "data": data_entry({"calibration": dataset}),
+        "made": made(),
         "seconds": stages.seconds,
         "peak_rss_bytes": peak_rss_bytes(),
     }
@@ -146,6 +149,7 @@ def compare_models(before: Model, after: Model, on: Comparison, settings: Settin
     facts["gates"] = judge(settings, facts)
     facts["exit_code"] = int(not all(gate["passed"] for gate in facts["gates"]))
     warnings = [*found.warnings, *doubts(found, settings, on.calibration, on.dataset)]
+    facts |= {"data": data_entry({"data": on.dataset}), "made": made()}
     return facts | {"warnings": warnings, "seconds": stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
 
 
@@ -191,6 +195,7 @@ def time_models(model: Model, other: Model | None, timing: Timing, settings: Set
         "latency": found.to_json(),
         "memory": held,
         "gates": gates,
+        "made": made(),
         "seconds": stages.seconds,
     }
 

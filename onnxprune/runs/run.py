@@ -40,6 +40,8 @@ from onnxprune.report.caches import attention_heads, cache_entries
 from onnxprune.report.entries import Report
 from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_judges
 from onnxprune.report.latency import latency_doubt, way_out
+from onnxprune.report.made import data_entry, made
+from onnxprune.report.picturing import whole_graph
 from onnxprune.report.sizes import sizes_entry
 from onnxprune.report.stages import Stages
 from onnxprune.report.tasks import unjudged
@@ -204,6 +206,10 @@ class Run:
         facts["output"] = None if failed or self.output is None else self._save(written, self.output)
         if facts["output"] is not None and "vocabulary_map" in facts:
             facts["vocabulary_map"] |= save_maps(steps, Path(facts["output"]["path"]))
+        facts |= {
+            "data": data_entry({"calibration": self.data.calibration, "evaluation": self.data.evaluation}),
+            "made": made(),
+        }
         end = {"warnings": self.notes.warnings, "seconds": self.stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
         masks = {name: mask for step in steps for name, mask in step.change.space.masks(step.change).items()}
         return Result(facts | end, plan, written, masks)
@@ -233,7 +239,7 @@ class Run:
             "frozen": [],
             "surgery": entries.surgery_entry(check),
             "steps": _rows(steps, [before["bytes"], *sizes, after["bytes"]]),
-        } | entries.joined_entries(rows)  # fmt: skip
+        } | entries.joined_entries(rows) | {"graph": whole_graph(first.space.context.analysis, rows)}  # fmt: skip
 
     def _judge_aim(self, steps: Sequence[Step[Any]], before: Mapping[str, int], after: Mapping[str, int]) -> None:
         """Say what is far from what was asked for; a plan has a target already, and other limits say when to stop."""

@@ -25,13 +25,25 @@ def this_machine() -> dict[str, Any]:
     return versions | {"cpu": [platform.machine(), *sorted(_flags())]}
 
 
+def processor_name() -> str:
+    """Return what the processor calls itself, its architecture where it has no name."""
+    return _told("model name") or platform.processor() or platform.machine()
+
+
 def _flags() -> set[str]:
+    if not CPU_INFO.exists():
+        return {platform.processor()}
+    return {word for word in _told("flags", "features").split() if word.startswith(DECIDING)}
+
+
+def _told(*keys: str) -> str:
+    """Return what the system says of the first processor under one of some keys; nothing where it says nothing."""
     try:
         lines = CPU_INFO.read_text(errors="replace").splitlines()
     except OSError:
-        return {platform.processor()}
-    line = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return {word for word in line.partition(":")[2].split() if word.startswith(DECIDING)}
+        return ""
+    line = next((line for line in lines if line.lower().startswith(keys)), "")
+    return line.partition(":")[2].strip()
 
 
 def other_versions(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:

@@ -125,7 +125,7 @@ def same(place: Path, spread: str) -> list[Any]:
 def told(value: Any) -> Any:
     """Return what a report says but for what it took."""
     if isinstance(value, dict):
-        return {key: told(item) for key, item in value.items() if key not in ("seconds", "peak_rss_bytes")}
+        return {key: told(item) for key, item in value.items() if key not in ("seconds", "peak_rss_bytes", "made")}
     return [told(item) for item in value] if isinstance(value, list) else value
 
 

@@ -26,6 +26,7 @@ from onnxprune.model.model import Model
 from onnxprune.proof.check import SurgeryCheck, check_cut
 from onnxprune.report import entries
 from onnxprune.report.entries import Report
+from onnxprune.report.picturing import graph_entry
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ class Units(Space[int]):
         reasons = {g: barrier.reason for g, barrier in self.barred.items()}
         kept = None if change is None else _kept(change)
         groups = entries.group_entries(self.analysis, kept, reasons)
-        told = {"groups": groups, "frozen": entries.frozen_entries(self.analysis)}
+        told: Report = {"groups": groups, "frozen": entries.frozen_entries(self.analysis)}
+        told["graph"] = graph_entry(self.analysis, kept)
         found = {
             "streams": entries.stream_entries(self.analysis, kept),
             "widened": entries.widened_entries(self.analysis, kept),

@@ -15,7 +15,7 @@ RENDERERS = {
     "junit": ("onnxprune.report.documents.junit", "render"),
     "html": ("onnxprune.report.documents.page", "render"),
 }
-EXTRAS = {"html": ("jinja2", "matplotlib")}
+EXTRAS = {"html": ("jinja2",)}
 
 
 def require(kind: str) -> None:

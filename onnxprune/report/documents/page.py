@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
 
-from onnxprune.report.documents.figures import figures
-from onnxprune.report.documents.tables import PASTE, exclude_lines, parts, shortened, tables
+from onnxprune.report.documents.bars import bar_tables
+from onnxprune.report.documents.commandline import command_line
+from onnxprune.report.documents.graph.sections import SHOWN, Picture, picture_of
+from onnxprune.report.documents.headline import badges, decided_by, headlines, origin, outcome
+from onnxprune.report.documents.plots import plots
+from onnxprune.report.documents.stays import staying
+from onnxprune.report.documents.tables import PASTE, STAYING, WARNINGS, Table, exclude_lines, parts, shortened, tables
 from onnxprune.report.entries import proof_sentence, verdict
 from onnxprune.report.gated import gate_sentences
 from onnxprune.report.quantising import quantised_sentences
 from onnxprune.report.sizes import sizes_sentence
 from onnxprune.report.tasks import task_sentence
+from onnxprune.report.visible import visible
 
 LIMIT = 1_000_000
 """Bytes of the file."""
-ROWS = (1000, 200, 50, 10, 3)
-"""How many rows a table may have, the first that keeps within the limit."""
+ATTEMPTS = ((1000, 0), (1000, 1), (200, 1), (200, 2), (50, 2), (50, 3), (10, 3), (3, None))
+"""How many rows a table may have and how much of a graph is drawn (None: nothing), the first that keeps within the limit."""
 LONGEST_TEXT = 1000
-UNFOLDED = 3  # rows of details that are not worth folding
-FIGURED = 8  # jobs of a run whose figures are drawn
+UNFOLDED, BARS = 3, 45  # rows of details, and of bars, that are not worth folding
+DRAWN = 8  # jobs of a run whose graphs and plots are drawn
+NOT_AS_TABLES = {PASTE, STAYING, WARNINGS, "Gates", "Divergence per tensor"}
+"""Tables that a page shows by other means."""
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -36,35 +44,73 @@ def render(report: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template("report.html")
-    sections = [_section(name, part, number) for number, (name, part) in enumerate(parts(report))]
-    command, tool = str(report["command"] or ""), report.get("tool", {})
-    plain = [section | {"figures": []} for section in sections]
-    attempts = [*((sections, rows) for rows in ROWS), (plain, 0)]
-    for shown, rows in attempts:
-        text = template.render(command=command, tool=tool, sections=shown, rows=rows, paste=PASTE, unfolded=UNFOLDED)
+    found = parts(report)
+    sections = [_section(name, part, number < DRAWN) for number, (name, part) in enumerate(found)]
+    about = {
+        "command": str(report["command"] or ""),
+        "subject": _subject(report),
+        "tool": report.get("tool", {}),
+        "paste": PASTE,
+        "bars": BARS,
+        "percent": lambda share: f"{100 * share:.4g}",
+    }
+    for rows, level in ATTEMPTS:
+        for number, (section, (_, part)) in enumerate(zip(sections, found, strict=True)):
+            section["graph"] = (
+                None if level is None or number >= DRAWN else _picture(part, level, len(found), f"b{number}")
+            )
+        text = template.render(about, sections=sections, rows=rows)
         if len(text.encode()) <= LIMIT:
             break
     return text
 
 
-def _section(name: str, report: Mapping[str, Any], number: int) -> dict[str, Any]:
+def _picture(report: Mapping[str, Any], level: int, jobs: int, ids: str) -> Picture | None:
+    """Return the picture of a graph; of many jobs none needs every block of its own."""
+    return picture_of(report, level if jobs <= 2 else max(level, len(SHOWN) - 2), ids)
+
+
+def _subject(report: Mapping[str, Any]) -> str:
+    """Return the name of the model that a report is of; nothing where it is of several."""
+    path = (report.get("model") or {}).get("path")
+    return PurePath(str(path)).name if path else ""
+
+
+def _section(name: str, report: Mapping[str, Any], drawn: bool) -> dict[str, Any]:
     """Return what the template shows of one job."""
-    failed = [gate["name"] for gate in report.get("gates", ()) if not gate["passed"]]
-    found = [table for table in tables(report) if table.title != PASTE]
-    models = [report[key] for key in ("model", "other", "output") if report.get(key)]
+    found = [table for table in tables(report) if table.title not in NOT_AS_TABLES]
+    said = [
+        "" if report.get("error") else verdict(dict(report)),
+        task_sentence(report),
+        sizes_sentence(report),
+        *quantised_sentences(report),
+        *gate_sentences(report),
+        proof_sentence(dict(report["surgery"])) if report.get("surgery") else "",
+    ]
     return {
         "name": name,
         "error": report.get("error") or "",
-        "failed": failed,
-        "gated": bool(report.get("gates")),
-        "proof": proof_sentence(dict(report["surgery"])) if report.get("surgery") else "",
-        "sentences": [*quantised_sentences(report), *gate_sentences(report)],
-        "sizes": sizes_sentence(report),
-        "verdict": "" if report.get("error") else verdict(dict(report)),
-        "task": task_sentence(report),
-        "models": [(shortened(str(m["path"] or "a model in memory")), m["sha256"]) for m in models],
-        "figures": [(title, Markup(svg)) for title, svg in figures(report, number)] if number < FIGURED else [],
-        "open": [table for table in found if not table.folded],
-        "folded": [table for table in found if table.folded],
+        "outcome": outcome(report),
+        "headlines": headlines(report),
+        "badges": badges(report),
+        "sentences": [text for text in said if text],
+        "plots": plots(report) if drawn else [],
+        "bars": bar_tables(report),
+        "warnings": list(report.get("warnings") or ()),
+        "open": [table for table in found if _is_open(table)],
+        "folded": [table for table in found if not _is_open(table)],
+        "staying": staying(report),
         "excludes": exclude_lines(report),
+        "decided": list(decided_by(report)),
+        "origin": list(origin(report)),
+        "command_line": visible_lines(command_line(report)),
     }
+
+
+def _is_open(table: Table) -> bool:
+    return not table.folded or len(table.rows) <= UNFOLDED
+
+
+def visible_lines(text: str) -> list[str]:
+    """Return the lines of a text, each with what would not be seen escaped."""
+    return [visible(line) for line in text.splitlines()]

@@ -12,6 +12,7 @@ from typing import Any
 from onnxprune.allocate import literal
 from onnxprune.report.caches import CACHES, cache_rows
 from onnxprune.report.checkpoints import SLICED_TENSORS, slicing_rows
+from onnxprune.report.documents.stays import staying_rows
 from onnxprune.report.entries import (
     DRIFT,
     SHARES,
@@ -22,7 +23,6 @@ from onnxprune.report.entries import (
     comparison,
     drift_rows,
     gate_rows,
-    keeper,
     proof_rows,
     share_rows,
     step_rows,
@@ -37,7 +37,6 @@ from onnxprune.report.quantising import (
     recipe_rows,
     weighing_rows,
 )
-from onnxprune.report.remedies import WINDOW
 from onnxprune.report.robustness import ROBUSTNESS, robustness_rows
 from onnxprune.report.storage import SIZES, TENSORS, packing_rows, tensor_rows
 from onnxprune.report.tasks import PARTS, task_rows
@@ -48,7 +47,11 @@ LONGEST_CELL = 160
 LONGEST_OPTION = 1000
 SHORT = 18
 POINT = "criterion, repair, ratio"
+STAYING = "Axes that stay"
 PASTE = "To paste: leaves alone what is not worth cutting"
+WARNINGS = "Warnings"
+IN_FULL = (PASTE, STAYING, WARNINGS)
+"""Tables of sentences and options."""
 NUMBER = re.compile(r"[+-]?[\d.,]+([eE%].*| points)?$|-$|equal$|$")
 
 TableRows = Sequence[Sequence[str]]
@@ -97,7 +100,7 @@ def tables(report: ReportView) -> list[Table]:
     """Return every table that a report of any command gives rise to, those without rows left out."""
     found = []
     for title, head, build, folded in TABLES:
-        longest = LONGEST_OPTION if title == PASTE else LONGEST_CELL
+        longest = LONGEST_OPTION if title in IN_FULL else LONGEST_CELL
         rows = tuple(tuple(shortened(cell, longest) for cell in row) for row in build(report))
         if rows:
             found.append(Table(title, head, rows, folded))
@@ -182,13 +185,6 @@ def _groups(report: ReportView) -> Iterator[tuple[str, ...]]:
         yield group["name"], *widths, group["status"], f"{group['macs']:,}", f"{group['parameters']:,}"
 
 
-def _frozen(report: ReportView) -> Iterator[tuple[str, ...]]:
-    for row in report.get("frozen", ()):
-        if row["reason"] == WINDOW:
-            continue
-        yield row["axis"], keeper(row), f"{row['macs']:,}", row["reason"], row["remedy"]
-
-
 def _excludes(report: ReportView) -> Iterator[tuple[str, ...]]:
     for line in exclude_lines(report):
         yield (line,)
@@ -216,7 +212,7 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[ReportView], Any], bool], ..
     ("Quantised", FORMS_OF_MODEL, form_rows, False),
     ("Gates", ("gate", "limit", "value", "passed"), _gates, False),
     ("Points", (POINT, "MACs left", "bytes", "lost", ""), points, False),
-    ("Warnings", ("warning",), _warnings, False),
+    (WARNINGS, ("warning",), _warnings, False),
     ("Proof", ("output", "moved by silencing", "error", "proof"), _proof, True),
     ("Latency in µs", ("model", "min", "p10", "p50", "p90", "p99", "runs"), _latency, True),
     ("Memory in bytes", ("model", "weights", "peak activations", "peak resident"), memory_rows, True),
@@ -230,6 +226,6 @@ TABLES: tuple[tuple[str, tuple[str, ...], Callable[[ReportView], Any], bool], ..
     ("Stored tensors", TENSORS, tensor_rows, True),
     ("Quantisation tried", RECIPES_TRIED, recipe_rows, True),
     ("Nodes with weights", WEIGHING_NODES, weighing_rows, True),
-    ("Axes that stay", ("axis", "kept by", "MACs", "reason", "way out"), _frozen, True),
+    (STAYING, ("reason", "way out", "axes", "MACs"), staying_rows, True),
     (PASTE, ("options",), _excludes, True),
 )
