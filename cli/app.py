@@ -28,6 +28,7 @@ from onnxprune.report.visible import visible
 DEFAULT = "prune"
 ENVIRONMENT = "ONNXPRUNE"  # ONNXPRUNE_RATIO is the default of --ratio, for every command
 OWN_OPTIONS = ("-h", "--help", "--version")
+EVERYWHERE = ("-h", "--help", "--help-all")
 
 
 class Application(click.Group):
@@ -73,25 +74,21 @@ class Application(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         known = self.list_commands(ctx)
         if args and args[0] not in OWN_OPTIONS and args[0] not in known and _is_for_default(args[0]):
-            place = self._first_word(ctx, args)
-            named = place is not None and args[place] in known
-            args = [args[place], *args[:place], *args[place + 1 :]] if place and named else [DEFAULT, *args]
+            place = self._place_of_command(ctx, args)
+            args = [DEFAULT, *args] if place is None else [args[place], *args[:place], *args[place + 1 :]]
         return super().parse_args(ctx, args)
 
-    def _first_word(self, ctx: click.Context, args: list[str]) -> int | None:
-        """Return the place of the first word that is neither an option nor the value of one, as the default command reads them."""
-        command = self.get_command(ctx, DEFAULT)
-        taking = {
-            name
-            for option in (command.params if command else ())
-            if isinstance(option, click.Option) and not option.is_flag
-            for name in option.opts
-        }
-        place = 0
-        while place < len(args):
-            if not args[place].startswith("-"):
+    def _place_of_command(self, ctx: click.Context, args: list[str]) -> int | None:
+        """Return the place of a command behind options: a command's name that is the first word by that command's own options.
+
+        What the default command reads as the value of an option of its own is none, unless that option is the other's too.
+        """
+        known = self.list_commands(ctx)
+        for name in dict.fromkeys(word for word in args if word in known):
+            command = self.get_command(ctx, name)
+            place = None if command is None else _first_word(command, args)
+            if place is not None and args[place] == name:
                 return place
-            place += 1 + (args[place] in taking)
         return None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
@@ -110,6 +107,25 @@ class Application(click.Group):
             raise
         except (Exception, KeyboardInterrupt, SystemExit) as error:
             _fail(ctx, failure(error, bool(ctx.meta.get("verbose"))))
+
+
+def _first_word(command: click.Command, args: list[str]) -> int | None:
+    """Return the place of the first word that is neither an option of a command nor the value of one; None behind what it does not take."""
+    takes = {
+        name: not p.is_flag
+        for p in command.params
+        if isinstance(p, click.Option)
+        for name in (*p.opts, *p.secondary_opts)
+    }
+    place = 0
+    while place < len(args):
+        name = args[place].partition("=")[0]
+        if not name.startswith("-") or name == "-":
+            return place
+        if name not in takes and name not in EVERYWHERE:
+            return None
+        place += 1 + (takes.get(name, False) and "=" not in args[place])
+    return None
 
 
 @contextmanager

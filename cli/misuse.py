@@ -7,6 +7,7 @@ from typing import IO, Any
 import click
 from click.core import ParameterSource
 
+from onnxprune.cli.reversed import data_among
 from onnxprune.cli.sections import long_name
 from onnxprune.registry import near_names
 from onnxprune.report.visible import visible
@@ -43,7 +44,8 @@ def _told(error: click.UsageError) -> str:
         return text
     if text.startswith("Got unexpected extra argument"):
         words = text.partition("(")[2].rstrip(")")
-        return f"too many arguments: {words}; usage: {path} {_usage(ctx)}"
+        options = {str(param.name) for param in (ctx.command.params if ctx else ())}
+        return f"too many arguments: {words}{data_among(words, options)}; usage: {path} {_usage(ctx)}"
     return f"{text[:1].lower()}{text[1:]}{_looked_up(path)}"
 
 

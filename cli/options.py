@@ -48,14 +48,14 @@ def _document(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     """Remember where a document goes; refuse, before any work, what could not be written, or would replace something else."""
     if value is None:
         return
-    from onnxprune.model.paths import check_document
-    from onnxprune.report.documents import require
-
     kind, chosen = str(param.name), ctx.meta.setdefault(REQUESTED, {})
     if value == "-" and "-" in chosen.values():
         raise click.BadParameter("only one document can go to stdout", ctx, param)
     if not Path(value).parent.is_dir():
         raise click.BadParameter(f"folder {Path(value).parent} does not exist; create it first", ctx, param)
+    from onnxprune.model.paths import check_document
+    from onnxprune.report.documents import require
+
     require(kind)
     if value != "-":
         check_document(value, kind, f"--{kind}")

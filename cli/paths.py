@@ -9,15 +9,22 @@ from typing import Any
 
 import click
 
+from onnxprune.cli.foreseen import foresee
+
 REQUESTED = "requested documents"  # as options name them; ``documents`` once nothing speaks against them
 
 
 def settled(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a command that refuses, before anything else, to write what it reads."""
+    """Return a command that refuses, before anything else, what cannot work and to write what it reads."""
 
     @wraps(command)
     def run(*arguments: Any, **values: Any) -> Any:
-        settle(click.get_current_context())
+        ctx = click.get_current_context()
+        steps = (
+            (settle, foresee) if ctx.meta.get(REQUESTED) else (foresee, settle)
+        )  # documents tell of failures, once settled
+        for step in steps:
+            step(ctx)
         return command(*arguments, **values)
 
     return run

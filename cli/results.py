@@ -36,7 +36,8 @@ def produce(ctx: click.Context, function: str, *first: Any, **values: Any) -> No
 def perform(run: Callable[..., Any], progress: Progress, **values: Any) -> dict[str, Any]:
     """Settle the output, call ``run``, write the plan, and return the report."""
     from onnxprune.model.paths import check_document
-    from onnxprune.model.write import output_path, write_text
+    from onnxprune.model.places import output_path
+    from onnxprune.model.write import write_text
 
     model, out, output = (values.pop(name) for name in ("model", "out", "output"))
     dry_run, plan_path, force = (values.pop(name) for name in ("dry_run", "plan_path", "force"))

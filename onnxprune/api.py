@@ -32,11 +32,11 @@ from onnxprune.model import read
 from onnxprune.model.decoding import decoding_of
 from onnxprune.model.graph import Graph
 from onnxprune.model.paths import check_document, refuse_data_files, settle_paths
+from onnxprune.model.places import output_path
 from onnxprune.model.read import Model
 from onnxprune.model.segmented import memory_allowed
 from onnxprune.model.surgeon import from_surgeon
 from onnxprune.model.threads import load_blas
-from onnxprune.model.write import output_path
 from onnxprune.model.write import save as write_model
 from onnxprune.options import (
     ApplyOptions,

@@ -28,6 +28,21 @@ from onnxprune.allocate import (
     profile_name,
     width_step,
 )
+from onnxprune.choices import (
+    AUTO,
+    FROZEN,
+    GATE_WEIGHTS,
+    MOVING,
+    ORIGINAL_NUMBERS,
+    PLAIN_STORAGE,
+    PRODUCT_FORMS,
+    QUANTISATIONS,
+    REPAIRS,
+    REWOUND,
+    REWOUND_WEIGHTS,
+    STORAGE_NAMES,
+    TOKEN_NUMBERS,
+)
 from onnxprune.criteria import Criterion, parse_criterion
 from onnxprune.errors import UsageError
 from onnxprune.evidence.attacks import Attack, parse_attack
@@ -59,10 +74,8 @@ ANALYSED = (
     "dynamic",
 )  # what the groups of a model depend on
 REPEATED = ("repair", "seed")  # what the weights of a replayed plan depend on beside, where the same data is given
-AUTO = "auto"
 MOST_THREADS = 1024
 """More than any machine has cores; each costs memory and time from the first run on."""
-REPAIRS = (AUTO, "none", "least-squares", "batchnorm", "bias", "isometry")
 
 
 @dataclass(frozen=True)
@@ -114,25 +127,10 @@ OF_WEIGHTS = (*BY_SIZE, BY_ERROR)
 """Scopes of single weights, which say how many of each layer go."""
 NEIGHBOURS = re.compile(r"\d+:\d+")
 """A ``sparsity`` that counts weights beside each other."""
-PLAIN_STORAGE = "plain"
-STORAGE_NAMES = (
-    *(PLAIN_STORAGE, "fp16", "codebook", "codebook:16", "codebook:256", "packed", "packed:16", "packed:256", AUTO),
-)
-
-ORIGINAL_NUMBERS, NEW_NUMBERS_ALONE = TOKEN_NUMBERS = ("original", "new")
-"""What ``token_numbers`` may be."""
-REWOUND_WEIGHTS, REWOUND_SIGNS = REWOUND = ("weights", "signs")
-"""What ``rewind_as`` may be."""
-QUANTISATIONS = ("", "int8", "dynamic")
-"""What ``quantize`` may be; the first: nothing."""
-FROZEN, MOVING = GATE_WEIGHTS = ("frozen", "moving")
-"""What ``gate_weights`` may be."""
 UNTRAINED: Mapping[str, Any] = {"criterion": "gates:l1", "repair": "none", "recover_loss": "labels", "rotate": False}
 """What ``untrained`` stands for: outputs of drawn weights teach nothing, and nothing of them is to be brought back."""
 GATE_ROWS = 32
 """Of a step of gates, which are few: more steps are worth more than rows."""
-PRODUCT_FORMS = ("", "gemm", "conv")
-"""What ``matmul_as`` may be; the first: as it is."""
 
 
 def space_of(path: str) -> Any:

@@ -19,7 +19,7 @@ FORWARDER = ROOT / "onnxprune" / "cli"  # stands in for the installed package in
 
 # from the ground up; a module may import from its own layer and from those before it
 LAYERS = (
-    {"version", "errors", "registry", "progress", "means"},
+    {"version", "errors", "registry", "progress", "means", "choices"},
     {"model"},
     {"data", "recording", "spread"},
     {"framework", "measure"},
@@ -37,7 +37,7 @@ LAYERS = (
 )
 LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in layer}
 BLIND = (("coupling", "grad"), ("grad", "coupling"))
-FOR_COMMANDS = {"api", "cli", "criteria", "data", "errors", "model", "progress", "registry", "report", ""}
+FOR_COMMANDS = {"api", "choices", "cli", "criteria", "data", "errors", "model", "progress", "registry", "report", ""}
 HEAVY = {"numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "scipy", "rich", "google.protobuf"}
 
 

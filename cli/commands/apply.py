@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import click
@@ -24,16 +22,7 @@ def command(ctx: click.Context, plan: str, **values: Any) -> None:
     A model with another digest than the plan's is refused, unless --force is given and all shapes agree.
     """
     from onnxprune.cli.results import produce
+    from onnxprune.cli.reversed import by_kind
 
-    if _is_plan(values["model"]) and not _is_plan(plan):
-        plan, values["model"] = values["model"], plan
-    produce(ctx, "apply", plan, **values)
-
-
-def _is_plan(path: str) -> bool:
-    """Whether a file begins like a plan, which is a JSON object; no model begins with a brace."""
-    try:
-        with open(path, "rb") if Path(path).is_file() else BytesIO() as stream:
-            return stream.read(64).lstrip().startswith(b"{")
-    except OSError:
-        return False
+    values = by_kind({"plan": plan, **values}, ("plan", "model"))
+    produce(ctx, "apply", values.pop("plan"), **values)

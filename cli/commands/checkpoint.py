@@ -33,10 +33,12 @@ def command(ctx: click.Context, **values: Any) -> None:
     """Write what PLAN leaves of a checkpoint that MODEL was exported from, for a module of the new widths.
 
     Tensors are told by their names, or by what they hold: equal, transposed, with a BatchNorm folded in. States of optimisers and
-    averages of the weights beside them are cut alike. MODEL is the file that was pruned, not the result.
+    averages of the weights beside them are cut alike. MODEL is the file that was pruned, not the result. The three may come in any order.
     """
     from onnxprune.cli.console import Terminal, write_documents
+    from onnxprune.cli.reversed import by_kind
 
+    values = by_kind(values, ("plan", "model", "weights"))
     terminal, everything = Terminal(ctx), values.pop("everything")
     with terminal.progress() as progress:
         from onnxprune.api import slice_checkpoint

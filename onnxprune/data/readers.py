@@ -81,7 +81,7 @@ def open_path(path: Path, request: Request) -> RowSource:
     """Return the source for a file or folder; raise DataError when it is missing or of no known kind."""
     found = status(path, DataError)
     if found is None:
-        raise DataError(f"{path} does not exist")
+        raise DataError(f"{path}: no such file")
     if kind_of(found) == "a folder":
         return _open_folder(path, request)
     require_regular(path, DataError)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from onnxprune.errors import OnnxPruneError, UsageError
 from onnxprune.model.files import is_stream, kind_of, of_devices, shown, status
+from onnxprune.model.places import check_folder
 from onnxprune.model.read import Model, read_text
-from onnxprune.model.write import check_folder
 
 Inode = tuple[int, int]  # device, number
 HEAD = 1 << 14

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 from onnx import ModelProto, TensorProto
 
-from onnxprune.errors import OutputError, UsageError
+from onnxprune.errors import UsageError
 from onnxprune.model.datafiles import content_digest, data_name, former_data, remove_data
 from onnxprune.model.files import (
     Pending,
@@ -20,16 +19,13 @@ from onnxprune.model.files import (
     cannot_write,
     clear_leftovers,
     is_stream,
-    kind_of,
-    of_devices,
     require_space,
-    shown,
-    status,
     sync_folder,
 )
 from onnxprune.model.locks import held
 from onnxprune.model.model import Model, fill_header
 from onnxprune.model.pipeline import made_ahead
+from onnxprune.model.places import check_writable
 from onnxprune.model.read import PROTOBUF_LIMIT
 from onnxprune.model.tensors import CHUNK
 from onnxprune.model.weights import Tensor
@@ -38,44 +34,6 @@ from onnxprune.model.wire import Wire
 SMALL = 1024  # bytes: smaller tensors stay inside the model
 ALIGNED = 1 << 16  # bytes: where a tensor of as many may begin in a data file, so that every system can map it
 PAGE = 1 << 12  # bytes: where smaller ones may
-
-
-def output_path(model: Path, requested: str | os.PathLike | None, force: bool) -> Path:
-    """Settle where the pruned model goes; raise UsageError or OutputError before any work is done."""
-    path = Path(requested) if requested else model.with_name(f"{model.stem}.pruned.onnx")
-    if path.resolve() == model.resolve():
-        raise UsageError(f"output {path} is the input file; choose another name (the input is never modified)")
-    check_writable(path, force)
-    return path
-
-
-def check_writable(path: Path, force: bool) -> None:
-    """Raise UsageError unless ``path`` is free, or a regular file and ``force``; OutputError if its folder takes no file."""
-    found = status(path, UsageError)
-    kind = kind_of(found) if found else ""
-    if kind == "a folder":
-        raise UsageError(f"output {path} is a folder; give a file name")
-    if kind or is_stream(path):
-        what = kind or "an open file of a process"
-        raise UsageError(f"output {path} is {what}; a model is written to a regular file (--dry-run writes none)")
-    if found and not force:
-        raise UsageError(f"output {path} exists; add --force to replace it")
-    check_folder(path, "choose another place with -o")
-
-
-def check_folder(path: Path, remedy: str = "choose another place") -> None:
-    """Raise OutputError unless files can be made in the folder of ``path``."""
-    folder = path.parent
-    if not folder.is_dir():
-        raise OutputError(f"folder {shown(folder)} does not exist; create it first")
-    if of_devices(folder):
-        raise OutputError(f"folder {folder} is the system's, for devices and processes; {remedy}")
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"folder {folder} is read-only; {remedy}")
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OutputError(f"no file can be written in folder {folder}: {error.strerror or error}; {remedy}") from error
 
 
 def save(

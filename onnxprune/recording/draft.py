@@ -16,7 +16,7 @@ from types import TracebackType
 from onnxprune.errors import DataError, OnnxPruneError, OutputError, UsageError
 from onnxprune.model.files import cannot_write, kind_of, shown, status
 from onnxprune.model.locks import lock
-from onnxprune.model.write import check_folder
+from onnxprune.model.places import check_folder
 from onnxprune.recording.inside.reservoir import Limits
 from onnxprune.recording.written import LISTING, Recording, write_recording
 

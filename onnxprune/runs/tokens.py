@@ -24,8 +24,9 @@ from onnxprune.changes.vocabulary.space import Vocabulary
 from onnxprune.changes.vocabulary.surgery import refusing
 from onnxprune.errors import TargetError, UsageError
 from onnxprune.model.model import Model
+from onnxprune.model.places import check_writable
 from onnxprune.model.runtime import session
-from onnxprune.model.write import check_writable, write_bytes
+from onnxprune.model.write import write_bytes
 from onnxprune.report.entries import Report
 from onnxprune.runs.legs import Leg, as_read, taken
 from onnxprune.settings import ORIGINAL_NUMBERS

@@ -475,7 +475,7 @@ def test_resize_decides_how_much_the_crop_sees(tmp_path: Path) -> None:
         ([(rows(2), np.zeros(2))], ONE, "yield a dict"),
         ([[[1, 2, 3], [1]]], ONE, "cannot become an array"),
         (3, ONE, "neither a path"),
-        ("missing.npz", ONE, "does not exist"),
+        ("missing.npz", ONE, "no such file"),
         (rows(2), (), "no inputs"),
     ],
 )

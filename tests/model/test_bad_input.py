@@ -220,7 +220,7 @@ def test_mistyped_command_gets_a_hint() -> None:
 
 
 def test_data_that_does_not_exist(model: Path) -> None:
-    refused(run(model, "--calib", "nowhere.npz"), UNREADABLE, "nowhere.npz does not exist")
+    refused(run(model, "--calib", "nowhere.npz"), UNREADABLE, "nowhere.npz: no such file")
 
 
 # --- the output -----------------------------------------------------------------------------------------------------

@@ -585,7 +585,7 @@ ERRORS = {
     "; record again": (f"net.onnx --calib damaged {DRY}", f"record -o damaged-not -- {PROGRAM} && net.onnx --calib damaged-not --criterion l2 {DRY}"),
     "--all shows them": ("inspect many.onnx", "inspect many.onnx --all"),
     "merge takes files of parts and -o alone": (f"stats merge s1.npz s2.npz -o w.npz {RANGES}", "stats merge s1.npz s2.npz -o w.npz"),
-    "; name it with --calib": ("stats net.onnx --criterion range -o s.npz", f"stats net.onnx --calib rows.npz {RANGES} -o s.npz"),
+    "; name it with --calib": ("stats net.onnx --criterion apoz -o s.npz", f"stats net.onnx --calib rows.npz {RANGES} -o s.npz"),
     "to put parts together: onnxprune stats merge": (
         "stats s1.npz s2.npz --calib rows.npz -o w.npz", "stats merge s1.npz s2.npz -o w.npz"),
     "and this run gathers none; name the criterion": (
@@ -716,6 +716,9 @@ EXPLAINED = {
     "target {} does not go with {}; give {}": "followed below, with the names of kinds",
     "is out of reach: the smallest result has": "names the best, advises nothing",
     ": give {} as {} from {} to {}": "followed below, with the name of an option",
+    "; give data with --{}": "the other order of arguments; followed in test_foreseen.py",
+    "is data, not a model; give it with --{}": "the other order of arguments; followed in test_foreseen.py",
+    "where the result would go; ": "the line that was meant, which test_foreseen.py reads",
     "--help-all' explains it": "points to help, which test_help.py reads",
     "--help-all' lists all": "points to help, which test_help.py reads",
     "{} more options: {} --help-all": "points to help, which test_help.py reads",

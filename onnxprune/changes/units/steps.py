@@ -23,6 +23,7 @@ from onnxprune.changes.units.choose import same_network
 from onnxprune.changes.units.scored import Chosen, by_scores
 from onnxprune.changes.units.space import Narrowing, Units
 from onnxprune.changes.zeros.signs import signed_network
+from onnxprune.choices import REWOUND_SIGNS
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
@@ -36,7 +37,7 @@ from onnxprune.recover import parse_length
 from onnxprune.report.entries import Report
 from onnxprune.search import Reconstruction
 from onnxprune.search.tables import fitted_tensors
-from onnxprune.settings import REWOUND_SIGNS, Settings
+from onnxprune.settings import Settings
 
 BY_SIZE = "l1"
 """What a comparison of sizes is compared with."""

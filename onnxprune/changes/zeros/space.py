@@ -26,6 +26,7 @@ from onnxprune.changes.zeros.scores import SCORES
 from onnxprune.changes.zeros.signs import signed_constants
 from onnxprune.changes.zeros.spreads import SPREADS
 from onnxprune.changes.zeros.weighing import WeightScores, contents
+from onnxprune.choices import REWOUND_SIGNS
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import PlanError, TargetError
 from onnxprune.model.model import Model
@@ -34,7 +35,7 @@ from onnxprune.proof.check import SurgeryCheck
 from onnxprune.proof.prover import NothingRunError
 from onnxprune.repair.support import Support
 from onnxprune.report.entries import Report
-from onnxprune.settings import AUTO, BY_ERROR, REWOUND_SIGNS
+from onnxprune.settings import AUTO, BY_ERROR
 
 GIVEN = "given"
 EXCLUDED = "left alone by --include or --exclude"
