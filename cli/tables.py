@@ -33,6 +33,7 @@ from onnxprune.report.entries import (
 from onnxprune.report.experts import EXPERT_COLUMNS, expert_rows
 from onnxprune.report.gated import gate_sentences
 from onnxprune.report.latency import OPEN, latency_doubt, way_out
+from onnxprune.report.missed import way_on
 from onnxprune.report.products import products_sentence
 from onnxprune.report.quantising import (
     FORMS_OF_MODEL,
@@ -103,6 +104,8 @@ def show_result(terminal: Terminal, report: dict[str, Any]) -> None:
     _show_kept(terminal, report)
     if report["output"]:
         terminal.say(f"written to {report['output']['path']}")
+    if advice := way_on(report):
+        terminal.say(advice)
     terminal.say(verdict(report))
 
 

@@ -16,9 +16,11 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
 
-def test_the_picture_is_what_the_imports_say() -> None:
-    drawn = runpy.run_path(str(DOCS / "picture.py"))
-    assert (DOCS / "architecture.svg").read_text() == drawn["picture"](), "run docs/picture.py"
+@pytest.mark.parametrize("script", ["picture.py", "residual.py", "curves.py"])
+def test_pictures_are_what_their_scripts_draw(script: str) -> None:
+    """From the imports, from what the tool decides for a block, from the rows of a page."""
+    drawn = runpy.run_path(str(DOCS / script))
+    assert drawn["PICTURE"].read_text() == drawn["picture"](), f"run docs/{script}"
 
 
 def test_every_package_has_its_place_in_the_picture_and_the_page() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import tomllib
 from pathlib import Path
@@ -20,7 +21,7 @@ def test_the_source_distribution_has_every_file_of_the_repository() -> None:
     lines = (ROOT / "MANIFEST.in").read_text().splitlines()
     folders = {line.split()[1] for line in lines if line.startswith("graft ")}
     files = {name for line in lines if line.startswith("include ") for name in line.split()[1:]}
-    always = {"README.md", "pyproject.toml", *PROJECT["license-files"]}
+    always = {"README.md", "pyproject.toml", "setup.py", *PROJECT["license-files"]}
     missing = [
         name
         for name in done.stdout.split()
@@ -53,3 +54,27 @@ def test_a_wheel_has_the_command_line_and_not_what_forwards_to_it() -> None:
     assert settings["package-dir"] == {"onnxprune.cli": "cli"}
     data = settings["package-data"]["onnxprune"]
     assert not [pattern for pattern in data if pattern.startswith(("cli", "*", "**"))]
+
+
+@pytest.mark.parametrize("repository", ["", "https://example.org/someone/onnxprune"])
+def test_the_description_of_a_package_index_has_no_link_into_nowhere(repository: str) -> None:
+    """Without the repository's address links are names of files; with it, addresses of the released version's files."""
+    page = (ROOT / "README.md").read_text()
+    setup = runpy.run_path(str(ROOT / "setup.py"))
+    text = setup["described"](page, repository, "1.2.3")
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert all(target.startswith(("https://", "#")) for target in targets)
+    assert re.findall(r"```.*?```", text, re.S) == re.findall(r"```.*?```", page, re.S)
+    assert ("docs/cli.md" in text) and len(text) > 0.9 * len(page)
+    if repository:
+        assert (
+            f"![A residual block before and after half of its channels were removed]({repository}/raw/v1.2.3/docs/residual.svg)"
+            in text
+        )
+        assert f"{repository}/blob/v1.2.3/docs/cli.md#data" in targets
+    assert set(setup["addresses"](repository, "1.2.3")) >= ({"Source", "Issues", "Changelog"} if repository else set())
+
+
+def test_the_repository_is_said_or_empty() -> None:
+    repository = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["onnxprune"]["repository"]
+    assert repository == "" or re.fullmatch(r"https://[^/]+/.+[^/]", repository)

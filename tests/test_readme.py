@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,11 +13,17 @@ from onnxprune.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
-SHELL = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
-SETUP = [line for line in SHELL if line.startswith("python3 -m venv")]
-TOUR = [line for line in SHELL if line.startswith("onnxprune ") and not line.startswith("onnxprune run ")]
-PYTHON = [text for kind, text in BLOCKS if kind == "python"]
+
+
+def blocks(name: str, kind: str) -> list[str]:
+    """Return the code blocks of a page in one language."""
+    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / name).read_text(), re.S)
+
+
+SETUP = [line for text in blocks("README.md", "sh") for line in text.splitlines() if line.startswith("python3 -m venv")]
+TOUR = [line for text in blocks("docs/tour.md", "sh") for line in text.splitlines() if line.startswith("onnxprune ")]
+SHOWN = blocks("README.md", "text")
+"""What the main command prints, and what ``inspect`` does."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def test_main_command_prints_what_the_readme_says(folder: Path, monkeypatch: pyt
     """Data decides, in floating point: what is left may differ a little from one processor to another."""
     command = SETUP[0].rpartition(" && ")[2]
     output = run(folder, monkeypatch, [*shlex.split(command)[1:], "--round-to", "16", "--no-latency"])
-    shown = next(text for kind, text in BLOCKS if kind == "text")
+    shown = SHOWN[0]
     timed = ("latency", "CPU time", "as fast", "──", "before ")
     assert [
         line for line in worded(shown) if line not in worded(output) and not any(word in line for word in timed)
@@ -73,30 +77,32 @@ def test_tour_of_the_command_line(folder: Path, monkeypatch: pytest.MonkeyPatch,
     assert run(folder, monkeypatch, shlex.split(command)[1:])
 
 
-@pytest.mark.parametrize("code", PYTHON)
-def test_tour_of_python(folder: Path, code: str) -> None:
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
+def test_inspect_prints_what_the_readme_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "90")
+    output = run(folder, monkeypatch, ["inspect", "models/digits_cnn.onnx"])
+    assert [line.rstrip() for line in output.splitlines() if line.strip()] == [
+        line for line in SHOWN[1].splitlines() if line
+    ]
 
 
 def test_two_setup_commands() -> None:
     assert len(SETUP) == 2
     assert "pytest" in SETUP[1]
     assert len(TOUR) >= 7
-    assert PYTHON
+    assert len(SHOWN) == 2
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/cli.md", "docs/json.md", "CONTRIBUTING.md"])
-def test_links_lead_somewhere(name: str) -> None:
-    path = ROOT / name
-    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-        if "://" not in target:
-            assert (path.parent / target).exists(), target
+def test_a_reader_of_the_first_screen_can_act() -> None:
+    """What it is, the picture, and the commands for a model of one's own stand in the first 27 lines."""
+    first = "\n".join(README.splitlines()[:27])
+    assert "docs/residual.svg" in first and "docs/first-hour.md" in first
+    assert "pip install" in first and "onnxprune model.onnx small.onnx" in first
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/cli.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/cli.md", "docs/tour.md"])
 def test_options_named_in_documents_exist(name: str) -> None:
     commands = sorted(path.stem for path in (ROOT / "cli" / "commands").glob("[a-z]*.py"))
-    known = "".join(CliRunner().invoke(main, [command, "--help"]).output for command in commands)
+    known = "".join(CliRunner().invoke(main, [command, "--help-all"]).output for command in commands)
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / name).read_text()))
     assert {option for option in named if option not in known} <= {"--help", "--dist"}  # that one is pytest's
 

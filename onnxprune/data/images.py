@@ -80,7 +80,7 @@ class ImageOptions:
             height, width = self.size
         if not isinstance(height, int) or not isinstance(width, int):
             raise DataError(
-                f"input {spec} has no fixed image size: give one with --input-shape {spec.name}:1,3,224,224"
+                f"input {spec} has no fixed image size: give the one it is used at, such as --input-shape {spec.name}:1,3,224,224"
             )
         channels = shape[axis]
         return height, width, channels if isinstance(channels, int) else 3

@@ -86,7 +86,8 @@ def doubts(
     gated = [name for name in QUALITY if getattr(settings, name) is not None]
     if gated and calibration is not None and evaluation is None:
         texts.append(
-            f"{', '.join(gated)}: judged on calibration rows, which decided too, so that the result looks better than it is"
+            f"{', '.join(gated)}: judged on calibration rows, which decided too, so that the result looks better than it is; "
+            "give others to judge by (--eval)"
         )
     shared = len(shared_rows(calibration, evaluation)) if calibration and evaluation else 0
     if shared:

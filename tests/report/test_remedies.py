@@ -430,7 +430,7 @@ ERRORS = {
     "--mean, --std and --scale are finite": (f"net.onnx --calib pictures {DRY} --scale inf", f"net.onnx --calib pictures {DRY} --scale 2"),
     "say --layout NCHW or --layout NHWC": (
         f"both.onnx --calib pictures {DRY}", f"both.onnx --calib pictures {DRY} --input-shape x:1,3,6,6 --layout NCHW"),
-    "has no fixed image size: give one with --input-shape": (
+    "has no fixed image size: give the one it is used at, such as": (
         f"any.onnx --calib pictures {DRY}", f"any.onnx --calib pictures {DRY} --input-shape x:1,3,6,6"),
     "turn uint8 images into what": (f"net.onnx --calib bytes.npy {DRY} --criterion l2", f"net.onnx --calib bytes.npy {DRY} --criterion l2 --scale 0.1"),
     "image options apply to uint8 images only": (f"net.onnx {DATA} --scale 2", f"net.onnx {DATA}"),
@@ -570,6 +570,12 @@ ERRORS = {
     "labelled data, or data and a task": (f"net.onnx {DRY} --max-drop 99%", f"classes.onnx {DATA} --max-drop 100%"),
     "; --task says what the model is for": (f"net.onnx {DATA}", f"net.onnx {DATA} --task regression"),
     " is judged on data; give some": (f"net.onnx {DRY} --task regression", f"net.onnx {DATA} --task regression"),
+    "give others to judge by (--eval)": (
+        f"net.onnx {DATA} --min-cosine 0.1", f"net.onnx {DATA} --eval rows.npz --min-cosine 0.1"),
+    "nothing was repaired, since no data decides; give --calib": (
+        f"net.onnx --eval x.npz {DRY} --min-cosine 0.9999", f"net.onnx --eval x.npz {DATA} --ratio 0.1 --min-cosine 0.5"),
+    "take a smaller --ratio or give more rows": (f"net.onnx {DATA} --ratio 0.5 --min-cosine 0.9999", "sweep net.onnx --calib x.npz --ratios 0.1 --max-drop 100% --task regression && "
+        f"net.onnx {DATA} --ratio 0.1 --min-cosine 0.5"),
     "nothing says that this model still works": (f"net.onnx {DRY}", f"net.onnx {DATA}"),
     "; nothing says that it still works: give --calib": (f"net.onnx {DRY}", f"net.onnx {DATA}"),
     "nothing says so: give --calib": (f"net.onnx {DRY}", f"net.onnx {DATA}"),
