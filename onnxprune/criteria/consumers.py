@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from onnxprune.coupling.groups import Group
-from onnxprune.criteria.curvature import Problem
+from onnxprune.criteria.curvature import ROWS_AT_ONCE, Problem
 from onnxprune.criteria.spec import Scoring
 from onnxprune.criteria.weight import l2
 from onnxprune.evidence.constants import constant_value
+from onnxprune.evidence.needs import Need
 from onnxprune.evidence.sites import GROUPED, Site, sites
 from onnxprune.evidence.store import Evidence
+
+MANY_PRODUCTS = 1 << 33  # products of an output energy from which on it is computed in float32
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,30 @@ def problems(group: Group, context: Scoring, evidence: Evidence, centred: bool =
 
 
 def problems_one_by_one(group: Group, context: Scoring, evidence: Evidence) -> Iterator[Problem]:
-    """Yield the same as ``problems``, centred, each made when it is asked for."""
+    """Yield the same as ``problems``, centred, each made when it is asked for; those beside each other that read the same share its gram."""
+    last = _LastMoments(evidence)
     for site in sites(context.analysis)[group.index]:
-        yield from _fair(problems_of(_consumer(site, context), group, evidence, True))
+        yield from _fair(problems_of(_consumer(site, context), group, last, True))
 
 
-def problems_of(consumer: Consumer, group: Group, evidence: Evidence, centred: bool) -> list[Problem]:
+@dataclass
+class _LastMoments:
+    """Evidence of which the covariance that was asked for last is held."""
+
+    evidence: Evidence
+    _need: Need | None = None
+    covariance: np.ndarray | None = None
+
+    def __getitem__(self, need: Need) -> Any:
+        if need.kind != "gram":
+            return self.evidence[need]
+        if need != self._need:
+            self._need, self.covariance = need, None  # before the next is made
+            self.covariance = self.evidence[need].covariance
+        return self
+
+
+def problems_of(consumer: Consumer, group: Group, evidence: Evidence | _LastMoments, centred: bool) -> list[Problem]:
     """Return what one consumer reads, one problem per group of its axis, in its own scale."""
     site = consumer.site
     need = site.gram
@@ -146,5 +168,17 @@ def _uncorrelated(consumer: Consumer, power: np.ndarray, width: int) -> Problem:
 
 
 def _fair(found: list[Problem]) -> list[Problem]:
-    energy = sum(float(np.einsum("oi,ij,oj->", p.weight, p.gram, p.weight, optimize=True)) for p in found)
+    energy = sum(output_energy(p.weight, p.gram) for p in found)
     return [p._replace(scale=1.0 / energy) for p in found] if energy > 0 else found
+
+
+def output_energy(weight: np.ndarray, gram: np.ndarray) -> float:
+    """Return E |W h|^2 = tr(W S W^T) of a weight float64[o, n] and second moments S float64[n, n]; in float32 where that takes long."""
+    loudest = float(np.abs(gram.diagonal()).max(initial=0.0))
+    if weight.size * len(gram) < MANY_PRODUCTS or not 0 < loudest < np.inf:
+        return float(np.einsum("oi,ij,oj->", weight, gram, weight, optimize=True))
+    small, total = (gram / loudest).astype(np.float32), 0.0
+    for start in range(0, len(weight), ROWS_AT_ONCE):
+        rows = weight[start : start + ROWS_AT_ONCE].astype(np.float32)
+        total += float(np.einsum("oi,oi->", rows @ small, rows, dtype=np.float64))
+    return loudest * total

@@ -208,15 +208,26 @@ def too_many(inputs: Iterable[int]) -> bool:
 
 
 def costs_alone(problems: Iterable[Problem], *, damping: float = 1e-2) -> np.ndarray:
-    """Return float64[units]: what each unit would cost if it alone went, summed over consumers, of which one is held at a time."""
-    return np.sum([_costs_alone(problem, damping) for problem in problems], axis=0)
+    """Return float64[units]: what each unit would cost if it alone went, summed over consumers, of which one is held at a time.
+
+    For each tr(W_u^T W_u R_uu^-1) with R = A^-1, as ``_Removal`` begins; those beside each other that share a gram share R too.
+    """
+    costs: np.ndarray | float = 0.0
+    read: tuple[np.ndarray, np.ndarray] | None = None
+    inner = np.zeros(0)
+    for problem in problems:
+        if read is None or not (np.may_share_memory(read[0], problem.gram) and np.array_equal(read[1], problem.blocks)):
+            inputs = problem.blocks.reshape(-1)
+            inner = _own_blocks(inverse(_eliminated(damped(problem.gram, damping), inputs)), problem.blocks.shape[1])
+            release_memory()
+        costs, read = costs + _costs_alone(problem, inner), (problem.gram, problem.blocks)
+    return np.asarray(costs)
 
 
-def _costs_alone(problem: Problem, damping: float) -> np.ndarray:
-    """The same for one consumer: tr(W_u^T W_u R_uu^-1) for R = A^-1, as ``_Removal`` begins, without anything of that size kept."""
+def _costs_alone(problem: Problem, inner: np.ndarray) -> np.ndarray:
+    """The same for one consumer; ``inner`` float64[units, b, b]: R_uu."""
     units, block = problem.blocks.shape
     inputs = problem.blocks.reshape(-1)
-    inner = _own_blocks(inverse(_eliminated(damped(problem.gram, damping), inputs)), block)
     power = np.zeros((units, block, block))
     for start in range(0, len(problem.weight), ROWS_AT_ONCE):
         rows = (
@@ -224,7 +235,6 @@ def _costs_alone(problem: Problem, damping: float) -> np.ndarray:
         )
         own = rows.reshape(-1, units, block)
         power += np.einsum("rui,ruj->uij", own, own)
-    release_memory()
     return problem.scale * np.maximum(np.trace(_solve_stack(inner, power), axis1=1, axis2=2), 0.0)
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.criteria import curvature
+from onnxprune.criteria import consumers, curvature
+from onnxprune.criteria.consumers import output_energy
 from onnxprune.criteria.curvature import (
     Problem,
     _Removal,
@@ -201,6 +202,21 @@ def test_what_units_cost_alone_is_what_a_removal_begins_with(block: int) -> None
     rows = rng.standard_normal((50, 16)) @ rng.standard_normal((16, 16))
     rows[:, blocks[1, 0]] = 0.0  # an input that carries nothing
     problems = [Problem(rows.T @ rows / 50, rng.standard_normal((30, 16)), blocks, scale) for scale in (1.0, 0.5)]
+    shared = Problem(problems[1].gram[:], rng.standard_normal((7, 16)), blocks, 2.0)
+    other = Problem(shared.gram, shared.weight, np.roll(blocks, 1, axis=0))
+    problems += [shared, other]
     found = costs_alone(problems)
     want = sum(_Removal(problem, 1e-2).costs(np.ones(4, bool)) for problem in problems)
     np.testing.assert_allclose(found, want, rtol=1e-8)
+
+
+def test_large_output_energies_are_those_of_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    rows, weight = 1e12 * rng.standard_normal((50, 16)), rng.standard_normal((9, 16))
+    gram = rows.T @ rows / 50
+    want = output_energy(weight, gram)
+    assert want == pytest.approx(np.trace(weight @ gram @ weight.T))
+    monkeypatch.setattr(consumers, "MANY_PRODUCTS", 0)
+    monkeypatch.setattr(consumers, "ROWS_AT_ONCE", 4)
+    assert output_energy(weight, gram) == pytest.approx(want, rel=1e-5)
+    assert output_energy(weight, np.zeros_like(gram)) == 0
