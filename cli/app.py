@@ -160,6 +160,14 @@ def environment_name(option: click.Option) -> str:
     return f"{ENVIRONMENT}_{max(option.opts, key=len).removeprefix('--').replace('-', '_').upper()}"
 
 
+def known_variables(ctx: click.Context) -> list[str]:
+    """Return the variables of all options of all commands."""
+    found = [main.get_command(ctx, name) for name in main.list_commands(ctx)]
+    return sorted(
+        {str(p.envvar) for command in found if command for p in command.params if isinstance(p, click.Option)}
+    )
+
+
 def _is_for_default(word: str) -> bool:
     """Whether a first word is an option, or looks like or is a file, rather than a mistyped command."""
     return word.startswith("-") or any(c in word for c in "./\\") or not word or os.path.exists(word)

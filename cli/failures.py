@@ -32,6 +32,11 @@ def failure(error: BaseException, verbose: bool = False) -> Failure:
         ended = isinstance(error, Terminated)
         word, code = ("terminated", TERMINATED) if ended else ("interrupted", INTERRUPTED)
         return Failure(f"{word}; nothing was left half-written", code)
+    if isinstance(error, ImportError):
+        return Failure(
+            f"a package cannot be loaded: {first_line(error)}; 'onnxprune doctor' tells which, and what mends it",
+            UNEXPECTED,
+        )
     if isinstance(error, MemoryError):
         wanted = f" ({first_line(error)})" if str(error) else ""
         return Failure(

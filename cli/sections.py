@@ -13,7 +13,7 @@ COMMANDS = {
     "Make a model smaller": "prune apply run expand checkpoint",
     "Look first": "inspect sensitivity sweep record stats",
     "Judge": "validate bench check report",
-    "About onnxprune": "criteria ops schema",
+    "About onnxprune": "doctor criteria ops schema",
 }
 """Title -> the commands under it, in this order."""
 OPTIONS = {

@@ -14,6 +14,7 @@ from typing import Any, Unpack
 import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
+from onnxprune.allocate import PROFILES, profile_name, width_step
 from onnxprune.changes.analysing import analyse_model
 from onnxprune.changes.context import Data
 from onnxprune.changes.plan import Plan, from_json
@@ -345,6 +346,12 @@ class _Evaluation:
         }
         own: dict[str, Any] = {**self.told, **at_point(point, self.chosen), "progress": progress, "text": self.text}
         return prune(self.model, **data, **own).report
+
+
+def rounding() -> Report:
+    """Return what widths are rounded to on this machine where nothing is said: the profile, its multiple, and why."""
+    profile = str(profile_name())
+    return {"profile": profile, "multiple": width_step(), "reason": PROFILES[profile].reason}
 
 
 def operators() -> Report:
