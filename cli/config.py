@@ -28,7 +28,20 @@ TOP = ("defaults", "budgets", "jobs")
 BUDGETS = ("max_", "min_")
 NOT_BUDGETS = ("max_layer_ratio", "max_divergence", "min_width")
 OUTSIDE = frozenset(
-    {"config", "help", "structured", "json", "markdown", "junit", "html", "verbose", "quiet", "no_color"}
+    {
+        "config",
+        "help",
+        "structured",
+        "json",
+        "markdown",
+        "junit",
+        "html",
+        "model_explorer",
+        "model_explorer_macs",
+        "verbose",
+        "quiet",
+        "no_color",
+    }
 )
 
 

@@ -82,8 +82,8 @@ def _is_number(cell: str) -> bool:
 
 
 def write_documents(ctx: click.Context, report: dict[str, Any]) -> None:
-    """Write the report where ``--json``, ``--markdown``, ``--junit`` and ``--html`` say."""
-    from onnxprune.model.paths import check_document
+    """Write the report where ``--json``, ``--markdown``, ``--html`` and the like say."""
+    from onnxprune.model.paths import WRITTEN, check_document
     from onnxprune.model.write import write_text
     from onnxprune.report.documents import render
 
@@ -92,7 +92,9 @@ def write_documents(ctx: click.Context, report: dict[str, Any]) -> None:
         if path == "-":
             write_document(text)
         else:
-            check_document(path, kind, f"--{kind}")  # as it is now: much may have happened since it was first looked at
+            check_document(
+                path, kind, WRITTEN[kind]
+            )  # as it is now: much may have happened since it was first looked at
             write_text(text, path)
     ctx.meta["reported"] = True
 

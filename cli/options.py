@@ -53,12 +53,12 @@ def _document(ctx: click.Context, param: click.Parameter, value: str | None) -> 
         raise click.BadParameter("only one document can go to stdout", ctx, param)
     if not Path(value).parent.is_dir():
         raise click.BadParameter(f"folder {Path(value).parent} does not exist; create it first", ctx, param)
-    from onnxprune.model.paths import check_document
+    from onnxprune.model import paths
     from onnxprune.report.documents import require
 
     require(kind)
     if value != "-":
-        check_document(value, kind, f"--{kind}")
+        paths.check_document(value, kind, paths.WRITTEN[kind])
     chosen[kind] = value
 
 
@@ -548,7 +548,14 @@ OUTPUT = tuple(
         callback=_document,
         help=f"Write the report as {title} (-: to stdout).",
     )
-    for kind, title in (("json", "JSON"), ("markdown", "Markdown"), ("junit", "JUnit XML"), ("html", "one HTML file"))
+    for kind, title in (
+        ("json", "JSON"),
+        ("markdown", "Markdown"),
+        ("junit", "JUnit XML"),
+        ("html", "one HTML file"),
+        ("model-explorer", "node data of Model Explorer: the share kept"),
+        ("model-explorer-macs", "node data of Model Explorer: MACs left"),
+    )
 )
 MESSAGES = (
     click.option(

@@ -30,7 +30,7 @@ OPTIONS = {
     "rewind rewind-as checkpoint",
     "Gates": "max-drop min-agreement min-cosine max-latency-ratio max-size max-params max-macs min-prunable "
     "baseline tolerance strict allow-unproven",
-    "Output": "output force dry-run plan masks untold all json markdown junit html",
+    "Output": "output force dry-run plan masks untold all json markdown junit html model-explorer model-explorer-macs",
     "Run": "latency no-latency pairs seconds providers memory seed threads spread config",
     "Messages": "verbose quiet no-color help help-all",
 }

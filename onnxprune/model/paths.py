@@ -57,6 +57,8 @@ WRITTEN = {
     "markdown": "--markdown",
     "junit": "--junit",
     "html": "--html",
+    "model_explorer": "--model-explorer",
+    "model_explorer_macs": "--model-explorer-macs",
 }
 """Settings that name what is written -> how messages call it."""
 FOLDERS = {"cache": "cache", "folder": "folder"}
@@ -66,15 +68,15 @@ FOLDERS = {"cache": "cache", "folder": "folder"}
 # --- documents ------------------------------------------------------------------------------------------------------
 
 
-def _holds_keys(*keys: str) -> Callable[[Path], bool]:
-    """A JSON object with these keys."""
+def _holds_keys(*keys: str, **said: str) -> Callable[[Path], bool]:
+    """A JSON object with these keys, and others with these values."""
 
     def holds(path: Path) -> bool:
         try:
             found = json.loads(read_text(path))
         except (ValueError, RecursionError, OnnxPruneError):
             return False
-        return isinstance(found, dict) and found.keys() >= set(keys)
+        return isinstance(found, dict) and found.keys() >= set(keys) and found.items() >= said.items()
 
     return holds
 
@@ -117,6 +119,8 @@ DOCUMENTS: dict[str, tuple[str, Callable[[Path], bool]]] = {
     ),
     "junit": ("a JUnit report", _shows(r'<testsuites\b[^>]*\bname="onnxprune"')),
     "html": ("an HTML report", _shows(r'<meta name="generator" content="onnxprune', r"<title>onnxprune\b")),
+    "model_explorer": ("node data", _holds_keys("results", generator="onnxprune")),
+    "model_explorer_macs": ("node data", _holds_keys("results", generator="onnxprune")),
     "plan": ("a plan", _holds_keys("schema_version", "groups", "kept")),
     "checkpoint": ("a checkpoint", _has_member("facts")),
     "masks": ("a file of masks", _has_member(MASKS)),

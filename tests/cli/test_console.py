@@ -95,12 +95,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_names_are_shown_as_text(folder: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    reports = [f"--{kind}={kind}.txt" for kind in ("json", "markdown", "junit", "html")]
+    reports = [f"--{kind}={kind}.txt" for kind in ("json", "markdown", "junit", "html", "model-explorer")]
     result = run(*command.split(), *reports)
     assert result.exit_code in (0, 1), result.stderr
     harmless(result.stdout)
     harmless(result.stderr)
-    for kind in ("json", "markdown", "junit"):
+    for kind in ("json", "markdown", "junit", "model-explorer"):
         harmless((folder / f"{kind}.txt").read_text())
     assert "<b>" not in (folder / "markdown.txt").read_text() + (folder / "html.txt").read_text()
 

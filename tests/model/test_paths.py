@@ -31,12 +31,14 @@ LIKE_0_1_0 = {
     "markdown": "# onnxprune prune\n\n10 of 20 channels\n",
     "junit": "<?xml version='1.0' encoding='us-ascii'?>\n<testsuites name=\"onnxprune\" tests=\"1\">\n</testsuites>\n",
     "html": '\n<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>onnxprune prune</title>\n',
+    "model-explorer": '{\n "generator": "onnxprune",\n "results": {}\n}\n',
     "plan": '{\n"schema_version": 1,\n"model_sha256": "0",\n"settings": {},\n"groups": [\n],\n"kept": {\n}\n}\n',
 }
 FOREIGN = {
     "notes.txt": b"my notes\n",
     "notes.md": b"# onnxprune notes\n\nwhat I tried\n",
     "page.html": b"<html><head><title>my onnxprune</title></head></html>",
+    "other.json": b'{"results": {"conv1": {"value": 1}}}',
     "other.xml": b'<testsuites name="onnxprune-tests"></testsuites>',
     "tests.xml": b'<testsuites name="pytest"></testsuites>',
     "data.json": b'{"schema_version": 1, "mine": true}',
@@ -83,7 +85,7 @@ def refused(work: Path, *arguments: str, words: str = "choose another name") -> 
 # --- documents replace documents only -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["json", "markdown", "junit", "html", "plan"])
+@pytest.mark.parametrize("kind", ["json", "markdown", "junit", "html", "model-explorer", "plan"])
 def test_documents_replace_nothing_else(work: Path, kind: str) -> None:
     for name, text in FOREIGN.items():
         (work / name).write_bytes(text)
@@ -103,11 +105,11 @@ def test_a_model_among_the_documents_is_refused_while_parsing(work: Path) -> Non
     refused(work, "--json", "model", "absent.onnx", words="exists and is not a JSON report")
 
 
-@pytest.mark.parametrize("kind", ["json", "markdown", "junit", "html"])
+@pytest.mark.parametrize("kind", ["json", "markdown", "junit", "html", "model_explorer"])
 def test_documents_replace_their_own_kind(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "document"
     failed = {"schema_version": 1, "command": "prune", "exit_code": 3, "error": "x"}
-    for text in (LIKE_0_1_0[kind], render(kind, onnxprune.api.operators()), render(kind, failed), ""):
+    for text in (LIKE_0_1_0[kind.replace("_", "-")], render(kind, onnxprune.api.operators()), render(kind, failed), ""):
         path.write_text(text)
         check_document(path, kind)
 
@@ -342,7 +344,8 @@ def test_every_path_that_a_command_takes_is_settled() -> None:
         for parameter in import_module(f"onnxprune.cli.commands.{name}").command.params:
             if isinstance(parameter.type, File) or parameter.type is SCRIPT:
                 assert parameter.name in known, f"{name}: {parameter.name}"
-    assert set(DOCUMENTS) == {"json", "markdown", "junit", "html", "plan", "checkpoint", "masks", "statistics"}
+    kinds = {"json", "markdown", "junit", "html", "model_explorer", "model_explorer_macs"}
+    assert set(DOCUMENTS) == kinds | {"plan", "checkpoint", "masks", "statistics"}
 
 
 # --- devices --------------------------------------------------------------------------------------------------------

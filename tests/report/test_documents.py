@@ -167,8 +167,42 @@ def test_documents_say_what_the_proof_saw(plain: dict[str, Any]) -> None:
 
 def test_markdown_begins_with_what_matters_and_folds_the_rest(plain: dict[str, Any]) -> None:
     text = markdown.render(plain)
-    assert text.index("| parameters |") < text.index("<details>") < text.index(plain["groups"][0]["name"].split("_")[0])
-    assert text.count("<details>") == text.count("</details>") >= 2
+    assert text.startswith("# onnxprune prune: ✓ passed\n")
+    assert text.index("✓ **proven**") < text.index("| MACs |") < text.index("<details>")
+    assert text.index("<details>") < text.index("| parameters |") < text.index(plain["groups"][0]["name"].split("_")[0])
+    assert text.count("<details>") == text.count("</details>") >= 4
+
+
+def unfolded(text: str) -> str:
+    return re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("which", ["plain", "hostile"])
+def test_markdown_that_is_not_folded_fits_a_phone(which: str, request: pytest.FixtureRequest) -> None:
+    """Tables of three columns, of words that wrap and numbers of a few digits."""
+    lines = [line for line in unfolded(markdown.render(request.getfixturevalue(which))).splitlines() if line[:1] == "|"]
+    assert lines
+    for line in lines:
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        assert len(cells) == 3
+        assert sum(max(map(len, cell.split() or [""])) for cell in cells[1:]) <= 24, line
+
+
+def test_markdown_of_a_failed_gate_says_which(plain: dict[str, Any]) -> None:
+    gate = {"name": "max_drop", "limit": 0.01, "value": 0.5, "passed": False}
+    text = markdown.render(plain | {"gates": [gate]})
+    assert text.startswith("# onnxprune prune: ✗ failed\n")
+    assert "- ✗ **failed** max\\_drop: 0.5, limit 0.01" in text
+    noisy = markdown.render(plain | {"gates": [gate | {"value": None}]})
+    assert noisy.startswith("# onnxprune prune: ? inconclusive\n")
+
+
+def test_a_command_line_is_a_block_of_code_where_nothing_ends_it(plain: dict[str, Any]) -> None:
+    assert "```sh\nonnxprune prune " in markdown.render(plain)
+    settings = plain["settings"] | {"exclude": ["````\n</details><script>@all"]}
+    text = markdown.render(plain | {"settings": settings})
+    assert "```" not in text and "--exclude" in text
+    assert "<script" not in text and "@all" not in text and "\n</details><" not in text
 
 
 def test_junit_counts_gates_and_failures(hostile: dict[str, Any]) -> None:

@@ -63,6 +63,9 @@ def test_the_file_is_the_model_that_was_returned_and_says_where_it_came_from(tmp
     assert saved == result.model
     entries = {entry.key: entry.value for entry in saved.metadata_props}
     assert entries["onnxprune.source_sha256"] == read.load(CNN).sha256 == result.report["model"]["sha256"]
+    asked = {entries[f"onnxprune.{key}"] for key in ("changes", "target", "criterion")}
+    assert asked == {"units", "ratio=0.5", "auto"}
+    assert not any(str(tmp_path) in value for value in entries.values())
     assert read.load(tmp_path / "a.onnx").sha256 == result.report["output"]["sha256"]
     assert result.report["after"]["bytes"] == (tmp_path / "a.onnx").stat().st_size
 

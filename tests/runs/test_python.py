@@ -219,7 +219,18 @@ COMMANDS = {
 BY_OTHER_NAMES = {
     *("model", "other", "before", "after", "data", "plan", "calib"),  # arguments, and --calib, which is calibration
     *("out", "dry_run", "plan_path", "masks_path", "structured", "everything"),  # what is written and shown
-    *("config", "json", "html", "junit", "markdown", "no_color", "quiet", "verbose"),  # of the console
+    *(
+        "config",
+        "json",
+        "html",
+        "junit",
+        "markdown",
+        "model_explorer",
+        "model_explorer_macs",
+        "no_color",
+        "quiet",
+        "verbose",
+    ),  # of the console
 }
 
 

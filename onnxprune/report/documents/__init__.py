@@ -14,6 +14,8 @@ RENDERERS = {
     "markdown": ("onnxprune.report.documents.markdown", "render"),
     "junit": ("onnxprune.report.documents.junit", "render"),
     "html": ("onnxprune.report.documents.page", "render"),
+    "model_explorer": ("onnxprune.report.documents.explorer", "render"),
+    "model_explorer_macs": ("onnxprune.report.documents.explorer", "render_macs"),
 }
 EXTRAS = {"html": ("jinja2",)}
 
@@ -26,6 +28,6 @@ def require(kind: str) -> None:
 
 
 def render(kind: str, report: Mapping[str, Any]) -> str:
-    """Return a report as one kind of document: json, markdown, junit or html."""
+    """Return a report as one kind of document: a name of ``RENDERERS``."""
     module, function = RENDERERS[kind]
     return getattr(import_module(module), function)(report)

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from onnxprune.report.entries import ReportView
+from onnxprune.report.visible import visible
 from onnxprune.settings import Settings
 
 UNSAID = ("round_to", "round_to_profile", "row_shape", "spread")
@@ -75,8 +76,13 @@ def command_line(report: ReportView) -> str:
     path = (report.get("model") or {}).get("path") or "MODEL.onnx"
     words = [f"onnxprune {command} {shlex.quote(str(path))}"]
     if command == "inspect":
-        return " \\\n  ".join([*words, *_of(report["settings"], ("granularity", "input_shape", "input_value"))])
+        return _joined([*words, *_of(report["settings"], ("granularity", "input_shape", "input_value"))])
     if command == "prune":
         words[0] += f" {shlex.quote(str((report.get('output') or {}).get('path') or 'OUT.onnx'))}"
     words += [f"{DATA[name]} {name.upper()}" for name in report.get("data") or {} if name in DATA]
-    return " \\\n  ".join([*words, *options_of(report["settings"])])
+    return _joined([*words, *options_of(report["settings"])])
+
+
+def _joined(words: Sequence[str]) -> str:
+    """Put words in lines that a shell reads as one; what would not be seen in them is escaped."""
+    return " \\\n  ".join(map(visible, words))

@@ -20,7 +20,6 @@ from onnxprune.report.gated import gate_sentences
 from onnxprune.report.quantising import quantised_sentences
 from onnxprune.report.sizes import sizes_sentence
 from onnxprune.report.tasks import task_sentence
-from onnxprune.report.visible import visible
 
 LIMIT = 1_000_000
 """Bytes of the file."""
@@ -103,14 +102,9 @@ def _section(name: str, report: Mapping[str, Any], drawn: bool) -> dict[str, Any
         "excludes": exclude_lines(report),
         "decided": list(decided_by(report)),
         "origin": list(origin(report)),
-        "command_line": visible_lines(command_line(report)),
+        "command_line": command_line(report).splitlines(),
     }
 
 
 def _is_open(table: Table) -> bool:
     return not table.folded or len(table.rows) <= UNFOLDED
-
-
-def visible_lines(text: str) -> list[str]:
-    """Return the lines of a text, each with what would not be seen escaped."""
-    return [visible(line) for line in text.splitlines()]
