@@ -36,6 +36,7 @@ FIRST, EVERY = 0.3, 5.0
 WIDTH = 80  # columns at most
 BAR = 16  # columns, on terminals of which it takes no more than a quarter
 FRAMES = 4  # of a second
+TELLING = 0.02  # of a run: with less of it over, the time left would be a guess of hours
 UNITS = ((3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -67,9 +68,9 @@ class Watch:
 
     @property
     def left(self) -> str:
-        """Say how much longer the run takes; empty while that is not known."""
+        """Say how much longer the run takes; empty while too little is over to tell."""
         share = self.share
-        return f"{duration(self.seconds * (1 - share) / share, rough=True)} left" if share > 0 else ""
+        return f"{duration(self.seconds * (1 - share) / share, rough=True)} left" if share >= TELLING else ""
 
     def line(self, width: int = WIDTH) -> str:
         """Return all of it in one line of so many characters at most."""

@@ -45,6 +45,10 @@ def test_the_time_left_is_not_guessed_before_anything_is_known() -> None:
     watch = Watch(lambda: 0.0)
     watch.progress("load")
     assert (watch.left, watch.line()) == ("", "   0 s  reading the model")
+    watch.progress("outputs", 1, 100)
+    assert (watch.left, watch.line()) == ("", "   0 s  looking at the outputs")
+    watch.progress("outputs", 2, 100)
+    assert watch.left
 
 
 def test_what_is_over_never_becomes_less() -> None:
