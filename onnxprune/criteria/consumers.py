@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.coupling.groups import Group
-from onnxprune.criteria.curvature import ROWS_AT_ONCE, Problem
+from onnxprune.criteria.curvature import ROWS_AT_ONCE, Problem, is_diagonal
 from onnxprune.criteria.spec import Scoring
 from onnxprune.criteria.weight import l2
 from onnxprune.evidence.constants import constant_value
@@ -173,7 +173,9 @@ def _fair(found: list[Problem]) -> list[Problem]:
 
 
 def output_energy(weight: np.ndarray, gram: np.ndarray) -> float:
-    """Return E |W h|^2 = tr(W S W^T) of a weight float64[o, n] and second moments S float64[n, n]; in float32 where that takes long."""
+    """Return E |W h|^2 = tr(W S W^T), W float64[o, n] a weight and S float64[n, n] second moments; in float32 where that takes long."""
+    if is_diagonal(gram):
+        return float(np.einsum("oi,oi->i", weight, weight) @ gram.diagonal())
     loudest = float(np.abs(gram.diagonal()).max(initial=0.0))
     if weight.size * len(gram) < MANY_PRODUCTS or not 0 < loudest < np.inf:
         return float(np.einsum("oi,ij,oj->", weight, gram, weight, optimize=True))

@@ -240,8 +240,12 @@ def _costs_alone(problem: Problem, inner: np.ndarray) -> np.ndarray:
 
 def _is_uncorrelated(problem: Problem) -> bool:
     """Whether every unit is one input and no two inputs go together, so that what one costs is the same whatever else goes."""
-    gram = problem.gram
-    return problem.blocks.shape[1] == 1 and np.count_nonzero(gram) == np.count_nonzero(gram.diagonal())
+    return problem.blocks.shape[1] == 1 and is_diagonal(problem.gram)
+
+
+def is_diagonal(matrix: np.ndarray) -> bool:
+    """Whether nothing but the diagonal of a square matrix differs from zero."""
+    return np.count_nonzero(matrix) == np.count_nonzero(matrix.diagonal())
 
 
 def _uncorrelated_costs(problem: Problem, damping: float) -> np.ndarray:

@@ -220,3 +220,5 @@ def test_large_output_energies_are_those_of_float64(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(consumers, "ROWS_AT_ONCE", 4)
     assert output_energy(weight, gram) == pytest.approx(want, rel=1e-5)
     assert output_energy(weight, np.zeros_like(gram)) == 0
+    alone = np.diag(gram.diagonal())
+    assert output_energy(weight, alone) == pytest.approx(np.trace(weight @ alone @ weight.T))
