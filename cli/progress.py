@@ -8,29 +8,9 @@ from threading import Event, Thread
 from time import monotonic
 from typing import Any
 
-from onnxprune.progress import Progress, Share
+from onnxprune.progress import Progress, Share, words
 from onnxprune.report.visible import visible
 
-STAGES = {
-    "load": "reading the model",
-    "analyze": "finding what can be cut",
-    "evidence": "watching the model on data",
-    "allocate": "scoring and choosing",
-    "redundancy": "looking for units that carry nothing",
-    "timing": "measuring how long nodes take",
-    "shares": "sharing out what is saved",
-    "cut": "cutting",
-    "check": "proving the cut exact",
-    "repair": "repairing",
-    "recover": "recovering",
-    "drift": "comparing outputs",
-    "outputs": "looking at the outputs",
-    "layers": "comparing inner tensors",
-    "sensitivity": "changing parts alone",
-    "latency": "measuring latency",
-    "memory": "measuring memory",
-    "save": "writing",
-}
 FIRST, EVERY = 0.3, 5.0
 """Seconds until a run that nobody watches first says what it is doing, and from then on between two lines."""
 WIDTH = 80  # columns at most
@@ -78,12 +58,6 @@ class Watch:
         ahead = [f"{share:4.0%}", left] if left else []
         head = "  ".join([f"{duration(self.seconds):>6}", *ahead])
         return within(f"{head}  {self.text}", width)
-
-
-def words(text: str) -> str:
-    """Return a text with the name of a stage, whatever stands before it, in words."""
-    before, colon, stage = text.rpartition(": ")
-    return before + colon + STAGES.get(stage, stage)
 
 
 def within(text: str, width: int) -> str:

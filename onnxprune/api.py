@@ -59,6 +59,7 @@ from onnxprune.options import (
 from onnxprune.progress import Listener, Progress, heard
 from onnxprune.recording import SAMPLES, SIZE, Limits, Recording, recorded, run_recorded
 from onnxprune.report.baseline import TOLERANCE, Baseline
+from onnxprune.report.display import displayed
 from onnxprune.report.entries import Report, coverage, header, model_entry
 from onnxprune.report.gates import GATES, refuse_idle_attack, require_data, require_measurable
 from onnxprune.report.made import data_entry, made
@@ -115,6 +116,7 @@ def analyze(model: Source, **settings: Unpack[SettingOptions]) -> Analysis:
     return analyse_model(load(model), make_settings(settings))
 
 
+@displayed
 def inspect(model: Source, **options: Unpack[InspectOptions]) -> Report:
     """Return what can be cut, what stays and why, as the report of ``inspect --json``."""
     given, chosen = parted(options, InspectOptions)
@@ -145,6 +147,7 @@ def plan(model: Source | Analysis, *, calibration: Any = None, **settings: Unpac
     return replace(found, settings=chosen.to_json() | {name: found.settings[name] for name in SETTLED})
 
 
+@displayed
 def prune(model: Source, **options: Unpack[PruneOptions]) -> Result:
     """Prune a model, prove the surgery exact, measure the result, write it to ``output`` if all gates pass.
 
@@ -170,6 +173,7 @@ def prune(model: Source, **options: Unpack[PruneOptions]) -> Result:
     return run.prune()
 
 
+@displayed
 def apply(plan: Plan | PathLike, model: Source, **options: Unpack[ApplyOptions]) -> Result:
     """Carry out a plan on the model it was made for (with ``force`` on any whose shapes agree); raises PlanError.
 
@@ -189,6 +193,7 @@ def apply(plan: Plan | PathLike, model: Source, **options: Unpack[ApplyOptions])
     return run.apply(recorded)
 
 
+@displayed
 def expand(
     model: Source, output: PathLike | None = None, *, force: bool = False, progress: Progress | Listener | None = None
 ) -> Expanded:
@@ -208,6 +213,7 @@ def expand(
     return expanded(loaded, place, stages, force=force)
 
 
+@displayed
 def slice_checkpoint(
     plan: Plan | PathLike, model: Source, weights: PathLike, output: PathLike, **options: Unpack[CheckpointOptions]
 ) -> Report:
@@ -232,6 +238,7 @@ def slice_checkpoint(
     return slice_by_plan(loaded, Path(weights), slicing, settings, place, stages)
 
 
+@displayed
 def validate(before: Source, after: Source, data: Any, **options: Unpack[ValidateOptions]) -> Report:
     """Return how far ``after`` is from ``before`` on data, with labels the accuracy of both, and the gates judged."""
     given, chosen = parted({"latency": False} | options, ValidateOptions, tolerance=TOLERANCE)
@@ -249,6 +256,7 @@ def validate(before: Source, after: Source, data: Any, **options: Unpack[Validat
     return found if earlier is None else _judged(found, earlier.judge(found))
 
 
+@displayed
 def check(model: Source, **options: Unpack[CheckOptions]) -> Report:
     """Return the report of ``inspect`` with budgets judged: bytes, parameters, MACs, prunable share of the MACs."""
     given, chosen = parted(options, CheckOptions)
@@ -266,6 +274,7 @@ def check(model: Source, **options: Unpack[CheckOptions]) -> Report:
     )
 
 
+@displayed
 def bench(model: Source, other: Source | None = None, **options: Unpack[BenchOptions]) -> Report:
     """Return the measured latency of one model, or of two in turns, on one random sample, and the memory of each.
 
@@ -285,6 +294,7 @@ def bench(model: Source, other: Source | None = None, **options: Unpack[BenchOpt
     return time_models(first, second, timing, chosen, stages)
 
 
+@displayed
 def sensitivity(model: Source, data: Any, **options: Unpack[CurveOptions]) -> Report:
     """Return how far the outputs move when each part alone changes, judged on held-out rows; groups are narrowed and repaired."""
     given, chosen = parted(options, CurveOptions)
@@ -295,6 +305,7 @@ def sensitivity(model: Source, data: Any, **options: Unpack[CurveOptions]) -> Re
     return describe_curves(loaded, dataset, chosen, stages)
 
 
+@displayed
 def sweep(model: Source, **options: Unpack[SweepOptions]) -> Report:
     """Return what every combination of ratio, criterion and repair leaves and loses, and which ones are worth having.
 
@@ -354,11 +365,13 @@ def rounding() -> Report:
     return {"profile": profile, "multiple": width_step(), "reason": PROFILES[profile].reason}
 
 
+@displayed
 def operators() -> Report:
     """Return the coverage matrix: every operator of the installed onnx, and the family of its rule, if it has one."""
     return header("ops") | coverage()
 
 
+@displayed
 def read_report(path: str | os.PathLike[str]) -> Report:
     """Read a report that ``--json`` wrote; raises DataError for anything else."""
     try:
@@ -467,6 +480,7 @@ def _known(path: Path, settings: Settings) -> KnownStatistics:
     return KnownStatistics.read(path)
 
 
+@displayed
 def stats(model: Source, calibration: Any, output: PathLike, **options: Unpack[StatisticsOptions]) -> Report:
     """Write what a criterion gathers from calibration data, or from one ``shard`` of it, for ``prune(stats=...)``; return the report.
 
@@ -487,6 +501,7 @@ def stats(model: Source, calibration: Any, output: PathLike, **options: Unpack[S
     return gather_shard(loaded, chosen, data, shard, Path(output), stages)
 
 
+@displayed
 def merge_stats(parts: Sequence[PathLike], output: PathLike, *, progress: Progress | Listener | None = None) -> Report:
     """Put the files of all shards together in one; raises DataError for other models, options or data, rows twice, and rows missing."""
     settle_paths(parts=list(parts), statistics=output)

@@ -9,6 +9,26 @@ Share = Callable[[], float]
 """Returns what share of something is done by now, in [0, 1]."""
 Listener = Callable[[str], None]
 """Is told in words what begins."""
+STAGES = {
+    "load": "reading the model",
+    "analyze": "finding what can be cut",
+    "evidence": "watching the model on data",
+    "allocate": "scoring and choosing",
+    "redundancy": "looking for units that carry nothing",
+    "timing": "measuring how long nodes take",
+    "shares": "sharing out what is saved",
+    "cut": "cutting",
+    "check": "proving the cut exact",
+    "repair": "repairing",
+    "recover": "recovering",
+    "drift": "comparing outputs",
+    "outputs": "looking at the outputs",
+    "layers": "comparing inner tensors",
+    "sensitivity": "changing parts alone",
+    "latency": "measuring latency",
+    "memory": "measuring memory",
+    "save": "writing",
+}
 
 
 @dataclass(frozen=True)
@@ -52,3 +72,9 @@ def heard(listener: Progress | Listener | None) -> Progress:
         return listener or silent
     tell = listener
     return Progress(lambda text, share: tell(text))
+
+
+def words(text: str) -> str:
+    """Return a text with the name of a stage, whatever stands before it, in words."""
+    before, colon, stage = text.rpartition(": ")
+    return before + colon + STAGES.get(stage, stage)

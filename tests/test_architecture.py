@@ -19,7 +19,7 @@ FORWARDER = ROOT / "onnxprune" / "cli"  # stands in for the installed package in
 
 # from the ground up; a module may import from its own layer and from those before it
 LAYERS = (
-    {"version", "errors", "registry", "progress", "means", "choices"},
+    {"version", "errors", "registry", "progress", "notebook", "sheet", "means", "choices"},
     {"model"},
     {"data", "recording", "spread"},
     {"framework", "measure"},

@@ -14,6 +14,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
 from onnxprune.errors import PlanError
 from onnxprune.model.digests import SourceDigest
+from onnxprune.sheet import Sheet, SheetTable
 
 SCHEMA_VERSION = 1
 Indices = tuple[int, ...]
@@ -68,6 +69,20 @@ class Plan:
     def directions(self) -> dict[str, tuple[int, int]]:
         """Weight -> how many directions of its input's and its output's stay."""
         return {name: (first, second) for name, (first, second) in self._first("directions", {}).items()}
+
+    def __repr__(self) -> str:
+        return self.sheet.text()
+
+    def _repr_html_(self) -> str:
+        return self.sheet.html()
+
+    @property
+    def sheet(self) -> Sheet:
+        """Which steps there are, and what stays of each group."""
+        kinds = ", ".join(step.kind for step in self.steps) or "nothing"
+        said = f"Plan for the model {self.model_sha256[:12]}: {kinds}"
+        rows = tuple((g.name, f"{g.width:,}", f"{len(g.kept):,}") for g in self.groups if len(g.kept) < g.width)
+        return Sheet((said,), (SheetTable("groups that are cut", ("group", "units", "stay"), rows),) if rows else ())
 
     def to_json(self) -> str:
         """Return the file's text: the same for equal plans, one group or tensor per line."""

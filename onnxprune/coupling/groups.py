@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,8 +13,10 @@ from onnxprune.coupling.carriers import Solution, resolve
 from onnxprune.coupling.links import FREE, Adapt, Barrier, as_it_is, build_links
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
+from onnxprune.sheet import Sheet, SheetTable
 
 WEIGHT_DTYPES = frozenset({1, 2, 3, 4, 5, 10, 11, 16, 17, 18, 19, 20, 21, 22, 23})  # floats and quantised integers
+SHOWN = 12  # rows of a table where an analysis is looked at
 ONLY_UNIT = "the only unit of its group: one always stays"
 
 
@@ -97,6 +99,26 @@ class Analysis:
     starts: np.ndarray
     times: Any = None
     barred: Mapping[int, Barrier] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return self.sheet.text()
+
+    def _repr_html_(self) -> str:
+        return self.sheet.html()
+
+    @property
+    def sheet(self) -> Sheet:
+        """What can be cut, the widest groups first, and what stays, by what keeps it."""
+        units, rows = int(self.widths.sum()), sorted(self.groups, key=lambda group: -group.width * len(group.members))
+        reasons = Counter(found.barrier.reason for found in self.frozen)
+        said = f"Analysis: {len(self.groups):,} groups of {units:,} units can be cut, {len(self.frozen):,} weight axes stay"
+        groups = ((g.name, f"{g.width:,}", f"{len(g.members):,}") for g in rows[:SHOWN])
+        kept = ((reason, f"{count:,}") for reason, count in reasons.most_common(SHOWN))
+        grids = (
+            SheetTable("groups", ("group", "units", "axes"), tuple(groups), max(0, len(rows) - SHOWN)),
+            SheetTable("what stays", ("why", "axes"), tuple(kept), max(0, len(reasons) - SHOWN)),
+        )
+        return Sheet((said,), tuple(grid for grid in grids if grid.rows))
 
     @property
     def widths(self) -> np.ndarray:

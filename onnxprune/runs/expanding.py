@@ -13,6 +13,7 @@ from onnxprune.coupling.folding import unpacked_tensors
 from onnxprune.model.model import Model
 from onnxprune.model.write import save, stored_bytes
 from onnxprune.report import entries
+from onnxprune.report.display import sheet_of
 from onnxprune.report.entries import Report
 from onnxprune.report.stages import Stages
 
@@ -25,6 +26,12 @@ class Expanded:
 
     report: Report
     plain: Model
+
+    def __repr__(self) -> str:
+        return sheet_of(self.report).text()
+
+    def _repr_html_(self) -> str:
+        return sheet_of(self.report).html()
 
     @cached_property
     def model(self) -> ModelProto:

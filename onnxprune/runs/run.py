@@ -37,6 +37,7 @@ from onnxprune.proof.verdict import all_of
 from onnxprune.report import entries
 from onnxprune.report.baseline import Baseline
 from onnxprune.report.caches import attention_heads, cache_entries
+from onnxprune.report.display import ShownReport, sheet_of
 from onnxprune.report.entries import Report
 from onnxprune.report.gates import doubts, judge, measure_drift, measure_latency, require_judges
 from onnxprune.report.latency import latency_doubt, way_out
@@ -76,6 +77,12 @@ class Result:
     plan: Plan
     pruned: Model
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return sheet_of(self.report).text()
+
+    def _repr_html_(self) -> str:
+        return sheet_of(self.report).html()
 
     @property
     def passed(self) -> bool:
@@ -212,7 +219,7 @@ class Run:
         }
         end = {"warnings": self.notes.warnings, "seconds": self.stages.seconds, "peak_rss_bytes": peak_rss_bytes()}
         masks = {name: mask for step in steps for name, mask in step.change.space.masks(step.change).items()}
-        return Result(facts | end, plan, written, masks)
+        return Result(ShownReport(facts | end), plan, written, masks)
 
     def _sizes(self, context: Context) -> Report:
         rows = "the calibration rows" if self.data.calibration else "the evaluation rows"
