@@ -87,6 +87,7 @@ class _Told:
         for volume in analysis.macs:
             self._macs[id(volume.node)].append(volume)
         self._sizes = {volume.name: volume for volume in analysis.parameters}
+        self._counted = set(analysis.facts.model.copies)
         self._reasons: dict[str, str] = {}
         for one in sorted(analysis.frozen, key=lambda one: -one.positions):
             if one.barrier.reason != WINDOW:
@@ -101,8 +102,9 @@ class _Told:
         found |= {"status": status, "reason": reason, "width_before": before, "width_after": after}
         volumes = {
             "macs": [v for inner in node.inside() for v in self._macs.get(id(inner), ())],
-            "parameters": [self._sizes.pop(name) for name in weights if name in self._sizes],
+            "parameters": [self._sizes[name] for name in weights if name in self._sizes and name not in self._counted],
         }
+        self._counted.update(weights)
         for key, counted in volumes.items():
             share = self._batch if key == "macs" else 1
             for when, widths in (("before", self._analysis.widths), ("after", self._kept.widths)):

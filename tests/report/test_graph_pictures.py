@@ -148,7 +148,10 @@ def test_links_of_the_glance_lead_to_blocks_that_are_there() -> None:
     for level in range(4):
         found = picture_of(report_of(residual(40)), level)
         assert found is not None and found.glance is not None
-        targets = {anchor.get("href") for anchor in ElementTree.fromstring(found.glance).iter("a")}
+        root = ElementTree.fromstring(found.glance)
+        targets = {anchor.get("href") for anchor in root.iter("a")}
+        assert root.get("role") == "group"  # an image has nothing inside that can be reached
+        assert all(anchor.findtext("title") for anchor in root.iter("a"))
         ids = {f"#{inner.id}" for section in found.sections for inner in (section, *section.inner) if inner.id}
         assert targets == ids
 
@@ -195,6 +198,7 @@ def test_counts_are_short(number: float, text: str) -> None:
         ("node_MatMul_18", "MatMul", "node_MatMul_18"),
         ("/Add", "Add", "Add"),
         ("///", "Add", "Add"),
+        ("model/a/Conv2D;model/b/BiasAdd", "Conv", "model/b/BiasAdd"),
     ],
 )
 def test_names_end_where_exporters_put_the_operator(node: str, op: str, text: str) -> None:

@@ -132,6 +132,15 @@ def test_no_text_is_cut_and_nothing_is_wider_than_the_screen(
     assert browser.value("document.querySelectorAll('svg.plot').length") == 2
 
 
+@pytest.mark.parametrize("name", ["prune", "inspect", "sweep"])
+def test_tables_of_a_run_fit_a_phone(name: str, browser: Browser, pages: dict[str, Path]) -> None:
+    """Of names of a usual length no table has to be scrolled."""
+    browser.open(pages[name], 390, "light")
+    browser.value("document.querySelectorAll('details').forEach(folded => { folded.open = true })")
+    wide = "[...document.querySelectorAll('.scroll:has(table)')].filter(e => e.scrollWidth > e.clientWidth)"
+    assert browser.value(f"{wide}.map(e => e.getAttribute('aria-label'))") == []
+
+
 CONTRASTS = """(() => {
   const light = colour => {
     const parts = colour.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)

@@ -95,6 +95,17 @@ def test_what_cannot_be_cut_says_why() -> None:
     assert row["status"] == "frozen" and "model's" in row["reason"]
 
 
+def test_weights_that_two_nodes_share_count_once_and_belong_to_both() -> None:
+    """As of a recurrent layer that is written out: each step has the weights, the first one their parameters."""
+    weights = {"w": np.ones((8, 8), np.float32)}
+    twice = [helper.make_node("MatMul", [one, "w"], [two], name=two) for one, two in (("x", "a"), ("a", "b"))]
+    added = [helper.make_node("Add", ["a", "b"], ["y"], name="y")]
+    for nodes, out in ((twice, "b"), (twice + added, "y")):
+        rows = api.inspect(net(nodes, weights, out))["graph"]["nodes"]
+        assert [row["status"] for row in rows[:2]] == (["kept"] * 2 if out == "b" else ["frozen"] * 2)
+        assert [row["parameters_before"] for row in rows[:2]] == [64, 0]
+
+
 def test_branches_that_went_are_removed_in_the_picture() -> None:
     report = onnxprune.prune(CNN, granularity="block", target="macs=70%", latency=False).report
     gone = {label for row in report["blocks"] if row["status"] == "removed" for label in row["nodes"]}

@@ -54,12 +54,13 @@ def _layers(report: ReportView) -> MeterTable:
         share = share_left(row)
         before, after = row["width_before"], row["width_after"]
         if share is None:
-            width = Meter(1.0, 1.0, "inputs cut" if look == "pruned" and decided else row["status"])
+            told = {"pruned": "inputs cut" if decided else "its inputs"}.get(look, row["status"])
+            width = Meter(1.0, 1.0, told)
         else:
             width = Meter(share, 1.0, f"{after} of {before}" if decided else str(before))
         macs = counted(row["macs_before"])
-        told = f"{counted(row['macs_after'])} of {macs}" if row["macs_after"] != row["macs_before"] else macs
-        cost = Meter(row["macs_after"] / most, row["macs_before"] / most, told)
+        left = f"{counted(row['macs_after'])} of {macs}" if row["macs_after"] != row["macs_before"] else macs
+        cost = Meter(row["macs_after"] / most, row["macs_before"] / most, left)
         title = visible(row["node"]) + (f": {visible(row['reason'])}" if row["reason"] else "")
         found.append(MeterRow(short(row), row["op"], look, title, (width, cost)))
     kept = "kept" if decided else "width"

@@ -26,8 +26,10 @@ LIMIT = 1_000_000
 ATTEMPTS = ((1000, 0), (1000, 1), (200, 1), (200, 2), (50, 2), (50, 3), (10, 3), (3, None))
 """How many rows a table may have and how much of a graph is drawn (None: nothing), the first that keeps within the limit."""
 LONGEST_TEXT = 1000
-UNFOLDED, BARS = 3, 45  # rows of details, and of bars, that are not worth folding
+UNFOLDED, BARS = 3, 120  # rows of details, and of bars, that are not worth folding
 DRAWN = 8  # jobs of a run whose graphs and plots are drawn
+OPENED = ("Proof", "Drift", "Task", "Latency in µs", "Memory in bytes")
+"""Tables of details that are open where they are short."""
 NOT_AS_TABLES = {PASTE, STAYING, WARNINGS, "Gates", "Divergence per tensor"}
 """Tables that a page shows by other means."""
 
@@ -107,4 +109,4 @@ def _section(name: str, report: Mapping[str, Any], drawn: bool) -> dict[str, Any
 
 
 def _is_open(table: Table) -> bool:
-    return not table.folded or len(table.rows) <= UNFOLDED
+    return not table.folded or (table.title in OPENED and len(table.rows) <= UNFOLDED)

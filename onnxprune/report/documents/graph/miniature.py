@@ -30,15 +30,15 @@ def miniature(graph: Mapping[str, Any], parts: Sequence[range], decided: bool, i
             left, top, widest = left + widest + SPACE, 0, 0.0
         widest = max(widest, one.found.width)
         place = f"translate({left:.0f} {top * PITCH})"
-        block = f'<g transform="{place}">{one.drawn(decided)}</g>'
+        block = f'<title>{one.title}</title><g transform="{place}">{one.drawn(decided)}</g>'
         name = ids.get(one.block.start)
-        body.append(f'<a href="#{name}">{block}</a>' if name else block)
+        body.append(f'<a href="#{name}">{block}</a>' if name else f"<g>{block}</g>")
         top += one.found.layers
         lowest = max(lowest, top)
     width, height = round(left + widest + 2), lowest * PITCH
     title = f"All {sum(map(len, parts))} nodes at a glance, block by block"
     return Markup(
-        f'<svg class="graph small" role="img" aria-label="{title}" viewBox="-1 -1 {width} {height}" '
+        f'<svg class="graph small" role="group" aria-label="{title}" viewBox="-1 -1 {width} {height}" '
         f'width="{width}" height="{height}">{"".join(body)}</svg>'
     )
 
@@ -57,10 +57,14 @@ class _Small:
         sizes = [LANE] * len(outside) + [float(WIDE)] * len(block)
         self.found: Layering = layout(sizes, self.edges, GAP, LANE)
 
-    def drawn(self, decided: bool) -> str:
+    @property
+    def title(self) -> Markup:
+        """Name a block by its ends."""
         first, last = (short(self.rows[self.block[at]]) for at in (0, -1))
-        title = f"<title>{escape(f'{first} … {last}'[:LONGEST_TITLE])}</title>"
-        return title + "".join(map(self._edge, self.edges)) + self._boxes(decided)
+        return escape(f"{first} … {last}"[:LONGEST_TITLE])
+
+    def drawn(self, decided: bool) -> str:
+        return "".join(map(self._edge, self.edges)) + self._boxes(decided)
 
     def _edge(self, edge: tuple[int, int]) -> str:
         source, target = edge
@@ -83,7 +87,8 @@ class _Small:
             left, top, share = round(found.x[at] - WIDE / 2), found.layer[at] * PITCH, share_left(row)
             look = look_of(row, decided)
             box = f'<g class="{look}"><rect x="{left}" y="{top}" width="{WIDE}" height="{HIGH}"/>'
-            if share and look in ("pruned", "kept"):
+            if look in ("pruned", "kept"):
+                share = 1.0 if share is None else share
                 box += f'<rect class="bar" x="{left}" y="{top}" width="{max(1, round(WIDE * share))}" height="{HIGH}"/>'
             drawn.append(box + "</g>")
         return "".join(drawn)

@@ -154,8 +154,8 @@ def counted(number: float) -> str:
 
 
 def short(row: Row) -> str:
-    """Return the end of a node's name that tells it from others: without the operator that exporters put last."""
-    parts = [part for part in visible(row["node"]).split("/") if part]
+    """Return the end of a node's name that tells it from others: the last of those that were joined, without the operator behind."""
+    parts = [part for part in visible(row["node"]).rpartition(";")[2].split("/") if part]
     if len(parts) > 1 and parts[-1].startswith(row["op"]):
         parts.pop()
     named = [part for at, part in enumerate(parts) if at + 1 == len(parts) or not parts[at + 1].startswith(f"{part}.")]
