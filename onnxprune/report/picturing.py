@@ -89,9 +89,8 @@ class _Told:
         self._sizes = {volume.name: volume for volume in analysis.parameters}
         self._counted = set(analysis.facts.model.copies)
         self._reasons: dict[str, str] = {}
-        for one in sorted(analysis.frozen, key=lambda one: -one.positions):
-            if one.barrier.reason != WINDOW:
-                self._reasons.setdefault(one.parameter, one.barrier.reason)
+        for one in sorted(analysis.frozen, key=lambda one: (one.barrier.reason == WINDOW, -one.positions)):
+            self._reasons.setdefault(one.parameter, one.barrier.reason)
 
     def row(self, node: Node, reads: list[int], then: list[str]) -> dict[str, Any]:
         weights = list(dict.fromkeys(self._stored(node)))

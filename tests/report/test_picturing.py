@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from cases import PATTERNS
 from onnx import helper, numpy_helper
+from support.oracles import analysed, random_plan
+from support.patterns import Pattern
 
 import onnxprune
 from onnxprune import api
+from onnxprune.allocate.account import model_totals
+from onnxprune.coupling.kept import Kept
 from onnxprune.report import picturing
 from onnxprune.report.documents import render
 
@@ -104,6 +110,18 @@ def test_weights_that_two_nodes_share_count_once_and_belong_to_both() -> None:
         rows = api.inspect(net(nodes, weights, out))["graph"]["nodes"]
         assert [row["status"] for row in rows[:2]] == (["kept"] * 2 if out == "b" else ["frozen"] * 2)
         assert [row["parameters_before"] for row in rows[:2]] == [64, 0]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS[::5], ids=lambda pattern: pattern.name)
+def test_graphs_of_all_kinds_have_the_costs_of_their_cuts(pattern: Pattern) -> None:
+    """Of what other tools break on: MACs of nodes add up to those of the model, whole and cut at random; what stays says why."""
+    analysis = analysed(pattern.model(), pattern.allow)
+    kept = Kept.of(analysis, random_plan(analysis, np.random.default_rng(zlib.crc32(pattern.name.encode()))))
+    rows = picturing.graph_entry(analysis, kept)["nodes"]
+    for when, widths in (("before", analysis.widths), ("after", kept.widths)):
+        assert total(rows, f"macs_{when}") == model_totals(analysis, widths)["macs"]
+    assert all(source < number for number, row in enumerate(rows) for source in row["reads"])
+    assert all(row["reason"] for row in rows if row["status"] == "frozen")
 
 
 def test_branches_that_went_are_removed_in_the_picture() -> None:

@@ -136,7 +136,8 @@ def decided_by(report: ReportView) -> Iterator[tuple[str, str]]:
     settings, repair = report.get("settings") or {}, report.get("repair") or {}
     if "after" not in report and "points" not in report:  # nothing was decided
         return
-    for key in ("criterion", "granularity", "scope", "target", "ratio"):
+    asked = ("granularity", "scope") if "points" in report else ("criterion", "granularity", "scope", "target", "ratio")
+    for key in asked:  # points of a sweep differ in the rest
         value = settings.get(key)
         if value not in (None, "", [], ()):
             yield key, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -56,7 +56,8 @@ def _came_out(report: Mapping[str, Any]) -> str:
 def _result(job: Mapping[str, Any]) -> str:
     failed = [gate["name"] for gate in job.get("gates", ()) if not gate["passed"]]
     error = shortened(job.get("error") or "")
-    return error or (f"missed: {', '.join(failed)}" if failed else "passed")
+    badge = outcome(job)
+    return error or (f"missed: {', '.join(failed)}" if failed else badge.word if badge else "done")
 
 
 def _part(report: Mapping[str, Any], rows: int) -> list[str]:
