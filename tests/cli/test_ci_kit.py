@@ -124,7 +124,7 @@ def test_readme_example_names_every_missed_budget(runner: Path) -> None:
 def test_action_fails_with_a_missed_budget(runner: Path) -> None:
     code, outputs, summary = step(runner, f"'{MODEL}' --no-latency --dry-run --max-size 1kB")
     assert (code, outputs["exit-code"]) == (1, "1")
-    assert "| no |" in summary
+    assert "✗ failed" in summary and "max\\_size" in summary
 
 
 def test_action_reports_what_cannot_be_read(runner: Path) -> None:
@@ -142,6 +142,63 @@ def test_inputs_reach_the_shell_as_variables_only() -> None:
     assert set(used) == set(ACTION["inputs"])
     named = re.findall(r"steps\.onnxprune\.outputs\.([\w-]+)", (ROOT / "action.yml").read_text())
     assert set(named) == set(ACTION["outputs"])
+
+
+TEMPLATE = (ROOT / "templates" / "onnxprune" / "template.yml").read_text()
+
+
+def component(**given: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the inputs that the component declares, and its jobs with these filled in as GitLab does: as text, before it is parsed."""
+    declared, _, body = TEMPLATE.partition("\n---\n")
+    inputs = yaml.safe_load(declared)["spec"]["inputs"]
+    values = {name: about["default"] for name, about in inputs.items()} | given
+    return inputs, yaml.safe_load(re.sub(r"\$\[\[ inputs\.(\w+) \]\]", lambda found: values[found[1]], body))
+
+
+def job_of_component(folder: Path, **given: str) -> subprocess.CompletedProcess[str]:
+    """Run the script of the component's one job as a runner does, with its variables."""
+    ((_, job),) = component(**given)[1].items()
+    return shell(folder, "\n".join(job["script"]), **job["variables"])
+
+
+def test_component_runs_and_leaves_its_artifacts(runner: Path) -> None:
+    (runner / "models").symlink_to(ROOT / "models")
+    (runner / "onnxprune.toml").write_text(example()[0])
+    done = job_of_component(runner, package="")
+    assert done.returncode == 0, done.stderr
+    ((_, job),) = component()[1].items()
+    wanted = [*job["artifacts"]["paths"], job["artifacts"]["reports"]["junit"]]
+    assert all((runner / name).stat().st_size > 100 for name in wanted)
+    assert job["artifacts"]["when"] == "always" and job["stage"] == "test"
+
+
+def test_component_fails_with_a_missed_budget_and_has_said_so(runner: Path) -> None:
+    done = job_of_component(runner, package="", arguments=f"check '{MODEL}' --max-size 1kB")
+    assert done.returncode == 1
+    assert ElementTree.parse(runner / "onnxprune.xml").getroot().get("failures") == "1"
+
+
+def test_component_installs_what_it_is_told(runner: Path) -> None:
+    pip = runner / "bin" / "python3"
+    pip.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > asked\n')
+    pip.chmod(0o755)
+    done = job_of_component(
+        runner, arguments="--version", package="onnxprune[report] @ git+https://example.org/x@v0; echo no"
+    )
+    assert (runner / "asked").read_text().splitlines()[
+        -1
+    ] == "onnxprune[report] @ git+https://example.org/x@v0; echo no"
+    assert "no\n" not in done.stdout.splitlines(keepends=True)
+
+
+def test_inputs_of_the_component_are_used_and_declared() -> None:
+    inputs, jobs = component()
+    assert set(re.findall(r"inputs\.(\w+)", TEMPLATE)) == set(inputs)
+    assert all(about["description"] for about in inputs.values())
+    ((_, job),) = jobs.items()
+    assert not any("[[" in line for line in job["script"])  # an input inside a script would be pasted into it as code
+    used = yaml.safe_load(next(text for kind, text in BLOCKS if kind == "yaml" and "component:" in text))
+    assert set(used["include"][0]["inputs"]) <= set(inputs)
 
 
 def test_hook_checks_the_files_it_is_given() -> None:
