@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -73,6 +74,27 @@ def test_the_description_of_a_package_index_has_no_link_into_nowhere(repository:
         )
         assert f"{repository}/blob/v1.2.3/docs/cli.md#data" in targets
     assert set(setup["addresses"](repository, "1.2.3")) >= ({"Source", "Issues", "Changelog"} if repository else set())
+
+
+BARE = """
+import sys
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("jinja2", "markupsafe", "PIL", "tokenizers", "dask", "yaml", "matplotlib"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refused())
+from onnxprune.cli import main
+main(["inspect", "models/digits_cnn.onnx", "--markdown", sys.argv[1] + "/i.md", "--json", sys.argv[1] + "/i.json"], standalone_mode=False)
+import onnxprune
+print(repr(onnxprune.analyze("models/digits_cnn.onnx")))
+main(["models/digits_cnn.onnx", "--dry-run", "--no-latency", "--markdown", "-", "--junit", sys.argv[1] + "/p.xml"], standalone_mode=False)
+"""
+
+
+def test_without_extras_only_what_they_are_for_is_missing(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", BARE, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"i.md", "i.json", "p.xml"}
 
 
 def test_the_repository_is_said_or_empty() -> None:

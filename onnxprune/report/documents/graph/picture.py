@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
-
-from markupsafe import Markup, escape
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onnxprune.report.documents.graph.layering import Layering, layout
 from onnxprune.report.visible import visible
+
+if TYPE_CHECKING:
+    from markupsafe import Markup  # of an extra: words about nodes are for every document, and only drawing needs it
 
 Row = Mapping[str, Any]
 
@@ -34,6 +35,8 @@ class Box(NamedTuple):
 
 def drawn(graph: Mapping[str, Any], block: Sequence[int], title: str, decided: bool) -> Markup:
     """Draw some nodes of a graph, what they read from elsewhere, and the outputs of the model among them."""
+    from markupsafe import Markup, escape
+
     rows: Sequence[Row] = graph["nodes"]
     outside = sorted({source for node in block for source in rows[node]["reads"] if source not in block})
     given = [(one["name"], one["node"]) for one in graph["outputs"] if one["node"] in block]
@@ -93,6 +96,8 @@ def _at(x: float) -> int:
 
 
 def _box(found: Layering, number: int, part: Box, rows: Sequence[Row], decided: bool) -> str:
+    from markupsafe import escape
+
     left, top = _at(found.x[number] - WIDE / 2), _top(found.layer[number])
     if part.node is None:
         text = escape(_fitted(part.text))
