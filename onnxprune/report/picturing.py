@@ -82,6 +82,7 @@ class _Told:
 
     def __init__(self, analysis: Analysis, kept: Kept):
         self._analysis, self._kept, self._facts = analysis, kept, analysis.facts
+        self._whole = analysis.widths
         self._batch = batch_size(analysis.facts)
         self._macs = defaultdict(list)
         for volume in analysis.macs:
@@ -106,7 +107,7 @@ class _Told:
         self._counted.update(weights)
         for key, counted in volumes.items():
             share = self._batch if key == "macs" else 1
-            for when, widths in (("before", self._analysis.widths), ("after", self._kept.widths)):
+            for when, widths in (("before", self._whole), ("after", self._kept.widths)):
                 found[f"{key}_{when}"] = sum(v.at(widths) for v in counted) // share
         return found
 
