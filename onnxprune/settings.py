@@ -571,6 +571,11 @@ class Settings:
         return self.gate_weights == MOVING
 
     @property
+    def mends(self) -> bool:
+        """Whether gates are trained with the repair in view that follows them."""
+        return not self.moves and self.repair in (AUTO, "least-squares")
+
+    @property
     def gate_recipe(self) -> Recipe:
         """How gates are trained: as weights are, for as long as ``gate_training`` says."""
         length: dict[str, Any] = {"steps": 0, "seconds": 0.0} | parse_length(self.gate_training)

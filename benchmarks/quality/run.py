@@ -29,6 +29,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "auto, search 230 s": {"search": 230.0},
     "gates:l1": {"criterion": "gates", "gate_training": 600},
     "gates:l0": {"criterion": "gates:l0", "gate_training": 600},
+    "gates:reweighted": {"criterion": "gates:reweighted", "gate_training": 600},
+    "gates:bayes": {"criterion": "gates:bayes", "gate_training": 600},
     "gates:l1, weights moving": {"criterion": "gates", "gate_training": 1200, "gate_weights": "moving"},
     "gates:l0, weights moving": {"criterion": "gates:l0", "gate_training": 1200, "gate_weights": "moving"},
 }

@@ -30,6 +30,15 @@ def gates(group: Group, context: Scoring) -> np.ndarray:
 criterion("gates:l1", needs=("gates-l1",), normaliser="none", scope="global")(gates)
 
 
+@criterion("gates:reweighted", needs=("gates-reweighted",), normaliser="none", scope="global")
+def gates_reweighted(group: Group, context: Scoring) -> np.ndarray:
+    """Gates as gates:l1, under a penalty by the logarithm of their size, which leaves few of them half shut.
+
+    Candes, Wakin and Boyd 2008, "Enhancing Sparsity by Reweighted l1 Minimization", eq. 11.
+    """
+    return _opened(group, context, "reweighted")
+
+
 @criterion("gates:l0", needs=("gates-l0",), normaliser="none", scope="global")
 def gates_l0(group: Group, context: Scoring) -> np.ndarray:
     """Hard-concrete gates trained under a budget by an augmented Lagrangian.
@@ -38,3 +47,13 @@ def gates_l0(group: Group, context: Scoring) -> np.ndarray:
     Lei 2020, "Structured Pruning of Large Language Models", section 3.3.
     """
     return _opened(group, context, "l0")
+
+
+@criterion("gates:bayes", needs=("gates-bayes",), normaliser="none", scope="global")
+def gates_bayes(group: Group, context: Scoring) -> np.ndarray:
+    """Gates of drawn probability, each with a sparse Beta prior, under a budget as gates:l0.
+
+    Lee et al. 2018, "Adaptive Network Sparsification with Dependent Variational Beta-Bernoulli Dropout", the masks of adversarial
+    neural pruning (Madaan et al. 2020).
+    """
+    return _opened(group, context, "bayes")

@@ -31,6 +31,10 @@ class Family:
         """Return float64[width]: how far each gate counts as open, from 0 to 1."""
         raise NotImplementedError
 
+    def pressed(self, parameters: np.ndarray, amount: float) -> np.ndarray:
+        """Return the parameters under so much pressure to shut."""
+        return parameters - amount
+
 
 FAMILIES: Registry[Family] = Registry("kind of gates")
 
@@ -49,6 +53,22 @@ class Proximal(Family):
 
     def opened(self, parameters: np.ndarray) -> np.ndarray:
         return parameters
+
+
+class Reweighted(Proximal):
+    """The gate is the parameter, and costs the logarithm of its size, so that a half shut one costs nearly what an open one does.
+
+    Candes, Wakin and Boyd 2008, "Enhancing Sparsity by Reweighted l1 Minimization", section 2.2 and eq. 11, the weights taken anew in
+    each proximal step, as Guo et al. 2019, "Reweighted Proximal Pruning", eq. 5, do it for the weights of a network.
+    """
+
+    SOFTENED = 0.1
+
+    def opened(self, parameters: np.ndarray) -> np.ndarray:
+        return np.asarray(np.log1p(parameters / self.SOFTENED) / np.log1p(1 / self.SOFTENED))
+
+    def pressed(self, parameters: np.ndarray, amount: float) -> np.ndarray:
+        return parameters - amount / (np.maximum(parameters, 0.0) + self.SOFTENED)
 
 
 class HardConcrete(Family):
@@ -73,5 +93,32 @@ class HardConcrete(Family):
         return np.asarray(expit(parameters - self.BETA * np.log(-self.GAMMA / self.ZETA)))
 
 
+class BetaBernoulli(Family):
+    """Gates drawn from a relaxed Bernoulli distribution whose probability is drawn too, from Beta(a, 1); parameters are log a.
+
+    Lee et al. 2018, "Adaptive Network Sparsification with Dependent Variational Beta-Bernoulli Dropout", eqs. 4 to 7, without the part
+    that depends on the input: prior Beta(a0, 1), a posterior of the same family instead of Kumaraswamy's, so that the divergence from
+    the prior is log(a / a0) + a0 / a - 1. Its weight is the multiplier of the budget. The mean of the probability is a / (1 + a).
+    """
+
+    start, rate, bounds = 2.5, 0.1, (-5.0, 5.0)
+    PRIOR, TEMPERATURE = 1e-2, 2 / 3
+
+    def drawn(self, parameters: np.ndarray, random: np.random.Generator) -> Drawn:
+        uniform, noise = random.uniform(1e-6, 1 - 1e-6, (2, *parameters.shape))
+        log = np.log(uniform) * np.exp(-parameters)
+        rest = -np.expm1(log)  # the probability that it is shut
+        gates = expit((log - np.log(rest) + np.log(noise) - np.log1p(-noise)) / self.TEMPERATURE)
+        return Drawn(gates, gates * (1 - gates) / self.TEMPERATURE * -log / rest)
+
+    def opened(self, parameters: np.ndarray) -> np.ndarray:
+        return np.asarray(expit(parameters))
+
+    def pressed(self, parameters: np.ndarray, amount: float) -> np.ndarray:
+        return parameters - amount * (1 - self.PRIOR * np.exp(-parameters))
+
+
+FAMILIES.add("bayes", BetaBernoulli())
 FAMILIES.add("l1", Proximal())
+FAMILIES.add("reweighted", Reweighted())
 FAMILIES.add("l0", HardConcrete())

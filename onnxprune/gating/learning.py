@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import ModelError
+from onnxprune.evidence.attacks.attacker import Attacked
+from onnxprune.evidence.stream import gather
+from onnxprune.gating.attacked import HalfAttacked
 from onnxprune.gating.gated import gated
 from onnxprune.gating.training import GatePlan, GateScores, GateTraining
 from onnxprune.means import Means
@@ -38,16 +41,25 @@ class Learned:
 
 
 def learned_gates(
-    analysis: Analysis, teaching: Teaching, plan: GatePlan, recipe: Recipe, means: Means = Means()
+    analysis: Analysis,
+    teaching: Teaching,
+    plan: GatePlan,
+    recipe: Recipe,
+    means: Means = Means(),
+    attacked: Attacked | None = None,
 ) -> Learned:
-    """Train a gate for every unit under a budget; raises ModelError where no gradient can be taken or nothing has a gate."""
-    own = gated(analysis)
+    """Train a gate for every unit under a budget, on rows of which half are ``attacked`` where that is given; raises ModelError where no gradient can be taken or nothing has a gate."""
+    own = gated(analysis, plan.mended)
+    if own.mendings:
+        own.go_by(gather(analysis.facts, teaching.dataset, [mending.need for mending in own.mendings], means))
     if not own.gates:
         raise ModelError(
             f"{analysis.facts.model.name}: no unit is read as a float by a node of the main graph, so that there is nothing to gate; "
             "name another criterion"
         )
-    lessons = WholeModel(teaching, recipe, means)
+    lessons = (
+        WholeModel(teaching, recipe, means) if attacked is None else HalfAttacked(attacked, teaching, recipe, means)
+    )
     weights = trainable(analysis.facts.model) if plan.moving else {}
     training = GateTraining(own, weights, plan, lessons, recipe, means)
     for _ in training.run():

@@ -32,12 +32,14 @@ class GatePlan:
     """``family``: a name of FAMILIES; ``aim``: the budget.
 
     ``decide``: scores (None: a group without gates) -> bool[width] per group, what stays. ``moving``: weights are trained too.
+    ``mended``: readers see what a repair by least squares would make of the gates.
     """
 
     family: str
     aim: Target
     decide: Callable[[GateScores], Sequence[np.ndarray]]
     moving: bool = False
+    mended: bool = False
 
 
 class GateTraining(Descent):
@@ -67,12 +69,11 @@ class GateTraining(Descent):
         super().__init__(gated.model, weights, lessons, recipe, means)
 
     def fed(self) -> Arrays:
-        gates = self.shut or {name: drawn.gates for name, drawn in self.drawn.items()}
-        return {**self.parameters, **{name: gate.astype(self.gated.precise(name)) for name, gate in gates.items()}}
+        return {**self.parameters, **self.gated.fed(self.shut or self._gates)}
 
     def pulled(self, gradients: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Press the gates by loss and budget; return the gradients of the weights."""
-        own = {name: np.asarray(gradients[name], np.float64) for name in self.logits}
+        own = {} if self.shut else self.gated.pulled(self._gates, gradients)
         if self.shut is None and all(np.isfinite(found).all() for found in own.values()):
             self._press(own)
         return {name: gradients[name] for name in self.parameters}
@@ -94,6 +95,10 @@ class GateTraining(Descent):
     def message(self) -> str:
         return f"{super().message()}, {self.spent:.0%} of {self.budget.limit:.0%} open"
 
+    @property
+    def _gates(self) -> Arrays:
+        return {name: drawn.gates for name, drawn in self.drawn.items()}
+
     def _draw(self) -> None:
         self.drawn = {name: self.family.drawn(array, self.random) for name, array in self.logits.items()}
 
@@ -111,7 +116,9 @@ class GateTraining(Descent):
 
     def _shut_by(self, amounts: np.ndarray) -> Arrays:
         """Return the parameters less float64[groups] amounts, the same for all units of a group."""
-        return {name: self.logits[name] - amounts[group] for group, name in self.gated.gates.items()}
+        return {
+            name: self.family.pressed(self.logits[name], amounts[group]) for group, name in self.gated.gates.items()
+        }
 
     def _widths(self, parameters: Arrays) -> np.ndarray:
         """Return float64[groups]: how many units are open, as the gates' bounds allow."""

@@ -214,9 +214,10 @@ def require_data(settings: Settings, given: bool) -> None:
 
 def refuse_idle_attack(settings: Settings) -> None:
     """Refuse an attack that changes no rows which anything looks at; raises UsageError."""
-    if settings.attack and {VULNERABILITY, *KINDS}.isdisjoint(settings.scorer.needs):
+    scorer = settings.scorer
+    if settings.attack and not scorer.learned and {VULNERABILITY, *KINDS}.isdisjoint(scorer.needs):
         raise UsageError(
-            f"attack {settings.attack} changes the rows that criterion vulnerability and criteria of gradients look at, and this run names none; "
+            f"attack {settings.attack} changes the rows that criterion vulnerability, criteria of gradients and trained gates look at, and this run names none; "
             "name one (--criterion group-fisher), or leave attack out"
         )
 

@@ -15,13 +15,21 @@ from onnxprune.coupling.silence import silenced
 from onnxprune.criteria import parse_criterion
 from onnxprune.data import input_specs, open_dataset
 from onnxprune.errors import DataError, UsageError
+from onnxprune.evidence.attacks import parse_attack
+from onnxprune.evidence.attacks.attacker import Attacked, attacker_of
+from onnxprune.evidence.store import Evidence
+from onnxprune.evidence.stream import gather
 from onnxprune.gating import FAMILIES
+from onnxprune.gating.attacked import HalfAttacked
 from onnxprune.gating.budget import Budget, least_multiplier
-from onnxprune.gating.gated import gated
+from onnxprune.gating.gated import GatedUnits, gated
+from onnxprune.means import Means
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
 from onnxprune.model.read import load
-from onnxprune.model.runtime import session
+from onnxprune.model.runtime import revealing, session
+from onnxprune.recover import taught
+from onnxprune.recover.lessons import WholeModel
 from onnxprune.settings import Settings, make_settings
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -32,7 +40,7 @@ r = Conv<pads=[1,1,1,1]>(b, %6x5x3x3); s = Add(a, r)
 j = Concat<axis=1>(s, b); g = GlobalAveragePool(j); f = Flatten(g); y = Gemm<transB=1>(f, %4x11, %4)
 """
 ROWS = np.random.default_rng(0).standard_normal((96, 3, 6, 6)).astype(np.float32)
-KINDS = ["l0", "l1"]
+KINDS = sorted(FAMILIES)
 
 
 def analysis_of(model) -> Analysis:
@@ -64,6 +72,53 @@ def test_open_gates_change_nothing_and_shut_ones_are_silence(stream: Analysis) -
         np.testing.assert_allclose(outputs(shut), outputs(reference), rtol=1e-4, atol=1e-5)
 
 
+def seen_by(own: GatedUnits) -> Evidence:
+    facts = own.analysis.facts
+    rows = open_dataset(ROWS, input_specs(facts.model.structure))
+    return gather(facts, rows, [mending.need for mending in own.mendings])
+
+
+def half_open(own: GatedUnits, seed: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {name: random.uniform(0.1, 0.9, own.analysis.groups[group].width) for group, name in own.gates.items()}
+
+
+def test_mended_readers_see_what_least_squares_makes_of_open_units(stream: Analysis) -> None:
+    """With half of the units shut, each reader sees what a regression of the values on those that are open, and a constant, says."""
+    own = gated(stream, mends=True)
+    own.go_by(seen_by(own))
+    opened = {name: np.ones(stream.groups[group].width) for group, name in own.gates.items()}
+    whole = own.model.replaced({n: a.astype(np.float32) for n, a in own.fed(opened).items()})
+    np.testing.assert_allclose(outputs(whole), outputs(stream.facts.model), rtol=1e-3, atol=2e-3)
+    mending = next(mending for mending in own.mendings if mending.value == "a")
+    ((gates, units),) = mending.units
+    shut = np.arange(6) % 2 == 0
+    matrix = mending.fed(opened | {gates: 1.0 - shut[units]})[mending.matrix]
+    a = next(iter(revealing(stream.facts.model, ["a"]).run({"x": ROWS}, ["a"]).values()))
+    values = np.moveaxis(a, 1, -1).reshape(-1, 6)
+    design = np.column_stack([values[:, ~shut], np.ones(len(values))])
+    expected = np.linalg.lstsq(design, values[:, shut], rcond=None)[0][:-1].T
+    np.testing.assert_allclose(matrix[np.ix_(shut, ~shut)], expected, atol=0.05)
+    assert np.abs(matrix[:, shut]).max() < 0.01 and np.abs(expected).max() > 0.2
+
+
+def test_gradients_of_mended_gates_are_central_differences(stream: Analysis) -> None:
+    own, random = gated(stream, mends=True), np.random.default_rng(6)
+    own.go_by(seen_by(own))
+    at, along = (
+        half_open(own, 2),
+        {name: random.standard_normal(array.shape) for name, array in own.fed(half_open(own, 2)).items()},
+    )
+
+    def loss(gates: dict[str, np.ndarray]) -> float:
+        return sum(float((array * along[name]).sum()) for name, array in own.exact(gates).items())
+
+    for name, found in own.pulled(at, along).items():
+        for unit in range(len(found)):
+            up, down = ({**at, name: at[name] + way * (np.arange(len(found)) == unit)} for way in (1e-5, -1e-5))
+            assert found[unit] == pytest.approx((loss(up) - loss(down)) / 2e-5, rel=1e-3, abs=1e-4)
+
+
 # --- families -------------------------------------------------------------------------------------------------------
 
 
@@ -83,6 +138,25 @@ def test_hard_concrete_gates_are_open_as_often_as_they_count() -> None:
         drawn = family.drawn(np.full(20000, parameter), np.random.default_rng(2)).gates
         assert (drawn > 0).mean() == pytest.approx(float(family.opened(np.array([parameter]))[0]), abs=0.01)
     assert (drawn == 1).mean() > 0.3
+
+
+def test_a_reweighted_penalty_leaves_the_large_and_shuts_the_small() -> None:
+    """One proximal step by hand: 0.5 - 0.11 / 0.6, 1 - 0.11 / 1.1, 0.1 - 0.11 / 0.2."""
+    family = FAMILIES["reweighted"]
+    np.testing.assert_allclose(family.pressed(np.array([0.5, 1.0, 0.1]), 0.11), [0.5 - 0.11 / 0.6, 0.9, -0.45])
+    np.testing.assert_allclose(family.opened(np.array([0.0, 0.1, 1.0])), [0, np.log(2) / np.log(11), 1])
+
+
+def test_drawn_probabilities_are_those_of_their_distribution() -> None:
+    """The mean of Beta(a, 1) is a / (1 + a), which is also how often a gate is more open than shut."""
+    family = FAMILIES["bayes"]
+    for parameter in (-1.0, 0.5, 2.0):
+        drawn = family.drawn(np.full(20000, parameter), np.random.default_rng(2)).gates
+        assert (drawn > 0.5).mean() == pytest.approx(float(family.opened(np.array([parameter]))[0]), abs=0.01)
+    pressed = family.pressed(np.array([5.0, np.log(family.PRIOR)]), 1.0)
+    assert pressed == pytest.approx(
+        [4.0, np.log(family.PRIOR)], abs=1e-3
+    )  # where posterior and prior are one nothing presses
 
 
 # --- the budget -----------------------------------------------------------------------------------------------------
@@ -136,7 +210,50 @@ def test_gates_find_the_units_that_matter(name: str) -> None:
     assert told["spent"] <= told["limit"] + 1e-6 and told["limit"] == 0.5
 
 
-@pytest.mark.parametrize("name", KINDS)
+def twins() -> onnxprune.model.model.Model:
+    """A classifier of which units 0 to 5 are read the most, and are copies of each other in pairs, scaled; 6 to 9 are read less, each alone."""
+    random = np.random.default_rng(8)
+    a = random.standard_normal((8, 10))
+    a[:, 1:6:2] = 0.9 * a[:, 0:6:2]
+    w = random.standard_normal((10, 3)) * np.where(np.arange(10) < 6, 1.0, 0.5)[:, None]
+    return network(
+        f"a = @{a.tolist()}\nw = @{w.tolist()}\np = MatMul(x, a)\nh = Relu(p)\nlogits = MatMul(h, w)",
+        "float[n,8] x", "float[n,3] logits",
+    )  # fmt: skip
+
+
+def test_gates_that_see_the_repair_give_up_what_others_say_too() -> None:
+    """Of each pair one goes, although both are louder than those that nothing can make up for."""
+    options = OPTIONS | {"ratio": 0.3, "criterion": "gates:reweighted", "gate_training": 150}
+
+    def left(repair: str) -> set[int]:
+        plan = onnxprune.prune(twins(), repair=repair, **options).plan
+        (kept,) = {tuple(places) for axes in plan.kept.values() for places in axes.values()}
+        return set(kept)
+
+    assert {6, 7, 8, 9} <= left("least-squares")
+    assert not {6, 7, 8, 9} <= left("none")
+
+
+def test_half_of_the_rows_are_attacked_and_answered_as_they_are() -> None:
+    options = OPTIONS | {"criterion": "gates:l0", "gate_training": 20, "repair": "none"}
+    found = onnxprune.prune(planted(), attack="fgsm:1/10,range=-6:6", **options)
+    assert found.report["learned"]["steps"] == 20
+    model, rows = planted(), open_dataset(PLANTED, input_specs(planted()))
+    facts = analysis_of(model).facts
+    teaching, recipe = taught(facts.model, rows), Settings(criterion="gates", batch=16).gate_recipe
+    attack = parse_attack("fgsm:1/10,range=-6:6")
+    attacked = Attacked(attacker_of(facts, facts.model, attack, rows, Means(), None))
+    clean, half = WholeModel(teaching, recipe), HalfAttacked(attacked, teaching, recipe)
+    batch = next(clean.feeds(0, 16))
+    (plain,), (changed,) = clean.parts(dict(batch)), half.parts(dict(batch))
+    moved = np.abs(changed.feed["x"] - plain.feed["x"])
+    assert (moved[:8] == 0).all() and moved[8:].max() == pytest.approx(1.2, rel=1e-4)
+    for name in plain.feed.keys() - {"x"}:
+        np.testing.assert_array_equal(changed.feed[name], plain.feed[name])
+
+
+@pytest.mark.parametrize("name", ["l0", "l1"])
 def test_weights_that_move_are_written_and_are_no_worse(name: str) -> None:
     options = OPTIONS | {"target": "macs=30%", "ratio": None, "criterion": f"gates:{name}", "gate_training": 100}
     moved = onnxprune.prune(planted(), gate_weights="moving", **options)

@@ -9,7 +9,9 @@ from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
 from onnxprune.criteria.spec import LEARNED
+from onnxprune.data import Dataset
 from onnxprune.data.repeated import in_batches
+from onnxprune.evidence.attacks.attacker import Attacked, attacker_of
 from onnxprune.gating import GatePlan, GateScores, learned_gates
 from onnxprune.measure.divergence import Reference
 from onnxprune.model.model import Model
@@ -27,9 +29,10 @@ def by_gates(context: Context, analysis: Analysis, aim: Target) -> Chosen:
         return by_scores(context, analysis, aim, {LEARNED + kind: scores})
 
     teaching = taught(context.original, rows, settings.seed, judge=context.data.judge, outputs=context.outputs)
-    plan = GatePlan(kind, context.per_run(aim), lambda scores: decided(scores)[0], settings.moves)
+    plan = GatePlan(kind, context.per_run(aim), lambda scores: decided(scores)[0], settings.moves, settings.mends)
     with context.stages("gates"):
-        found = learned_gates(analysis, teaching, plan, settings.gate_recipe, context.means)
+        attacked = _attacked(context, analysis, rows) if settings.attack else None
+        found = learned_gates(analysis, teaching, plan, settings.gate_recipe, context.means, attacked)
     kept, warnings = decided(found.scores)
     context.notes.entries["learned"] = found.to_json()
     context.notes.warn(*warnings)
@@ -39,6 +42,12 @@ def by_gates(context: Context, analysis: Analysis, aim: Target) -> Chosen:
         "" if teaching.judge is not teaching.dataset else FITTED.format("the training of gates was", len(rows))
     )
     return Chosen(kept, _moved(context, analysis, kept, found.model, teaching))
+
+
+def _attacked(context: Context, analysis: Analysis, rows: Dataset) -> Attacked:
+    """Return what attacks the original; raises DataError where it cannot be attacked."""
+    attack = context.settings.attacking
+    return Attacked(attacker_of(analysis.facts, context.original, attack, rows, context.means, context.outputs))
 
 
 def _moved(context: Context, analysis: Analysis, kept: Kept, model: Model, teaching: Teaching) -> Reconstruction:
