@@ -10,6 +10,7 @@ from onnxprune.changes.context import Context
 from onnxprune.changes.zeros.earlier import TRAVEL_SCORES
 from onnxprune.changes.zeros.gradients import GRADIENT_SCORES
 from onnxprune.changes.zeros.layers import WeightLayer
+from onnxprune.changes.zeros.learned import LEARNED_SCORES
 from onnxprune.changes.zeros.patterns import Pattern
 from onnxprune.changes.zeros.scores import DAMPING, SCORES
 from onnxprune.changes.zeros.seen import moments_read
@@ -28,7 +29,7 @@ def channel_scores(
     scores. Layers whose inputs cannot be seen are judged by their weights alone.
     """
     name = context.settings.criterion
-    scored = SCORES.get("l1" if name in {*GRADIENT_SCORES, *TRAVEL_SCORES} else name)
+    scored = SCORES.get("l1" if name in {*GRADIENT_SCORES, *TRAVEL_SCORES, *LEARNED_SCORES} else name)
     seen = context.data.calibration is not None and (scored is None or scored.data)
     moments = moments_read(layers, analysis, context, centred=True) if seen else iter(())
     free = Pattern(pattern.share)

@@ -20,6 +20,7 @@ from onnxprune.changes.zeros.earlier import TRAVEL_SCORES, likeness
 from onnxprune.changes.zeros.fitting import ZeroFit
 from onnxprune.changes.zeros.gradients import GRADIENT_SCORES
 from onnxprune.changes.zeros.layers import WeightLayer, weight_layers
+from onnxprune.changes.zeros.learned import LEARNED_SCORES, OF_TRAINING
 from onnxprune.changes.zeros.masks import read_masks, taking_zero
 from onnxprune.changes.zeros.patterns import Pattern, parse_pattern
 from onnxprune.changes.zeros.scores import SCORES
@@ -62,7 +63,7 @@ class Zeros(Space[WeightLayer]):
 
     kind, name, noun, verb, changed = "zeros", "zeros", "layer", "empties", "pruned"
     takes: ClassVar[Takes] = {
-        "criterion": (AUTO, *SCORES, *GRADIENT_SCORES, *TRAVEL_SCORES), "repair": (AUTO, "none", "least-squares"),
+        "criterion": (AUTO, *SCORES, *GRADIENT_SCORES, *TRAVEL_SCORES, *LEARNED_SCORES), "repair": (AUTO, "none", "least-squares"),
         "scope": (AUTO, "layer", "global", BY_ERROR, *SPREADS),
         "max_divergence": (None,), "schedule": ("one-shot",), "search": (0.0,), "search_recover": (0,),
         "selection": ("independent",), "layer_ratio": ((),), "max_layer_ratio": (1.0,),
@@ -267,7 +268,9 @@ class Zeros(Space[WeightLayer]):
         zeros = {one.name: [str(self._told), int((~change.masks[one.name]).sum())] for one in change.parts}
         by = "weights" if self.context.data.calibration is None else "data"
         earlier = {} if self.context.rewind is None else {"rewind": ["earlier"]}
-        return {"zeros": zeros, "by": [by], "criterion": [self.context.settings.criterion]} | earlier
+        settings = self.context.settings.to_json()
+        trained = {"training": {name: settings[name] for name in OF_TRAINING}} if self.weighed.trained else {}
+        return {"zeros": zeros, "by": [by], "criterion": [self.context.settings.criterion]} | earlier | trained
 
     @property
     def _told(self) -> str:
@@ -295,7 +298,8 @@ class Zeros(Space[WeightLayer]):
         again = copy.copy(self)
         settings, criterion = self.context.settings, str(next(iter(record.get("criterion", ())), AUTO))
         repair = settings.repair if settings.repair in self.takes["repair"] else AUTO
-        settings = replace(settings, criterion=criterion, repair=repair, structured=False)
+        trained = dict(record.get("training", {}))
+        settings = replace(settings, criterion=criterion, repair=repair, structured=False, **trained)
         again.context = replace(self.context, settings=settings)
         return again._emptied(layers, patterns, shares)
 
