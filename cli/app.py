@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from onnxprune.cli import commands
 from onnxprune.cli.failures import Failure, Terminated, failure
@@ -91,8 +92,19 @@ class Application(click.Group):
                 return place
         return None
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return commands, the options of the default command, and files, as the first word may be its model."""
+        default = self.get_command(ctx, DEFAULT)
+        if incomplete.startswith("-") and default is not None:
+            own = default.make_context(DEFAULT, [], parent=ctx, resilient_parsing=True)
+            return default.shell_complete(own, incomplete)
+        found = super().shell_complete(ctx, incomplete)
+        return found or [CompletionItem(incomplete, type="file")]
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         known = self.list_commands(ctx)
+        if args[0] not in known and ctx.resilient_parsing:
+            return None, None, args
         if args[0] not in known:
             hint = near_names(args[0], known) or f"; commands: {', '.join(known)}"
             ctx.fail(f"{args[0]!r} is neither a command nor a model file{hint}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
@@ -11,7 +11,7 @@ import click
 
 from onnxprune.cli.progress import bar, each, lines
 from onnxprune.cli.streams import write_document
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import STAGES, Progress, silent
 from onnxprune.report.visible import visible
 
 
@@ -38,7 +38,9 @@ class Terminal:
             if self.quiet or sys.stderr is None:
                 yield silent
             elif self.verbose:
-                yield each(self._note)
+                told = each(self._note)
+                told("starting")
+                yield told
             else:
                 with bar(self.messages) if in_place else lines(self._note) as progress:
                     yield progress
@@ -59,22 +61,50 @@ class Terminal:
         self.results.print(self._plain(text), soft_wrap=True)
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-        """Print a table, all columns but the first to the right where they hold numbers."""
+        """Print a table, all columns but the first to the right where they hold numbers; where words would be cut, a paragraph per row."""
         from rich import box
         from rich.table import Table
 
+        widths = [_narrowest([name, *(row[n] for row in rows)], n > 0) for n, name in enumerate(head)]
+        if 1 + sum(widths) + len(widths) * BESIDE > self.results.width:
+            self._paragraphs(head, rows, title)
+            return
         shown = self._plain(title) if title else None
         table = Table(box=box.SIMPLE_HEAD, title=shown, title_justify="left", title_style="bold")
         for number, name in enumerate(head):
             numeric = number > 0 and all(_is_number(row[number]) for row in rows)
-            numbers = [len(row[number]) for row in rows if row[number] and _is_number(row[number])]
             table.add_column(
                 self._plain(name), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric,
-                min_width=max(numbers, default=None),
+                min_width=widths[number],
             )  # fmt: skip
         for row in rows:
             table.add_row(*map(self._plain, row))
         self.results.print(table)
+
+    def _paragraphs(self, head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+        """Print every row as its first cell, and below it the others with what they are."""
+        from rich.padding import Padding
+
+        if title:
+            self.results.print(self._plain(title), style="bold")
+        for row in rows:
+            self.results.print(self._plain(f"{head[0]} {row[0]}".strip()))
+            rest = [f"{name} {cell}".strip() for name, cell in zip(head[1:], row[1:], strict=True) if cell]
+            self.results.print(Padding(self._plain(", ".join(rest)), (0, 0, 0, 2)))
+        self.results.print()
+
+
+BESIDE = 3  # columns of a terminal between two columns of a table
+LONG = 24  # letters of a name, from which on it may be cut in a table
+
+
+def _narrowest(cells: Sequence[str], after_first: bool) -> int:
+    """Return the width at which no word of a column is cut: of numbers none with its unit, of others no short one."""
+    if after_first and all(_is_number(cell) for cell in cells[1:]):
+        words = [*cells[0].split(), *cells[1:]]
+    else:
+        words = [word[:LONG] for cell in cells for word in cell.split()]
+    return max(map(len, words), default=0)
 
 
 def _is_number(cell: str) -> bool:
@@ -87,6 +117,9 @@ def write_documents(ctx: click.Context, report: dict[str, Any]) -> None:
     from onnxprune.model.write import write_text
     from onnxprune.report.documents import render
 
+    if ctx.meta.get("verbose"):
+        for text in details(report):
+            click.echo(visible(text), err=True)
     for kind, path in documents(ctx).items():
         text = render(kind, report)
         if path == "-":
@@ -97,6 +130,23 @@ def write_documents(ctx: click.Context, report: dict[str, Any]) -> None:
             )  # as it is now: much may have happened since it was first looked at
             write_text(text, path)
     ctx.meta["reported"] = True
+
+
+def details(report: Mapping[str, Any], whose: str = "") -> Iterator[str]:
+    """Yield what -v says at the end: the options that decided, those left out with what they came to, seconds of each stage, memory."""
+    from onnxprune.report.documents.commandline import options_of
+
+    if report.get("settings"):
+        yield f"{whose}options: {' '.join(options_of(report['settings'])) or 'none'}"
+    if report.get("repair"):
+        yield f"{whose}repair that was chosen: {report['repair']['method']}"
+    if report.get("seconds"):
+        spent = (f"{STAGES.get(stage, stage)} {seconds:.1f}" for stage, seconds in report["seconds"].items())
+        yield f"{whose}seconds: {', '.join(spent)}"
+    if report.get("peak_rss_bytes"):
+        yield f"{whose}memory at its peak: {report['peak_rss_bytes'] / 1e6:,.0f} MB"
+    for name, job in (report.get("jobs") or {}).items():
+        yield from details(job, f"{name}: ")
 
 
 def documents(ctx: click.Context) -> dict[str, str]:

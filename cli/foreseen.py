@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from onnxprune.choices import AUTO, CHOICES, SCORES_OF_DATA, score_named
+from onnxprune.choices import AUTO, CHOICES, SCORES_OF_DATA, of_preset, score_named
 from onnxprune.cli.reversed import refuse_reversed
 from onnxprune.errors import DataError, InputError, ModelError, OnnxPruneError, PlanError, UsageError
 
@@ -31,6 +31,8 @@ def foresee(ctx: click.Context) -> None:
     _refuse_unknown(values)
     _refuse_missing(values)
     if command == "prune":
+        if values.get("preset"):
+            values = {**values, **of_preset(values["preset"], values)}
         _refuse_shares(values)
         _refuse_without_data(values)
     if command == "sweep" and not (values.get("calib") or values.get("evaluation")):

@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
+from onnxprune.choices import AUTO, CHOICES
 from onnxprune.cli.paths import REQUESTED
 from onnxprune.cli.values import (
     ALIGNMENT,
+    AUGMENTATIONS,
     NAMED_SHAPE,
     NAMED_VALUE,
-    NAMES,
     NUMBERS,
     OUTPUT_WEIGHT,
     PATTERN_SHARE,
@@ -23,6 +24,7 @@ from onnxprune.cli.values import (
     SHARE,
     SIZE,
     File,
+    Word,
 )
 from onnxprune.errors import UsageError
 from onnxprune.registry import near_names
@@ -46,7 +48,7 @@ def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
 
 def _document(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     """Remember where a document goes; refuse, before any work, what could not be written, or would replace something else."""
-    if value is None:
+    if value is None or ctx.resilient_parsing:
         return
     kind, chosen = str(param.name), ctx.meta.setdefault(REQUESTED, {})
     if value == "-" and "-" in chosen.values():
@@ -94,7 +96,7 @@ def _messages(name: str, level: int) -> Callable[[click.Context, click.Parameter
 def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     """Take defaults from a TOML file, whose keys are option names; a key that is none is refused with near names."""
     ctx.meta["config"] = value
-    if value is None:
+    if value is None or ctx.resilient_parsing:
         return
     from onnxprune.cli.config import converted, toml
 
@@ -114,6 +116,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
 KINDS = (
     click.option(
         "--granularity",
+        type=Word(CHOICES["granularity"].names, listed=True),
         metavar="NAME[,NAME]",
         multiple=True,
         help="heads (default), width of heads, or whole groups. Beside it 'paired': the least channels of every "
@@ -132,6 +135,7 @@ KINDS = (
 CRITERION = (
     click.option(
         "--criterion",
+        type=Word((AUTO, *CHOICES["criterion"].names)),
         metavar="NAME[:REDUCTION[:NORMALISER]]",
         help="How units are scored; 'onnxprune criteria' lists them. Default: l2; with --calib, what repairs best.",
     ),
@@ -139,6 +143,7 @@ CRITERION = (
 ATTACK = (
     click.option(
         "--attack",
+        type=Word(("fgsm:8/255", "pgd:8/255")),
         metavar="METHOD:SIZE[,OPTION=VALUE]",
         help="How rows are changed a little by the model's own gradients, for validate and for --criterion vulnerability (default there pgd:8/255): fgsm or "
         "pgd, and a share of the range of the values, such as pgd:8/255,norm=l2,steps=20,range=-1:1. The range follows from --mean, --std and --scale, "
@@ -168,7 +173,18 @@ STATS = (
         help="What the criterion gathers from --calib, in a file that 'onnxprune stats' wrote: these passes over the data are left out.",
     ),
 )
+PRESET = (
+    click.option(
+        "--preset",
+        type=Word(CHOICES["preset"].names),
+        metavar="NAME",
+        help="fast, balanced or best: sets of options for what is not given otherwise (CPU time at half of the MACs of a small network: 5, 5 and 30 s; "
+        "docs/cli.md). "
+        "Default: none.",
+    ),
+)
 WHAT = (
+    *PRESET,
     click.option(
         "--structured/--unstructured",
         default=None,
@@ -194,6 +210,7 @@ WHAT = (
     click.option("--ratio", type=RATIO, help="Share of the prunable units to remove, e.g. 0.5 (the default) or 50%."),
     click.option(
         "--target",
+        type=Word(("macs=50%", "params=50%", "size=50%", "latency=50%")),
         metavar="KIND=VALUE",
         help="What may remain instead: macs=50%, macs=2M, params=0.5x, size=8MB, latency=0.6x.",
     ),
@@ -205,19 +222,31 @@ WHAT = (
     ),
     *CRITERION,
     *ATTACK,
-    click.option("--roles", metavar="ROLES", help="Which weights of a unit count: both (default), reads or writes."),
+    click.option(
+        "--roles",
+        type=Word(CHOICES["roles"].names),
+        metavar="ROLES",
+        help="Which weights of a unit count: both (default), reads or writes.",
+    ),
     click.option(
         "--selection",
+        type=Word(CHOICES["selection"].names),
         metavar="NAME",
         help="independent (default); greedy: weights that meet units already gone do not count (weight criteria).",
     ),
     click.option(
         "--scope",
+        type=Word(CHOICES["scope"].names),
         metavar="SCOPE",
         help="What shares the ratio: layer (default without data), global (with) or isomorphic; single weights: layer (default), global, "
         "error (with --calib), erdos-renyi or erdos-renyi-kernel.",
     ),
-    click.option("--threshold", metavar="NAME", help="class-blind (default), class-uniform or class-distribution."),
+    click.option(
+        "--threshold",
+        type=Word(CHOICES["threshold"].names),
+        metavar="NAME",
+        help="class-blind (default), class-uniform or class-distribution.",
+    ),
     *KINDS,
     click.option(
         "--low-rank",
@@ -246,18 +275,21 @@ WHAT = (
     ),
     click.option(
         "--token-numbers",
+        type=Word(CHOICES["token_numbers"].names),
         metavar="original|new",
         help="The numbers of tokens that the result takes: the original's (default), or new ones in ascending order, which the caller looks up in the "
         "map that is written beside it.",
     ),
     click.option(
         "--matmul-as",
+        type=Word(CHOICES["matmul_as"].names),
         metavar="gemm|conv",
         help="Write products with stored weights as Gemm, or as convolutions of one position, which TensorRT takes 2:4 in and some "
         "accelerators compute alone; nothing that is computed changes (--ratio 0 removes nothing before).",
     ),
     click.option(
         "--storage",
+        type=Word(CHOICES["storage"].names),
         metavar="FORM",
         help="How tensors are stored in the end, decoded by standard operators when the file is loaded: auto (the smallest that is "
         "exact but for rounding to fp16), fp16, packed (zeros left out), codebook (256 values per tensor) or :16, packed:16. "
@@ -265,6 +297,7 @@ WHAT = (
     ),
     click.option(
         "--quantize",
+        type=Word(CHOICES["quantize"].names),
         metavar="int8|dynamic",
         help="In the end make weights 8-bit integers by ONNX Runtime's quantiser, by the recipe that loses least on rows held out: int8, "
         "values too, by their ranges on --calib; or dynamic, values as they come (--ratio 0 removes nothing before).",
@@ -277,6 +310,7 @@ WHAT = (
     ),
     click.option(
         "--dynamic",
+        type=Word(("macs=75%", "latency=80%")),
         metavar="macs=SHARE|latency=SHARE",
         help="What a sample may take on average: the pruned model runs for every sample, and the original beyond it only for those that a "
         "gate, taught on --calib, lets through, e.g. macs=75%. --target or --ratio says what the first takes.",
@@ -340,6 +374,7 @@ CALIBRATION = (
 REPAIR = (
     click.option(
         "--repair",
+        type=Word(CHOICES["repair"].names),
         metavar="METHOD",
         help="Surviving weights, from --calib: auto (default), least-squares, batchnorm, bias or none; without: isometry.",
     ),
@@ -365,11 +400,13 @@ REPAIR = (
     ),
     click.option(
         "--gate-weights",
+        type=Word(CHOICES["gate_weights"].names),
         metavar="frozen|moving",
         help="Whether weights are trained beside gates; those that stay are written as they have become. Default frozen.",
     ),
     click.option(
         "--schedule",
+        type=Word(CHOICES["schedule"].names),
         metavar="NAME[:STEPS]",
         help="Go to the target in steps, repaired and recovered each: linear, cubic or geometric. Default one-shot.",
     ),
@@ -381,6 +418,7 @@ REPAIR = (
     ),
     click.option(
         "--rewind-as",
+        type=Word(CHOICES["rewind_as"].names),
         metavar="weights|signs",
         help="What remains of --rewind: its weights (the default), or their signs times one number per layer.",
     ),
@@ -391,6 +429,7 @@ REPAIR = (
     ),
     click.option(
         "--recover-loss",
+        type=Word(CHOICES["recover_loss"].names),
         metavar="NAME",
         help="auto (default: distillation, with labels in --calib the task loss too), distill, mse, labels, or blocks: "
         "block after block, so many STEPS for each.",
@@ -398,7 +437,7 @@ REPAIR = (
     click.option("--learning-rate", type=float, help="The largest of the training; it falls to zero. Default 0.001."),
     click.option(
         "--augment",
-        type=NAMES,
+        type=AUGMENTATIONS,
         help="Images in training: flip, shift or flip,shift, none, or auto (default): what still looks real to the model.",
     ),
     click.option(
@@ -412,15 +451,26 @@ REPAIR = (
     ),
 )
 IMAGES = (
-    click.option("--layout", metavar="LAYOUT", help="Images: NCHW or NHWC. Default: read off the model."),
+    click.option(
+        "--layout",
+        type=Word(("NCHW", "NHWC")),
+        metavar="LAYOUT",
+        help="Images: NCHW or NHWC. Default: read off the model.",
+    ),
     click.option(
         "--mean", type=NUMBERS, help="Images: subtracted after scaling, one number or one per channel. Default 0."
     ),
     click.option("--std", type=NUMBERS, help="Images: divided by, one number or one per channel. Default 1."),
     click.option("--scale", type=float, help="Images: pixels are multiplied by this. Default 1/255 for float inputs."),
-    click.option("--channel-order", metavar="ORDER", help="Images: RGB (default) or BGR, as the model takes them."),
+    click.option(
+        "--channel-order",
+        type=Word(("RGB", "BGR")),
+        metavar="ORDER",
+        help="Images: RGB (default) or BGR, as the model takes them.",
+    ),
     click.option(
         "--fit",
+        type=Word(("crop", "letterbox", "stretch")),
         metavar="NAME",
         help="Images: crop (default: the centre), letterbox (all of it, with a border) or stretch, to the model's size.",
     ),
@@ -461,6 +511,7 @@ JUDGE = (
     ),
     click.option(
         "--task",
+        type=Word(CHOICES["task"].names),
         metavar="KIND[:OPTION=VALUE,...]",
         help="What the model is for, judged against the original where there are no labels: classes, ctc, detection, "
         "segmentation, embedding, multilabel, sequence, regression, or none; e.g. detection:confidence=0.25,iou=0.5. "

@@ -52,6 +52,8 @@ def by_kind(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 def refuse_reversed(command: str, values: Mapping[str, Any]) -> None:
     """Raise UsageError, with the line that was meant, where a path is not what its place takes."""
+    for word in values.get("names", ()) if command == "run" else ():
+        _refuse_as_job(word)
     for name in MODELS:
         path = values.get(name)
         if isinstance(path, str):
@@ -59,6 +61,15 @@ def refuse_reversed(command: str, values: Mapping[str, Any]) -> None:
     model, out = values.get("model"), values.get("out")
     if command in WRITING and isinstance(out, str) and isinstance(model, str):
         _refuse_written(command, model, out)
+
+
+def _refuse_as_job(word: str) -> None:
+    """Refuse what is no name of a job, but a file that goes elsewhere."""
+    suffix = Path(word).suffix
+    if suffix == ".onnx" and Path(word).exists():
+        raise UsageError(f"{word} is a model, not a job: {line('prune', word)}")
+    if suffix == ".toml" and Path(word).exists():
+        raise UsageError(f"{word} is a file of jobs, not a job: {line('run', '--config', word)}")
 
 
 def _refuse_data(command: str, path: str, values: Mapping[str, Any]) -> None:

@@ -13,11 +13,11 @@ COMMANDS = {
     "Make a model smaller": "prune apply run expand checkpoint",
     "Look first": "inspect sensitivity sweep record stats",
     "Judge": "validate bench check report",
-    "About onnxprune": "doctor criteria ops schema",
+    "About onnxprune": "doctor criteria ops schema completion",
 }
 """Title -> the commands under it, in this order."""
 OPTIONS = {
-    "What to remove": "ratio ratios target max-divergence criterion criteria roles selection scope threshold "
+    "What to remove": "preset ratio ratios target max-divergence criterion criteria roles selection scope threshold "
     "granularity share low-rank lossless vocabulary token-numbers structured sparsity embeddings permute "
     "rotate allow-lossy cut-cache untrained gate-training gate-weights schedule may-return",
     "Where": "include exclude max-layer-ratio layer-ratio round-to min-width",
@@ -36,7 +36,7 @@ OPTIONS = {
 }
 """Title -> the options under it, by their long names without dashes, in this order."""
 COMMON = frozenset(
-    "ratio target granularity exclude calib eval recover max-drop output force plan dry-run json html "
+    "preset ratio target granularity exclude calib eval recover max-drop output force plan dry-run json html "
     "ratios criteria repairs folder data metric layers latency pairs seconds providers shard all "
     "help help-all".split()
 )

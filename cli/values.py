@@ -6,10 +6,13 @@ import errno
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+
+from onnxprune.choices import AUTO, CHOICES, TARGETS
 
 UNITS = {
     "": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9,
@@ -23,8 +26,11 @@ class OptionValue(click.ParamType):
     A number, from a file, is read as its text; a list, where ``listed``, as its items with commas between.
     """
 
-    def __init__(self, name: str, read: Callable[[str], Any], listed: bool = False):
-        self.name, self._read, self.listed = name, read, listed
+    def __init__(self, name: str, read: Callable[[str], Any], listed: bool = False, names: Sequence[str] = ()):
+        self.name, self._read, self.listed, self.names = name, read, listed, names
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return completed(self.names, incomplete, self.listed)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, tuple):
@@ -36,6 +42,22 @@ class OptionValue(click.ParamType):
             return self._read(",".join(map(str, items)).strip())
         except (ValueError, OverflowError) as error:
             self.fail(f"{value!r}: {error}", param, ctx)
+
+
+def completed(names: Sequence[str], incomplete: str, listed: bool = False) -> list[CompletionItem]:
+    """Return the names that begin like a word, of a list like the last word in it."""
+    before, comma, last = incomplete.rpartition(",") if listed else ("", "", incomplete)
+    return [CompletionItem(f"{before}{comma}{name}") for name in names if name and name.startswith(last)]
+
+
+class Word(click.types.StringParamType):
+    """Text in which names stand that a shell can complete; what it says is read elsewhere."""
+
+    def __init__(self, names: Sequence[str], listed: bool = False):
+        self.names, self.listed = names, listed
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return completed(self.names, incomplete, self.listed)
 
 
 class File(click.Path):
@@ -160,6 +182,10 @@ NAMES = OptionValue("list of names", names, listed=True)
 NUMBERS = OptionValue("list of numbers", numbers, listed=True)
 PATTERN_SHARE = OptionValue("pattern=share", pattern_share)
 OUTPUT_WEIGHT = OptionValue("name[channels]=weight", output_weight)
-ALIGNMENT = OptionValue("auto|n|target", alignment)
+ALIGNMENT = OptionValue("auto|n|target", alignment, names=(AUTO, *TARGETS))
 SCRIPT = OptionValue("script.py:function", str)
+AUGMENTATIONS = OptionValue("list of names", names, listed=True, names=(AUTO, "flip", "shift", "none"))
+PROVIDERS = OptionValue("list of names", names, listed=True, names=("CPU", "CUDA", "TensorRT", "OpenVINO", "CoreML"))
+CRITERIA = OptionValue("list of names", names, listed=True, names=CHOICES["criterion"].names)
+REPAIRS = OptionValue("list of names", names, listed=True, names=CHOICES["repair"].names)
 SHARES = OptionValue("list of shares", shares, listed=True)

@@ -5,8 +5,8 @@ What a name means stands elsewhere; ``tests/cli/test_foreseen.py`` holds these t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from onnxprune.errors import UsageError
 from onnxprune.registry import near_names
@@ -41,6 +41,42 @@ TARGETS = (
     *("ort-cpu", "ort-cpu-avx512", "qnn-htp", "tensorrt-fp16", "tensorrt-int8", "tflite-gpu", "ti-npu", "xnnpack-arm"),
 )
 """What widths may be rounded for, by name."""
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "fast": {"criterion": "l2", "rotate": False, "samples": 256},
+    "balanced": {"samples": 1024},
+    "best": {"search": 60.0, "recover": "500"},
+}
+"""What ``preset`` stands for, where nothing else is given; docs/cli.md has what each costs."""
+
+
+def of_preset(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a preset adds to those that are given, without those that do not go with them.
+
+    Raises UsageError for a name that is none.
+    """
+    CHOICES["preset"].refuse_unknown(name)
+    left = {"criterion"} if given.get("max_divergence") is not None else set()
+    if given.get("criterion") not in (None, AUTO) or given.get("repair") not in (None, AUTO, "least-squares"):
+        left |= {"search"}
+    if _of_others(given):
+        left |= {"criterion", "rotate", "search"}
+    if given.get("lossless") or "lossless" in _kinds(given):
+        left |= {"recover"}
+    return {key: value for key, value in PRESETS[name].items() if given.get(key) is None and key not in left}
+
+
+def _kinds(given: Mapping[str, Any]) -> set[str]:
+    """Return the granularities that are given."""
+    found = given.get("granularity") or ()
+    return {part.strip() for text in ((found,) if isinstance(found, str) else found) for part in text.split(",")}
+
+
+def _of_others(given: Mapping[str, Any]) -> bool:
+    """Whether other parts than units go, or other scores decide."""
+    named = any(given.get(what) for what in ("low_rank", "lossless", "sparsity", "untrained"))
+    return named or given.get("structured") is False or not _kinds(given) <= UNIT_KINDS
 
 
 class Allowed(NamedTuple):
@@ -79,7 +115,10 @@ def _scores(text: str) -> list[str]:
     return [] if name == AUTO and text == AUTO else [name]
 
 
+UNIT_KINDS = frozenset({"heads", "width", "groups", "paired", "stream"})
+"""Granularities that cut units."""
 CHOICES = {
+    "preset": Allowed("preset", tuple(PRESETS)),
     "repair": Allowed("repair", REPAIRS),
     "storage": Allowed("storage", STORAGE_NAMES),
     "quantize": Allowed("quantize", QUANTISATIONS),

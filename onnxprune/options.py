@@ -12,7 +12,7 @@ from onnx import ModelProto
 from onnxprune.data import AudioOptions, ImageOptions, TextOptions
 from onnxprune.model.model import Model
 from onnxprune.progress import Listener, Progress
-from onnxprune.settings import Settings, make_settings
+from onnxprune.settings import Settings, make_settings, share_of
 
 Source: TypeAlias = str | os.PathLike[str] | ModelProto | gs.Graph | Model
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -90,9 +90,11 @@ class SettingOptions(TypedDict, total=False):
 class AskedOptions(SettingOptions, total=False):
     """``low_rank``: short for the granularity rank, beside the others where ``structured`` or a name is given.
 
-    ``untrained``: the weights are as drawn; short for gates trained on the labels, and no repair.
+    ``untrained``: the weights are as drawn; short for gates trained on the labels, and no repair. ``preset``: fast, balanced or best:
+    options for what is not given otherwise (``onnxprune.choices.PRESETS``).
     """
 
+    preset: str
     low_rank: bool
     untrained: bool
 
@@ -227,12 +229,18 @@ class Given(dict[str, Any]):
         return None
 
 
+SHARES_BESIDE = frozenset({"tolerance", "min_prunable", "ratios"})
+"""Options beside the settings whose numbers may be given as percentages."""
+
+
 def parted(options: Mapping[str, object], kind: Any, **defaults: Any) -> tuple[Given, Settings]:
     """Return what a function has of its own, one of the classes above, and the settings.
 
     Raises UsageError for a name or a value that is none.
     """
     own = kind.__annotations__.keys() - AskedOptions.__annotations__.keys()
-    given = {name: value for name, value in options.items() if name in own}
+    given = {
+        name: share_of(value) if name in SHARES_BESIDE else value for name, value in options.items() if name in own
+    }
     settings = {name: value for name, value in options.items() if name not in own}
     return Given(defaults | given), make_settings(settings)

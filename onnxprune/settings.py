@@ -42,6 +42,7 @@ from onnxprune.choices import (
     REWOUND_WEIGHTS,
     STORAGE_NAMES,
     TOKEN_NUMBERS,
+    of_preset,
 )
 from onnxprune.criteria import Criterion, parse_criterion
 from onnxprune.errors import UsageError
@@ -649,7 +650,9 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
             hint = near_names(name, known) or f"; known: {', '.join(known)}"
             raise UsageError(f"unknown setting {name!r}{hint}")
     kinds = {field.name: str(field.type) for field in dataclasses.fields(Settings)}
-    found = {name: _read(name, value, kinds[name]) for name, value in values.items()}
+    found = {
+        name: _read(name, share_of(value) if name in SHARES else value, kinds[name]) for name, value in values.items()
+    }
     return Settings(**found)
 
 
@@ -657,9 +660,12 @@ def _of_short_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values with ``low_rank`` as the kind of change that it stands for, and names of kinds one by one.
 
     Beside widths where these are asked for (``structured``, or a kind by its name), else alone. ``untrained``: what ``UNTRAINED`` says
-    where nothing else is given.
+    where nothing else is given. ``preset``: as ``PRESETS`` says, likewise.
     """
     found = dict(values)
+    preset = _read("preset", found.pop("preset", None), "str | None")
+    if preset is not None:
+        found |= of_preset(preset, found)
     if _read("untrained", found.pop("untrained", None), "bool | None"):
         found |= {name: value for name, value in UNTRAINED.items() if found.get(name) in (None, AUTO)}
     low_rank = _read("low_rank", found.pop("low_rank", None), "bool | None")
@@ -675,6 +681,25 @@ def _of_short_names(values: Mapping[str, Any]) -> dict[str, Any]:
         own = found["granularity"] if named else ("heads",) if found.get("structured") else ()
         found["granularity"] = tuple(dict.fromkeys((*own, LOW_RANK)))
     return found
+
+
+SHARES = frozenset({
+    "ratio", "max_layer_ratio", "layer_ratio", "share", "max_drop", "min_agreement", "min_cosine", "max_latency_ratio",
+})  # fmt: skip
+"""Fields whose numbers may be given as percentages."""
+
+
+def share_of(value: Any) -> Any:
+    """Return a value in which percentages are numbers: ``"50%"`` is 0.5, also as a value of a mapping, of pairs or of a list.
+
+    What is none stays as it is.
+    """
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*%\s*", value)
+        return float(found[1]) / 100 if found else value
+    if isinstance(value, Mapping):
+        return {key: share_of(item) for key, item in value.items()}
+    return type(value)(map(share_of, value)) if type(value) in (list, tuple) else value
 
 
 def _read(name: str, value: Any, kind: str) -> Any:

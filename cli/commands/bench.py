@@ -8,7 +8,7 @@ import click
 
 from onnxprune.cli.options import FILE, MESSAGES, OUTPUT, RUN, SHAPES, given, options
 from onnxprune.cli.sections import Sectioned
-from onnxprune.cli.values import NAMES, SECONDS, SHARE
+from onnxprune.cli.values import PROVIDERS, SECONDS, SHARE
 
 
 @click.command(cls=Sectioned, short_help="Measure latency of one or two models.")
@@ -19,7 +19,7 @@ from onnxprune.cli.values import NAMES, SECONDS, SHARE
 @click.option(
     "--seconds", type=SECONDS, default=10.0, show_default=True, help="Time after which no run begins, e.g. 2m."
 )
-@click.option("--providers", type=NAMES, help="Execution providers of ONNX Runtime, e.g. CUDA,CPU. Default: CPU.")
+@click.option("--providers", type=PROVIDERS, help="Execution providers of ONNX Runtime, e.g. CUDA,CPU. Default: CPU.")
 @click.option("--memory", is_flag=True, help="Also measure the peak resident memory of each in a fresh process.")
 @click.option("--max-latency-ratio", type=SHARE, help="Gate: p10 of OTHER over that of MODEL, e.g. 0.6.")
 @click.option("--strict", is_flag=True, help="End with exit code 5 when the measurement is inconclusive.")

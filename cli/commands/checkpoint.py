@@ -8,6 +8,7 @@ import click
 
 from onnxprune.cli.options import FILE, MESSAGES, OUTPUT, options
 from onnxprune.cli.sections import Sectioned
+from onnxprune.cli.values import Word
 
 
 @click.command(cls=Sectioned, short_help="Slice a training checkpoint as a plan says.")
@@ -20,6 +21,7 @@ from onnxprune.cli.sections import Sectioned
 )
 @click.option(
     "--untold",
+    type=Word(("refuse", "copy", "drop")),
     metavar="refuse|copy|drop",
     help="What becomes of tensors that may have to be cut, and are none of the model's: refuse (the default), copy or drop.",
 )

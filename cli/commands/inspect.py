@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from onnxprune.choices import CHOICES
 from onnxprune.cli.options import (
     AUDIO,
     FILE,
@@ -19,12 +20,14 @@ from onnxprune.cli.options import (
     take_reading,
 )
 from onnxprune.cli.sections import Sectioned
+from onnxprune.cli.values import Word
 
 
 @click.command(cls=Sectioned, short_help="Show what can be cut, what stays, and why.")
 @click.argument("model", type=FILE)
 @click.option(
     "--granularity",
+    type=Word(CHOICES["granularity"].names, listed=True),
     metavar="NAME",
     multiple=True,
     help="heads (default), width, groups, paired, stream, block, rank, eigen, experts, lossless. Repeatable.",

@@ -21,14 +21,14 @@ from onnxprune.cli.options import (
     take_reading,
 )
 from onnxprune.cli.sections import Sectioned
-from onnxprune.cli.values import NAMES, SHARE, SHARES
+from onnxprune.cli.values import CRITERIA, REPAIRS, SHARE, SHARES
 
 
 @click.command(cls=Sectioned, short_help="Compare ratios, criteria and repairs.")
 @click.argument("model", type=FILE)
 @click.option("--ratios", type=SHARES, help="Shares to remove. Default 0.25,0.5,0.75.")
-@click.option("--criteria", type=NAMES, help="Names as for 'prune --criterion', separated by commas. Default auto.")
-@click.option("--repairs", type=NAMES, help="Names as for 'prune --repair', separated by commas. Default auto.")
+@click.option("--criteria", type=CRITERIA, help="Names as for 'prune --criterion', separated by commas. Default auto.")
+@click.option("--repairs", type=REPAIRS, help="Names as for 'prune --repair', separated by commas. Default auto.")
 @click.option("--folder", type=FILE, help="Keeps one JSON file per point; a sweep goes on from what is there.")
 @click.option("--max-drop", type=SHARE, help="Choose the fewest MACs that lose no more than this.")
 @options(KINDS, WHERE, SHAPES, CALIBRATION, DATA, RUN, OUTPUT, MESSAGES)

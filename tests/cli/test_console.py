@@ -259,15 +259,51 @@ def test_quiet_prints_errors_only(tmp_path: Path) -> None:
     assert run("none.onnx", "-q").stderr.startswith("error: ")
 
 
+QUIET = (
+    "inspect net.onnx", "check net.onnx", "ops", "criteria", "doctor", "schema", "report r.json", "expand net.onnx plain.onnx",
+    "bench net.onnx --pairs 10 --seconds 0.1", "validate net.onnx net.onnx --data x.npz", "net.onnx small.onnx --no-latency --plan p.json",
+    "apply p.json net.onnx again.onnx --no-latency", "sensitivity net.onnx --calib x.npz --samples 16 --include stem*",
+    "sweep net.onnx --ratios 0.5 --eval x.npz --repairs none", "stats net.onnx --calib x.npz --criterion wanda -o s.npz",
+    "run a --config jobs.toml", "completion bash",
+)  # fmt: skip
+"""A line for every command; what comes to stdout of those that print a document is that."""
+
+
+@pytest.mark.parametrize("more", ["-q", "-v"])
+def test_every_command_knows_quiet_and_verbose(more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.onnx").write_bytes(CNN.read_bytes())
+    (tmp_path / "x.npz").write_bytes((CNN.parent / "digits_calib.npz").read_bytes())
+    (tmp_path / "jobs.toml").write_text('[jobs.a]\ncommand = "check"\nmodel = "net.onnx"\n')
+    (tmp_path / "r.json").write_text(run("inspect", "net.onnx", "--json", "-").stdout)
+    for line in QUIET:
+        result = run(*line.split(), more)
+        document = line.split()[0] in ("schema", "completion")
+        assert result.exit_code == 0, (line, result.stderr)
+        if more == "-q":
+            assert (result.stdout == "", result.stderr) == (not document, ""), line
+        else:
+            assert result.stdout, line
+            works = line.split()[0] not in ("ops", "criteria", "doctor", "schema", "report", "completion")
+            assert ("starting" in result.stderr and " s  " in result.stderr) == works, line
+
+
 def test_verbose_says_more_on_stderr(tmp_path: Path) -> None:
     plain, more = (
         run(CNN, tmp_path / f"{n}.onnx", "--no-latency", "--ratio", "0.03", "--round-to", "1", *n) for n in ([], ["-v"])
     )
     assert messages(plain.stderr) == ""
-    assert [line.split("s  ")[1] for line in more.stderr.splitlines()][:2] == [
+    assert [line.split("s  ")[1] for line in more.stderr.splitlines() if "s  " in line][:3] == [
+        "starting",
         "reading the model",
         "finding what can be cut",
     ]
+    assert [line.partition(":")[0] for line in more.stderr.splitlines()[-3:]] == [
+        "options",
+        "seconds",
+        "memory at its peak",
+    ]
+    assert "--ratio 0.03 --no-latency --round-to 1" in more.stderr
 
 
 def test_a_long_run_says_now_and_then_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,6 +344,25 @@ def test_numbers_stay_in_one_piece(width: int, tmp_path: Path) -> None:
     result = run(CNN, tmp_path / "a.onnx", "--no-latency", env={"COLUMNS": str(width)})
     for number in ("228,530", "5,527,808", "927,451"):
         assert number in result.stdout
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+@pytest.mark.parametrize("command", ["net.onnx a.onnx --no-latency", "inspect net.onnx", "criteria"])
+def test_no_word_is_cut(command: str, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the width, tables say the same words: those of a terminal that is wide enough."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.onnx").write_bytes(CNN.read_bytes())
+    wide, narrow = (
+        run(*command.split(), "--force" if "a.onnx" in command else "-v", env={"COLUMNS": str(w)}) for w in (400, width)
+    )
+    assert wide.exit_code == narrow.exit_code == 0, narrow.stderr
+
+    def words(text: str) -> set[str]:
+        return {word.strip(",") for word in re.sub("[─│]", " ", text).split() if len(word) <= 20}
+
+    assert words(wide.stdout) - words(narrow.stdout) == set()
+    tables = [line for line in narrow.stdout.splitlines() if line.startswith("  ") and "->" not in line]
+    assert tables and max(map(len, tables)) <= width
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

@@ -125,6 +125,7 @@ OTHER = {
     "expand out.onnx net.onnx": (2, "the model comes first: onnxprune expand net.onnx out.onnx"),
     "net.onnx x.npz": (2, "give it with --calib: onnxprune prune net.onnx --calib x.npz"),
     "x.npz net.onnx": (2, "x.npz is data, not a model; give it with --calib"),
+    "run net.onnx": (2, "net.onnx is a model, not a job: onnxprune prune net.onnx"),
     "net.onnx plan.json": (2, "carry it out: onnxprune apply plan.json net.onnx"),
     "net.onnx inspect": (2, "inspect is a command, which comes first: onnxprune inspect net.onnx"),
     "validate x.npz net.onnx --data x.npz": (2, "x.npz is data, not a model; give it with --data"),

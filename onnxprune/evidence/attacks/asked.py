@@ -69,9 +69,10 @@ def with_ranges(text: str, ranges: Sequence[Extent]) -> str:
 
 
 def _number(text: str, whole: str) -> float:
-    """Read 0.03 or 8/255."""
+    """Read 0.03, 3% or 8/255."""
+    plain = text.replace(" ", "")
     try:
-        found = float(Fraction(text.replace(" ", "")))
+        found = float(Fraction(plain.removesuffix("%"))) / (100 if plain.endswith("%") else 1)
     except (ValueError, ZeroDivisionError, OverflowError):
         raise UsageError(f"attack {whole!r}: {text!r} is no number; {FORM}") from None
     if not isfinite(found):
