@@ -112,6 +112,7 @@ class Sequential:
             if self._works_on(linear):
                 self._pruned.advance([*linear.sources, *([target.other] if target.other else [])])
                 self._settle(number, linear, target)
+        self._inputs.clear()  # their rows are made by this walk: a cycle, which would keep all that was looked at
         return self._pruned.model
 
     @property

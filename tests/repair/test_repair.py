@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from itertools import pairwise
 from pathlib import Path
 
@@ -485,6 +487,21 @@ def test_least_squares_is_the_best_fit_of_a_single_reader():
     expected = centred @ weights + target.mean(0)
     np.testing.assert_allclose(np.concatenate(found), expected, rtol=0, atol=5e-2 * target.std())
     assert np.square(np.concatenate(found) - target).sum() <= 1.01 * np.square(expected - target).sum()
+
+
+def test_nothing_that_a_repair_looked_at_outlives_it():
+    analysis, kept, small, batches = _case(network(CHAIN))
+    seen: list[weakref.ref] = []
+    gc.collect()
+    gc.disable()
+    try:
+        walk = Sequential(analysis, kept, batches)
+        walk.run(small)
+        seen.extend(map(weakref.ref, (walk._wanted.teacher, walk._pruned, walk)))
+        del walk
+        assert [found() for found in seen] == [None, None, None]
+    finally:
+        gc.enable()
 
 
 WIDE = [
