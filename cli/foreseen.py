@@ -93,10 +93,15 @@ def _refuse_shares(values: Mapping[str, Any]) -> None:
         raise UsageError(f"--ratio {ratio}: give the share of units to remove, more than 0 and less than 1, e.g. 0.5")
 
 
+def _of_zeros(values: Mapping[str, Any]) -> bool:
+    """Whether single weights go, whose criteria need other things than those of units of the same names."""
+    return bool(values.get("sparsity")) or values.get("structured") is False
+
+
 Asks = tuple[Callable[[Mapping[str, Any]], Any], Callable[[Mapping[str, Any]], str], type[OnnxPruneError]]
 READERS: tuple[Asks, ...] = (
     (
-        lambda v: score_named(v.get("criterion") or "") in SCORES_OF_DATA,
+        lambda v: not _of_zeros(v) and score_named(v.get("criterion") or "") in SCORES_OF_DATA,
         lambda v: f"criterion {score_named(v['criterion'])!r} looks at data",
         UsageError,
     ),

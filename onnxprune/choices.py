@@ -31,11 +31,27 @@ SCORES_OF_WEIGHTS = ("bn-scale", "fpgm", "l1", "l2", "lamp", "linf", "magnitude-
 """Criteria that need no data."""
 SCORES_OF_DATA = (
     *("activation-mean", "activation-rms", "activation-variance", "apoz", "eigendamage", "entropy", "fisher", "flap"),
-    *("gates", "gates:l0", "gates:l1", "grasp", "group-fisher", "hrank", "kl", "kron-obd", "kron-obs", "lasso", "loss"),
+    *(
+        "gates",
+        "gates:bayes",
+        "gates:l0",
+        "gates:l1",
+        "gates:reweighted",
+        "grasp",
+        "group-fisher",
+        "hrank",
+        "kl",
+        "kron-obd",
+        "kron-obs",
+        "lasso",
+        "loss",
+    ),
     *("obd", "obs", "reconstruction", "routing-mass", "snip", "taylor", "taylor-activation", "thinet"),
     *("vulnerability", "wanda"),
 )
 """Criteria that look at calibration data."""
+SCORES_OF_ZEROS = ("proximal", "ria", "straight-through")
+"""Criteria of single weights that no unit is scored by."""
 TARGETS = (
     *("artpec-9", "ascend-fp16", "ascend-int8", "ncnn-fp32", "ncnn-int8", "openvino-avx2", "openvino-avx512"),
     *("ort-cpu", "ort-cpu-avx512", "qnn-htp", "tensorrt-fp16", "tensorrt-int8", "tflite-gpu", "ti-npu", "xnnpack-arm"),
@@ -126,7 +142,7 @@ CHOICES = {
     "token_numbers": Allowed("token_numbers", TOKEN_NUMBERS),
     "rewind_as": Allowed("rewind_as", REWOUND),
     "gate_weights": Allowed("gate_weights", GATE_WEIGHTS),
-    "criterion": Allowed("criterion", sorted((*SCORES_OF_WEIGHTS, *SCORES_OF_DATA)), _scores),
+    "criterion": Allowed("criterion", sorted((*SCORES_OF_WEIGHTS, *SCORES_OF_DATA, *SCORES_OF_ZEROS)), _scores),
     "granularity": Allowed(
         "granularity",
         ("block", "eigen", "experts", "groups", "heads", "lossless", "paired", "rank", "stream", "width"),

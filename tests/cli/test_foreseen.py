@@ -13,7 +13,8 @@ from support.messages import messages
 
 from onnxprune.allocate import PROFILES, SCHEDULES, SCOPES, SELECTIONS, THRESHOLDS
 from onnxprune.allocate.target import KINDS
-from onnxprune.choices import CHOICES, SCORES_OF_DATA, SCORES_OF_WEIGHTS, TARGETS
+from onnxprune.changes.zeros.space import Zeros
+from onnxprune.choices import CHOICES, SCORES_OF_DATA, SCORES_OF_WEIGHTS, SCORES_OF_ZEROS, TARGETS
 from onnxprune.cli import main
 from onnxprune.criteria import CRITERIA
 from onnxprune.criteria.combine import ROLE_CHOICES
@@ -43,7 +44,7 @@ def run(line: str) -> Result:
 
 def test_the_names_are_those_that_mean_something() -> None:
     meanings = {
-        "criterion": CRITERIA,
+        "criterion": {*CRITERIA, *SCORES_OF_ZEROS},
         "granularity": GRANULARITIES,
         "scope": ["auto", *SCOPES, *OF_WEIGHTS],
         "selection": SELECTIONS,
@@ -60,12 +61,26 @@ def test_the_names_are_those_that_mean_something() -> None:
     assert sorted(TARGETS) == sorted(PROFILES)
     assert set(SCORES_OF_DATA) == {name for name in CRITERIA if set(CRITERIA[name].needs) - {"earlier"}}
     assert not set(SCORES_OF_DATA) & set(SCORES_OF_WEIGHTS)
+    assert set(SCORES_OF_ZEROS) == {str(name) for name in Zeros.takes["criterion"]} - {*CRITERIA, "auto"}
+
+
+def test_criteria_of_single_weights_are_known(folder: Path) -> None:
+    for name in SCORES_OF_ZEROS:
+        assert (
+            "unknown criterion"
+            not in run(f"net.onnx --sparsity 50% --criterion {name} --dry-run --no-latency -q").stderr
+        )
+    assert (
+        run("net.onnx --sparsity 50% --criterion ria --calib x.npz --samples 16 --dry-run --no-latency -q").exit_code
+        == 0
+    )
 
 
 SAME = {
     "net.onnx --criterion l3": 2,
     "net.onnx --criterion obs:mean": 2,
     "net.onnx --criterion gates:l0": 2,
+    "net.onnx --criterion gates:bayes": 2,
     "net.onnx --criterion wnda:max:none": 2,
     "net.onnx --repair foo": 2,
     "net.onnx --storage pakced": 2,
