@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 
-from onnxprune.data import Dataset, Feed
-from onnxprune.data.observe import Batch, observe
-from onnxprune.errors import DataError, ModelError
+from onnxprune.data import Dataset
+from onnxprune.data.observe import observe
+from onnxprune.errors import DataError
 from onnxprune.means import Means
 from onnxprune.measure.accumulators import ErrorHistogram, Mean
 from onnxprune.measure.bootstrap import RESAMPLES, Proof, paired_interval, prove
+from onnxprune.measure.compared import Compared, Runnable, TwoModels, TwoModelsInTurn, pair_outputs
 from onnxprune.measure.inside import ChannelDrift, OutputRows, finite
 from onnxprune.measure.metrics import ROW_METRICS, TaskMetric, label_metric
 from onnxprune.measure.outputs import CLASSES, VARYING, Output, Outputs
 from onnxprune.measure.tasks.agreement import TaskAgreement
 from onnxprune.measure.tasks.task import Answered
-from onnxprune.model.runtime import Tell
-from onnxprune.model.segmented import Fed
-
-
-class Runnable(Protocol):
-    """What is compared: onnxprune.model.runtime.Session, or anything that runs feeds."""
-
-    outputs: tuple[str, ...]
-
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]: ...
-
-    @property
-    def by_segments(self) -> bool:
-        """Whether all batches had better be run at once, by ``runs``."""
-
-    def runs(self, batches: Iterable[Fed], tell: Tell | None = None) -> Iterator[tuple[Fed, dict[str, Any]]]: ...
 
 
 @dataclass
@@ -229,14 +212,6 @@ class Question:
     how: Outputs | None = None
 
 
-class Compared(NamedTuple):
-    """One batch, and what both models gave for it under the original's names."""
-
-    batch: Batch
-    old: Mapping[str, Any]
-    new: Mapping[str, Any]
-
-
 @dataclass
 class DriftReport:
     """Drift per output; of the task by labels or a metric of one's own, and without either by what the task is known to be."""
@@ -256,6 +231,10 @@ class DriftReport:
 
     def update(self, seen: Compared) -> None:
         """Add one batch."""
+        for part in seen.parts(self.question.how):
+            self._add(part)
+
+    def _add(self, seen: Compared) -> None:
         samples, labels = seen.batch.samples, seen.batch.labels
         self.samples += samples
         self._add_outputs(seen)
@@ -349,61 +328,6 @@ def compare(
     (report,) = observe(look, dataset, [empty], means.quiet)
     report.warnings += _warnings(report, dataset.has_labels)
     return report
-
-
-@dataclass(frozen=True)
-class TwoModels:
-    """Runs two models on the same; ``pairs``: outputs of the first and of the second that are compared."""
-
-    before: Runnable
-    after: Runnable
-    pairs: Mapping[str, str]
-
-    def __call__(self, batch: Batch) -> Compared:
-        return self._compared(batch, self.before.run(batch.inputs), self.after.run(batch.inputs))
-
-    def _compared(self, batch: Batch, old: Mapping[str, Any], new: Mapping[str, Any]) -> Compared:
-        return Compared(batch, old, {name: new[other] for name, other in self.pairs.items()})
-
-
-@dataclass(frozen=True)
-class TwoModelsInTurn(TwoModels):
-    """The same for models that are too large to be loaded: first one of them passes over all batches, segment by segment."""
-
-    means: Means
-
-    def over(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[Compared]:
-        """Yield what a call gives for each of the batches, which can be begun anew."""
-        feeds = _Inputs(batches)
-        old, new = (
-            model.runs(feeds, partial(self._tell, f"outputs of {which}"))
-            for model, which in ((self.before, "the original"), (self.after, "the result"))
-        )
-        for batch, (_, one), (_, other) in zip(batches(), old, new, strict=True):
-            yield self._compared(batch, one, other)
-
-    def _tell(self, what: str, done: int, count: int) -> None:
-        self.means.progress(f"{what}: {done:,} of {count:,}", done, count)
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """The inputs of batches, as often as they are asked for."""
-
-    batches: Callable[[], Iterator[Batch]]
-
-    def __iter__(self) -> Iterator[Feed]:
-        return (batch.inputs for batch in self.batches())
-
-
-def pair_outputs(before: tuple[str, ...], after: tuple[str, ...]) -> dict[str, str]:
-    """Match outputs by name, or by position where no name is shared; raise ModelError when neither is possible."""
-    shared = {name: name for name in before if name in after}
-    if shared:
-        return shared
-    if len(before) != len(after):
-        raise ModelError(f"the models share no output: {', '.join(before)} against {', '.join(after)}")
-    return dict(zip(before, after, strict=True))
 
 
 def _is_numeric(value: Any) -> bool:

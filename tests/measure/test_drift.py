@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from onnxprune.data import Dataset, InputSpec, open_dataset, random_dataset
 from onnxprune.errors import DataError, ModelError, UsageError
 from onnxprune.means import Means
-from onnxprune.measure import metrics
+from onnxprune.measure import compared, metrics
 from onnxprune.measure.accumulators import ErrorHistogram, Mean
 from onnxprune.measure.bootstrap import paired_interval, prove, unseen_bound
-from onnxprune.measure.drift import OutputDrift, TaskDrift, compare, pair_outputs
+from onnxprune.measure.compared import pair_outputs
+from onnxprune.measure.drift import DriftReport, OutputDrift, TaskDrift, compare
 from onnxprune.measure.metrics import TaskMetric, script_metric
+from onnxprune.measure.outputs import VALUES, Output, Outputs
 from onnxprune.model.runtime import session
 
 SPEC = (InputSpec("x", np.dtype(np.float32), ("n", 3)),)
@@ -397,3 +399,41 @@ def test_empty_mean_has_no_value() -> None:
 def test_values_of_a_custom_metric_are_checked() -> None:
     with pytest.raises(DataError, match="one number per sample"):
         TaskMetric("m", lambda outputs, labels: ["a"]).values({}, None, 1)
+
+
+@pytest.mark.parametrize("axis, folded", [(0, 1), (1, 1), (0, 2)])
+def test_large_outputs_are_compared_some_samples_at_a_time(
+    axis: int, folded: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((2, 3, folded * 4)).astype(np.float32)
+
+    def gives(weight: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda x: np.moveaxis((x @ weight).reshape(len(x) * folded, 4), 0, axis)
+
+    one, two = (Model(y=gives(weight)) for weight in weights)
+    plain = np.ones(4)
+    how = Outputs({"y": Output("y", VALUES, plain, plain / 4, (), axis, 1 - axis, folded, classes=True)})
+    x, labels = rng.standard_normal((11, 3)), rng.integers(0, 4, 11) if folded == 1 and axis == 0 else None
+    whole = compare(one, two, data(x, labels), Means(batch=5), outputs=how)
+    seen: list[int] = []
+    add = DriftReport._add
+    monkeypatch.setattr(DriftReport, "_add", lambda self, part: seen.append(part.batch.samples) or add(self, part))
+    monkeypatch.setattr(compared, "MOST", 8 * folded)
+    parts = compare(one, two, data(x, labels), Means(batch=5), outputs=how)
+    assert seen == [2, 2, 1, 2, 2, 1, 1]
+    flat = [flattened(report.to_json()) for report in (whole, parts)]
+    assert flat[0].keys() == flat[1].keys()
+    for name, value in flat[0].items():
+        assert flat[1][name] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), name
+    seen.clear()
+    compare(one, two, data(x), Means(batch=5))
+    assert seen == [5, 5, 1]  # nobody knows whose entries are whose
+
+
+def flattened(value: object, name: str = "") -> dict[str, object]:
+    """Return every number and text of a document by where it stands."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if inner is None:
+        return {name: value}
+    return {k: v for key, each in inner for k, v in flattened(each, f"{name}.{key}").items()}
