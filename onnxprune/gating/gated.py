@@ -6,7 +6,7 @@ With a gate at zero the copy is the original with that unit silenced, which is w
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,15 +73,15 @@ class GatedUnits:
         return found
 
 
-def gated(analysis: Analysis, mends: bool = False) -> GatedUnits:
-    """Return the model with a gate for every unit that a node of the main graph reads as a float.
+def gated(analysis: Analysis, mends: bool = False, movable: Collection[int] | None = None) -> GatedUnits:
+    """Return the model with a gate for every unit, of the ``movable`` groups (None: all), that a node of the main graph reads as a float.
 
     Where it ``mends``, readers see what least squares would make of the units that are open.
     """
     facts = analysis.facts
     proto = facts.model.draft()
     names = Names(proto.graph)
-    read = _read(analysis)
+    read = _read(analysis, range(len(analysis.groups)) if movable is None else movable)
     gates = {g: names.fresh("gate") for g in sorted({group for there in read.values() for group in there})}
     building = _Building(analysis, names, gates, mends)
     through: Through = defaultdict(list)
@@ -94,12 +94,12 @@ def gated(analysis: Analysis, mends: bool = False) -> GatedUnits:
     return GatedUnits(analysis, facts.model.derived(proto), gates, factors, tuple(building.mendings.values()))
 
 
-def _read(analysis: Analysis) -> Read:
-    """Return where nodes of the main graph read units as floats."""
+def _read(analysis: Analysis, movable: Collection[int]) -> Read:
+    """Return where nodes of the main graph read units of some groups as floats."""
     facts, found = analysis.facts, Read()
     place = {node: index for index, node in enumerate(facts.graph.top)}
     for group, there in zip(analysis.groups, sites(analysis), strict=True):
-        for site in there:
+        for site in there if group.index in movable else ():
             if site.node in place and facts.dtype(site.value) in FLOATS and can_be_tapped(site, place):
                 assert site.node is not None
                 found.setdefault((place[site.node], site.value, site.axis), {}).setdefault(group.index, site)

@@ -49,7 +49,7 @@ def learned_gates(
     attacked: Attacked | None = None,
 ) -> Learned:
     """Train a gate for every unit under a budget, on rows of which half are ``attacked`` where that is given; raises ModelError where no gradient can be taken or nothing has a gate."""
-    own = gated(analysis, plan.mended)
+    own = gated(analysis, plan.mended, plan.movable)
     if own.mendings:
         own.go_by(gather(analysis.facts, teaching.dataset, [mending.need for mending in own.mendings], means))
     if not own.gates:

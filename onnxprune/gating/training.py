@@ -32,7 +32,8 @@ class GatePlan:
     """``family``: a name of FAMILIES; ``aim``: the budget.
 
     ``decide``: scores (None: a group without gates) -> bool[width] per group, what stays. ``moving``: weights are trained too.
-    ``mended``: readers see what a repair by least squares would make of the gates.
+    ``mended``: readers see what a repair by least squares would make of the gates. ``movable``: groups that may become narrower (None: all);
+    the others are held open.
     """
 
     family: str
@@ -40,6 +41,7 @@ class GatePlan:
     decide: Callable[[GateScores], Sequence[np.ndarray]]
     moving: bool = False
     mended: bool = False
+    movable: frozenset[int] | None = None
 
 
 class GateTraining(Descent):
@@ -88,9 +90,15 @@ class GateTraining(Descent):
         return False
 
     def scores(self) -> GateScores:
-        """Return float64[width] per group, higher is more open; None for groups without gates."""
-        names = (self.gated.gates.get(group.index) for group in self.analysis.groups)
-        return [None if name is None else self.logits[name] + TIE * self.beyond[name] for name in names]
+        """Return float64[width] per group, higher is more open; ones for groups held open, None for those without gates."""
+        movable, found = self.plan.movable, GateScores()
+        for group in self.analysis.groups:
+            name = self.gated.gates.get(group.index)
+            if name is not None:
+                found.append(self.logits[name] + TIE * self.beyond[name])
+            else:
+                found.append(None if movable is None or group.index in movable else np.ones(group.width))
+        return found
 
     def message(self) -> str:
         return f"{super().message()}, {self.spent:.0%} of {self.budget.limit:.0%} open"

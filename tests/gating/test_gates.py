@@ -23,6 +23,7 @@ from onnxprune.gating import FAMILIES
 from onnxprune.gating.attacked import HalfAttacked
 from onnxprune.gating.budget import Budget, least_multiplier
 from onnxprune.gating.gated import GatedUnits, gated
+from onnxprune.gating.training import GateTraining
 from onnxprune.means import Means
 from onnxprune.model.facts import gather_facts
 from onnxprune.model.graph import Graph
@@ -208,6 +209,25 @@ def test_gates_find_the_units_that_matter(name: str) -> None:
     told = found.report["learned"]
     assert told["steps"] == 150 and told["weights"] == "frozen" and not told["labels"]
     assert told["spent"] <= told["limit"] + 1e-6 and told["limit"] == 0.5
+
+
+def test_gates_of_what_must_stay_are_held_open(stream: Analysis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole budget is found among the others, and nothing is said of groups that nobody asked about."""
+    group = max(stream.groups, key=lambda group: group.width)
+    own = gated(stream, movable={group.index})
+    assert set(own.gates) == {group.index}
+    options = OPTIONS | {"calibration": ROWS, "repair": "none", "ratio": 0.2}
+    gates: list[int] = []
+    train = GateTraining.run
+    monkeypatch.setattr(GateTraining, "run", lambda self: gates.extend(self.gated.gates) or train(self))
+    found = onnxprune.prune(
+        network(STREAM, "float[n,3,6,6] x", "float[n,4] y"),
+        criterion="gates:l1", gate_training=60, include=[group.name], **options,
+    )  # fmt: skip
+    assert gates == [group.index]
+    before, after = (found.report[when]["channels"] for when in ("before", "after"))
+    assert after < before and set(found.plan.kept) and found.report["learned"]["spent"] <= 0.8 + 1e-6
+    assert not any("scored by l2" in text for text in found.report["warnings"])
 
 
 def twins() -> onnxprune.model.model.Model:

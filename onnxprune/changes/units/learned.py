@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.allocate import Target
+from onnxprune.allocate.legal import narrower_widths
 from onnxprune.changes.context import FITTED, Context
 from onnxprune.changes.units.scored import Chosen, by_scores, rows_for_criterion
 from onnxprune.coupling.cut import cut
@@ -29,7 +30,11 @@ def by_gates(context: Context, analysis: Analysis, aim: Target) -> Chosen:
         return by_scores(context, analysis, aim, {LEARNED + kind: scores})
 
     teaching = taught(context.original, rows, settings.seed, judge=context.data.judge, outputs=context.outputs)
-    plan = GatePlan(kind, context.per_run(aim), lambda scores: decided(scores)[0], settings.moves, settings.mends)
+    legal = zip(analysis.groups, narrower_widths(analysis, settings.options), strict=True)
+    movable = frozenset(group.index for group, widths in legal if widths != [group.width])
+    plan = GatePlan(
+        kind, context.per_run(aim), lambda scores: decided(scores)[0], settings.moves, settings.mends, movable
+    )
     with context.stages("gates"):
         attacked = _attacked(context, analysis, rows) if settings.attack else None
         found = learned_gates(analysis, teaching, plan, settings.gate_recipe, context.means, attacked)
