@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pkgutil
 import signal
@@ -59,8 +60,8 @@ class Application(click.Group):
             )
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run with guarded streams; SIGTERM ends a run as Ctrl-C does."""
-        with guarded_streams(), _ended_by_sigterm():
+        """Run with guarded streams and a log of its own; SIGTERM ends a run as Ctrl-C does."""
+        with guarded_streams(), _own_log(), _ended_by_sigterm():
             return super().main(*args, **extra)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
@@ -149,6 +150,17 @@ def _usage_errors_as_ours() -> Iterator[None]:
         raise
     except click.UsageError as error:
         raise error if isinstance(error, Misuse) else Misuse(error) from None
+
+
+@contextmanager
+def _own_log() -> Iterator[None]:
+    """Leave the log of a program that calls a command as it was, whatever ``--quiet`` or ``--verbose`` made of it."""
+    level, handlers = logging.root.level, list(logging.root.handlers)
+    try:
+        yield
+    finally:
+        logging.root.setLevel(level)
+        logging.root.handlers[:] = handlers
 
 
 @contextmanager

@@ -6,6 +6,9 @@ Each is told as the work itself would tell it, before anything heavy is loaded; 
 from __future__ import annotations
 
 import glob
+import math
+import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,9 +48,13 @@ def foresee(ctx: click.Context) -> None:
 
 
 def _refuse_unknown(values: Mapping[str, Any]) -> None:
+    """Refuse names that the tables do not have; kinds of change that a program has added are told by the work itself."""
+    loaded = sys.modules.get("onnxprune.settings")
+    added = () if loaded is None else tuple(loaded.GRANULARITIES)
     for name, choice in CHOICES.items():
         for text in _texts(values.get(name)):
-            choice.refuse_unknown(text)
+            if name != "granularity" or not set(choice.within(text)) <= {*choice.names, *added}:
+                choice.refuse_unknown(text)
     for several, name in (("criteria", "criterion"), ("repairs", "repair")):
         for text in _texts(values.get(several)):
             CHOICES[name].refuse_unknown(text)
@@ -98,6 +105,11 @@ def _of_zeros(values: Mapping[str, Any]) -> bool:
     return bool(values.get("sparsity")) or values.get("structured") is False
 
 
+def _is_effort(text: str | None) -> bool:
+    """Whether steps or a time are given, more than none; what is neither is told by what reads it."""
+    return text not in (None, "0") and re.fullmatch(r"\d{1,9}(\.\d+)?[a-z]*", str(text)) is not None
+
+
 Asks = tuple[Callable[[Mapping[str, Any]], Any], Callable[[Mapping[str, Any]], str], type[OnnxPruneError]]
 READERS: tuple[Asks, ...] = (
     (
@@ -105,7 +117,11 @@ READERS: tuple[Asks, ...] = (
         lambda v: f"criterion {score_named(v['criterion'])!r} looks at data",
         UsageError,
     ),
-    (lambda v: v.get("max_divergence") is not None, lambda v: "--max-divergence is judged on data", DataError),
+    (
+        lambda v: 0 < (v.get("max_divergence") or 0.0) < math.inf,
+        lambda v: "--max-divergence is judged on data",
+        DataError,
+    ),
     (lambda v: v.get("search") or v.get("search_recover"), lambda v: "--search judges widths on data", DataError),
     (
         lambda v: v.get("repair") not in (None, AUTO, "none", "isometry"),
@@ -113,7 +129,7 @@ READERS: tuple[Asks, ...] = (
         DataError,
     ),
     (lambda v: v.get("dynamic"), lambda v: "--dynamic teaches a gate on data", DataError),
-    (lambda v: v.get("recover") not in (None, "0"), lambda v: "--recover trains on data", DataError),
+    (lambda v: _is_effort(v.get("recover")), lambda v: "--recover trains on data", DataError),
     (
         lambda v: v.get("quantize") == "int8",
         lambda v: "--quantize int8 finds ranges of values on data, which dynamic does not need",

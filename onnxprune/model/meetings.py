@@ -20,7 +20,7 @@ def met_sizes(graph: Graph, stored: Mapping[str, Shape]) -> dict[Axis, int]:
     """Return the sizes of input axes that meet an axis of a stored tensor; ``stored``: the shapes of all constants."""
     axes: dict[str, list[Axis | None]] = {}
     for value in graph.model.graph.input:
-        if value.name in graph.inputs:
+        if value.name in graph.inputs and value.type.tensor_type.HasField("shape"):
             axes[value.name] = [(value.name, axis) for axis in range(len(value.type.tensor_type.shape.dim))]
     found: dict[Axis, int] = {}
     for node in graph.top:
@@ -50,7 +50,8 @@ def _passed(node: Node, axes: Mapping[str, list[Axis | None]], stored: Mapping[s
     if node.op in LEADING:
         return [*source[:2], *[None] * (len(source) - 2)]
     if node.op == "Transpose":
-        return [source[axis] for axis in node.attribute("perm", list(range(len(source)))[::-1])]
+        order = node.attribute("perm", list(range(len(source)))[::-1])
+        return [source[axis] for axis in order] if len(order) == len(source) else None
     return None
 
 

@@ -11,6 +11,8 @@ from support.networks import feeds, network
 from support.oracles import analysed, assert_sound, golden_lines, random_plan, run, same, silence_readers
 
 from onnxprune.coupling.cut import cut
+from onnxprune.model.graph import Graph
+from onnxprune.model.meetings import met_sizes
 from onnxprune.proof.check import check_cut
 
 
@@ -225,3 +227,9 @@ def test_positions_along_a_free_axis_are_whole_numbers_too() -> None:
     analysis = analysed(network(text, "float[N,L,3] x", "float[N,L,5] y"))
     kept = [np.arange(group.width) % 2 == 0 for group in analysis.groups]
     assert check_cut(analysis, kept, cut(analysis, kept)).exact
+
+
+def test_nothing_is_said_of_axes_of_an_input_without_a_rank() -> None:
+    model = network("t = Transpose<perm=[1, 0]>(x); y = MatMul(t, %4x3)", "float[4,n] x")
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    assert met_sizes(Graph(model), {"y": (1, 3)}) == {}

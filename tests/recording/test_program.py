@@ -168,7 +168,7 @@ def test_a_program_without_a_session_ends_with_a_message(folder: Path) -> None:
         ((), ("no-such-program",), "'no-such-program' cannot be started: No such file or directory; give the program"),
         (("--samples", "0"), (sys.executable, "-V"), "give at least one of each"),
         (("-o", "full"), (sys.executable, "-V"), "full holds something else (notes)"),
-        ((), (), "Missing argument"),
+        ((), (), "PROGRAM [ARGUMENT]... is missing"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused_first(
