@@ -55,6 +55,21 @@ class Sheet(NamedTuple):
         return f"<div style='overflow-x:auto'>{''.join(parts)}</div>"
 
 
+class SeenAsSheet:
+    """Shows its ``sheet`` where it is looked at, in an interpreter as in a notebook; a data class needs ``repr=False`` beside it."""
+
+    @property
+    def sheet(self) -> Sheet:
+        """What is said of it."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return self.sheet.text()
+
+    def _repr_html_(self) -> str:
+        return self.sheet.html()
+
+
 def _short(text: str, longest: int = CELL) -> str:
     """Return a text on one line, its middle left out where it is too long."""
     plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())

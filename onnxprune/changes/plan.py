@@ -14,7 +14,7 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
 from onnxprune.errors import PlanError
 from onnxprune.model.digests import SourceDigest
-from onnxprune.sheet import Sheet, SheetTable
+from onnxprune.sheet import SeenAsSheet, Sheet, SheetTable
 
 SCHEMA_VERSION = 1
 Indices = tuple[int, ...]
@@ -38,8 +38,8 @@ class Planned(NamedTuple):
     record: Record
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(SeenAsSheet):
     """What a run decided for the model with this digest: a record per step, in order."""
 
     model_sha256: str
@@ -69,12 +69,6 @@ class Plan:
     def directions(self) -> dict[str, tuple[int, int]]:
         """Weight -> how many directions of its input's and its output's stay."""
         return {name: (first, second) for name, (first, second) in self._first("directions", {}).items()}
-
-    def __repr__(self) -> str:
-        return self.sheet.text()
-
-    def _repr_html_(self) -> str:
-        return self.sheet.html()
 
     @property
     def sheet(self) -> Sheet:

@@ -13,7 +13,7 @@ from onnxprune.coupling.carriers import Solution, resolve
 from onnxprune.coupling.links import FREE, Adapt, Barrier, as_it_is, build_links
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Node
-from onnxprune.sheet import Sheet, SheetTable
+from onnxprune.sheet import SeenAsSheet, Sheet, SheetTable
 
 WEIGHT_DTYPES = frozenset({1, 2, 3, 4, 5, 10, 11, 16, 17, 18, 19, 20, 21, 22, 23})  # floats and quantised integers
 SHOWN = 12  # rows of a table where an analysis is looked at
@@ -80,8 +80,8 @@ class Volume:
         return result
 
 
-@dataclass(frozen=True, eq=False)
-class Analysis:
+@dataclass(frozen=True, eq=False, repr=False)
+class Analysis(SeenAsSheet):
     """Everything the coupling engine knows about a model: groups, frozen axes, and volumes as functions of kept widths.
 
     ``unit``: int64[positions], the number of each position's unit among all units (-1: frozen or irrelevant), and
@@ -99,12 +99,6 @@ class Analysis:
     starts: np.ndarray
     times: Any = None
     barred: Mapping[int, Barrier] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        return self.sheet.text()
-
-    def _repr_html_(self) -> str:
-        return self.sheet.html()
 
     @property
     def sheet(self) -> Sheet:

@@ -279,12 +279,12 @@ class Pass:
 
 @dataclass(frozen=True)
 class InputsOf:
-    """What the model is fed in a pass over all of the data, batch by batch, as often as it is asked for."""
+    """What models are fed in a pass over data, batch by batch, as often as it is asked for; ``batches`` begins the pass anew."""
 
-    whole: Pass
+    batches: Callable[[], Iterator[Batch]]
 
     def __iter__(self) -> Iterator[Feed]:
-        return (batch.inputs for batch in self.whole.batches(self.whole.dataset))
+        return (batch.inputs for batch in self.batches())
 
 
 def observe(look: Look, dataset: Dataset, observers: Sequence[Own], means: Means, what: str = "observing") -> list[Own]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -89,11 +90,12 @@ def _by_segments(
     whole = Pass(stream.look, dataset, (stream,), stream.means)
     names = {need: stream.probe.reduced.get(need, tuple(need.values)) for need in stream.evidence.statistics}
     done = 0
-    for due, shown in stream.session.stages(InputsOf(whole), list(dict.fromkeys(names.values()))):
+    batches = partial(whole.batches, dataset)
+    for due, shown in stream.session.stages(InputsOf(batches), list(dict.fromkeys(names.values()))):
         own = [need for need in missing if names[need] in due]
         if not own:
             continue  # what is left of a segment is run all the same
-        seen = ((batch.samples, (batch, found)) for batch, found in zip(whole.batches(dataset), shown, strict=True))
+        seen = ((batch.samples, (batch, found)) for batch, found in zip(batches(), shown, strict=True))
         keep(fold(seen, [stream.alone(own)], whole.leaf).whole(whole.count).all[0].evidence)
         done += len(own)
         stream.means.progress(f"observing: {done:,} of {len(missing):,} statistics", done, len(missing))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from onnxprune.data import Feed
-from onnxprune.data.observe import Batch
+from onnxprune.data.observe import Batch, InputsOf
 from onnxprune.errors import ModelError
 from onnxprune.means import Means
 from onnxprune.measure.outputs import Output, Outputs
@@ -54,21 +54,17 @@ class Compared(NamedTuple):
 
     def _axes(self, how: Outputs | None) -> dict[str, Output] | None:
         """Return how each output is laid out, if that is known of all and all else has an entry for each sample too."""
-        found = {name: how.of[name] for name in self.new if name in how.of} if how else {}
         samples, labels = self.batch.samples, self.batch.labels
-        whole = len(found) == len(self.new) and (labels is None or len(labels) == samples)
-        fits = all(
-            output.samples_axis is not None
-            and np.shape(self.old[name]) == np.shape(self.new[name])
-            and output.fits(np.shape(self.old[name]))
-            and np.shape(self.old[name])[output.samples_axis] == samples * output.folded
-            for name, output in found.items()
-        )
-        return (
-            found
-            if whole and fits and all(len(a) == samples for a in self.batch.inputs.values() if np.ndim(a))
-            else None
-        )
+        found = {name: how.of[name] for name in self.new if name in how.of} if how else {}
+        known = len(found) == len(self.new) and all(self._is_laid_out(output) for output in found.values())
+        fed = [*self.batch.inputs.values(), *(() if labels is None else (labels,))]
+        return found if known and all(len(array) == samples for array in fed if np.ndim(array)) else None
+
+    def _is_laid_out(self, output: Output) -> bool:
+        """Whether both models gave an output with places for every sample."""
+        old, new = (np.shape(values[output.name]) for values in (self.old, self.new))
+        axis = output.samples_axis
+        return axis is not None and old == new and output.fits(old) and old[axis] == self.batch.samples * output.folded
 
     def _only(self, rows: slice, axes: Mapping[str, Output]) -> Compared:
         inputs, labels, first = self.batch.inputs, self.batch.labels, self.batch.first
@@ -113,7 +109,7 @@ class TwoModelsInTurn(TwoModels):
 
     def over(self, batches: Callable[[], Iterator[Batch]]) -> Iterator[Compared]:
         """Yield what a call gives for each of the batches, which can be begun anew."""
-        feeds = _Inputs(batches)
+        feeds = InputsOf(batches)
         old, new = (
             model.runs(feeds, partial(self._tell, f"outputs of {which}"))
             for model, which in ((self.before, "the original"), (self.after, "the result"))
@@ -123,16 +119,6 @@ class TwoModelsInTurn(TwoModels):
 
     def _tell(self, what: str, done: int, count: int) -> None:
         self.means.progress(f"{what}: {done:,} of {count:,}", done, count)
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """The inputs of batches, as often as they are asked for."""
-
-    batches: Callable[[], Iterator[Batch]]
-
-    def __iter__(self) -> Iterator[Feed]:
-        return (batch.inputs for batch in self.batches())
 
 
 def pair_outputs(before: tuple[str, ...], after: tuple[str, ...]) -> dict[str, str]:

@@ -223,9 +223,7 @@ class Sequential:
             if linear.coarse({linear.weight: weight}):
                 change[:, some] += np.einsum("god,gd->go", found.weights - part.read(weight), fit.moments.mean_x)
         self._count(linear, targets)
-        self._replace({linear.weight: weight})
-        if linear.bias:
-            self._replace({linear.bias: linear.shifted(self._stored.arrays[linear.bias], change)})
+        self._store(linear, {linear.weight: weight}, change)
 
     def _count(self, linear: LinearMap, targets: TargetRows) -> None:
         lost = self._wanted.left_out(targets)
@@ -318,9 +316,13 @@ class Sequential:
         if fit is not None and (snap is not None or linear.coarse(weights)):
             lost = matrix - linear.whole(weights)
             change = change + np.einsum("god,gd->go", lost, fit.moments.mean_x)
+        self._store(linear, weights, change)
+
+    def _store(self, linear: LinearMap, weights: Mapping[str, np.ndarray], change: np.ndarray) -> None:
+        """Store tensors and a change of the intercept, float64[groups, o]."""
         self._replace(weights)
         if linear.bias:
-            self._replace({linear.bias: linear.shifted(arrays[linear.bias], change)})
+            self._replace({linear.bias: linear.shifted(self._stored.arrays[linear.bias], change)})
 
     def _replace(self, fresh: Mapping[str, np.ndarray]) -> None:
         arrays = self._stored.arrays

@@ -10,7 +10,7 @@ from onnxprune.notebook import notebook_bar, watched_options
 from onnxprune.report.documents.tables import parts, tables
 from onnxprune.report.entries import ReportView, proof_sentence, verdict
 from onnxprune.report.tasks import task_sentence
-from onnxprune.sheet import Sheet, SheetTable
+from onnxprune.sheet import SeenAsSheet, Sheet, SheetTable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -19,14 +19,13 @@ TABLES = 6
 """Tables at most, of those that documents do not fold."""
 
 
-class ShownReport(dict[str, Any]):
+class ShownReport(SeenAsSheet, dict[str, Any]):
     """A report that says in a screen what it holds; ``dict(report)`` shows all of it."""
 
-    def __repr__(self) -> str:
-        return sheet_of(self).text()
-
-    def _repr_html_(self) -> str:
-        return sheet_of(self).html()
+    @property
+    def sheet(self) -> Sheet:
+        """What it has to say first."""
+        return sheet_of(self)
 
 
 def sheet_of(report: ReportView) -> Sheet:

@@ -16,22 +16,22 @@ from onnxprune.report import entries
 from onnxprune.report.display import sheet_of
 from onnxprune.report.entries import Report
 from onnxprune.report.stages import Stages
+from onnxprune.sheet import SeenAsSheet, Sheet
 
 NOTHING = "nothing in {} is packed: the result holds the same tensors"
 
 
-@dataclass(frozen=True)
-class Expanded:
+@dataclass(frozen=True, repr=False)
+class Expanded(SeenAsSheet):
     """``report``: which tensors were packed, and the bytes before and after; ``plain``: the model with these stored as they are."""
 
     report: Report
     plain: Model
 
-    def __repr__(self) -> str:
-        return sheet_of(self.report).text()
-
-    def _repr_html_(self) -> str:
-        return sheet_of(self.report).html()
+    @property
+    def sheet(self) -> Sheet:
+        """What the report has to say first."""
+        return sheet_of(self.report)
 
     @cached_property
     def model(self) -> ModelProto:

@@ -64,10 +64,11 @@ from onnxprune.runs.tokens import (
 )
 from onnxprune.runs.turning import turned_or_not
 from onnxprune.settings import Settings
+from onnxprune.sheet import SeenAsSheet, Sheet
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(SeenAsSheet):
     """What a run gives: the report (the structure of ``--json``), the plan, and the pruned model.
 
     ``masks``: weight -> bool of its shape, for weights that were made zero where it is False.
@@ -78,11 +79,10 @@ class Result:
     pruned: Model
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def __repr__(self) -> str:
-        return sheet_of(self.report).text()
-
-    def _repr_html_(self) -> str:
-        return sheet_of(self.report).html()
+    @property
+    def sheet(self) -> Sheet:
+        """What the report has to say first."""
+        return sheet_of(self.report)
 
     @property
     def passed(self) -> bool:
