@@ -15,11 +15,8 @@ from onnxprune.report.entries import (
     SHARES,
     STEPS,
     WAYS,
-    amount,
     comparison,
     drift_rows,
-    gate_rows,
-    gate_value,
     keeper,
     part_tables,
     proof_rows,
@@ -33,6 +30,7 @@ from onnxprune.report.entries import (
 from onnxprune.report.experts import EXPERT_COLUMNS, expert_rows
 from onnxprune.report.gated import gate_sentences
 from onnxprune.report.latency import OPEN, latency_doubt, way_out
+from onnxprune.report.limits import gate_rows, gate_words
 from onnxprune.report.missed import way_on
 from onnxprune.report.products import products_sentence
 from onnxprune.report.quantising import (
@@ -174,9 +172,7 @@ def show_jobs(terminal: Terminal, reports: dict[str, dict[str, Any]]) -> None:
     for name, report in reports.items():
         for gate in report.get("gates", ()):
             if not gate["passed"]:
-                terminal.say(
-                    f"{name}: {gate['name']} is {gate_value(gate['value'])}, the limit is {amount(gate['limit'])}"
-                )
+                terminal.say("{}: {} is {}, the limit is {}".format(name, gate["name"], *gate_words(gate)))
 
 
 def _reconstruction(report: dict[str, Any]) -> list[str]:

@@ -310,13 +310,6 @@ def some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def gate_rows(gates: Sequence[Report]) -> list[tuple[str, str, str, str]]:
-    return [
-        (gate["name"], amount(gate["limit"]), gate_value(gate["value"]), "yes" if gate["passed"] else "no")
-        for gate in gates
-    ]
-
-
 STEPS = ("step", "changed", "MACs left", "parameters", "bytes", "exact", "repair")
 SHARES = ("shares of what is saved", "divergence", "")
 WAYS = ("streams", "divergence", "")
@@ -374,13 +367,8 @@ PART = ("name", "status", "reason")
 
 
 def amount(value: float) -> str:
-    """Return a share with six digits, a count in full."""
+    """Return a small number with six digits, a count in full."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
-
-
-def gate_value(value: float | None) -> str:
-    """Return a number that a gate judged; there is none where what was measured was too noisy."""
-    return OPEN if value is None else amount(value)
 
 
 def _number(value: float | None, spec: str, absent: str = "-") -> str:

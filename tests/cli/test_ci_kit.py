@@ -115,7 +115,7 @@ def test_readme_example_names_every_missed_budget(runner: Path) -> None:
     done = shell(runner, command)
     assert done.returncode == 1
     assert re.search(r"^digits: min_cosine is 0\.\d+, the limit is 0\.99999$", done.stdout, re.M)
-    assert re.search(r"^digits: max_size is [\d,]+, the limit is 1,000$", done.stdout, re.M)
+    assert re.search(r"^digits: max_size is [\d,]+ bytes, the limit is 1,000 bytes$", done.stdout, re.M)
     failures = ElementTree.parse(runner / "onnxprune.xml").getroot().findall("testsuite/testcase/failure")
     assert len(failures) == 2
     assert not (runner / "digits.onnx").exists()

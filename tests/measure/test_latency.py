@@ -19,9 +19,10 @@ from onnxprune.means import Means
 from onnxprune.measure.latency import Clocked, Latency, LatencyReport, interleave, measure, measure_pair, rounds_of
 from onnxprune.model.runtime import CPU, session
 from onnxprune.report.baseline import Baseline
-from onnxprune.report.entries import gate_rows, verdict
+from onnxprune.report.entries import verdict
 from onnxprune.report.gates import judge
 from onnxprune.report.latency import latency_rows
+from onnxprune.report.limits import gate_rows
 from onnxprune.settings import make_settings
 
 MS = 1_000_000
@@ -227,7 +228,7 @@ def test_a_gate_on_latency_goes_by_what_is_believed_or_is_missed(
     before = {"latency": {"ratio_p10": 0.6, "conclusive": True}}
     (again,) = Baseline(before, 0.0).judge({"latency": latency})
     assert (again["name"], again["passed"]) == ("baseline_latency_ratio", passed if value is None else value <= 0.66)
-    assert gate_rows([gate])[0][2] == ("too noisy to say" if value is None else str(value))
+    assert gate_rows([gate])[0][2] == ("too noisy to say" if value is None else f"{value:.1%}")
 
 
 def test_real_models_are_measured() -> None:

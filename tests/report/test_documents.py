@@ -192,7 +192,7 @@ def test_markdown_of_a_failed_gate_says_which(plain: dict[str, Any]) -> None:
     gate = {"name": "max_drop", "limit": 0.01, "value": 0.5, "passed": False}
     text = markdown.render(plain | {"gates": [gate]})
     assert text.startswith("# onnxprune prune: ✗ failed\n")
-    assert "- ✗ **failed** max\\_drop: 0.5, limit 0.01" in text
+    assert "- ✗ **failed** max\\_drop: 50.00 points, limit 1 point" in text
     noisy = markdown.render(plain | {"gates": [gate | {"value": None}]})
     assert noisy.startswith("# onnxprune prune: ? inconclusive\n")
 

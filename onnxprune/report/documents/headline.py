@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from onnxprune.report.documents.graph.picture import counted
-from onnxprune.report.entries import ReportView, amount
+from onnxprune.report.entries import ReportView
 from onnxprune.report.latency import OPEN, believed_ratio, latency_doubt, latency_rows
+from onnxprune.report.limits import gate_words
 
 GOOD, BAD, UNSURE = "good", "bad", "unsure"
 MARKS = {GOOD: "✓", BAD: "✗", UNSURE: "?"}
@@ -111,12 +112,11 @@ def badges(report: ReportView) -> list[Badge]:
 
 def gate_badge(gate: Mapping[str, Any]) -> Badge:
     """Return how a gate came out; one without a value was measured, but too noisy to say."""
-    limit = f"{gate['name']}: limit {amount(gate['limit'])}"
-    if gate["passed"]:
-        return Badge(GOOD, "passed", f"{gate['name']}: {amount(gate['value'])}, limit {amount(gate['limit'])}")
+    value, limit = gate_words(gate)
     if gate["value"] is None:
-        return Badge(UNSURE, "inconclusive", f"{limit}, {OPEN}")
-    return Badge(BAD, "failed", f"{gate['name']}: {amount(gate['value'])}, limit {amount(gate['limit'])}")
+        return Badge(UNSURE, "inconclusive", f"{gate['name']}: limit {limit}, {value}")
+    tone, word = (GOOD, "passed") if gate["passed"] else (BAD, "failed")
+    return Badge(tone, word, f"{gate['name']}: {value}, limit {limit}")
 
 
 def outcome(report: ReportView) -> Badge | None:

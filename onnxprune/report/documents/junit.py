@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from onnxprune.report.documents.tables import parts, shortened
-from onnxprune.report.entries import amount, gate_value
+from onnxprune.report.limits import gate_words
 from onnxprune.report.tasks import task_sentence
 
 LONGEST = 500
@@ -57,8 +57,5 @@ def _cases(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             f"largest error {surgery['max_abs_error']}",
         )
     for gate in report.get("gates", ()):
-        yield (
-            gate["name"],
-            "" if gate["passed"] else "failure",
-            f"value {gate_value(gate['value'])}, limit {amount(gate['limit'])}",
-        )
+        value, limit = gate_words(gate)
+        yield gate["name"], "" if gate["passed"] else "failure", f"value {value}, limit {limit}"

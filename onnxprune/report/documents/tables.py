@@ -22,13 +22,13 @@ from onnxprune.report.entries import (
     ReportView,
     comparison,
     drift_rows,
-    gate_rows,
     proof_rows,
     share_rows,
     step_rows,
     way_rows,
 )
 from onnxprune.report.experts import EXPERT_COLUMNS, expert_rows
+from onnxprune.report.limits import gate_rows
 from onnxprune.report.quantising import (
     FORMS_OF_MODEL,
     RECIPES_TRIED,
@@ -52,7 +52,7 @@ PASTE = "To paste: leaves alone what is not worth cutting"
 WARNINGS = "Warnings"
 IN_FULL = (PASTE, STAYING, WARNINGS)
 """Tables of sentences and options."""
-NUMBER = re.compile(r"[+-]?[\d.,]+([eE%].*| points)?$|-$|equal$|$")
+NUMBER = re.compile(r"[+-]?[\d.,]+([eE%].*| points?| bytes?)?$|-$|equal$|$")
 
 TableRows = Sequence[Sequence[str]]
 
