@@ -11,6 +11,7 @@ import click
 
 from onnxprune.cli.progress import bar, each, lines
 from onnxprune.cli.streams import write_document
+from onnxprune.cli.typed import given_words
 from onnxprune.progress import STAGES, Progress, silent
 from onnxprune.report.visible import visible
 
@@ -120,6 +121,8 @@ def write_documents(ctx: click.Context, report: dict[str, Any]) -> None:
     if ctx.meta.get("verbose"):
         for text in details(report):
             click.echo(visible(text), err=True)
+    if not isinstance(ctx.command, click.Group):  # else no command was begun
+        report = report | {"argv": [str(ctx.info_name), *given_words(ctx)]}
     for kind, path in documents(ctx).items():
         text = render(kind, report)
         if path == "-":

@@ -11,6 +11,7 @@ import click
 
 from onnxprune.choices import AUTO, CHOICES
 from onnxprune.cli.paths import REQUESTED
+from onnxprune.cli.typed import CONFIGURED
 from onnxprune.cli.values import (
     ALIGNMENT,
     AUGMENTATIONS,
@@ -101,16 +102,17 @@ def _read_config(ctx: click.Context, param: click.Parameter, value: str | None) 
     from onnxprune.cli.config import converted, toml
 
     known = {o.lstrip("-").replace("-", "_"): p for p in ctx.command.params for o in p.opts if o.startswith("--")}
-    found = {}
+    found, raw = {}, {}
     try:
         for key, item in toml(Path(value)).items():
             name = key.replace("-", "_")
             if name not in known or known[name] is param:
                 raise UsageError(f"{value}: there is no option {key!r}{near_names(key, list(known))}")
             found[str(known[name].name)] = converted(known[name], item, f"{value}, {key}")
+            raw[str(known[name].name)] = item
     except UsageError as error:
         raise click.BadParameter(str(error), ctx, param) from None
-    ctx.default_map = found
+    ctx.default_map, ctx.meta[CONFIGURED] = found, raw
 
 
 KINDS = (

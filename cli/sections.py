@@ -7,6 +7,8 @@ from shutil import get_terminal_size
 
 import click
 
+from onnxprune.cli.typed import TYPED
+
 FEW = 15
 """A command with no more options than this shows all of them at once."""
 COMMANDS = {
@@ -79,6 +81,7 @@ class Sectioned(click.Command):
     context_class = Helped
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[TYPED] = tuple(args)
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:

@@ -336,7 +336,10 @@ def sweep(model: Source, **options: Unpack[SweepOptions]) -> Report:
     entries, warnings = run_points(points, shared, evaluate, place, heard(given["progress"]), chosen.means.spread)
     held = data_entry({"calibration": data.calibration, "evaluation": data.evaluation})
     about = {"model": model_entry(loaded), "data": held, "made": made(), "warnings": warnings}
-    return header("sweep", chosen.to_json()) | about | judged(entries, chosen.max_drop)
+    found = judged(entries, chosen.max_drop)
+    best = next((point for point in points if point.id(shared) == found["chosen"]), None)
+    found["chosen_options"] = None if best is None else at_point(best.settings, chosen)
+    return header("sweep", chosen.to_json()) | about | found
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ def command(
     from onnxprune.cli.console import Terminal, write_documents
     from onnxprune.cli.paths import settle_jobs
     from onnxprune.cli.tables import show_jobs
+    from onnxprune.cli.typed import given_words
     from onnxprune.errors import UsageError
     from onnxprune.registry import near_names
     from onnxprune.report.entries import header
@@ -49,6 +50,7 @@ def command(
             own = progress.part(number, len(names or jobs), f"{name}: ")
             earlier = {} if before is None or name not in before else {"baseline": before[name]}
             reports[name] = _report(jobs[name].command, jobs[name].values | earlier | _given(tolerance), own)
+            reports[name] |= {"argv": ["run", name, *given_words(ctx, leave_out=("names",))]}
     report = header("run") | {"exit_code": max(job["exit_code"] for job in reports.values()), "jobs": reports}
     terminal.warn([f"{name}: {text}" for name, job in reports.items() for text in job.get("warnings", ())])
     show_jobs(terminal, reports)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -21,7 +23,11 @@ from onnxprune.cli.options import (
     take_reading,
 )
 from onnxprune.cli.sections import Sectioned
+from onnxprune.cli.typed import given_words
 from onnxprune.cli.values import CRITERIA, REPAIRS, SHARE, SHARES
+
+TRIED = ("ratios", "criteria", "repairs", "folder")
+"""What a sweep alone takes."""
 
 
 @click.command(cls=Sectioned, short_help="Compare ratios, criteria and repairs.")
@@ -50,8 +56,14 @@ def command(ctx: click.Context, calib: str | None, **values: Any) -> None:
     terminal.warn(report["warnings"])
     head = (POINT, "MACs left", "bytes", "lost", "")
     terminal.table(head, list(points(report)), f"lost: {report['quality']}")
-    chosen = next((point for point in report["points"] if point["id"] == report["chosen"]), None)
-    if chosen is not None:
-        found = chosen["settings"]
-        terminal.say(f"--criterion {found['criterion']} --repair {found['repair']} --ratio {found['ratio']}")
+    if report["chosen"] is not None:
+        terminal.say(_as_command(ctx, report))
     write_documents(ctx, report)
+
+
+def _as_command(ctx: click.Context, report: Mapping[str, Any]) -> str:
+    """Return the command that makes the chosen point: what the sweep was given, with the point's options in place of what it tried."""
+    by_task = report["quality"].startswith("drop")  # which --max-drop judges in a run too
+    given = given_words(ctx, TRIED if by_task else (*TRIED, "max_drop"))
+    own = [word for name, value in report["chosen_options"].items() for word in (f"--{name}", str(value))]
+    return shlex.join(["onnxprune", "prune", *given, *own])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -17,6 +18,7 @@ FLAGS = {"structured": ("--structured", "--unstructured"), "latency": ("", "--no
 NAMES = {"memory_limit": "--memory"}
 SETTLED = ("rotate", "structured", "permute", "input_value")
 """Settings that a run settles by itself where they are left to it: only what differs from nothing is worth a word."""
+OPTION = re.compile(r"--[a-z]|-[a-z]$")
 DATA = {"calibration": "--calib", "evaluation": "--eval"}
 
 
@@ -69,7 +71,12 @@ def _item(name: str, item: Any) -> str:
 
 
 def command_line(report: ReportView) -> str:
-    """Return a command that does the same again, a line per option; files that a report does not know are named in capitals."""
+    """Return a command that does the same again, a line per option: as it was typed, where it was.
+
+    Elsewhere (in Python) it is made of the settings, and data, which a report does not know by name, is named in capitals.
+    """
+    if report.get("argv"):
+        return _joined(_by_option(["onnxprune", *report["argv"]]))
     command = report.get("command")
     if command not in ("prune", "inspect") or not report.get("settings"):
         return ""
@@ -83,6 +90,17 @@ def command_line(report: ReportView) -> str:
     return _joined([*words, *options_of(report["settings"])])
 
 
-def _joined(words: Sequence[str]) -> str:
+def _by_option(words: Sequence[str]) -> Iterator[str]:
+    """Yield the words in front of all options, then every option with its values, quoted for a shell."""
+    line: list[str] = []
+    for word in words:
+        if OPTION.match(word) and line:
+            yield shlex.join(line)
+            line = []
+        line.append(word)
+    yield shlex.join(line)
+
+
+def _joined(words: Iterable[str]) -> str:
     """Put words in lines that a shell reads as one; what would not be seen in them is escaped."""
     return " \\\n  ".join(map(visible, words))
