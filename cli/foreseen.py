@@ -16,6 +16,8 @@ from typing import Any
 import click
 
 from onnxprune.choices import AUTO, CHOICES, SCORES_OF_DATA, of_preset, score_named
+from onnxprune.cli.kinds import PLACES
+from onnxprune.cli.misuse import usage_of
 from onnxprune.cli.reversed import refuse_reversed
 from onnxprune.errors import DataError, InputError, ModelError, OnnxPruneError, PlanError, UsageError
 
@@ -30,7 +32,7 @@ SOURCES = ("calib", "calibration", "evaluation", "data")
 def foresee(ctx: click.Context) -> None:
     """Raise what can be told at once of a command line that was read; UsageError, ModelError, DataError, OutputError."""
     command, values = str(ctx.info_name), ctx.params
-    refuse_reversed(command, values)
+    refuse_reversed(command, values, usage_of(ctx))
     _refuse_unknown(values)
     _refuse_missing(values)
     if command == "prune":
@@ -65,12 +67,15 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def _refuse_missing(values: Mapping[str, Any]) -> None:
-    """Refuse files that are read and are not there."""
+    """Refuse files that are read and are not there, and folders in their place."""
     measured = any(values.get(name) for name in SOURCES)
     for names, error in ((MODELS, ModelError), (PLANS, PlanError), (FILES, DataError), (SOURCES, DataError)):
         for name in names:
             for path in _texts(values.get(name)) if name != "labels" or measured else ():
                 _require(Path(path), error)
+                if path and names is not SOURCES and name in PLACES and Path(path).is_dir():
+                    inside = "the .onnx file" if names is MODELS else "the file"
+                    raise error(f"{path}: a folder, not {PLACES[name].what}; give {inside} inside it")
 
 
 def _require(path: Path, error: type[InputError]) -> None:

@@ -7,8 +7,10 @@ from typing import IO, Any
 import click
 from click.core import ParameterSource
 
-from onnxprune.cli.reversed import data_among
+from onnxprune.cli.kinds import PLACES, ROWS, is_data
+from onnxprune.cli.reversed import data_among, lacking, told_lacking
 from onnxprune.cli.sections import long_name
+from onnxprune.cli.typed import TYPED
 from onnxprune.registry import near_names
 from onnxprune.report.visible import visible
 
@@ -31,8 +33,7 @@ def _told(error: click.UsageError) -> str:
         hint = near_names(error.option_name, _names(ctx)) or f"; '{path} --help-all' lists all"
         return f"{path} has no option {error.option_name}{hint}"
     if isinstance(error, click.MissingParameter):
-        what = _called(error.param, ctx) if error.param else "an argument"
-        return f"{what} is missing; usage: {path} {_usage(ctx)}"
+        return _told_missing(error, ctx, path)
     if isinstance(error, click.BadParameter):
         what = f"{_called(error.param, ctx)} " if error.param else ""
         return f"{what}{error.message.rstrip('.')}{'' if ';' in error.message else _looked_up(path)}"
@@ -44,9 +45,29 @@ def _told(error: click.UsageError) -> str:
         return text
     if text.startswith("Got unexpected extra argument"):
         words = text.partition("(")[2].rstrip(")")
-        options = {str(param.name) for param in (ctx.command.params if ctx else ())}
-        return f"too many arguments: {words}{data_among(words, options)}; usage: {path} {_usage(ctx)}"
+        return f"too many arguments: {words}{data_among(words.split(), _parameters(ctx))}; usage: {path} {usage_of(ctx)}".rstrip()
     return f"{text[:1].lower()}{text[1:]}{_looked_up(path)}"
+
+
+def _told_missing(error: click.MissingParameter, ctx: click.Context | None, path: str) -> str:
+    """Say what is missing: where files may come in any order, the kind that none of them is."""
+    what = _called(error.param, ctx) if error.param else "an argument"
+    if ctx is None or error.param is None:
+        return f"{what} is missing; usage: {path} {usage_of(ctx)}"
+    if isinstance(error.param, click.Argument):
+        names = [str(param.name) for param in ctx.command.params if isinstance(param, click.Argument)]
+        paths = [found for found in map(ctx.params.get, names) if isinstance(found, str)]
+        command = str(ctx.info_name)
+        if paths and (name := lacking(command, paths)):
+            return told_lacking(command, name, paths, usage_of(ctx))
+    place = PLACES.get(str(error.param.name))
+    loose = [word for word in ctx.meta.get(TYPED, ()) if is_data(word)] if place and place.kind == ROWS else []
+    beside = f" ({loose[0]} is data)" if loose else ""
+    return f"{what} is missing{beside}; usage: {path} {usage_of(ctx)}"
+
+
+def _parameters(ctx: click.Context | None) -> set[str]:
+    return {str(param.name) for param in (ctx.command.params if ctx else ())}
 
 
 def _looked_up(path: str) -> str:
@@ -66,7 +87,7 @@ def _names(ctx: click.Context | None) -> list[str]:
     return [name for option in (ctx.command.params if ctx else ()) for name in option.opts if name.startswith("--")]
 
 
-def _usage(ctx: click.Context | None) -> str:
+def usage_of(ctx: click.Context | None) -> str:
     """Return the arguments of a command, and the options that it cannot do without."""
     if ctx is None:
         return ""

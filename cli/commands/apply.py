@@ -22,7 +22,7 @@ def command(ctx: click.Context, plan: str, **values: Any) -> None:
     A model with another digest than the plan's is refused, unless --force is given and all shapes agree.
     """
     from onnxprune.cli.results import produce
-    from onnxprune.cli.reversed import by_kind
+    from onnxprune.cli.reversed import files_in_order
 
-    values = by_kind({"plan": plan, **values}, ("plan", "model"))
+    values = files_in_order("apply", {"plan": plan, **values})
     produce(ctx, "apply", values.pop("plan"), **values)

@@ -38,9 +38,9 @@ def command(ctx: click.Context, **values: Any) -> None:
     averages of the weights beside them are cut alike. MODEL is the file that was pruned, not the result. The three may come in any order.
     """
     from onnxprune.cli.console import Terminal, write_documents
-    from onnxprune.cli.reversed import by_kind
+    from onnxprune.cli.reversed import files_in_order
 
-    values = by_kind(values, ("plan", "model", "weights"))
+    values = files_in_order("checkpoint", values)
     terminal, everything = Terminal(ctx), values.pop("everything")
     with terminal.progress() as progress:
         from onnxprune.api import slice_checkpoint

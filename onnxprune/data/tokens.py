@@ -85,7 +85,7 @@ def _member(path: Path) -> str:
 
 def _lines(path: Path) -> Iterator[str]:
     """Yield the lines that are not empty."""
-    if require_regular(path, DataError).st_size > LARGEST_TEXT:
+    if require_regular(path, DataError, "a list of tokens").st_size > LARGEST_TEXT:
         raise DataError(f"{path} is larger than {LARGEST_TEXT >> 30} GiB; give a part of the text")
     starts = line_starts(path)
     with reading(path), path.open("rb") as stream:

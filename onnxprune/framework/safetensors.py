@@ -60,7 +60,7 @@ class SafeTensors(Mapping[str, np.ndarray]):
     def open(cls, path: str | os.PathLike[str]) -> SafeTensors:
         """Read the header of a file; raises DataError that says what is wrong with it."""
         place = Path(path)
-        size = require_regular(place, DataError).st_size
+        size = require_regular(place, DataError, "a checkpoint").st_size
         with place.open("rb") as stream:
             head = stream.read(WORD)
             length = int.from_bytes(head, "little")

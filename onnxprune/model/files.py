@@ -59,13 +59,17 @@ def kind_of(found: os.stat_result) -> str:
     return next((name for test, name in KINDS if test(found.st_mode)), "")
 
 
-def require_regular(path: Path, error: type[OnnxPruneError]) -> os.stat_result:
-    """Return the status of a file that is to be read; raises ``error`` unless it is a regular file, so that reading ends."""
+def require_regular(path: Path, error: type[OnnxPruneError], what: str = "") -> os.stat_result:
+    """Return the status of a file that is to be read; raises ``error`` unless it is a regular file, so that reading ends.
+
+    ``what``: it is to be, so that a folder is told to be none.
+    """
     found = status(path, error)
     if found is None:
         raise error(f"{path}: no such file")
     if kind := kind_of(found):
-        raise error(f"{path}: {kind}, not a regular file")
+        wanted = f"{what}; give the file inside it" if what and stat.S_ISDIR(found.st_mode) else "a regular file"
+        raise error(f"{path}: {kind}, not {wanted}")
     return found
 
 

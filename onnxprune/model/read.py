@@ -298,7 +298,7 @@ def read_text(
 ) -> str:
     """Return a text file's content; raises ``error`` where it is no regular file, larger than ``limit`` bytes or no text."""
     path = Path(path)
-    size = require_regular(path, error).st_size
+    size = require_regular(path, error, what).st_size
     if size > limit:
         raise error(f"{path}: too large for {what} ({size:,} bytes)")
     try:
@@ -306,4 +306,4 @@ def read_text(
     except OSError as problem:
         raise error(f"{path}: cannot be read: {problem.strerror}") from problem
     except UnicodeDecodeError as problem:
-        raise error(f"{path}: not a text file") from problem
+        raise error(f"{path}: no text, so not {what}") from problem

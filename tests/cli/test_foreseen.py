@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.onnx").write_bytes(CNN.read_bytes())
     (tmp_path / "x.npz").write_bytes(CALIB.read_bytes())
-    (tmp_path / "plan.json").write_text('{"schema_version": 1}')
+    (tmp_path / "plan.json").write_text('{"schema_version": 1, "model_sha256": ""}')
     (tmp_path / "there.onnx").write_text("")
     return tmp_path
 

@@ -418,7 +418,7 @@ ERRORS = {
     "latency is a share of the original's": ("net.onnx --dry-run --target latency=3", "net.onnx --dry-run --target macs=0.6x"),
     "a share of the original is what remains; give less": (f"net.onnx {DRY} --target macs=1x", f"net.onnx {DRY} --target macs=0.9x"),
     "give data (--calib or --eval)": ("sweep net.onnx --ratios 0.5", "sweep net.onnx --ratios 0.5 --eval x.npz"),
-    "is not a report of onnxprune; write one with --json": ("report plan.json", f"net.onnx {DRY} --json n.json && report n.json"),
+    "is not a report of onnxprune; write one with --json": ("report tokenizer.json", f"net.onnx {DRY} --json n.json && report n.json"),
     "not an object; write it again with --json": (
         f"net.onnx {DRY} --baseline nulls.json", f"net.onnx {DRY} --json n.json && net.onnx {DRY} --baseline n.json"),
     "not a number; write it again with --json": (
@@ -682,7 +682,6 @@ EXPLAINED = {
     "leaves zeros out of the file": "what an option does, not what to do",
     "cannot be judged: what is measured is": "a machine too noisy to measure on is not made by a test (test_latency.py has the rule)",
     "on a quieter machine": "a machine too noisy to measure on is not made by a test (test_latency.py has the rule)",
-    "--criterion {} --repair {} --ratio {}": "followed by test_the_line_that_sweep_prints_is_a_command",
     "which are one row; say --audio-window": "a recording of hours is not written by a test",
     "reading text needs tokenizers": "followed by test_extras_named_in_messages_exist",
     "reading images needs pillow": "followed by test_extras_named_in_messages_exist",
@@ -732,6 +731,12 @@ EXPLAINED = {
     "--force-reinstall ": "packages are not installed by a test; test_doctor.py reads the line",
     "; give data with --{}": "the other order of arguments; followed in test_foreseen.py",
     "is data, not a model; give it with --{}": "the other order of arguments; followed in test_foreseen.py",
+    "give arrays (.npz), a folder of files, or what 'onnxprune record' keeps": "another kind of file; test_kinds.py",
+    "'onnxprune MODEL --plan plan.json --dry-run' writes a plan": "followed in test_kinds.py",
+    "write one with --json": "another kind of file; test_kinds.py",
+    "'onnxprune stats' writes one": "another kind of file; test_kinds.py",
+    "give the file inside it": "a folder; test_kinds.py",
+    "give {} inside it": "a folder; test_kinds.py",
     "where the result would go; ": "the line that was meant, which test_foreseen.py reads",
     "--help-all' explains it": "points to help, which test_help.py reads",
     "--help-all' lists all": "points to help, which test_help.py reads",
@@ -785,5 +790,5 @@ def test_extras_named_in_messages_exist() -> None:
 def test_the_line_that_sweep_prints_is_a_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     printed = run("sweep net.onnx --ratios 0.25,0.5 --calib x.npz --criteria l1,l2 --max-drop 500%").stdout.splitlines()
-    assert printed[-1].startswith("--criterion ")
-    assert run(f"net.onnx {DATA} {printed[-1]}").exit_code == 0
+    assert printed[-1].startswith("onnxprune prune net.onnx --calib x.npz ")
+    assert run(f"{printed[-1].removeprefix('onnxprune ')} {DRY}").exit_code == 0
