@@ -19,9 +19,11 @@ from click.shell_completion import CompletionItem
 
 from onnxprune.cli import commands
 from onnxprune.cli.failures import Failure, Terminated, failure
+from onnxprune.cli.kinds import ENDINGS
 from onnxprune.cli.misuse import Misuse
 from onnxprune.cli.paths import settled
 from onnxprune.cli.sections import COMMANDS, Helped, write_section
+from onnxprune.cli.shells import ending_in
 from onnxprune.cli.streams import guarded_streams
 from onnxprune.errors import OnnxPruneError
 from onnxprune.registry import near_names
@@ -100,7 +102,7 @@ class Application(click.Group):
             own = default.make_context(DEFAULT, [], parent=ctx, resilient_parsing=True)
             return default.shell_complete(own, incomplete)
         found = super().shell_complete(ctx, incomplete)
-        return found or [CompletionItem(incomplete, type="file")]
+        return found or [ending_in(incomplete, ENDINGS["model"])]
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         known = self.list_commands(ctx)

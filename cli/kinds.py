@@ -43,6 +43,26 @@ PLACES: Mapping[str, FilePlace] = {
 }
 """Name of an argument or option -> what it takes."""
 
+ONNX, JSON = ("onnx",), ("json",)
+ENDINGS: Mapping[str, tuple[str, ...]] = {
+    **{name: ONNX for name, place in PLACES.items() if place is MODELS},
+    **{name: ("npz", "npy", "wav", "txt", "py") for name, place in PLACES.items() if place is SOURCES},
+    **{name: JSON for name, place in PLACES.items() if place is REPORTS},
+    **dict.fromkeys(("plan", "plan_path", "tokenizer", "json", "model_explorer", "model_explorer_macs"), JSON),
+    **dict.fromkeys(("stats", "statistics", "masks", "masks_path"), ("npz",)),
+    **dict.fromkeys(("labels", "vocabulary"), ("npz", "npy", "txt")),
+    **dict.fromkeys(("cache", "folder"), ()),
+    "out": ONNX,
+    "output": ("onnx", "safetensors"),
+    "weights": ("safetensors",),
+    "parts": ("onnx", "npz"),
+    "config": ("toml",),
+    "markdown": ("md",),
+    "junit": ("xml",),
+    "html": ("html",),
+}
+"""Name of an argument or option -> what its files are called, as shells complete them (beside folders); none: folders alone."""
+
 
 def kind_of_path(path: str) -> str:
     """Return what kind a file is, one that is not there by its name; "" where neither says."""

@@ -13,6 +13,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from onnxprune.choices import AUTO, CHOICES, TARGETS
+from onnxprune.cli.kinds import ENDINGS
+from onnxprune.cli.shells import ending_in
 
 UNITS = {
     "": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9,
@@ -61,7 +63,12 @@ class Word(click.types.StringParamType):
 
 
 class File(click.Path):
-    """A path; one that no system takes is refused while options are read."""
+    """A path; one that no system takes is refused while options are read. Shells complete those of the kind that its place takes."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        if param.name not in ENDINGS:
+            return super().shell_complete(ctx, param, incomplete)
+        return [ending_in(incomplete, ENDINGS[param.name])]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str | os.PathLike) or "\0" in str(value):

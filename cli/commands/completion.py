@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
 
 from onnxprune.cli.options import MESSAGES, options
 from onnxprune.cli.sections import Sectioned
+from onnxprune.cli.shells import SHELLS
 from onnxprune.cli.values import Word
 from onnxprune.errors import UsageError
 from onnxprune.registry import near_names
 
-SHELLS = ("bash", "zsh", "fish")
-
 
 @click.command(cls=Sectioned, short_help="Print what a shell needs to complete commands and options.")
-@click.argument("shell", type=Word(SHELLS), metavar="bash|zsh|fish")
+@click.argument("shell", type=Word(tuple(SHELLS)), metavar="bash|zsh|fish")
 @options(MESSAGES)
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
-    """Print the script by which a shell completes commands, options, files and names (criteria, repairs, targets, ...).
+    """Print the script by which a shell completes commands, options, files of the kind that fits and names (criteria, repairs, targets, ...).
 
     Write it where the shell looks for such files: for bash ~/.local/share/bash-completion/completions/onnxprune, for zsh a file
     _onnxprune in a folder of $fpath, for fish ~/.config/fish/completions/onnxprune.fish.
     """
-    found = get_completion_class(shell) if shell in SHELLS else None
+    found = SHELLS.get(shell)
     if found is None:
         hint = near_names(shell, list(SHELLS)) or f"; known: {', '.join(SHELLS)}"
         raise UsageError(f"unknown shell {shell!r}{hint}")
