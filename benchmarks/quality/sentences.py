@@ -42,8 +42,8 @@ def sentences(paths: list[Path], count: int, seed: int) -> list[str]:
         for paragraph in re.split(r"\n\s*\n", text):
             parts = re.split(r"(?<=[.!?])\s+", " ".join(paragraph.split()))
             found |= dict.fromkeys(p for p in parts if 40 <= len(p) <= 300 and re.fullmatch(r"[A-Z][a-z].*[.!?]", p))
-    chosen = np.random.default_rng(seed).permutation(len(found))[:count]
-    return [list(found)[i] for i in chosen]
+    texts = list(found)
+    return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))[:count]]
 
 
 def export(folder: Path, target: Path) -> None:

@@ -1,13 +1,13 @@
 """Evidence over many sentences, by one process, by shards, and by Dask workers of which one is killed: the bytes, the time, the memory.
 
-python benchmarks/scale/spread.py MODEL DATA [--rows 20000] [--parts bytes,time,memory] [--timed 3000] [--folder OUT]
+python benchmarks/scale/spread.py MODEL DATA [--rows 20000] [--parts bytes,time,memory] [--timed 3000] [--turns 3] [--folder OUT]
 
 MODEL, DATA: a sentence encoder and the tokens of sentences, .onnx and .npz, which --from FOLDER makes first out of a model folder as
 transformers reads it (needs torch and transformers; see benchmarks/quality/sentences.py) and of the docstrings of all installed packages.
 All by one thread each; --parts:
 
 bytes   one process; 7 shards, merged; 4 workers of a real scheduler on loopback, one SIGKILLed midway: SHA-256 of the three files
-time    1 worker and 2 workers of such a scheduler over --timed rows, in turns, three times: seconds, and CPU seconds of each worker
+time    1 worker and 2 workers of such a scheduler over --timed rows, in turns, --turns times: seconds, and CPU seconds of each worker
 memory  peak resident memory of one process over 1,000, 10,000 and 100,000 rows (as many as DATA has)
 """
 
@@ -144,8 +144,8 @@ def same_bytes(model: Path, data: Path, folder: Path) -> None:
         print(hashlib.sha256((folder / name).read_bytes()).hexdigest(), name)
 
 
-def two_against_one(model: Path, data: Path, folder: Path) -> None:
-    for turn in range(3):
+def two_against_one(model: Path, data: Path, folder: Path, turns: int) -> None:
+    for turn in range(turns):
         found = {}
         for count in (1, 2):
             with cluster(count, folder) as (address, workers):
@@ -189,6 +189,7 @@ def main() -> None:
     parser.add_argument("--from", dest="source", type=Path)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--timed", type=int, default=3_000)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--parts", default="bytes,time,memory")
     parser.add_argument("--folder", type=Path, default=Path("spread-out"))
     chosen = parser.parse_args()
@@ -201,7 +202,7 @@ def main() -> None:
     if "bytes" in parts:
         same_bytes(model, first_rows(data, chosen.rows, folder), folder)
     if "time" in parts:
-        two_against_one(model, first_rows(data, chosen.timed, folder), folder)
+        two_against_one(model, first_rows(data, chosen.timed, folder), folder, chosen.turns)
     if "memory" in parts:
         memory(model, data, folder)
 

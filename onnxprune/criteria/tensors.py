@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxprune.coupling.groups import Analysis, Group
 from onnxprune.model.facts import Facts
+from onnxprune.model.halves import is_half, widened
 from onnxprune.model.pipeline import made_ahead
 
 BLOCK = 1 << 20  # elements held as float64 at a time, as long as one slice of the longest axis is not larger
@@ -94,8 +95,8 @@ class WeightReader:
         if content.size and not any(content.strides) and not self._gone[parameter]:
             return {axis: _uniform(content, axis, norm) for axis in axes}
         totals = {axis: np.zeros(content.shape[axis]) for axis in axes}
-        halves = content.dtype.kind in "fV" and content.dtype.itemsize == 2  # their squares are float32 exactly
-        blocks = self.blocks(parameter, dtype=np.float32 if halves else np.float64)
+        dtype = np.float32 if is_half(content.dtype) else np.float64  # squares of halves are float32 exactly
+        blocks = self.blocks(parameter, dtype=dtype)
         for axis, start, stop, block in blocks if content.size <= BLOCK else made_ahead(blocks):
             parts = norm.part(block, out=block)
             for target, total in totals.items():
@@ -131,7 +132,8 @@ def _split(
     step = shape[axis] if axis == whole else max(1, BLOCK * shape[axis] // max(content.size, 1))
     for start in range(0, shape[axis], step):
         stop = min(start + step, shape[axis])
-        block: np.ndarray = content[(slice(None),) * axis + (slice(start, stop),)].astype(dtype)
+        stored = content[(slice(None),) * axis + (slice(start, stop),)]
+        block: np.ndarray = widened(stored).astype(dtype, copy=False) if is_half(stored.dtype) else stored.astype(dtype)
         for apply, operand in scaling:
             apply(block, _fitted(operand, shape, axis, start, stop), out=block)
         yield Slab(axis, start, stop, block)

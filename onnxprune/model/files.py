@@ -14,6 +14,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
@@ -93,12 +94,16 @@ class Pending:
             lock(handle)
         self._status = os.fstat(handle)
         self.stream: BufferedRandom = os.fdopen(handle, "w+b")
+        self._disk: ThreadPoolExecutor | None = None
+        self._coming: Future[None] | None = None
 
     def __enter__(self) -> Pending:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, _: TracebackType | None) -> None:
         try:
+            if self._disk is not None:
+                self._disk.shutdown()
             self.stream.close()
         except OSError:
             if kind is None:
@@ -111,7 +116,19 @@ class Pending:
     def sync(self) -> None:
         """Bring what was written to the disk."""
         self.stream.flush()
+        if self._coming is not None:
+            self._coming.result()  # the system tells a failure once
         os.fsync(self.stream.fileno())
+
+    def begin_sync(self) -> None:
+        """Begin to bring to the disk what was written so far, beside other work, unless that is going on; raises what went wrong before."""
+        if self._coming is not None:
+            if not self._coming.done():
+                return
+            self._coming.result()
+        self.stream.flush()
+        self._disk = self._disk or ThreadPoolExecutor(1)
+        self._coming = self._disk.submit(os.fsync, self.stream.fileno())
 
     def publish(self, path: Path | None = None) -> None:
         """Give the file its name at once, in place of what has it; whoever looks sees the old file or the new one."""

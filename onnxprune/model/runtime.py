@@ -79,6 +79,15 @@ class Session:
         except Exception as error:
             raise ModelError(f"{self.name} cannot be run: {_reason(error)}") from error
 
+    def run_into(self, feeds: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+        """Write outputs into arrays of their types and shapes, without a copy; all arrays are contiguous, of types that numpy has."""
+        binding = self._inference.io_binding()
+        for name, array in feeds.items():
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        self._inference.run_with_iobinding(binding)
+
     @property
     def by_segments(self) -> bool:
         """Whether the model is loaded segment by segment: then ``stages`` loads each of them once, ``run`` every time."""

@@ -33,6 +33,7 @@ from onnxprune.model.wire import Wire
 
 SMALL = 1024  # bytes: smaller tensors stay inside the model
 ALIGNED = 1 << 16  # bytes: where a tensor of as many may begin in a data file, so that every system can map it
+SYNCED = 1 << 28  # bytes after which a data file that is being written begins to go to the disk
 PAGE = 1 << 12  # bytes: where smaller ones may
 
 
@@ -139,10 +140,13 @@ def _write_external(model: Model, path: Path) -> str:
     slim, regions = _externalised(model)
     require_space(path, slim.ByteSize() + _end(regions))
     with Pending(path) as data, Pending(path) as head:
-        content_hash = hashlib.sha256()
+        content_hash, begun = hashlib.sha256(), 0
         for block in made_ahead(_blocks(regions)):
             content_hash.update(block)
             data.stream.write(block)
+            if data.stream.tell() - begun >= SYNCED:
+                data.begin_sync()
+                begun = data.stream.tell()
         found = content_hash.hexdigest()
         place = path.with_name(data_name(path, found))
         _point(slim, regions, place.name)

@@ -108,12 +108,16 @@ def writing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return request.param
 
 
-@pytest.fixture(params=[False, True], ids=["one file", "external data"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, bool]]:
+@pytest.fixture(params=["one file", "external data", "external data that goes to the disk while it is written"])
+def place(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Path, bool]]:
     """A folder with an old model, and whether its weights are in a file of their own."""
-    path = tmp_path / "small.onnx"
-    save(model(), path, external=request.param)
-    yield path, request.param
+    path, external = tmp_path / "small.onnx", request.param != "one file"
+    if "while" in request.param:
+        monkeypatch.setattr(write, "SYNCED", 1)
+    save(model(), path, external=external)
+    yield path, external
 
 
 def test_killed_at_every_system_call(
