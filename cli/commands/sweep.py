@@ -32,7 +32,11 @@ TRIED = ("ratios", "criteria", "repairs", "folder")
 
 @click.command(cls=Sectioned, short_help="Compare ratios, criteria and repairs.")
 @click.argument("model", type=FILE)
-@click.option("--ratios", type=SHARES, help="Shares to remove. Default 0.25,0.5,0.75.")
+@click.option(
+    "--ratios",
+    type=SHARES,
+    help="Shares to remove. Default 0.25,0.5,0.75, and with --max-drop three more that close in on it.",
+)
 @click.option("--criteria", type=CRITERIA, help="Names as for 'prune --criterion', separated by commas. Default auto.")
 @click.option("--repairs", type=REPAIRS, help="Names as for 'prune --repair', separated by commas. Default auto.")
 @click.option("--folder", type=FILE, help="Keeps one JSON file per point; a sweep goes on from what is there.")

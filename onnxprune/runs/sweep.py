@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -50,6 +51,40 @@ def at_point(point: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     return own | {"target": f"macs={1 - own.pop('ratio'):.6f}x"} if settings.mixes else own
 
 
+@dataclass(frozen=True)
+class ClosingIn:
+    """Halves, for every criterion and repair, the gap between the largest ratio that loses at most ``max_drop`` and the next that loses more.
+
+    Ratios 0 and 1 stand at the ends of what was measured; ``rounds`` halvings of a gap of a quarter leave a thirty-second.
+    """
+
+    max_drop: float
+    rounds: int = 3
+
+    def most(self, points: Sequence[Point]) -> int:
+        """Return how many points there can be in the end."""
+        return len(points) + self.rounds * len({_combined(point.settings) for point in points})
+
+    def next(self, entries: Sequence[dict[str, Any]]) -> list[Point]:
+        """Return the ratios in the middle of the gaps."""
+        measured: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+        for found in judged(entries)["points"]:
+            measured[_combined(found["settings"])].append(found)
+        return [
+            Point({"criterion": criterion, "repair": repair, "ratio": sum(self._gap(points)) / 2})
+            for (criterion, repair), points in measured.items()
+        ]
+
+    def _gap(self, points: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+        good = [p["settings"]["ratio"] for p in points if p["quality"] is not None and p["quality"] <= self.max_drop]
+        holds = max(good, default=0.0)
+        return holds, min((p["settings"]["ratio"] for p in points if p["settings"]["ratio"] > holds), default=1.0)
+
+
+def _combined(settings: Mapping[str, Any]) -> tuple[str, str]:
+    return settings["criterion"], settings["repair"]
+
+
 def run_points(
     points: Sequence[Point],
     shared: Mapping[str, Any],
@@ -57,54 +92,70 @@ def run_points(
     folder: Path | None,
     progress: Progress,
     spread: Spread | None = None,
+    closing: ClosingIn | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return an entry per point, read from ``folder`` where it is there already, else run and written there; and warnings.
 
-    ``evaluate``: from the settings of a point, and its ``progress``, to the report of a run; ``spread`` runs points elsewhere.
+    ``evaluate``: from the settings of a point, and its ``progress``, to the report of a run; ``spread`` runs points elsewhere;
+    ``closing``: adds points by what the others lose.
 
     A point that cannot be run has ``error``; such points are tried again the next time. A file that is not what a sweep wrote
     is replaced, with a warning.
     """
-    entries: dict[int, dict[str, Any]] = {}
-    warnings, left, names = [], [], [point.id(shared) for point in points]
-    for number, (point, name) in enumerate(zip(points, names, strict=True)):
+    entries: list[dict[str, Any]] = []
+    warnings, of = list[str](), closing.most(points) if closing else len(points)
+    for number in range(1 + (closing.rounds if closing else 0)):
+        asked = closing.next(entries) if closing and number else points
+        names = [point.id(shared) for point in asked]
+        found, damaged = _kept_points(asked, names, folder)
+        warnings += damaged
+        left = [(place, asked[place], names[place]) for place in range(len(asked)) if place not in found]
+        for place, entry in _run(left, evaluate, (len(entries), of), progress, spread):
+            found[place] = entry
+            if folder is not None and entry["error"] is None:
+                write_text(json.dumps(entry, indent=1, sort_keys=True) + "\n", folder / f"{names[place]}.json")
+        entries += [found[place] for place in range(len(asked))]
+    return entries, warnings
+
+
+def _kept_points(
+    points: Sequence[Point], names: Sequence[str], folder: Path | None
+) -> tuple[dict[int, dict[str, Any]], list[str]]:
+    """Return the entries that a folder has, by place, and warnings of damaged ones."""
+    found, warnings = dict[int, dict[str, Any]](), list[str]()
+    for place, (point, name) in enumerate(zip(points, names, strict=True)):
         path = None if folder is None else folder / f"{name}.json"
-        kept = None
-        if path is not None and path.exists():
-            kept = _kept(path, name)
-            if kept is None:
-                warnings.append(f"{path} is damaged; the point ({point.label}) was run again")
+        if path is None or not path.exists():
+            continue
+        kept = _kept(path, name)
         if kept is None:
-            left.append(number)
+            warnings.append(f"{path} is damaged; the point ({point.label}) was run again")
         else:
-            entries[number] = kept
-    asked = [(number, points[number], names[number]) for number in left]
-    for number, entry in _run(asked, evaluate, len(points), progress, spread):
-        entries[number] = entry
-        if folder is not None and entry["error"] is None:
-            write_text(json.dumps(entry, indent=1, sort_keys=True) + "\n", folder / f"{names[number]}.json")
-    return [entries[number] for number in range(len(points))], warnings
+            found[place] = kept
+    return found, warnings
 
 
 def _run(
     asked: Sequence[tuple[int, Point, str]],
     evaluate: Callable[..., ReportView],
-    of: int,
+    count: tuple[int, int],
     progress: Progress,
     spread: Spread | None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (number, entry) of points, here and in order, or as they come from where they are run."""
+    """Yield (place, entry) of points, here and in order, or as they come from where they are run; ``count``: before these, and in all."""
+    before, of = count
     if spread is None:
-        for number, point, name in asked:
+        for place, point, name in asked:
+            number = before + place
             own = progress.part(number, of, f"point {number + 1} of {of}, {point.label}: ")
             own("load")
-            yield number, _entry(partial(evaluate, progress=own), (point, name))
+            yield place, _entry(partial(evaluate, progress=own), (point, name))
         return
-    progress(f"{len(asked)} points", 0, len(asked))
+    progress(f"{before} of {of} points", before, of)
     found = spread.each(partial(_entry, evaluate), [(point, name) for _, point, name in asked])
-    for done, (place, entry) in enumerate(found, 1):
-        progress(f"{done} of {len(asked)} points", done, len(asked))
-        yield asked[place][0], entry
+    for done, (number, entry) in enumerate(found, before + 1):
+        progress(f"{done} of {of} points", done, of)
+        yield asked[number][0], entry
 
 
 def _kept(path: Path, name: str) -> dict[str, Any] | None:
@@ -175,6 +226,18 @@ def judged(entries: Sequence[dict[str, Any]], max_drop: float | None = None) -> 
     chosen = min(within, key=lambda p: (p["macs"], p["quality"], p["id"]), default=None)
     title = f"drop of {measured[0]['metric']}" if labelled else "relative error of the outputs"
     return {"points": points, "quality": title, "chosen": chosen and chosen["id"]}
+
+
+def nothing_within(found: Mapping[str, Any], max_drop: float | None) -> list[str]:
+    """Say what to try where a limit was given and no point of what ``judged`` returned loses so little; empty where one does."""
+    usable = [point for point in found["points"] if point["quality"] is not None]
+    if max_drop is None or found["chosen"] is not None or not usable:
+        return []
+    best = min(usable, key=lambda point: (point["quality"], point["id"]))
+    return [
+        f"no point loses {max_drop:.2%} or less ({best['label']} loses {best['quality']:.2%}): allow more by --max-drop, "
+        "take smaller --ratios, give more rows, or train what is left (prune --recover 5m)"
+    ]
 
 
 def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

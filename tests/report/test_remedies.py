@@ -576,6 +576,9 @@ ERRORS = {
         f"net.onnx --eval x.npz {DRY} --min-cosine 0.9999", f"net.onnx --eval x.npz {DATA} --ratio 0.1 --min-cosine 0.5"),
     "take a smaller --ratio or give more rows": (f"net.onnx {DATA} --ratio 0.5 --min-cosine 0.9999", "sweep net.onnx --calib x.npz --ratios 0.1 --max-drop 100% --task regression && "
         f"net.onnx {DATA} --ratio 0.1 --min-cosine 0.5"),
+    "allow more by --max-drop": (
+        "sweep net.onnx --calib x.npz --ratios 0.5 --max-drop 0% --task regression",
+        "sweep net.onnx --calib x.npz --ratios 0.5 --max-drop 500% --task regression"),
     "nothing says that this model still works": (f"net.onnx {DRY}", f"net.onnx {DATA}"),
     "; nothing says that it still works: give --calib": (f"net.onnx {DRY}", f"net.onnx {DATA}"),
     "nothing says so: give --calib": (f"net.onnx {DRY}", f"net.onnx {DATA}"),

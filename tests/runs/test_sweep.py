@@ -15,7 +15,7 @@ from onnxprune.api import sweep
 from onnxprune.cli import main
 from onnxprune.errors import TargetError, UsageError
 from onnxprune.progress import Progress, silent
-from onnxprune.runs.sweep import Point, grid, judged, run_points
+from onnxprune.runs.sweep import ClosingIn, Point, grid, judged, nothing_within, run_points
 
 MODELS = Path(__file__).parents[2] / "models"
 CNN, TEST = MODELS / "digits_cnn.onnx", MODELS / "digits_test.npz"
@@ -78,6 +78,35 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert (ran, second[0]) == ([0.25, 0.5, 0.5], first[0])
     assert run_points(points, {}, evaluate, tmp_path, silent) == (second, [])
     assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(point.id({}) for point in points)
+
+
+@pytest.mark.parametrize(
+    ("holds", "wanted"),
+    [(0.0, [0.125, 0.0625, 0.03125]), (0.2, [0.125, 0.1875, 0.21875]), (0.6, [0.625, 0.5625, 0.59375]), (1.0, [0.875, 0.9375, 0.96875])],
+)  # fmt: skip
+def test_a_limit_is_closed_in_on(holds: float, wanted: list[float]) -> None:
+    """The gap between the largest ratio that loses little enough and the next is halved, for each criterion by itself."""
+
+    def evaluate(settings: Any, progress: Progress) -> dict[str, Any]:
+        if settings["criterion"] == "l1":
+            raise TargetError("out of reach")
+        lost = 0.01 if settings["ratio"] <= holds else 0.3
+        task = {"metric": "accuracy", "after": 1 - lost, "drop": lost}
+        return report(round(100 * (1 - settings["ratio"]))) | {"task": task}
+
+    found, _ = run_points(
+        grid([0.25, 0.5, 0.75], ["l1", "l2"], ["none"]), {}, evaluate, None, silent, None, ClosingIn(0.02)
+    )
+    ratios = {
+        name: [e["settings"]["ratio"] for e in found if e["settings"]["criterion"] == name] for name in ("l1", "l2")
+    }
+    assert ratios == {"l1": [0.25, 0.5, 0.75, 0.125, 0.0625, 0.03125], "l2": [0.25, 0.5, 0.75, *wanted]}
+    verdict = judged(found, 0.02)
+    chosen = next((point for point in verdict["points"] if point["id"] == verdict["chosen"]), None)
+    largest = max((ratio for ratio in ratios["l2"] if ratio <= holds), default=None)
+    assert (chosen and chosen["settings"]["ratio"]) == largest
+    (said,) = nothing_within(verdict, 0.02) if largest is None else ("2.00% or less (l2 none",)
+    assert "2.00% or less (l2 none" in said
 
 
 def test_an_interrupted_sweep_keeps_the_points_it_has(tmp_path: Path) -> None:
