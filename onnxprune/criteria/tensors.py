@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.coupling.groups import Analysis, Group
 from onnxprune.model.facts import Facts
-from onnxprune.model.halves import is_half, widened
+from onnxprune.model.halves import as_single, is_half
 from onnxprune.model.pipeline import made_ahead
 
 BLOCK = 1 << 20  # elements held as float64 at a time, as long as one slice of the longest axis is not larger
@@ -133,7 +133,9 @@ def _split(
     for start in range(0, shape[axis], step):
         stop = min(start + step, shape[axis])
         stored = content[(slice(None),) * axis + (slice(start, stop),)]
-        block: np.ndarray = widened(stored).astype(dtype, copy=False) if is_half(stored.dtype) else stored.astype(dtype)
+        block: np.ndarray = (
+            as_single(stored).astype(dtype, copy=False) if is_half(stored.dtype) else stored.astype(dtype)
+        )
         for apply, operand in scaling:
             apply(block, _fitted(operand, shape, axis, start, stop), out=block)
         yield Slab(axis, start, stop, block)

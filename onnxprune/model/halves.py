@@ -17,7 +17,7 @@ def is_half(dtype: np.dtype) -> bool:
     return dtype.kind in "fV" and dtype.itemsize == 2
 
 
-def widened(array: np.ndarray) -> np.ndarray:
+def as_single(array: np.ndarray) -> np.ndarray:
     """Return a new float32 array of the same shape; of float16 it holds the same values, bit for bit what numpy gives but for NaN."""
     if array.dtype != np.float16 or array.size < FEW:
         return array.astype(np.float32)

@@ -23,7 +23,7 @@ from onnxprune.errors import ModelError
 from onnxprune.model.batched import owned
 from onnxprune.model.facts import Facts
 from onnxprune.model.graph import replace_reads
-from onnxprune.model.halves import is_half, widened
+from onnxprune.model.halves import as_single, is_half
 from onnxprune.model.model import Model
 from onnxprune.model.runtime import release_memory, session
 from onnxprune.model.segments import ModelSegment, model_segments, taken_out, weights_read
@@ -267,7 +267,7 @@ def _made(model: Model, passed: Sequence[str], names: Sequence[str]) -> list[str
 
 
 def _wide(feed: Feeds) -> Feeds:
-    return {name: widened(a) if is_half(a.dtype) else a for name, a in feed.items()}
+    return {name: as_single(a) if is_half(a.dtype) else a for name, a in feed.items()}
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Halves are widened as numpy does it, only faster."""
+"""Halves are as_single as numpy does it, only faster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_every_half(dtype: type, few: int, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(halves, "FEW", few)
     every = np.arange(1 << 16, dtype=np.uint16).view(dtype).reshape(256, 256)
     for array in (every, every.T, every[::3, 5:], every[:0]):
-        wide, wanted = halves.widened(array), array.astype(np.float32)
+        wide, wanted = halves.as_single(array), array.astype(np.float32)
         assert wide.dtype == np.float32 and halves.is_half(array.dtype)
         np.testing.assert_array_equal(wide, wanted)
         assert (np.signbit(wide) == np.signbit(wanted))[~np.isnan(wanted)].all()
