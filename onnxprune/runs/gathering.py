@@ -10,6 +10,7 @@ from onnxprune.changes.units.choose import about_evidence, evidence_of
 from onnxprune.data import Dataset
 from onnxprune.errors import UsageError
 from onnxprune.evidence.gathered import Gathered, Gathering, joined
+from onnxprune.evidence.sites import REQUESTS
 from onnxprune.model.memory import peak_rss_bytes
 from onnxprune.model.model import Model
 from onnxprune.report.entries import Report, header, model_entry
@@ -40,7 +41,7 @@ def gather_shard(
             "('onnxprune criteria' lists them)"
         )
     run = Run("stats", model, settings, Data(dataset), stages)
-    context = run.context()
+    context = run.context(compares=not REQUESTS.keys() >= set(settings.scorer.needs))
     with stages("evidence"):
         gathering = Gathering(shard, context.means.spread)
         _, told = evidence_of(context, context.analysis, dataset, context.means.through(gathering))

@@ -158,8 +158,8 @@ class Run:
         if self.output is not None:
             require_places(self.output, numbers, self.force)
 
-    def context(self) -> Context:
-        """Analyse the model and, with data, look at how its outputs are to be compared."""
+    def context(self, compares: bool = True) -> Context:
+        """Analyse the model and, with data, look at how its outputs are to be compared, if they are (``compares``)."""
         measured = self.data.measured
         if self.model.digest is not None:
             self.model.digest.begin()
@@ -181,7 +181,7 @@ class Run:
             checkpoint=self.checkpoint, rewind=self.rewind, survey=survey,
         )  # fmt: skip
         self.stages.course.expect(ahead(context))
-        if measured is None:
+        if measured is None or not compares:
             return context
         with self.stages("outputs"):
             outputs = outputs_of(analysis, settings, self.data.calibration or measured)
