@@ -28,6 +28,8 @@ from onnxprune.cli.values import CRITERIA, REPAIRS, SHARE, SHARES
 
 TRIED = ("ratios", "criteria", "repairs", "folder")
 """What a sweep alone takes."""
+MADE_BY = ("criterion", "repair", "ratio", "target")
+"""The options that make a point, in this order, wherever the point comes from."""
 
 
 @click.command(cls=Sectioned, short_help="Compare ratios, criteria and repairs.")
@@ -61,13 +63,15 @@ def command(ctx: click.Context, calib: str | None, **values: Any) -> None:
     head = (POINT, "MACs left", "bytes", "lost", "")
     terminal.table(head, list(points(report)), f"lost: {report['quality']}")
     if report["chosen"] is not None:
-        terminal.say(_as_command(ctx, report))
+        report["chosen_argv"] = _as_command(ctx, report)
+        terminal.say(shlex.join(["onnxprune", *report["chosen_argv"]]))
     write_documents(ctx, report)
 
 
-def _as_command(ctx: click.Context, report: Mapping[str, Any]) -> str:
-    """Return the command that makes the chosen point: what the sweep was given, with the point's options in place of what it tried."""
+def _as_command(ctx: click.Context, report: Mapping[str, Any]) -> list[str]:
+    """Return the words of the command that makes the chosen point: what the sweep was given, with the point's options in place of what it tried."""
     by_task = report["quality"].startswith("drop")  # which --max-drop judges in a run too
     given = given_words(ctx, TRIED if by_task else (*TRIED, "max_drop"))
-    own = [word for name, value in report["chosen_options"].items() for word in (f"--{name}", str(value))]
-    return shlex.join(["onnxprune", "prune", *given, *own])
+    asked = report["chosen_options"]
+    own = [word for name in MADE_BY if name in asked for word in (f"--{name}", str(asked[name]))]
+    return ["prune", *given, *own]

@@ -49,6 +49,7 @@ def test_the_chosen_point_is_a_command_that_makes_it(way: str, here: Path) -> No
     assert line.startswith("onnxprune prune net.onnx ") and str(here) not in line
     assert "'new rows.npz'" in line
     found = json.loads((here / "sweep.json").read_text())
+    assert shlex.split(line)[1:] == found["chosen_argv"]
     point = next(one for one in found["points"] if one["id"] == found["chosen"])
     run(*shlex.split(line)[1:], "--no-latency", "--json", "run.json")  # without the variables and the file
     made = json.loads((here / "run.json").read_text())

@@ -68,7 +68,7 @@ def hostile(plain: dict[str, Any]) -> dict[str, Any]:
 class Tags(HTMLParser):
     """Collects tags and ids, and that every opened one is closed and every id is there once."""
 
-    VOID = frozenset({"meta", "link", "br", "hr", "img"})
+    VOID = frozenset({"meta", "link", "br", "hr", "img", "wbr"})
 
     def __init__(self) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ from onnxprune.cli.commands.prune import command
 from onnxprune.cli.options import given
 from onnxprune.report.documents import page, render
 from onnxprune.report.documents.commandline import command_line, options_of
+from onnxprune.report.documents.graph.picture import figures_of
 from onnxprune.report.documents.headline import badges, gate_badge, headlines, outcome
 from onnxprune.report.documents.stays import staying
 from onnxprune.settings import Settings, make_settings
@@ -48,7 +49,7 @@ class Outline(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "br", "hr"):
+        if tag not in ("meta", "link", "br", "hr", "wbr"):
             self._open.append(len(self.tags) - 1)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -226,3 +227,48 @@ def test_a_report_says_where_and_of_what_it_was_made(reports: dict[str, dict[str
     text = render("html", report)
     for told in (report["made"]["date"], report["data"]["evaluation"]["sha256"], report["model"]["sha256"]):
         assert told in text
+
+
+def point(number: int, error: str | None) -> dict[str, Any]:
+    done = {"macs_share": 0.5, "bytes": 9, "quality": 0.1, "score": None, "drop": None, "metric": None, "pareto": True}
+    label = f"l2 none 0.{number}"
+    return {"id": str(number), "label": label, "error": error} | ({"quality": None, "score": None} if error else done)
+
+
+def test_why_a_point_failed_has_the_width_of_the_page() -> None:
+    """In the last column of the table a sentence would stand in a word a line."""
+    why = "--ratio 0.9 is out of reach: the smallest result has more channels than that"
+    words = ["prune", "my net.onnx", "--ratio", "0.5"]
+    report = {
+        "command": "sweep",
+        "points": [point(5, None), point(9, why)],
+        "chosen": "5",
+        "quality": "drop of accuracy",
+    }
+    text = render("html", report | {"chosen_argv": words})
+    table = text[text.index("<table>") : text.index("</table>")]
+    assert "l2 none 0.5" in table and "l2 none 0.9" not in table
+    assert f"✗ failed</span> l2 none 0.9: {why}" in text
+    assert "onnxprune prune &#39;my net.onnx&#39; \\\n  --ratio 0.5" in text
+    assert 'class="panels single"' in text
+
+
+def test_long_names_break_behind_their_slashes(reports: dict[str, dict[str, Any]]) -> None:
+    text = render("html", reports["prune"])
+    assert "identity/<wbr>body.0.0" in text
+    hostile = json.loads(json.dumps(reports["prune"]))
+    for row in hostile["graph"]["nodes"]:
+        row["node"] = "a/<b>"
+    assert "a/<wbr>&lt;b&gt;" in render("html", hostile)
+
+
+def test_what_follows_a_node_is_named_as_far_as_it_fits() -> None:
+    row = {"op": "Concat", "width_before": 0, "width_after": 0, "status": None, "macs_before": 0, "macs_after": 0}
+    assert figures_of(row | {"then": ["Relu"]}) == "Concat · Relu"
+    assert figures_of(row | {"then": ["GlobalAveragePool", "Flatten"]}) == "Concat · 2 more"
+    assert figures_of(row | {"then": ["Relu", "GlobalAveragePool", "Flatten"]}) == "Concat · Relu · 2 more"
+
+
+def test_nothing_is_left_of_what_was_not_cut(reports: dict[str, dict[str, Any]]) -> None:
+    assert "what is left of it" in render("html", reports["prune"])
+    assert "what is left of it" not in render("html", reports["inspect"])

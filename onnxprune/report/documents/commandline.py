@@ -90,6 +90,12 @@ def command_line(report: ReportView) -> str:
     return _joined([*words, *options_of(report["settings"])])
 
 
+def chosen_line(report: ReportView) -> str:
+    """Return the command that makes the chosen point of a sweep of the command line; empty where there is none."""
+    words = report.get("chosen_argv")
+    return _joined(_by_option(["onnxprune", *words])) if words else ""
+
+
 def _by_option(words: Sequence[str]) -> Iterator[str]:
     """Yield the words in front of all options, then every option with its values, quoted for a shell."""
     line: list[str] = []

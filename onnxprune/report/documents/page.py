@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from onnxprune.report.documents.bars import bar_tables
-from onnxprune.report.documents.commandline import command_line
+from onnxprune.report.documents.commandline import chosen_line, command_line
 from onnxprune.report.documents.graph.sections import SHOWN, Picture, picture_of
 from onnxprune.report.documents.headline import badges, decided_by, headlines, origin, outcome
 from onnxprune.report.documents.plots import plots
 from onnxprune.report.documents.stays import staying
-from onnxprune.report.documents.tables import PASTE, STAYING, WARNINGS, Table, exclude_lines, parts, shortened, tables
+from onnxprune.report.documents.tables import (
+    PASTE,
+    POINT,
+    STAYING,
+    WARNINGS,
+    Table,
+    exclude_lines,
+    parts,
+    points,
+    shortened,
+    tables,
+)
 from onnxprune.report.entries import proof_sentence, verdict
 from onnxprune.report.gated import gate_sentences
 from onnxprune.report.quantising import quantised_sentences
@@ -44,6 +57,7 @@ def render(report: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["parting"] = _parting
     template = environment.get_template("report.html")
     found = parts(report)
     sections = [_section(name, part, number < DRAWN) for number, (name, part) in enumerate(found)]
@@ -64,6 +78,11 @@ def render(report: Mapping[str, Any]) -> str:
         if len(text.encode()) <= LIMIT:
             break
     return text
+
+
+def _parting(name: str) -> Markup:
+    """Return a name that lines break behind its slashes, rather than within words."""
+    return Markup("/<wbr>").join(shortened(name, LONGEST_TEXT).split("/"))
 
 
 def _picture(report: Mapping[str, Any], level: int, jobs: int, ids: str) -> Picture | None:
@@ -98,7 +117,9 @@ def _section(name: str, report: Mapping[str, Any], drawn: bool) -> dict[str, Any
         "plots": plots(report) if drawn else [],
         "bars": bar_tables(report),
         "warnings": list(report.get("warnings") or ()),
-        "open": [table for table in found if _is_open(table)],
+        "open": [_without_failed(table) for table in found if _is_open(table)],
+        "failed": [(label, why) for label, share, *_, why in points(report) if share == "-"],
+        "chosen": chosen_line(report).splitlines(),
         "folded": [table for table in found if not _is_open(table)],
         "staying": staying(report),
         "excludes": exclude_lines(report),
@@ -106,6 +127,12 @@ def _section(name: str, report: Mapping[str, Any], drawn: bool) -> dict[str, Any
         "origin": list(origin(report)),
         "command_line": command_line(report).splitlines(),
     }
+
+
+def _without_failed(table: Table) -> Table:
+    """Return a table without the points of a sweep that could not be done, whose reasons are told below it."""
+    done = tuple(row for row in table.rows if row[1] != "-") if table.head[0] == POINT else table.rows
+    return replace(table, rows=done)
 
 
 def _is_open(table: Table) -> bool:

@@ -97,7 +97,7 @@ PLOTS: tuple[tuple[str, Callable[[ReportView], Plot | None]], ...] = (
 def plotted(frame: Frame, series: Sequence[Series]) -> Markup:
     """Return a plot as SVG."""
     named = [one for one in series if one.label] + ([Series(frame.level[1], "level", ())] if frame.level else [])
-    top = 8 + LEGEND * (len(named) + 1)
+    top = 13 + LEGEND * (len(named) + 1)
     xs = [x for one in series for x, _, _ in one.points]
     ys = [y for one in series for _, y, _ in one.points] + ([frame.level[0]] if frame.level else [])
     across = Scale(ticks(min(xs), max(xs)), LEFT, WIDTH - RIGHT)
@@ -145,7 +145,7 @@ def _axes(frame: Frame, across: Scale, upwards: Scale, top: int) -> str:
     edge = WIDTH - RIGHT - 10
     parts += [f'<text class="x" x="{min(across.at(x), edge)}" y="{below + 14}">{x:.4g}</text>' for x in across.ticks]
     parts.append(f'<text class="x" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{below + 30}">{escape(frame.x)}</text>')
-    parts.append(f'<text class="name" x="2" y="{top - 8}">{escape(frame.y)}</text>')
+    parts.append(f'<text class="name" x="2" y="{top - 14}">{escape(frame.y)}</text>')
     return "".join(parts)
 
 

@@ -132,7 +132,7 @@ def share_left(row: Row) -> float | None:
 
 
 def figures_of(row: Row) -> str:
-    """Say in a few letters what a node is: operator, width, MACs."""
+    """Say in a few letters what a node is: operator, width, MACs; of one without these, what follows it, as much as fits."""
     words = [_operator(row["op"])]
     before, after = row["width_before"], row["width_after"]
     if before and row["status"] is not None:
@@ -140,8 +140,15 @@ def figures_of(row: Row) -> str:
     if row["macs_before"]:
         words.append(counted(row["macs_after"]))
     elif len(words) == 1 and row["then"]:
-        words += map(_operator, row["then"])
+        return _listed([*words, *map(_operator, row["then"])])
     return " · ".join(words)
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Return operators as far as they fit into a box, and how many more there are."""
+    texts = [" · ".join(words)]
+    texts += [" · ".join((*words[:count], f"{len(words) - count} more")) for count in range(len(words) - 1, 0, -1)]
+    return next((text for text in texts if len(text) <= LETTERS + 4), texts[-1])
 
 
 def _operator(op: str) -> str:
