@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -45,6 +46,10 @@ class Terminal:
             else:
                 with bar(self.messages) if in_place else lines(self._note) as progress:
                     yield progress
+
+    def told_to_expect(self, progress: Progress, values: Mapping[str, Any]) -> Progress:
+        """Return a progress that says, where a preset is named, how long the run is expected to take."""
+        return replace(progress, told=self._note) if values.get("preset") and not self.quiet else progress
 
     def _note(self, text: str, style: str | None = None) -> None:
         self.messages.print(self._plain(text), style=style, soft_wrap=True)

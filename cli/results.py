@@ -23,7 +23,7 @@ def produce(ctx: click.Context, function: str, *first: Any, **values: Any) -> No
     terminal = Terminal(ctx)
     with terminal.progress() as progress:  # what follows is imported when something is to be seen already
         run = getattr(import_module("onnxprune.api"), function)
-        report = perform(partial(run, *first), progress, **values)
+        report = perform(partial(run, *first), terminal.told_to_expect(progress, values), **values)
     from onnxprune.cli.tables import show_result
 
     terminal.warn(report["warnings"])

@@ -35,13 +35,14 @@ STAGES = {
 class Progress:
     """Is told what begins, and where something is counted, how much of it is done; ``part`` is the progress of one of several.
 
-    ``show`` gets the words, and the share of the whole that is done by then.
+    ``show`` gets the words, and the share of the whole that is done by then; ``told`` gets what is to stay, None: nobody asked for it.
     """
 
     show: Callable[[str, Share], None]
     start: float = 0.0
     width: float = 1.0
     prefix: str = ""
+    told: Listener | None = None
 
     def __call__(self, text: str, done: float = 0, total: float = 0) -> None:
         """Tell what begins, when ``done`` of ``total`` have been done (0: nothing is counted)."""
@@ -52,6 +53,11 @@ class Progress:
         """Tell what begins, with a function that is asked again and again how much is done."""
         start, width = self.start, self.width
         self.show(self.prefix + text, lambda: start + width * share())
+
+    def tell(self, text: str) -> None:
+        """Tell what is to be read when all is over, too."""
+        if self.told is not None:
+            self.told(self.prefix + text)
 
     def part(self, number: int, of: int, prefix: str = "") -> Progress:
         """Return the progress of one of several parts, counted from 0, of which each takes as long."""

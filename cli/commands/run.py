@@ -48,6 +48,7 @@ def command(
     with terminal.progress() as progress:
         for number, name in enumerate(names or jobs):
             own = progress.part(number, len(names or jobs), f"{name}: ")
+            own = terminal.told_to_expect(own, jobs[name].values)
             earlier = {} if before is None or name not in before else {"baseline": before[name]}
             reports[name] = _report(jobs[name].command, jobs[name].values | earlier | _given(tolerance), own)
             reports[name] |= {"argv": ["run", name, *given_words(ctx, leave_out=("names",))]}

@@ -28,7 +28,7 @@ class Stages:
             course.count(share)
             outer.at(text, course.share)
 
-        self.progress = Progress(show)
+        self.progress = Progress(show, told=outer.tell if outer.told else None)
 
     def part(self, number: int, of: int, prefix: str = "") -> Stages:
         """Return the stages of one of several parts of the present stage, counted from 0."""

@@ -47,6 +47,7 @@ from onnxprune.report.sizes import sizes_entry
 from onnxprune.report.stages import Stages
 from onnxprune.report.tasks import unjudged
 from onnxprune.runs.ahead import ahead
+from onnxprune.runs.expected import expected_sentence, measured_pace
 from onnxprune.runs.gated import gate_entry, macs_spent
 from onnxprune.runs.legs import by_plan, taken, to_target
 from onnxprune.runs.mix import shares_of
@@ -180,7 +181,7 @@ class Run:
             analysis, self.model, settings, self.data, self.stages, self.notes,
             checkpoint=self.checkpoint, rewind=self.rewind, survey=survey,
         )  # fmt: skip
-        self.stages.course.expect(ahead(context))
+        self._expect(context)
         if measured is None or not compares:
             return context
         with self.stages("outputs"):
@@ -188,6 +189,15 @@ class Run:
         require_judges(settings, outputs, labelled=measured.has_labels)
         self.notes.warn(*outputs.left_out)
         return replace(context, outputs=outputs)
+
+    def _expect(self, context: Context) -> None:
+        """Take note of how long the run may take; where somebody wants to be told, from a pass of the model that is measured."""
+        asked = self.stages.progress.told is not None
+        pace = measured_pace(context) if asked else None
+        stages = ahead(context, pace)
+        self.stages.course.expect(stages)
+        if asked:
+            self.stages.progress.tell(expected_sentence(stages, pace, sum(self.stages.seconds.values())))
 
     def _concluded(self, context: Context, steps: Sequence[Step[Any]], settings: Mapping[str, Any]) -> Result:
         """Check the format of a signed model, measure and judge it; write the file when all gates pass."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import onnxprune
 from onnxprune.choices import PRESETS
 from onnxprune.cli import main
 from onnxprune.errors import OnnxPruneError, UsageError
+from onnxprune.progress import silent
+from onnxprune.runs.expected import in_words
 from onnxprune.settings import GRANULARITIES, Settings, make_settings
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +85,7 @@ def test_a_job_names_a_preset(tmp_path: Path) -> None:
         f'[jobs.a]\nmodel = "{CNN}"\noutput = "a.onnx"\npreset = "fast"\nno-latency = true\ncalib = "{CALIB}"\n'
     )
     result = run("run", "--config", config, "--json", "-")
+    assert [found[0] for found in EXPECTED.findall(result.stderr)] == ["a: "]
     assert json.loads(result.stdout)["jobs"]["a"]["settings"]["samples"] == 256, result.stderr
 
 
@@ -101,3 +106,43 @@ def test_help_and_documents_say_what_they_stand_for() -> None:
         for option, value in options.items():
             said = {"rotate": "--no-rotate", "search": f"--search {value}s".replace(".0s", "s")}
             assert said.get(option, f"--{option} {value}") in row, (name, option)
+
+
+EXPECTED = re.compile(r"^((?:\w+: )?)expected: about (\d+) (s|min), (.*); (.*) \((\w+): \d+ (?:s|min)\)$", re.M)
+
+
+def test_a_preset_says_what_to_expect_and_nothing_else_does() -> None:
+    words = (CNN, "--dry-run", "--no-latency")
+    (found,) = EXPECTED.findall(run(*words, "--preset", "fast", "--calib", CALIB).stderr)
+    assert re.fullmatch(r"at [\d.e-]+ ms a row, which was measured", found[3])
+    (found,) = EXPECTED.findall(run(*words, env={"ONNXPRUNE_PRESET": "fast"}).stderr)
+    assert found[3] == "as its size says"
+    for quiet in ((*words, "--calib", CALIB, "--criterion", "l2"), (*words, "--preset", "fast", "-q")):
+        assert not EXPECTED.search(run(*quiet).stderr)
+
+
+class Enough(Exception):
+    """Ends a run that has said what it was asked for."""
+
+
+def test_what_to_expect_has_the_time_that_is_asked_for() -> None:
+    def told(preset: str) -> float:
+        said: list[str] = []
+
+        def note(text: str) -> None:
+            said.append(text)
+            raise Enough
+
+        with pytest.raises(Enough):
+            onnxprune.prune(CNN, calibration=str(CALIB), preset=preset, progress=replace(silent, told=note))
+        (found,) = EXPECTED.findall(said[0])
+        return float(found[1]) * (60 if found[2] == "min" else 1)
+
+    assert told("fast") <= told("balanced") < 60 <= told("best")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.2, "1 s"), (7.6, "8 s"), (47.0, "45 s"), (149.0, "150 s"), (151.0, "3 min"), (3600, "60 min")]
+)  # fmt: skip
+def test_seconds_are_said_no_finer_than_they_are_known(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
