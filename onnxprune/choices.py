@@ -34,6 +34,7 @@ SCORES_OF_DATA = (
     *(
         "gates",
         "gates:bayes",
+        "gates:density",
         "gates:l0",
         "gates:l1",
         "gates:reweighted",

@@ -128,7 +128,14 @@ OF_WEIGHTS = (*BY_SIZE, BY_ERROR)
 """Scopes of single weights, which say how many of each layer go."""
 NEIGHBOURS = re.compile(r"\d+:\d+")
 """A ``sparsity`` that counts weights beside each other."""
-UNTRAINED: Mapping[str, Any] = {"criterion": "gates:l1", "repair": "none", "recover_loss": "labels", "rotate": False}
+DENSITY = "density"
+"""The kind of gates that keep to no budget while they are trained."""
+UNTRAINED: Mapping[str, Any] = {
+    "criterion": f"gates:{DENSITY}",
+    "repair": "none",
+    "recover_loss": "labels",
+    "rotate": False,
+}
 """What ``untrained`` stands for: outputs of drawn weights teach nothing, and nothing of them is to be brought back."""
 GATE_ROWS = 32
 """Of a step of gates, which are few: more steps are worth more than rows."""
@@ -575,6 +582,11 @@ class Settings:
     def mends(self) -> bool:
         """Whether gates are trained with the repair in view that follows them."""
         return not self.moves and self.repair in (AUTO, "least-squares")
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether gates begin where calibration data would end without them: not where nothing solves for weights, or rows are attacked."""
+        return self.scorer.learned not in ("", DENSITY) and (self.moves or self.mends) and not self.attack
 
     @property
     def gate_recipe(self) -> Recipe:

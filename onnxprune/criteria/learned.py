@@ -57,3 +57,12 @@ def gates_bayes(group: Group, context: Scoring) -> np.ndarray:
     neural pruning (Madaan et al. 2020).
     """
     return _opened(group, context, "bayes")
+
+
+@criterion("gates:density", needs=("gates-density",), normaliser="none", scope="global")
+def gates_density(group: Group, context: Scoring) -> np.ndarray:
+    """Gates whose mean is drawn to the share that may stay, whatever a unit costs; the budget is met by a threshold: for weights as drawn.
+
+    Wang et al. 2019, "Pruning from Scratch".
+    """
+    return _opened(group, context, "density")

@@ -2,6 +2,6 @@
 
 from onnxprune.gating.families import FAMILIES
 from onnxprune.gating.learning import Learned, learned_gates
-from onnxprune.gating.training import GatePlan, GateScores
+from onnxprune.gating.training import GatePlan, GateScores, GateStart
 
-__all__ = ["FAMILIES", "GatePlan", "GateScores", "Learned", "learned_gates"]
+__all__ = ["FAMILIES", "GatePlan", "GateScores", "GateStart", "Learned", "learned_gates"]

@@ -18,11 +18,22 @@ class Drawn(NamedTuple):
 
 
 class Family:
-    """``start``: of every parameter; ``rate``: of a step, in units of the gradients' root mean square; ``bounds``: that parameters stay within."""
+    """``start``: of a parameter whose gate is open at first, ``shut``: of one that is not; ``rate``: of a step, in units of the gradients' root
+    mean square; ``bounds``: that parameters stay within.
+
+    ``optimiser``: of the steps; ``held``: whether pressure keeps gates to the budget, which is else met by what is left of them alone.
+    """
 
     start: ClassVar[float]
+    shut: ClassVar[float]
     rate: ClassVar[float]
     bounds: ClassVar[tuple[float, float]]
+    optimiser: ClassVar[str] = "even"
+    held: ClassVar[bool] = True
+
+    def begun(self, opened: np.ndarray) -> np.ndarray:
+        """Return float64[width]: the parameters at which gates begin, bool[width] ``opened`` or shut."""
+        return np.where(opened, self.start, self.shut)
 
     def drawn(self, parameters: np.ndarray, random: np.random.Generator) -> Drawn:
         raise NotImplementedError
@@ -35,6 +46,10 @@ class Family:
         """Return the parameters under so much pressure to shut."""
         return parameters - amount
 
+    def pull(self, mean: float, units: int, density: float) -> float:
+        """Return what a penalty on the ``mean`` of all gates, so many ``units``, adds to the gradient of each."""
+        return 0.0
+
 
 FAMILIES: Registry[Family] = Registry("kind of gates")
 
@@ -46,13 +61,27 @@ class Proximal(Family):
     the scales of norms. The step is that of ISTA (Daubechies et al. 2004), with as high a penalty as the budget asks for.
     """
 
-    start, rate, bounds = 1.0, 0.02, (0.0, 1.0)
+    start, shut, rate, bounds = 1.0, 0.0, 0.02, (0.0, 1.0)
 
     def drawn(self, parameters: np.ndarray, random: np.random.Generator) -> Drawn:
         return Drawn(parameters, np.ones_like(parameters))
 
     def opened(self, parameters: np.ndarray) -> np.ndarray:
         return parameters
+
+
+class TowardsDensity(Proximal):
+    """The gate is the parameter; a penalty draws the mean of all gates to the share that may stay, whatever a unit costs.
+
+    Wang et al. 2019, "Pruning from Scratch", the sparsity term of their loss, (mean - density)^2 with a weight of 0.5 and steps of Adam, as
+    their program has it: widths follow from a threshold under which the budget is met.
+    """
+
+    rate, optimiser, held = 0.01, "adam", False
+    WEIGHT = 0.5
+
+    def pull(self, mean: float, units: int, density: float) -> float:
+        return 2 * self.WEIGHT * (mean - density) / max(units, 1)
 
 
 class Reweighted(Proximal):
@@ -78,7 +107,7 @@ class HardConcrete(Family):
     gamma and zeta. Within the bounds a gate is open with 0.2 to 0.99, so that its gradient does not vanish.
     """
 
-    start, rate, bounds = 2.5, 0.1, (-5.0, 3.0)
+    start, shut, rate, bounds = 2.5, -2.5, 0.1, (-5.0, 3.0)
     BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 
     def drawn(self, parameters: np.ndarray, random: np.random.Generator) -> Drawn:
@@ -101,7 +130,7 @@ class BetaBernoulli(Family):
     the prior is log(a / a0) + a0 / a - 1. Its weight is the multiplier of the budget. The mean of the probability is a / (1 + a).
     """
 
-    start, rate, bounds = 2.5, 0.1, (-5.0, 5.0)
+    start, shut, rate, bounds = 2.5, -2.5, 0.1, (-5.0, 5.0)
     PRIOR, TEMPERATURE = 1e-2, 2 / 3
 
     def drawn(self, parameters: np.ndarray, random: np.random.Generator) -> Drawn:
@@ -119,6 +148,7 @@ class BetaBernoulli(Family):
 
 
 FAMILIES.add("bayes", BetaBernoulli())
+FAMILIES.add("density", TowardsDensity())
 FAMILIES.add("l1", Proximal())
 FAMILIES.add("reweighted", Reweighted())
 FAMILIES.add("l0", HardConcrete())

@@ -45,10 +45,17 @@ class GatedUnits:
         """Return in which type a tensor of the copy is fed: 16-bit floats are computed in 32 bits."""
         return np.float64 if self.model.weights[name].read().dtype == np.float64 else np.float32
 
-    def go_by(self, evidence: Evidence) -> None:
-        """Take the second moments that mended readers ask for."""
+    def go_by(self, evidence: Evidence, begun: Mapping[str, np.ndarray] | None = None) -> None:
+        """Take the second moments that mended readers ask for; ``begun``: see ``Mending``."""
         for mending in self.mendings:
-            mending.go_by(evidence[mending.need])
+            mending.go_by(evidence[mending.need], begun)
+
+    def silent(self, gates: Mapping[str, np.ndarray]) -> Model:
+        """Return the copy in which units whose gates are shut say nothing, and nobody makes up for them."""
+        found = {name: gate for name, gate in gates.items() if name in self.factors}
+        for mending in self.mendings:
+            found |= mending.silenced(gates)
+        return self.model.replaced({n: a.astype(self.model.weights[n].read().dtype) for n, a in found.items()})
 
     def fed(self, gates: Mapping[str, np.ndarray]) -> Arrays:
         """Return what the copy is fed at these gates, float64[width] by name."""
@@ -73,13 +80,17 @@ class GatedUnits:
         return found
 
 
-def gated(analysis: Analysis, mends: bool = False, movable: Collection[int] | None = None) -> GatedUnits:
+def gated(
+    analysis: Analysis, mends: bool = False, movable: Collection[int] | None = None, model: Model | None = None
+) -> GatedUnits:
     """Return the model with a gate for every unit, of the ``movable`` groups (None: all), that a node of the main graph reads as a float.
 
-    Where it ``mends``, readers see what least squares would make of the units that are open.
+    Where it ``mends``, readers see what least squares would make of the units that are open. ``model``: one of the same structure, with
+    other weights (None: that of the analysis).
     """
     facts = analysis.facts
-    proto = facts.model.draft()
+    model = model or facts.model
+    proto = model.draft()
     names = Names(proto.graph)
     read = _read(analysis, range(len(analysis.groups)) if movable is None else movable)
     gates = {g: names.fresh("gate") for g in sorted({group for there in read.values() for group in there})}
@@ -91,7 +102,7 @@ def gated(analysis: Analysis, mends: bool = False, movable: Collection[int] | No
     put_before(proto, through)
     proto.graph.initializer.extend(building.tensors.values())
     factors = frozenset(gates.values()) & building.tensors.keys()
-    return GatedUnits(analysis, facts.model.derived(proto), gates, factors, tuple(building.mendings.values()))
+    return GatedUnits(analysis, model.derived(proto), gates, factors, tuple(building.mendings.values()))
 
 
 def _read(analysis: Analysis, movable: Collection[int]) -> Read:

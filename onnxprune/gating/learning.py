@@ -5,18 +5,27 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
+
 from onnxprune.coupling.groups import Analysis
+from onnxprune.data.repeated import drawn_apart
 from onnxprune.errors import ModelError
 from onnxprune.evidence.attacks.attacker import Attacked
 from onnxprune.evidence.stream import gather
 from onnxprune.gating.attacked import HalfAttacked
-from onnxprune.gating.gated import gated
+from onnxprune.gating.families import FAMILIES
+from onnxprune.gating.gated import GatedUnits, gated
 from onnxprune.gating.training import GatePlan, GateScores, GateTraining
 from onnxprune.means import Means
+from onnxprune.model.facts import gather_facts
+from onnxprune.model.graph import Graph
 from onnxprune.model.model import Model
 from onnxprune.recover.lessons import Teaching, WholeModel
 from onnxprune.recover.parameters import trainable, with_parameters
 from onnxprune.recover.recipe import Recipe
+from onnxprune.recover.statistics import with_statistics
+
+LOOKED_AT = 512  # rows whose second moments are gathered each time that gates begin somewhere else
 
 
 @dataclass(frozen=True)
@@ -49,9 +58,14 @@ def learned_gates(
     attacked: Attacked | None = None,
 ) -> Learned:
     """Train a gate for every unit under a budget, on rows of which half are ``attacked`` where that is given; raises ModelError where no gradient can be taken or nothing has a gate."""
-    own = gated(analysis, plan.mended, plan.movable)
+    model = analysis.facts.model if plan.start is None else plan.start.model
+    if not FAMILIES[plan.family].held:  # weights as drawn: norms see what they would see in training
+        model = with_statistics(
+            model, drawn_apart(teaching.dataset, LOOKED_AT, means.seed)[0].batches(recipe.rows), means
+        )
+    own = gated(analysis, plan.mended, plan.movable, model)
     if own.mendings:
-        own.go_by(gather(analysis.facts, teaching.dataset, [mending.need for mending in own.mendings], means))
+        _look(own, teaching, plan, means)
     if not own.gates:
         raise ModelError(
             f"{analysis.facts.model.name}: no unit is read as a float by a node of the main graph, so that there is nothing to gate; "
@@ -60,12 +74,24 @@ def learned_gates(
     lessons = (
         WholeModel(teaching, recipe, means) if attacked is None else HalfAttacked(attacked, teaching, recipe, means)
     )
-    weights = trainable(analysis.facts.model) if plan.moving else {}
+    weights = trainable(model) if plan.moving else {}
     training = GateTraining(own, weights, plan, lessons, recipe, means)
     for _ in training.run():
         pass
-    moved = with_parameters(analysis.facts.model, training.parameters) if plan.moving else None
+    moved = with_parameters(model, training.parameters) if plan.moving else None
     at, labels = training.at, bool(lessons.objective.classes)
     return Learned(
         training.scores(), moved, at.steps, round(at.seconds, 3), training.spent, training.budget.limit, labels
     )
+
+
+def _look(own: GatedUnits, teaching: Teaching, plan: GatePlan, means: Means) -> None:
+    """Gather second moments for readers to be mended by: of the original, or of the network in which the gates begin as they are there."""
+    needs = [mending.need for mending in own.mendings]
+    if plan.start is None:
+        own.go_by(gather(own.analysis.facts, teaching.dataset, needs, means))
+        return
+    gates = {name: np.asarray(plan.start.kept[group], np.float64) for group, name in own.gates.items()}
+    silent = own.silent(gates)
+    facts = gather_facts(silent, Graph(silent.structure))
+    own.go_by(gather(facts, drawn_apart(teaching.dataset, LOOKED_AT, means.seed)[0], needs, means), gates)

@@ -36,14 +36,28 @@ class Mending:
     def __post_init__(self) -> None:
         width = len(self.units[0][1])
         self.mean, self.covariance = np.zeros(width), np.eye(width)
+        self.begun = self.left = np.eye(width)
 
     @property
     def need(self) -> Need:
         return Need("gram", self.value, self.axis)
 
-    def go_by(self, found: Gram) -> None:
-        """Take mean and covariance of the values from what was gathered."""
+    def go_by(self, found: Gram, begun: Mapping[str, np.ndarray] | None = None) -> None:
+        """Take mean and covariance of the values from what was gathered; ``begun``: gates of zero or one at which nothing is to be mended any more."""
         self.mean, self.covariance = found.mean[0], np.asarray(found.covariance[0])
+        if begun is not None:
+            self.begun, self.left = self._solved(begun)[0], np.diag(self._open(begun).astype(np.float64))
+
+    def silenced(self, gates: Mapping[str, np.ndarray]) -> Arrays:
+        """Return matrix and shift at which what is shut is zero and all else itself."""
+        return {self.matrix: np.diag(self._open(gates).astype(np.float64)), self.shift: np.zeros(len(self.mean))}
+
+    def _open(self, gates: Mapping[str, np.ndarray]) -> np.ndarray:
+        found = np.ones(len(self.mean), bool)
+        for name, units in self.units:
+            own = np.flatnonzero(units >= 0)
+            found[own] = gates[name][units[own]] > 0.5
+        return found
 
     def fed(self, gates: Mapping[str, np.ndarray]) -> Arrays:
         """Return matrix and shift at these gates, float64[width] by name: the Wiener estimate of the values from noisy ones.
@@ -53,7 +67,7 @@ class Mending:
         what least squares makes of the open ones, at one the value itself.
         """
         matrix = self._solved(gates)[0]
-        return {self.matrix: matrix, self.shift: self.mean - matrix @ self.mean}
+        return {self.matrix: matrix - self.begun + self.left, self.shift: (self.begun - matrix) @ self.mean}
 
     def pulled(self, gates: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]) -> Arrays:
         """Return the gradients of the gates, given those of matrix and shift: dM = -M dN (S + N)^-1."""

@@ -5,6 +5,7 @@ cheapest error per unit of cost, for several ways of weighing one node's error a
 proposal is then repaired on one part of the data and judged by the divergence of the final outputs on another.
 """
 
+from onnxprune.search.ending import SearchEnd
 from onnxprune.search.reconstruct import Fitting, Reconstruction, reconstruct
 from onnxprune.search.run import FIT, HELD_OUT, JUDGE, Goal, SearchResult, search_units
 from onnxprune.search.tables import Tables, error_tables
@@ -20,6 +21,7 @@ __all__ = [
     "Proposal",
     "Reconstruction",
     "Search",
+    "SearchEnd",
     "SearchResult",
     "Tables",
     "error_tables",

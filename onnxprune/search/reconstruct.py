@@ -79,16 +79,29 @@ def reconstruct(analysis: Analysis, widths: np.ndarray, orders: Sequence[Order],
         if group.index not in chosen:
             flags[group.index][order.order[: group.width - int(width)]] = False
     kept = Kept(analysis, flags)
+    walk, model = _walked(analysis, kept, fitting, choices)
+    if chosen - walk.chosen.keys():  # a node that the walk does not fit, in a body for instance, chooses nothing
+        return reconstruct(analysis, widths, orders, replace(fitting, choosing=False))
+    kept_now = Kept(analysis, (walk.chosen.get(g, mask) for g, mask in enumerate(kept)))
+    return Reconstruction(model, kept_now, kept, warnings=walk.warnings)
+
+
+def refitted(analysis: Analysis, kept: Kept, fitting: Fitting) -> Reconstruction:
+    """Cut every unit outside ``kept`` and repair."""
+    walk, model = _walked(analysis, kept, fitting, {})
+    return Reconstruction(model, kept, kept, warnings=walk.warnings)
+
+
+def _walked(
+    analysis: Analysis, kept: Kept, fitting: Fitting, choices: Mapping[str, Choice]
+) -> tuple[Sequential, Model]:
+    """Return the walk that repaired the model without the units outside ``kept``, and what came of it."""
     small = analysis.facts.model if kept.is_whole else cut(analysis, kept)
     walk = Sequential(
         analysis, kept, fitting.batches, choices, effort=fitting.effort, means=fitting.means,
         importance=fitting.importance, teacher=fitting.teacher,
     )  # fmt: skip
-    model = walk.run(small)
-    if chosen - walk.chosen.keys():  # a node that the walk does not fit, in a body for instance, chooses nothing
-        return reconstruct(analysis, widths, orders, replace(fitting, choosing=False))
-    kept_now = Kept(analysis, (walk.chosen.get(g, mask) for g, mask in enumerate(kept)))
-    return Reconstruction(model, kept_now, kept, warnings=walk.warnings)
+    return walk, walk.run(small)
 
 
 def single_readers(analysis: Analysis, widths: np.ndarray, orders: Sequence[Order]) -> dict[str, Choice]:

@@ -21,7 +21,8 @@ from onnxprune.model.read import Model
 from onnxprune.model.runtime import Arrays
 from onnxprune.repair.sequential import Effort
 from onnxprune.repair.teacher import Teacher, batch_of, positions_of
-from onnxprune.search.reconstruct import Fitting, Reconstruction, reconstruct
+from onnxprune.search.ending import SearchEnd
+from onnxprune.search.reconstruct import Fitting, Reconstruction, reconstruct, refitted
 from onnxprune.search.tables import POSITIONS, error_tables
 from onnxprune.search.widths import Proposal, Search
 
@@ -52,7 +53,7 @@ class Goal:
     """What is searched for: ``target`` under ``options``, or the smallest model within ``max_divergence`` of the original.
 
     ``seconds``: time beyond the starting points. ``train``: what every proposal goes through before it is judged, with the
-    data that repaired it.
+    data that repaired it. ``onward``: what goes on from where the search ends; what it leads to is taken.
     """
 
     target: Target
@@ -60,19 +61,21 @@ class Goal:
     max_divergence: float | None = None
     seconds: float = 0.0
     train: Callable[[Model, Dataset], Model] | None = None
+    onward: Callable[[SearchEnd], Reconstruction] | None = None
 
 
 @dataclass(frozen=True)
 class Portions:
     """How the rows of the calibration data are shared out; a part that begins with another looks at the same batches first.
 
-    ``glance`` repairs many proposals, ``trial`` the best of them, ``every`` the one that is taken. ``quick`` judges the first,
+    ``glance`` repairs many proposals, ``trial`` the best of them, ``every`` the one that is taken, ``others`` of these those that do not judge. ``quick`` judges the first,
     ``judge`` the others, ``veto`` those of a long search. ``apart``: whether what judges repairs nothing; ``scarce``: whether that
     holds until the last repair only.
     """
 
     glance: Iterable[Arrays]
     trial: Iterable[Arrays]
+    others: Iterable[Arrays]
     every: Iterable[Arrays]
     quick: Iterable[Arrays]
     judge: Iterable[Arrays]
@@ -87,17 +90,17 @@ class Portions:
         seed, most, batch = means.seed, room(means, MOST_HELD), batch_of(analysis, dataset, means)
         rest, judge = held_out(dataset, HELD_OUT, JUDGE, seed)
         fit, veto = held_out(rest, HELD_OUT, JUDGE, seed + 1) if long else (rest, rest)
-        tried, *others = drawn_apart(fit, min(FIT, len(fit) // 2), seed)
+        tried, *more = drawn_apart(fit, min(FIT, len(fit) // 2), seed)
         few = drawn_apart(tried, min(FEW, len(tried) // 3), seed)
         apart, scarce = judge is not rest, judge is not rest and len(dataset) < SCARCE
-        last = [*others, *([veto] if veto is not fit else []), *([judge] if scarce else [])]
+        last = [*more, *([veto] if veto is not fit else []), *([judge] if scarce else [])]
         parts = tuple(_held(Batches(part, batch), most) for part in (*few, *last))
         quick, whole, unseen = (
             _held(in_batches(part, analysis.facts, means), most)
             for part in (drawn_apart(judge, GLANCE, seed)[0], judge, veto)
         )
         return cls(
-            parts[0], Joined(parts[: len(few)]), Joined(parts), quick, whole, unseen,
+            parts[0], Joined(parts[: len(few)]), Joined(parts[: len(parts) - scarce]), Joined(parts), quick, whole, unseen,
             fit, apart and (not long or veto is not fit), scarce,
         )  # fmt: skip
 
@@ -128,12 +131,37 @@ def search_units(
         train=None if train is None else lambda model: train(model, data.fit),
     )  # fmt: skip
     best = search.run() if goal.max_divergence is None else search.smallest(goal.max_divergence)
-    fitting = search.fitting_of(best)
-    whole = replace(fitting, batches=data.every, effort=Effort(teacher.positions), means=means)
-    final = reconstruct(analysis, best.widths, search.orders[best.exponent], whole)
-    divergence = best.divergence if data.scarce else search.divergence_of(final.model)
-    narrowed = [group for group in tables.unread if best.widths[group] < analysis.widths[group]]
-    return SearchResult(replace(final, divergence=divergence), search.history, narrowed, data.apart, data.scarce)
+    final, divergence, refitted_too = _settled(search, best, data, teacher, goal.onward)
+    narrowed = [group for group in tables.unread if final.kept.widths[group] < analysis.widths[group]]
+    return SearchResult(replace(final, divergence=divergence), search.history, narrowed, data.apart, refitted_too)
+
+
+def _settled(
+    search: Search,
+    best: Proposal,
+    data: Portions,
+    teacher: Teacher,
+    onward: Callable[[SearchEnd], Reconstruction] | None,
+) -> tuple[Reconstruction, float, bool]:
+    """Return what stays in the end, repaired on all data, its divergence before rows that judge took part, and whether these did."""
+    analysis, orders = search.analysis, search.orders[best.exponent]
+    whole = replace(search.fitting_of(best), batches=data.every, effort=Effort(teacher.positions), means=search.means)
+    if onward is None and data.scarce:
+        return reconstruct(analysis, best.widths, orders, whole), best.divergence, True
+    apart = replace(whole, batches=data.others)
+    start = reconstruct(analysis, best.widths, orders, apart)
+    found = (
+        start
+        if onward is None
+        else onward(SearchEnd(analysis, start, data.fit, search.fitting, apart, search.judge_by))
+    )
+    divergence = search.divergence_of(found.model)
+    if not data.scarce or found.by != start.by:
+        return found, divergence, False
+    last = (
+        reconstruct(analysis, best.widths, orders, whole) if found is start else refitted(analysis, found.kept, whole)
+    )
+    return last, divergence, True
 
 
 def _held(batches: Iterable[Arrays], most: int) -> Iterable[Arrays]:

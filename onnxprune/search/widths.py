@@ -111,7 +111,7 @@ class Search:
         self.legal = narrower_widths(self.analysis, self.options)
         self.movable = [g for g, widths in enumerate(self.legal) if len(widths) > 1]
         self.costs = Costs(self.analysis)
-        self._judge = Reference(self.analysis.facts.model, self.judge, self.means, outputs=self.outputs)
+        self.judge_by = Reference(self.analysis.facts.model, self.judge, self.means, outputs=self.outputs)
         self.orders = {
             e: [self.tables.order(g, e) for g in range(len(self.analysis.groups))] for e in WEIGHINGS.values()
         }
@@ -145,7 +145,7 @@ class Search:
 
     def run(self) -> Proposal:
         """Return the best proposal; raises TargetError where the budget cannot be met."""
-        self.starts = self._all_evaluated(self._promising(self._starts()), self.fitting, self._judge)
+        self.starts = self._all_evaluated(self._promising(self._starts()), self.fitting, self.judge_by)
         best = start = _best(self.starts)
         if self.seconds:
             best = self._improve(start)
@@ -159,12 +159,12 @@ class Search:
         The former helps shallow networks and costs deep ones, whose later nodes meet what nobody has looked at.
         """
         choosing = replace(self.fitting, choosing=True)
-        found = {choosing: self._judge.judged(self._repaired(best, choosing)), self.fitting: best.judged}
+        found = {choosing: self.judge_by.judged(self._repaired(best, choosing)), self.fitting: best.judged}
         return least_lost(found)
 
     def divergence_of(self, model: Model) -> float:
         """Return the divergence of a model on the rows that judge."""
-        return self._judge.divergence(model)
+        return self.judge_by.divergence(model)
 
     def _promising(self, starts: list[Proposal]) -> list[Proposal]:
         """Return the starting points that are best at a first glance, where that takes less than a trial."""
@@ -335,7 +335,7 @@ class Search:
             idle = 0
             tried.add(tuple(widths))
             fresh = Proposal(start.name, weights, widths)
-            proposal = self._evaluated(fresh, self._repaired(fresh, self.fitting), self._judge)
+            proposal = self._evaluated(fresh, self._repaired(fresh, self.fitting), self.judge_by)
             best = _best([best, proposal])
         return best
 

@@ -50,10 +50,11 @@ CRITERIA = {
     "wanda": "moments",
     "kl": "ablation",
 }
+HELD = [name for name in FAMILIES if FAMILIES[name].held]
 GRADIENTS = {"taylor": "weights", "group-fisher": "gates", "kron-obs": "outputs", "grasp": "second order"}
 OPTIONS: dict[str, Callable[[Form], Mapping[str, Any]]] = {
     **{name: _pruned(criterion=name, repair="none", ratio=0.4) for name in (*CRITERIA, *GRADIENTS)},
-    **{f"gates {name}": _pruned(criterion=f"gates:{name}", ratio=0.4, gate_training=2) for name in FAMILIES},
+    **{f"gates {name}": _pruned(criterion=f"gates:{name}", ratio=0.4, gate_training=2) for name in HELD},
     "gates moving": _pruned(criterion="gates:l0", ratio=0.4, gate_training=4, gate_weights="moving"),
     **{f"repair {name}": _pruned(criterion="l2", repair=name, ratio=0.4) for name in REPAIRS},
     **{
@@ -78,7 +79,7 @@ OPTIONS: dict[str, Callable[[Form], Mapping[str, Any]]] = {
     "sweep": _swept,
     "validate": lambda form: api.validate(form.model, form.model, form.data),
 }
-GATES = (*(f"gates {name}" for name in FAMILIES), "gates moving")
+GATES = (*(f"gates {name}" for name in HELD), "gates moving")
 WHOLE_GRADIENTS = (
     *GRADIENTS,
     *GATES,

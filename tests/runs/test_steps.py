@@ -18,7 +18,8 @@ import onnxprune
 from onnxprune.allocate.schedule import parse_schedule
 from onnxprune.changes.context import Context
 from onnxprune.changes.units import space
-from onnxprune.changes.units.steps import overlap, parts_of, still_alive, written_back
+from onnxprune.changes.units.steps import overlap, parts_of, still_alive
+from onnxprune.changes.units.written import written_back
 from onnxprune.cli import main
 from onnxprune.coupling.cut import cut
 from onnxprune.errors import UsageError

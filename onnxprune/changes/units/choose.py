@@ -12,12 +12,12 @@ from onnxprune.changes.analysing import analyse_model
 from onnxprune.changes.context import FITTED, Context
 from onnxprune.changes.latency import time_before, within_latency
 from onnxprune.changes.repairing import fitted_rows
-from onnxprune.changes.units.learned import by_gates
+from onnxprune.changes.units.learned import by_gates, gates_onward
 from onnxprune.changes.units.scored import Chosen, by_scores, rows_for_criterion
 from onnxprune.coupling.absorb import absorbed
 from onnxprune.coupling.cut import cut
 from onnxprune.coupling.groups import Analysis
-from onnxprune.criteria import score
+from onnxprune.criteria import parse_criterion, score
 from onnxprune.criteria.earlier import EARLIER
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError, UsageError
@@ -53,7 +53,7 @@ def _chosen(context: Context, analysis: Analysis, aim: Target) -> Chosen:
         raise DataError("--max-divergence is judged on data; give calibration data (--calib)")
     if (settings.search or settings.search_recover) and calibration is None:
         raise DataError("--search judges widths on data; give calibration data (--calib)")
-    if settings.reconstructs and calibration is not None:
+    if (settings.reconstructs or settings.goes_on) and calibration is not None:
         return _on_the_repaired_model(context, analysis, aim, fitted_rows(context, calibration))
     if settings.scorer.learned:
         return by_gates(context, analysis, aim)
@@ -148,14 +148,16 @@ def _attacking(context: Context, analysis: Analysis, dataset: Dataset, means: Me
 
 def _on_the_repaired_model(context: Context, analysis: Analysis, aim: Target, calibration: Dataset) -> Chosen:
     settings, notes = context.settings, context.notes
-    with context.stages("allocate"):
-        scores = score(analysis, settings.scorer, settings.means)
+    with context.stages("gates" if settings.goes_on else "allocate"):
+        fallback = parse_criterion("l2", settings.roles) if settings.goes_on else settings.scorer
+        scores = score(analysis, fallback, settings.means)
         goal = Goal(
             context.per_run(aim),
             replace(settings.options, scope="global") if settings.scope == AUTO else settings.options,
             settings.max_divergence,
             settings.search,
             partial(_briefly_trained, context) if settings.search_recover else None,
+            partial(gates_onward, context, analysis, aim) if settings.goes_on else None,
         )
         found = search_units(analysis, calibration, goal, scores.values, context.means, context.outputs)
     names = ", ".join(analysis.groups[group].name for group in found.unread)

@@ -22,6 +22,7 @@ from onnxprune.changes.proven import carried_out
 from onnxprune.changes.units.choose import same_network
 from onnxprune.changes.units.scored import Chosen, by_scores
 from onnxprune.changes.units.space import Narrowing, Units
+from onnxprune.changes.units.written import written_back
 from onnxprune.changes.zeros.signs import signed_network
 from onnxprune.choices import REWOUND_SIGNS
 from onnxprune.coupling.cut import cut
@@ -30,18 +31,14 @@ from onnxprune.coupling.kept import Kept
 from onnxprune.criteria import score
 from onnxprune.criteria.earlier import EARLIER
 from onnxprune.errors import SurgeryError
-from onnxprune.model.graph import Graph
 from onnxprune.model.model import Model
-from onnxprune.model.tensors import FLOATS
 from onnxprune.recover import parse_length
 from onnxprune.report.entries import Report
 from onnxprune.search import Reconstruction
-from onnxprune.search.tables import fitted_tensors
 from onnxprune.settings import Settings
 
 BY_SIZE = "l1"
 """What a comparison of sizes is compared with."""
-SILENCED = ("reads", "writes")  # roles of the weights that are zero while their unit is gone
 
 
 class SteppedUnits(Units):
@@ -156,37 +153,6 @@ def still_alive(analysis: Analysis, kept: Kept, alive: Kept, settings: Settings)
         rank = np.where(mask & before, np.inf, np.where(before, strength, -np.inf))
         found.append(keep_best(rank, min(int(mask.sum()), int(before.sum()))))
     return Kept(analysis, found)
-
-
-def written_back(analysis: Analysis, kept: Kept, small: Model, *, silent: bool) -> Model:
-    """Return the model of ``analysis`` with the weights of ``small`` where units stay; ``silent``: zero where they are gone.
-
-    Of integers that stand for weights nothing is made zero: what scales them or reads them is.
-    """
-    model, gone, left = analysis.facts.model, [~mask for mask in kept], Kept.of(analysis, kept)
-    sources, arrays, fitted = Graph(small.structure).tensors, {}, fitted_tensors(analysis)
-    silenced = {
-        (member.parameter, member.axis, group.index): gone[group.index][member.units] & (member.units >= 0)
-        for group in analysis.groups
-        for member in group.members
-        if silent and member.role in SILENCED and gone[group.index].any()
-    }
-    for name, tensor in analysis.facts.graph.tensors.items():
-        is_float = tensor.data_type in FLOATS
-        if not (is_float or name in fitted) or name not in sources:
-            continue
-        array = model.array(tensor).copy()
-        masks = [left.mask(name, axis) for axis in range(array.ndim)]
-        places = [
-            np.arange(size) if mask is None else np.flatnonzero(mask)
-            for mask, size in zip(masks, array.shape, strict=True)
-        ]
-        array[np.ix_(*places)] = small.array(sources[name])
-        for (parameter, axis, _), positions in silenced.items():
-            if parameter == name and is_float:
-                array[(slice(None),) * axis + (positions,)] = 0
-        arrays[name] = array
-    return replace(model.replaced(arrays), copies={}, sparse=())
 
 
 def overlap(first: Kept, second: Kept) -> dict[str, float]:
