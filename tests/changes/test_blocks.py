@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -245,7 +246,7 @@ def test_a_budget_is_met_and_not_one_branch_too_many_goes() -> None:
     assert caught.value.best == costs.totals(prunable_blocks(blocks, costs))["macs"]
 
 
-def test_effects_are_the_divergence_and_the_energy_of_the_branch() -> None:
+def test_effects_are_the_divergence_and_the_energy_of_the_branch(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network("b_w = %3x3; b = MatMul(x, b_w); y = Add(x, b)", "float[n,3] x", "float[n,3] y")
     analysis = analysed(model)
     flow = Flow(analysis.facts.graph)
@@ -258,7 +259,13 @@ def test_effects_are_the_divergence_and_the_energy_of_the_branch() -> None:
     np.testing.assert_allclose(found.energy, np.square(branch).sum() / np.square(rows + branch).sum(), rtol=1e-5)
     want, have = (values - np.log(np.exp(values).sum(1, keepdims=True)) for values in (rows + branch, rows))
     np.testing.assert_allclose(found.divergence, (np.exp(want) * (want - have)).sum(1).mean(), rtol=1e-5)
+    runs, run = [], silencing._session.run
+    monkeypatch.setattr(silencing, "_session", SimpleNamespace(run=lambda *given: runs.append(given) or run(*given)))
     assert silencing.together(blocks) == found.divergence[0]
+    silent = len(runs)
+    silencing._held.clear()
+    assert silencing.together(blocks) == found.divergence[0]
+    assert len(runs) == 3 * silent, "what the whole model says was known"
 
 
 def test_branches_are_judged_again_given_those_that_went() -> None:

@@ -9,18 +9,20 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import ModelProto
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 from support.networks import network
 
 import onnxprune
 from onnxprune.allocate import Target
 from onnxprune.api import inspect
 from onnxprune.changes.dynamic.budget import PassCosts, threshold_for
-from onnxprune.changes.dynamic.joining import Passes
+from onnxprune.changes.dynamic.joining import Joining, Passes
+from onnxprune.changes.dynamic.layout import blocked_shortcuts
 from onnxprune.changes.dynamic.predictor import GatePredictor
 from onnxprune.errors import DataError, ModelError, OnnxPruneError, PlanError, TargetError, UsageError
 from onnxprune.model.gated import EVERY, NO, asking_value, forced
 from onnxprune.model.model import Model
+from onnxprune.settings import Settings
 
 MODELS = Path(__file__).parents[2] / "models"
 CNN, CALIB, TEST = MODELS / "digits_cnn.onnx", MODELS / "digits_calib.npz", MODELS / "digits_test.npz"
@@ -142,6 +144,56 @@ def test_what_both_compute_alike_runs_once() -> None:
     found = Passes(other, one)
     assert {"x", "a"} <= found.alike and "w" not in found.alike and found.gated == ("y",)
     assert [node.output[0] for node in found.further] == ["y"]
+
+
+def as_run(model: Model, folder: Path) -> list[NodeProto]:
+    """Return the nodes that ONNX Runtime makes of a model, those of its bodies too."""
+    options = ort.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(folder / "seen.onnx"), 3
+    ort.InferenceSession(model.proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    graphs = [onnx.load(folder / "seen.onnx").graph]
+    for graph in graphs:
+        graphs += [a.g for node in graph.node for a in node.attribute if a.type == AttributeProto.GRAPH]
+    return [node for graph in graphs for node in graph.node]
+
+
+def in_runtimes_blocks(model: Model, folder: Path) -> int:
+    return sum(node.domain == "com.microsoft.nchwc" for node in as_run(model, folder))
+
+
+def test_the_full_pass_is_as_quick_as_it_is_alone(tmp_path: Path) -> None:
+    """Its convolutions get the runtime's blocks of channels, which it gives to no body that has to look around for weights."""
+    full = Model.of(plain(body="p = Conv(x, %16x3x3x3, %16); q = Relu(p); r = Conv(q, %16x16x1x1, %16); "
+                          "g = GlobalAveragePool(r); f = Flatten(g); y = Gemm<transB=1>(f, %5x16)"))  # fmt: skip
+    fast = full.replaced({name: tensor.read() * 0 for name, tensor in full.weights.items()})
+    into = Joining(Passes(fast, full), {"y": (TensorProto.FLOAT, 2)})
+    axes = into.store("axes", np.int64([1, 2, 3]))
+    file = into.guarded(into.add("Flatten", [into.add("ReduceMax", ["x", axes], "high")], "flat"), EVERY)
+    expected = sum(in_runtimes_blocks(model, tmp_path) for model in (full, fast))
+    assert in_runtimes_blocks(file, tmp_path) == expected
+
+
+def test_sums_behind_padded_channels_are_computed_in_blocks(tmp_path: Path) -> None:
+    body = (
+        "a = Conv<pads=[1,1,1,1]>(x, %16x3x3x3); s = Pad(a, @[0,8,0,0,0,8,0,0]); b = Conv<pads=[1,1,1,1]>(a, %32x16x3x3); "
+        "c = Add(b, s); d = Relu(c); e = Conv<pads=[1,1,1,1]>(d, %32x32x3x3); f = Add(e, d); "
+        "h = GlobalAveragePool(f); k = Flatten(h); y = Gemm<transB=1>(k, %5x32)"
+    )
+    model = Model.of(plain(body=body))
+    found = blocked_shortcuts(model, Settings())
+    rows = ROWS_OF_X["x"]
+    one, two = (
+        ort.InferenceSession(which.proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, {"x": rows}
+        )[0]
+        for which in (model, found)
+    )
+    np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-4)
+    assert len(found.structure.graph.node) == len(model.structure.graph.node) + 1
+    assert blocked_shortcuts(other := Model.of(plain()), Settings()) is other
+    if in_runtimes_blocks(model, tmp_path):
+        sums = [[node for node in as_run(which, tmp_path) if node.op_type == "Add"] for which in (model, found)]
+        assert len(sums[0]) == 2 and not sums[1]
 
 
 def test_the_predictor_ranks_by_damage() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,9 @@ from onnxprune.model.facts import Facts
 from onnxprune.model.graph import Names, give_out
 from onnxprune.model.read import FLOATS
 from onnxprune.model.runtime import session
+
+MOST_HELD = 1 << 26
+"""Bytes of what the whole model says that are kept: every set of silent branches is compared with it."""
 
 
 class Effects(NamedTuple):
@@ -80,6 +84,7 @@ class Silencing:
         self._types = [(name, helper.tensor_dtype_to_np_dtype(dtype)) for name, dtype in switches]
         self._how, self._dataset, self._means = how, dataset, means
         self._outputs = [*facts.graph.outputs, *(how.inner if how else ())]
+        self._held, self._room = dict[int, dict[str, np.ndarray]](), MOST_HELD
         give_out(proto, self._outputs)
         self._session = session(facts.model.derived(proto), threads=means.threads)
 
@@ -100,12 +105,23 @@ class Silencing:
     def _seen(self, silences: Sequence[Collection[int]], batch: Batch) -> tuple[int, np.ndarray, np.ndarray]:
         """Return rows, float64[2, blocks] of energies, and float64[silences], divergences times rows."""
         inputs = batch.inputs
-        whole = self._session.run(inputs | self._factors(()))
+        whole = self._whole(batch)
         size = len(next(iter(inputs.values())))
         expected = {name: whole[name] for name in self._outputs}
         squares = np.array([[float(whole[name]) for name in pair] for pair in self._energies]).T
         found = (self._session.run(inputs | self._factors(silent), self._outputs) for silent in silences)
         return size, squares, np.array([size * self._distance(expected, there, inputs) for there in found])
+
+    def _whole(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Return what the model says with all of its branches, outputs and energies: of the first batches it is kept."""
+        if batch.first in self._held:
+            return self._held[batch.first]
+        wanted = dict.fromkeys([*self._outputs, *chain.from_iterable(self._energies)])
+        found = self._session.run(batch.inputs | self._factors(()), list(wanted))
+        self._room -= sum(array.nbytes for array in found.values())
+        if self._room >= 0:
+            self._held[batch.first] = found
+        return found
 
     def _distance(
         self, expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]

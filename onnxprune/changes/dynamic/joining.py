@@ -28,6 +28,9 @@ LEAST_OPSET = 9
 """The first that has ``Where``."""
 TAKEN = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8})
 """Element types that ONNX Runtime's ``Where`` takes."""
+BLOCKED = frozenset({"Conv"})
+"""Operators that ONNX Runtime writes in blocks of channels, where it finds their weights in the graph of the node itself: a body does not look
+around, and a Reshape of what is stored there is folded when the file is loaded."""
 
 
 @dataclass(frozen=True)
@@ -209,14 +212,24 @@ class Joining:
         headers = {tensor.name: tensor for tensor in self.passes.full.structure.graph.initializer}
         read = dict.fromkeys(name for node in further for name in node.input if name in headers)
         own = {name: self._stored(headers[name]) for name in read if name not in self.passes.alike}
-        result = []
+        blocked = [node for node in further if node.op_type in BLOCKED]
+        inside = dict.fromkeys(name for node in blocked for name in node.input if name in headers)
+        held = {name: self._held_inside(headers[name], own.get(name, name)) for name in inside}
+        result = list(held.values())
+        local = {name: node.output[0] for name, node in held.items()}
         for node in further:
             copy = NodeProto()
             copy.CopyFrom(node)
             copy.name = self.names.fresh(f"{node.name}_full") if node.name else ""
-            _rename(copy, self._full | own)
+            _rename(copy, self._full | own | (local if node.op_type in BLOCKED else {}))
             result.append(copy)
         return result
+
+    def _held_inside(self, header: TensorProto, stored: str) -> NodeProto:
+        """Return what makes of a tensor ``stored`` around a body a constant of the body's own."""
+        shape = self.store("gate_sizes", np.array(header.dims, np.int64))
+        names = (self.names.fresh(f"{header.name}_{part}") for part in ("held", "held_value"))
+        return helper.make_node("Reshape", [stored, shape], [next(names)], name=next(names))
 
     def _stored(self, header: TensorProto) -> str:
         """Take over a stored tensor of the full pass under a name of its own."""

@@ -18,6 +18,7 @@ from onnxprune.changes.dynamic.budget import PassCosts, macs_of, threshold_for, 
 from onnxprune.changes.dynamic.evidence import Damages, FastPass, damages
 from onnxprune.changes.dynamic.features import GateView, gate_view
 from onnxprune.changes.dynamic.joining import Joining, Passes, outputs_taken, require_gateable
+from onnxprune.changes.dynamic.layout import blocked_shortcuts
 from onnxprune.changes.dynamic.predictor import GatePredictor
 from onnxprune.coupling.links import build_links
 from onnxprune.coupling.prepare import prepare, restore
@@ -53,7 +54,8 @@ class Gating(Space[str]):
     def __init__(self, context: Context):
         super().__init__(context)
         model = context.facts.model
-        self.halves = Passes(restore(model, replace(model, sparse=())), prepare(context.original))
+        self.plain = Passes(restore(model, replace(model, sparse=())), prepare(context.original))
+        self.halves = Passes(*(blocked_shortcuts(one, context.settings) for one in (self.plain.fast, self.plain.full)))
         require_gateable(self.facts, context.original.name)
 
     @cached_property
@@ -135,7 +137,7 @@ class Gating(Space[str]):
 
     def checked(self, change: Change[str], small: Model) -> SurgeryCheck:
         """With its gate forced each way the file has to be the original, and the pruned model, which is proven already."""
-        ways = ((self.halves.full, EVERY), (self.halves.fast, NO))
+        ways = ((self.plain.full, EVERY), (self.plain.fast, NO))
         prover = self.context.prover
         return all_of([prover.compare(reference, forced(small, way), None) for reference, way in ways])
 
@@ -168,7 +170,7 @@ class Gating(Space[str]):
         """Return what a sample costs on average, and what is stored of both passes."""
         found = super().totals(change, small)
         if isinstance(change, Gated):
-            own, before = small or change.made(), self.halves.fast.weights
+            own, before = small or change.made(), self.plain.fast.weights
             added = [tensor for name, tensor in own.weights.items() if name not in before and tensor.dtype in FLOATS]
             found["macs"] = round(self._macs.expected(change.share))
             found["parameters"] += sum(int(np.prod(tensor.shape)) for tensor in added)
