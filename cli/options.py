@@ -180,7 +180,7 @@ PRESET = (
         "--preset",
         type=Word(CHOICES["preset"].names),
         metavar="NAME",
-        help="fast, balanced or best: sets of options for what is not given otherwise (CPU time at half of the MACs of a small network: 5, 5 and 30 s; "
+        help="fast, balanced or best: sets of options for what is not given otherwise (CPU time at half of the MACs of a small network: 3, 5 and 30 s; "
         "docs/cli.md); "
         "a run says at its start what to expect. Default: none.",
     ),

@@ -61,24 +61,26 @@ TARGETS = (
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "fast": {"criterion": "l2", "rotate": False, "samples": 256},
+    "fast": {"criterion": "l2", "rotate": False, "samples": 256, "repair": "least-squares"},
     "balanced": {"samples": 1024},
     "best": {"search": 60.0, "recover": "500"},
 }
 """What ``preset`` stands for, where nothing else is given; docs/cli.md has what each costs."""
 
 
-def of_preset(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def of_preset(name: str, given: Mapping[str, Any], fits: bool = False) -> dict[str, Any]:
     """Return the options that a preset adds to those that are given, without those that do not go with them.
 
-    Raises UsageError for a name that is none.
+    ``fits``: whether there is data to fit weights to. Raises UsageError for a name that is none.
     """
     CHOICES["preset"].refuse_unknown(name)
     left = {"criterion"} if given.get("max_divergence") is not None else set()
     if given.get("criterion") not in (None, AUTO) or given.get("repair") not in (None, AUTO, "least-squares"):
         left |= {"search"}
+    if not fits or given.get("criterion") is not None:
+        left |= {"repair"}
     if _of_others(given):
-        left |= {"criterion", "rotate", "search"}
+        left |= {"criterion", "rotate", "search", "repair"}
     if given.get("lossless") or "lossless" in _kinds(given):
         left |= {"recover"}
     return {key: value for key, value in PRESETS[name].items() if given.get(key) is None and key not in left}

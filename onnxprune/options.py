@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypedDict
 import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
+from onnxprune.choices import of_preset
 from onnxprune.data import AudioOptions, ImageOptions, TextOptions
 from onnxprune.model.model import Model
 from onnxprune.progress import Listener, Progress
@@ -243,4 +244,7 @@ def parted(options: Mapping[str, object], kind: Any, **defaults: Any) -> tuple[G
         name: share_of(value) if name in SHARES_BESIDE else value for name, value in options.items() if name in own
     }
     settings = {name: value for name, value in options.items() if name not in own}
+    preset = settings.get("preset")
+    if isinstance(preset, str) and given.get("calibration") is not None and given.get("rewind") is None:
+        settings |= of_preset(preset, settings, fits=True)
     return Given(defaults | given), make_settings(settings)

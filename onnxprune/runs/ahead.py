@@ -28,6 +28,7 @@ BY_WEIGHTS = {"repair": 2.0}
 SOLVED = 30_000
 """Rows that running the model on takes as long as the fits of a repair, or of a choice by what repairs best, however many rows there are: both
 take as many positions of few rows as of many. 22,000 to 38,000 on ResNet-20 and ResNet-56, 7,000 to 21,000 on digits_cnn (benchmarks/presets.py)."""
+ALONE = 0.3  # of that for one repair, where others are not tried beside it
 QUANTISED = {"": 0.0, "dynamic": 8.0, "int8": 30.0}
 """What ``quantize`` is -> how many times as long as running the model on its rows the choice of a recipe takes, about."""
 CHECKS = 12  # samples that a proof runs, of all models together
@@ -54,7 +55,8 @@ def _stages(context: Context, pace: float | None) -> Iterator[tuple[str, Stretch
     seconds = {stage: factor * rows * run * settings.steps.steps for stage, factor in _passes(settings).items()}
     solving = "allocate" if settings.reconstructs else "repair"
     if rows and solving in seconds and any(space_of(path).passes is None for path in settings.spaces):
-        seconds[solving] += SOLVED * run * settings.steps.steps
+        fits = ALONE if solving == "repair" and settings.repair == "least-squares" else 1.0
+        seconds[solving] += SOLVED * fits * run * settings.steps.steps
     way = sum(seconds.values())
     yield "outputs", Stretch(min(rows, SAMPLES) * run + 0.1 if data.measured is not None else 0.0)
     if settings.mixes and len(settings.share) < len(settings.aimed) - 1:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import onnxprune
-from onnxprune.choices import PRESETS
+from onnxprune.choices import PRESETS, of_preset
 from onnxprune.cli import main
 from onnxprune.errors import OnnxPruneError, UsageError
 from onnxprune.progress import silent
@@ -38,7 +38,8 @@ def test_a_preset_is_plain_options() -> None:
     assert make_settings({"preset": "best"}) == Settings(search=60.0, recover="500")
     assert make_settings({"preset": "fast"}) == Settings(criterion="l2", rotate=False, samples=256)
     for name, options in PRESETS.items():
-        assert make_settings({"preset": name}) == make_settings(dict(options))
+        without_data = {key: value for key, value in options.items() if key != "repair"}
+        assert make_settings({"preset": name}) == make_settings(without_data)
 
 
 def test_what_is_given_wins() -> None:
@@ -65,6 +66,7 @@ def test_a_preset_goes_with_whatever_is_asked_for(preset: str) -> None:
         make_settings(given)
         found = make_settings({"preset": preset, **given})
         assert all(getattr(found, name) == getattr(make_settings(given), name) for name in given if name in CHECKED)
+        make_settings(given | of_preset(preset, given, fits=True))
 
 
 def test_the_same_from_everywhere(tmp_path: Path) -> None:
@@ -72,6 +74,12 @@ def test_the_same_from_everywhere(tmp_path: Path) -> None:
     config.write_text('preset = "fast"\n')
     said = settings("--preset", "fast", "--calib", CALIB)
     assert (said["criterion"], said["samples"], said["rotate"]) == ("l2:mean:mean", 256, False)
+    assert said["repair"] == "least-squares"  # one fit, where auto tries all of them
+    assert (
+        settings("--preset", "fast")["repair"]
+        == settings("--preset", "fast", "--repair", "auto", "--calib", CALIB)["repair"]
+        == "auto"
+    )
     assert settings("--config", config, "--calib", CALIB) == said
     assert settings("--calib", CALIB, env={"ONNXPRUNE_PRESET": "fast"}) == said
     python = onnxprune.prune(CNN, calibration=str(CALIB), preset="fast", latency=False)
