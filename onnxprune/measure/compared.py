@@ -17,7 +17,7 @@ from onnxprune.measure.outputs import Output, Outputs
 from onnxprune.model.runtime import Tell
 from onnxprune.model.segmented import Fed
 
-MOST = 1 << 24  # entries of an output that are looked at together: in float64 they take many times their bytes
+MOST = 1 << 23  # entries of an output that are looked at together: in float64 they take many times their bytes
 
 
 class Runnable(Protocol):
