@@ -562,6 +562,11 @@ class Settings:
         return self.criterion == AUTO and self.repair in (AUTO, "least-squares")
 
     @property
+    def searches(self) -> bool:
+        """Whether calibration data, where there is any, searches for widths on the repaired model: to stay there, or for gates to go on from."""
+        return self.reconstructs or self.goes_on
+
+    @property
     def training(self) -> Recipe:
         """How weights are trained wherever that is asked for; a single step long where no length is given."""
         return Recipe(

@@ -83,7 +83,7 @@ def _stages(context: Context, pace: float | None) -> Iterator[tuple[str, Stretch
 def _passes(settings: Settings) -> dict[str, float]:
     """Return stage -> how many times as long as running the model on its rows it takes, of all kinds of change together."""
     by_scores = settings.scorer.needs and not settings.scorer.learned
-    usual = BY_REPAIR if settings.reconstructs or settings.goes_on else BY_SCORES if by_scores else BY_WEIGHTS
+    usual = BY_REPAIR if settings.searches else BY_SCORES if by_scores else BY_WEIGHTS
     found = defaultdict[str, float](float)
     for space in map(space_of, settings.spaces):
         for stage, factor in (usual if space.passes is None else space.passes).items():

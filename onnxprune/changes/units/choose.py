@@ -53,7 +53,7 @@ def _chosen(context: Context, analysis: Analysis, aim: Target) -> Chosen:
         raise DataError("--max-divergence is judged on data; give calibration data (--calib)")
     if (settings.search or settings.search_recover) and calibration is None:
         raise DataError("--search judges widths on data; give calibration data (--calib)")
-    if (settings.reconstructs or settings.goes_on) and calibration is not None:
+    if settings.searches and calibration is not None:
         return _on_the_repaired_model(context, analysis, aim, fitted_rows(context, calibration))
     if settings.scorer.learned:
         return by_gates(context, analysis, aim)

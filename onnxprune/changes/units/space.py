@@ -74,7 +74,7 @@ class Units(Space[int]):
 
     def choose(self, aim: Target) -> Narrowing:
         settings = self.context.settings
-        solved = (settings.reconstructs or settings.goes_on) and self.context.data.calibration is not None
+        solved = settings.searches and self.context.data.calibration is not None
         start = self.cut_from(range(len(self.analysis.groups))) if solved or settings.moves else self.analysis
         return self.narrowing(choose(self.context, start, aim))
 
