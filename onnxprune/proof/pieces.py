@@ -13,23 +13,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import NodeProto
 
 from onnxprune.errors import ModelError
 from onnxprune.model.batched import owned
 from onnxprune.model.facts import Facts
-from onnxprune.model.graph import replace_reads
 from onnxprune.model.halves import as_single, is_half
 from onnxprune.model.model import Model
 from onnxprune.model.runtime import release_memory, session
 from onnxprune.model.segments import ModelSegment, model_segments, taken_out, weights_read
-from onnxprune.model.weights import Tensor, Weights
 from onnxprune.proof.float32 import HALF, computed_in_float32
 from onnxprune.proof.inputs import SIZED, Feeds, random_feeds
+from onnxprune.proof.lines import merged_lines, with_joined_products
 from onnxprune.proof.rounding import shaken
 from onnxprune.proof.stand_ins import StandIns
 from onnxprune.proof.trial import SHAKES, NotRun, SideBySide
@@ -195,7 +192,9 @@ class Pieces(SideBySide):
         ]
         found: list[Carried] = [{} for _ in lines]
         for part in _in_columns(merged_lines(parts), segment):
-            for key, value in self._outputs(computed_in_float32(part), lines, segment.gives).items():
+            for key, value in self._outputs(
+                computed_in_float32(with_joined_products(part)), lines, segment.gives
+            ).items():
                 place, _, name = key.partition(":")
                 known = found[int(place)]
                 known[name] = np.concatenate([known[name], value], -1) if name in known else value
@@ -277,40 +276,3 @@ def _as_of(model: str) -> Iterator[None]:
         yield
     except ModelError as error:
         raise NotRun(model, error) from error
-
-
-def merged_lines(models: Sequence[Model]) -> Model:
-    """Return one model of several, with the weights that they share once.
-
-    Every other name of the first begins with ``0:``, of the second with ``1:`` and so on.
-    """
-    result = models[0].draft()
-    whole, nodes = result.graph, list[tuple[float, NodeProto]]()
-    for items in (whole.node, whole.input, whole.output, whole.initializer):
-        del items[:]
-    weights: dict[str, Tensor] = {}
-    for number, model in enumerate(models):
-        part = model.draft().graph
-        own = {name for node in part.node for name in node.output if name}.union(value.name for value in part.input)
-        own |= {name for name, tensor in model.weights.items() if weights.setdefault(name, tensor) is not tensor}
-        new = {name: f"{number}:{name}" for name in own}
-        weights |= {new[name]: tensor for name, tensor in model.weights.items() if name in new}
-        replace_reads(part, new, outputs=False)
-        for node in part.node:
-            node.output[:] = [new.get(name, "") for name in node.output]
-            node.name = f"{number}:{node.name}" if node.name else ""
-        for value in (*part.input, *part.output):
-            value.name = new[value.name]
-        for header in part.initializer:
-            header.name = new.get(header.name, header.name)
-            for entry in header.external_data:
-                entry.value = header.name
-        known = {header.name for header in whole.initializer}
-        whole.initializer.extend(header for header in part.initializer if header.name not in known)
-        whole.input.extend(part.input)
-        whole.output.extend(part.output)
-        nodes += [((place + 1) / len(part.node), node) for place, node in enumerate(part.node)]
-    whole.node.extend(
-        node for _, node in sorted(nodes, key=itemgetter(0))
-    )  # what is shared is read at about the same time
-    return replace(models[0], weights=Weights(weights)).derived(result)

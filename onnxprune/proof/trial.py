@@ -194,10 +194,9 @@ class SideBySide:
         return name in self.prover.facts.graph.outputs
 
     def _scale(self, feed: Feeds) -> float:
-        """How many times larger an input is than that of the analysis."""
-        sizes = self.prover.facts.sizes
-        pairs = [(feed[name].size, np.prod(shape, dtype=float)) for name, shape in sizes.items() if name in feed]
-        return max((size / max(whole, 1.0) for size, whole in pairs), default=1.0)
+        """How many times larger an input is than that of the analysis; one that had no numbers there, such as an empty cache, says nothing."""
+        whole = {name: math.prod(shape) for name, shape in self.prover.facts.sizes.items() if name in feed}
+        return max((feed[name].size / size for name, size in whole.items() if size), default=1.0)
 
     def _noises(
         self,

@@ -15,6 +15,10 @@ from support.oracles import analysed, halves, random_plan
 from onnxprune.coupling import silence
 from onnxprune.coupling.absorb import absorbed
 from onnxprune.coupling.cut import cut
+from onnxprune.coupling.groups import analyse
+from onnxprune.model.facts import gather_facts
+from onnxprune.model.graph import Graph
+from onnxprune.model.read import load
 from onnxprune.proof import pieces
 from onnxprune.proof.check import Prover, check_cut
 from onnxprune.proof.verdict import STORED_TOLERANCE
@@ -90,3 +94,31 @@ def test_models_with_steps_are_proven_as_a_whole() -> None:
     rounding = network("a = Conv(x, %6x3x1x1); b = Round(a); y = Conv(b, %2x6x1x1)")
     assert not Prover(analysed(rounding).facts).by_segments
     assert Prover(analysed(decoder()).facts).by_segments
+
+
+class Counted:
+    """A session that notes what it is asked for."""
+
+    def __init__(self, opened, asked: list[list[str]]):
+        self._opened, self._asked, self.outputs = opened, asked, opened.outputs
+
+    def run(self, feeds, names):
+        self._asked.append(names)
+        return self._opened.run(feeds, names)
+
+
+def test_a_segment_behind_an_empty_cache_gives_its_values_in_few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On real rows a cache is empty, on drawn ones it is not; its values are no thousand times larger for that."""
+    model = load(decoder(Form()))
+    graph = Graph(model.structure)
+    sizes = {"batch": 1, "steps": 6, "total": 6, "past": 0}
+    dims = {value.name: value.type.tensor_type.shape.dim for value in model.structure.graph.input}
+    rows = {name: tuple(sizes.get(dim.dim_param, dim.dim_value) for dim in axes) for name, axes in dims.items()}
+    analysis = analyse(gather_facts(model, graph, rows=rows), frozenset({"neighbours"}), "outer")
+    asked: list[list[str]] = []
+    monkeypatch.setattr(pieces, "session", lambda model, **how: Counted(_session(model, **how), asked))
+    monkeypatch.setattr(pieces, "HELD", 1 << 16)
+    monkeypatch.setattr(pieces, "LIVE_BYTES", 1 << 16)
+    kept = halves(analysis)
+    assert check_cut(analysis, kept, cut(analysis, kept)).exact
+    assert len(asked) < 40 and sum(map(len, asked)) > 4 * len(asked)
