@@ -17,7 +17,11 @@ import numpy as np
 from onnxprune.errors import OutputError
 from onnxprune.model.segmented import memory_allowed
 
-SMALLEST = 1 << 24  # bytes of an array that counts
+SMALLEST = 1 << 20  # bytes of an array that counts
+FILE = (
+    1 << 28
+)  # bytes of a file that arrays lie in, more where one is larger: each file takes one of the process's handles
+ALIGNED = 1 << 12  # bytes: where the next array of a file may begin
 HELD = 1 << 30  # bytes of such arrays that stay in memory
 SHARE = 4  # part of the allowed memory, where that is said
 
@@ -25,13 +29,35 @@ _lock, _held = Lock(), [0]
 _mapped: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
 
-def _in_file(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+class _Room:
+    """A file without a name that is filled with arrays from its beginning, and gone with the last of them."""
+
+    def __init__(self) -> None:
+        self._file: weakref.ref[np.memmap] | None = None
+        self._used = 0
+
+    def take(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Return an array of zeros in the file, or in a new one where it has no room or none is left of its arrays."""
+        size = math.prod(shape) * dtype.itemsize
+        file = None if self._file is None else self._file()
+        if file is None or self._used + size > len(file):
+            file, self._used = _opened(max(size, FILE)), 0
+            self._file = weakref.ref(file)
+        found = file[self._used : self._used + size].view(dtype).reshape(shape)
+        self._used += size + -size % ALIGNED
+        return found
+
+
+_room = _Room()
+
+
+def _opened(size: int) -> np.memmap:
     try:
         with tempfile.TemporaryFile() as file:
-            found = np.memmap(file, dtype, "w+", shape=shape)
+            found = np.memmap(file, np.uint8, "w+", shape=(size,))
     except OSError as error:
         raise OutputError(
-            f"no room for {math.prod(shape) * dtype.itemsize / 1e9:.1f} GB of sums in the folder of temporary files "
+            f"no room for {size / 1e9:.1f} GB of sums in the folder of temporary files "
             f"{tempfile.gettempdir()} ({error.strerror or error}); set TMPDIR to another one"
         ) from error
     _mapped.add(found._mmap)  # type: ignore[attr-defined]
@@ -57,7 +83,7 @@ def zeros(shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
     let_pages_go()
     with _lock:
         if _held[0] + size > (HELD if allowed is None else allowed // SHARE):
-            return _in_file(shape, kind)
+            return _room.take(shape, kind)
         _held[0] += size
     found = np.zeros(shape, kind)
     weakref.finalize(found, _let_go, size)

@@ -140,6 +140,30 @@ def test_sums_beyond_what_memory_holds_lie_in_files(monkeypatch: pytest.MonkeyPa
         memory_allowed.reset(token)
 
 
+def test_many_arrays_share_a_file_that_goes_with_the_last_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a model of a thousand layers runs out of handles."""
+    monkeypatch.setattr(scratch, "SMALLEST", 100)
+    token, before = memory_allowed.set(0), len(scratch._mapped)
+    try:
+        arrays = [scratch.kept(np.full(50, float(number))) for number in range(100)]
+        assert len(scratch._mapped) == before + 1
+        assert all((array == number).all() for number, array in enumerate(arrays))
+        assert not scratch.zeros((50,)).any()
+        last = arrays.pop()
+        del arrays
+        gc.collect()
+        assert len(scratch._mapped) == before + 1 and (last == 99).all()
+        del last
+        gc.collect()
+        assert len(scratch._mapped) == before
+        assert not scratch.zeros((50,)).any()
+        monkeypatch.setattr(scratch, "FILE", 1)
+        larger = [scratch.kept(np.full(size, 1.0)) for size in (50, 5000, 50)]
+        assert [array.sum() for array in larger] == [50, 5000, 50]
+    finally:
+        memory_allowed.reset(token)
+
+
 def test_items_made_ahead_come_in_order_and_with_their_errors() -> None:
     assert list(made_ahead(range(100))) == list(range(100))
 
