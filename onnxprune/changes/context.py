@@ -19,6 +19,7 @@ from onnxprune.data.tokens import TokenList
 from onnxprune.evidence.known import KnownStatistics
 from onnxprune.means import Means
 from onnxprune.measure.outputs import Outputs
+from onnxprune.model.early import NO_EARLY_DATA, EarlyData
 from onnxprune.model.facts import Facts
 from onnxprune.model.read import Model
 from onnxprune.proof.check import Prover
@@ -87,6 +88,7 @@ class Context:
 
     ``outputs``: how outputs are compared (None: no data). ``rewind``: the same network with the weights to start from.
     ``earlier``: the changes that led from the original to this model. ``survey``: what real rows look like. ``memory``: what ``once`` has made, while the data is the same.
+    ``early``: writes the data of a result while it is proven.
     """
 
     analysis: Analysis
@@ -101,6 +103,7 @@ class Context:
     earlier: tuple[Any, ...] = ()
     survey: Survey | None = None
     memory: dict[tuple[str, int], tuple[Analysis, Any]] = field(default_factory=dict)
+    early: EarlyData = NO_EARLY_DATA
 
     @property
     def facts(self) -> Facts:

@@ -15,6 +15,7 @@ from onnxprune.coupling.absorb import absorbed
 from onnxprune.coupling.links import Barrier
 from onnxprune.coupling.prepare import restore
 from onnxprune.errors import DataError, ModelError, SurgeryError, UnprovenError
+from onnxprune.model.early import NO_EARLY_DATA, EarlyData
 from onnxprune.model.model import Model
 from onnxprune.proof.check import SurgeryCheck, bisect
 from onnxprune.recover import recover, taught
@@ -70,7 +71,7 @@ def proven(change: Change[P]) -> tuple[Model, SurgeryCheck]:
             with context.stages("cut"):
                 model = some.made()
             with context.stages("check"):
-                return _checked(some, model, context)
+                return _checked(some, model, context.early if some is change else NO_EARLY_DATA)
         except SurgeryError as error:
             return None, SurgeryCheck(False, np.inf, np.inf, 0.0, problem=str(error))
 
@@ -90,12 +91,16 @@ def proven(change: Change[P]) -> tuple[Model, SurgeryCheck]:
     raise Refuted({part: _barrier(check if found.agrees else found) for part, found in alone.items()})
 
 
-def _checked(change: Change[P], model: Model, context: Context) -> tuple[Model, SurgeryCheck]:
+def _checked(change: Change[P], model: Model, early: EarlyData) -> tuple[Model, SurgeryCheck]:
     """Prove a change; of a large model first in the form in which it is written in the end, which then takes no proof of its own."""
-    if context.prover.by_segments and (final := absorbed(model)) is not model:
+    if not change.space.context.prover.by_segments:
+        return model, change.checked(model)
+    if (final := absorbed(model)) is not model:
+        early.begin(final)
         check = change.checked(final)
         if check.agrees:
             return final, check
+    early.begin(model)
     return model, change.checked(model)
 
 

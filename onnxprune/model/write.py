@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 
 from onnxprune.errors import UsageError
 from onnxprune.model.datafiles import content_digest, data_name, former_data, remove_data
+from onnxprune.model.early import NO_EARLY_DATA, EarlyData
 from onnxprune.model.files import (
     Pending,
     atomic_file,
@@ -23,35 +22,34 @@ from onnxprune.model.files import (
     sync_folder,
 )
 from onnxprune.model.locks import held
-from onnxprune.model.model import Model, fill_header
+from onnxprune.model.model import Model
 from onnxprune.model.pipeline import made_ahead
 from onnxprune.model.places import check_writable
-from onnxprune.model.read import PROTOBUF_LIMIT
+from onnxprune.model.regions import end_of, externalised, fill_data, needs_external, point_to
 from onnxprune.model.tensors import CHUNK
-from onnxprune.model.weights import Tensor
 from onnxprune.model.wire import Wire
-
-SMALL = 1024  # bytes: smaller tensors stay inside the model
-ALIGNED = 1 << 16  # bytes: where a tensor of as many may begin in a data file, so that every system can map it
-SYNCED = 1 << 28  # bytes after which a data file that is being written begins to go to the disk
-PAGE = 1 << 12  # bytes: where smaller ones may
 
 
 def save(
-    source: ModelProto | Model, path: str | os.PathLike, *, force: bool = False, external: bool | None = None
+    source: ModelProto | Model,
+    path: str | os.PathLike,
+    *,
+    force: bool = False,
+    external: bool | None = None,
+    early: EarlyData = NO_EARLY_DATA,
 ) -> str:
     """Write a model atomically, its weights block by block, and return its SHA-256, the one that ``load`` finds.
 
     Tensors go to ``<name>.<digest>.data`` when ``external``; by default where some are external already, or where the model is
     above 2 GB. The model file is renamed last: at any moment ``path`` is the old model or the new one, each with its data. Data
-    that only the old one had goes then. Raises UsageError if ``path`` exists without ``force``, OutputError on failure.
+    that only the old one had goes then. ``early``: where its data may have been written already. Raises UsageError if ``path``
+    exists without ``force``, OutputError on failure.
     """
     path = Path(path)
     check_writable(path, force)
     model = source if isinstance(source, Model) else Model.of(source)
     if external is None:
         external = needs_external(model)
-    write = _write_external if external else _write_single
     try:
         clear_leftovers(path)
         former = former_data(path)
@@ -59,7 +57,7 @@ def save(
         _refuse_source(path, needed)
         remove_data(path, needed=needed)  # what a killed process left, before room is needed
         try:
-            return write(model, path)
+            return _write_external(model, path, early) if external else _write_single(model, path)
         finally:
             remove_data(path, former, needed)
     except OSError as error:
@@ -85,71 +83,24 @@ def _write_single(model: Model, path: Path) -> str:
     return digest.hexdigest()
 
 
-def needs_external(model: Model) -> bool:
-    """Whether a model has external tensors already, or is too large for one protobuf message."""
-    return any(tensor.external for tensor in model.weights.values()) or Wire(model).size > PROTOBUF_LIMIT
-
-
 def stored_bytes(model: Model, path: Path) -> int:
     """Return the size of the files that ``save`` would write."""
     if not needs_external(model):
         return Wire(model).size
-    slim, regions = _externalised(model)
-    _point(slim, regions, data_name(path, "0" * 64))
-    return slim.ByteSize() + _end(regions)
+    slim, regions = externalised(model)
+    point_to(slim, regions, data_name(path, "0" * 64))
+    return slim.ByteSize() + end_of(regions)
 
 
-def _end(regions: list[_Region]) -> int:
-    return regions[-1].start + regions[-1].tensor.nbytes if regions else 0
-
-
-class _Region(NamedTuple):
-    """Where a tensor's bytes go in the external file; ``target``: what refers to them in the model that is written."""
-
-    tensor: Tensor
-    target: TensorProto
-    start: int
-
-
-def _externalised(model: Model) -> tuple[ModelProto, list[_Region]]:
-    """Return the model without large initializers' data, and where the bytes go: aligned so that they can be mapped, in order."""
-    slim = model.draft()
-    regions: list[_Region] = []
-    for target in slim.graph.initializer:
-        tensor = model.weights[target.name]
-        if tensor.external or (tensor.raw and tensor.nbytes >= SMALL):
-            end = _end(regions)
-            del target.external_data[:]
-            step = ALIGNED if tensor.nbytes >= ALIGNED else PAGE
-            regions.append(_Region(tensor, target, end + -end % step))
-        else:
-            fill_header(target, tensor)
-    return slim, regions
-
-
-def _point(slim: ModelProto, regions: list[_Region], name: str) -> None:
-    """Let the tensors of a model refer to the data file ``name``."""
-    for region in regions:
-        region.target.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", name), ("offset", region.start), ("length", region.tensor.nbytes)):
-            region.target.external_data.add(key=key, value=str(value))
-
-
-def _write_external(model: Model, path: Path) -> str:
+def _write_external(model: Model, path: Path, early: EarlyData) -> str:
     """Write the data, whose name its content decides, then the model that refers to it; returns the SHA-256 of both."""
-    slim, regions = _externalised(model)
-    require_space(path, slim.ByteSize() + _end(regions))
-    with Pending(path) as data, Pending(path) as head:
-        content_hash, begun = hashlib.sha256(), 0
-        for block in made_ahead(_blocks(regions)):
-            content_hash.update(block)
-            data.stream.write(block)
-            if data.stream.tell() - begun >= SYNCED:
-                data.begin_sync()
-                begun = data.stream.tell()
-        found = content_hash.hexdigest()
+    slim, regions = externalised(model)
+    made = early.taken(regions)
+    with made.data if made else Pending(path) as data, Pending(path) as head:
+        require_space(path, slim.ByteSize() + (0 if made else end_of(regions)))
+        found = made.digest if made else fill_data(data, regions)
         place = path.with_name(data_name(path, found))
-        _point(slim, regions, place.name)
+        point_to(slim, regions, place.name)
         content = slim.SerializeToString(deterministic=True)
         head.stream.write(content)
         head.sync()
@@ -188,14 +139,6 @@ def _has_content(place: Path, digest: str) -> bool:
     """Whether a file has the content of that SHA-256."""
     with place.open("rb") as stream:
         return content_digest(stream) == digest
-
-
-def _blocks(regions: list[_Region]) -> Iterator[bytes]:
-    end = 0
-    for tensor, _, start in regions:
-        yield b"\0" * (start - end)
-        end = start + tensor.nbytes
-        yield from tensor.blocks()
 
 
 def write_text(text: str, path: str | os.PathLike) -> None:

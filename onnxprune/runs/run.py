@@ -29,6 +29,7 @@ from onnxprune.changes.zeros.masks import masks_file
 from onnxprune.coupling.groups import Analysis
 from onnxprune.errors import Inconclusive, ModelError, UsageError
 from onnxprune.measure.tasks.task import AUTO, NONE
+from onnxprune.model.early import EarlyData
 from onnxprune.model.memory import peak_rss_bytes
 from onnxprune.model.model import Model
 from onnxprune.model.surgeon import to_surgeon
@@ -130,7 +131,10 @@ class Run:
 
     def prune(self) -> Result:
         """Choose what goes and carry it out; raises TargetError where the target is out of reach."""
-        context = self.context()
+        with self._early_data() as early:
+            return self._pruned(replace(self.context(), early=early))
+
+    def _pruned(self, context: Context) -> Result:
         whole = model_totals(context.analysis, context.analysis.widths)
         first: list[Step[Any]] = []
         if self.settings.vocabulary:
@@ -146,13 +150,21 @@ class Run:
     def apply(self, plan: Plan) -> Result:
         """Carry out a plan, but for the parts that the proof refuses on this model; raises PlanError."""
         check_digest(plan, self.model.source_sha256, force=self.force)
-        context = self.context()
+        with self._early_data() as early:
+            return self._applied(plan, replace(self.context(), early=early))
+
+    def _applied(self, plan: Plan, context: Context) -> Result:
         first: list[Step[Any]] = []
         if cuts_tokens(plan):
             self._require_places(numbers_of(plan))
             context, first = of_tokens(context, methodcaller("read", plan.steps[0].record))
             plan = replace(plan, steps=plan.steps[1:])
         return self._concluded(context, taken(context, by_plan(plan, self.settings), first), plan.settings)
+
+    def _early_data(self) -> EarlyData:
+        """Return what may write data of the result while that is proven: where nothing but the proof decides whether it is written."""
+        alone = self.data.measured is None and len(self.settings.spaces) == 1
+        return EarlyData(self.output if alone else None)
 
     def _require_places(self, numbers: str) -> None:
         """Refuse, before any work, to write over a map of tokens; raises UsageError."""
@@ -220,7 +232,7 @@ class Run:
         self._judge_noise(facts)
         failed = not all(gate["passed"] for gate in facts["gates"])
         facts["exit_code"] = int(failed)
-        facts["output"] = None if failed or self.output is None else self._save(written, self.output)
+        facts["output"] = None if failed or self.output is None else self._save(written, self.output, context.early)
         if facts["output"] is not None and "vocabulary_map" in facts:
             facts["vocabulary_map"] |= save_maps(steps, Path(facts["output"]["path"]))
         facts |= {
@@ -306,9 +318,9 @@ class Run:
                 raise Inconclusive(f"{reason}; nothing was written, {way_out(facts)}")
             self.notes.warn(f"{reason}, so that the gate max_latency_ratio is not passed; {way_out(facts)}")
 
-    def _save(self, small: Model, path: Path) -> Report:
+    def _save(self, small: Model, path: Path, early: EarlyData) -> Report:
         with self.stages("save"):
-            digest = save(small, path, force=self.force)
+            digest = save(small, path, force=self.force, early=early)
         return {"path": str(path), "sha256": digest}
 
 

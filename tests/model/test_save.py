@@ -21,7 +21,7 @@ from support.networks import network
 
 from onnxprune.errors import ModelError, OutputError, UsageError
 from onnxprune.evidence import Cache, Evidence
-from onnxprune.model import datafiles, files, locks, read, write
+from onnxprune.model import datafiles, files, locks, read, regions, write
 from onnxprune.model.files import atomic_file
 from onnxprune.model.write import save, write_text
 
@@ -115,7 +115,7 @@ def place(
     """A folder with an old model, and whether its weights are in a file of their own."""
     path, external = tmp_path / "small.onnx", request.param != "one file"
     if "while" in request.param:
-        monkeypatch.setattr(write, "SYNCED", 1)
+        monkeypatch.setattr(regions, "SYNCED", 1)
     save(model(), path, external=external)
     yield path, external
 
