@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnxprune.coupling.groups import Analysis, Group
 from onnxprune.criteria.spec import CRITERIA, LEARNED, ROLES, Scoring
 from onnxprune.criteria.tensors import WeightReader
 from onnxprune.errors import DataError
+from onnxprune.evidence.journal import Header, Journal
 from onnxprune.means import Means
 from onnxprune.registry import Registry
 
@@ -95,23 +97,50 @@ def parse_criterion(text: str, roles: str = "both") -> Criterion:
 
 
 def score(
-    analysis: Analysis, criterion: Criterion, means: Means = Means(), *, evidence: Mapping[str, Any] | None = None
+    analysis: Analysis,
+    criterion: Criterion,
+    means: Means = Means(),
+    *,
+    evidence: Mapping[str, Any] | None = None,
+    journal: Journal | None = None,
 ) -> Scores:
-    """Score every unit of every group; raises DataError where evidence the criterion needs is missing."""
+    """Score every unit of every group; raises DataError where evidence the criterion needs is missing.
+
+    ``journal``: keeps the scores of each group, and knows those that were found before.
+    """
     missing = [kind for kind in CRITERIA[criterion.name].needs if kind not in (evidence or {})]
     if missing:
         raise DataError(f"criterion {criterion.name!r} needs {', '.join(missing)}; give calibration data with --calib")
     context = Scoring(analysis, WeightReader(analysis), criterion.roles, means.seed, evidence or {})
     with np.errstate(all="ignore"):
-        values = list(_scored(context, criterion, means))
+        values = list(_scored(context, criterion, means, journal))
     return Scores(values, tuple(f"{message}: {_listed(names)}" for message, names in context.notes.items()))
 
 
-def _scored(context: Scoring, criterion: Criterion, means: Means) -> Iterator[np.ndarray]:
+def _scored(context: Scoring, criterion: Criterion, means: Means, journal: Journal | None) -> Iterator[np.ndarray]:
     groups, scorer = context.analysis.groups, CRITERIA[criterion.name]
     for number, group in enumerate(groups):
         means.progress(f"scoring: group {number + 1} of {len(groups)}", number, len(groups))
-        yield _combined(group, scorer.score(group, context), criterion, context)
+        known = None if journal is None else journal.find(number, partial(_as_kept, group))
+        if known is not None:
+            scores, messages = known
+            for message in messages:
+                context.note(message, group)
+            yield scores
+            continue
+        scores = _combined(group, scorer.score(group, context), criterion, context)
+        if journal is not None:
+            told = [message for message, names in context.notes.items() if group.name in names]
+            journal.keep(number, {"group": group.name, "told": told}, {"scores": scores})
+        yield scores
+
+
+def _as_kept(group: Group, header: Header, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
+    """Return the scores of a group and what was to be told of it; raises ValueError for those of another."""
+    scores, told = arrays["scores"], [str(message) for message in header["told"]]
+    if header["group"] != group.name or scores.shape != (group.width,) or scores.dtype != np.float64:
+        raise ValueError("scores of another group")
+    return scores, told
 
 
 def score_group(

@@ -14,12 +14,12 @@ from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
 from onnxprune.data import Dataset
 from onnxprune.data.repeated import Batches, held_out, in_batches
+from onnxprune.evidence.journal import Journal
 from onnxprune.means import Means
 from onnxprune.measure.divergence import Reference
 from onnxprune.measure.outputs import Outputs
 from onnxprune.model.model import Identity, Model
 from onnxprune.model.runtime import runtime_version
-from onnxprune.repair.journal import Journal
 from onnxprune.repair.moments import SOLVERS, Limit
 from onnxprune.repair.sequential import TURNS, Effort, Sequential
 from onnxprune.repair.teacher import batch_of, positions_of

@@ -16,6 +16,7 @@ import numpy as np
 
 from onnxprune.coupling.groups import Analysis
 from onnxprune.coupling.kept import Kept
+from onnxprune.evidence.journal import Journal
 from onnxprune.evidence.needs import Need
 from onnxprune.evidence.rows import LARGEST, POSITIONS, usable
 from onnxprune.means import Means
@@ -26,12 +27,12 @@ from onnxprune.model.runtime import Arrays, release_memory
 from onnxprune.repair.finding import as_map
 from onnxprune.repair.fit import Choice, NodeFit, TargetRows
 from onnxprune.repair.inputs import ROWS_IN_MEMORY, InputRows, Reads
-from onnxprune.repair.journal import Journal, SolvedNode
 from onnxprune.repair.linear import Linear
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.maps import LinearMap
 from onnxprune.repair.moments import SOLVERS, Limit, Solver
 from onnxprune.repair.order import is_foreign, last_sites, ready_at
+from onnxprune.repair.solved import SolvedNode
 from onnxprune.repair.stored import Stored
 from onnxprune.repair.support import joint_support
 from onnxprune.repair.targets import FitTarget
@@ -164,7 +165,7 @@ class Sequential:
         """Refit node ``number``, or take what the journal knows of it."""
         label, chosen, unmatched = linear.node.label, set(self.chosen), self.unmatched.get(linear.node.label, 0)
         self._written = {}
-        known = None if self.journal is None else self.journal.find(number, self._stored.arrays)
+        known = None if self.journal is None else SolvedNode.found(self.journal, number, self._stored.arrays)
         if known is not None:
             self._replace(known.arrays)
             self.chosen.update(known.chosen)
@@ -174,7 +175,7 @@ class Sequential:
         self._refit(linear, target)
         if self.journal is not None:
             found = {group: mask for group, mask in self.chosen.items() if group not in chosen}
-            self.journal.keep(number, SolvedNode(self._written, found, self.unmatched.get(label, 0) - unmatched))
+            SolvedNode(self._written, found, self.unmatched.get(label, 0) - unmatched).keep(self.journal, number)
 
     def _refit(self, linear: LinearMap, target: FitTarget) -> None:
         narrow = self._narrow(linear)

@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 from support.decoders import Form, decoder, token_rows
 from support.networks import network
+from support.oracles import analysed
 
 import onnxprune
+from onnxprune.criteria import combine, parse_criterion, score
 from onnxprune.data import Dataset, input_specs, open_dataset
 from onnxprune.data.observe import observe
 from onnxprune.evidence import Cache, Evidence, Need, gather
+from onnxprune.evidence.journal import Journal
 from onnxprune.evidence.stream import ValueObserver
 from onnxprune.means import Means
 from onnxprune.model import segmented
@@ -128,14 +132,50 @@ def test_a_repair_goes_on_behind_the_nodes_that_were_solved(
     assert rest.calls == 2 < whole.calls
 
 
+@pytest.mark.parametrize("pieces", [False, True])
+def test_a_choice_goes_on_behind_the_groups_that_were_scored(
+    pieces: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pieces:
+        monkeypatch.setattr(segmented, "WHOLE", 1)
+    model, scored, cache = decoder(FORM), combine._combined, tmp_path / "cache"
+    whole = killed_at(0, scored)
+    monkeypatch.setattr(combine, "_combined", whole)
+    want = pruned(tmp_path, model)
+    monkeypatch.setattr(combine, "_combined", killed_at(whole.calls, scored))
+    with pytest.raises(Killed):
+        pruned(tmp_path, model, cache=cache)
+    rest = killed_at(0, scored)
+    monkeypatch.setattr(combine, "_combined", rest)
+    assert pruned(tmp_path, model, cache=cache) == want
+    assert rest.calls == 1 < whole.calls
+    assert pruned(tmp_path, model, cache=cache, ratio=0.4) == pruned(tmp_path, model, ratio=0.4)
+    assert rest.calls == 1 + whole.calls  # another ratio takes the same scores, and the run without a folder none
+
+
+def test_what_was_to_be_told_of_scores_is_told_again(tmp_path: Path) -> None:
+    model = decoder(FORM)
+    header = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 2)
+    weight = numpy_helper.to_array(header).copy()
+    weight[0, 0] = np.inf
+    header.CopyFrom(numpy_helper.from_array(weight, header.name))
+    analysis, criterion = analysed(model), parse_criterion("l2")
+    journal = Journal.of(tmp_path, ["these scores"])
+    first, again = (score(analysis, criterion, journal=journal) for _ in range(2))
+    assert first.warnings == again.warnings and first.warnings
+
+
 def test_a_damaged_journal_is_not_believed(tmp_path: Path) -> None:
     model, cache = decoder(FORM), tmp_path / "cache"
     want = pruned(tmp_path, model, cache=cache)
-    solved = sorted(cache.glob("*.0.npz"))
-    assert solved
-    for damage in (b"PK nothing", solved[0].read_bytes()[:-100]):
-        solved[0].write_bytes(damage)
+    first = sorted(cache.glob("*.0.npz"))
+    assert len(first) > 1  # of the scores, and of a repair
+    for damage in (b"PK nothing", first[0].read_bytes()[:-100], first[-1].read_bytes()):
+        first[0].write_bytes(damage)
         assert pruned(tmp_path, model, cache=cache) == want
+    content = first[0].read_bytes()
+    first[-1].write_bytes(content)
+    assert pruned(tmp_path, model, cache=cache) == want
 
 
 def test_another_repair_is_not_taken_for_this_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -27,12 +28,15 @@ from onnxprune.evidence.attacks.attacker import Attacked, attacker_of
 from onnxprune.evidence.attacks.vulnerability import vulnerabilities
 from onnxprune.evidence.gathered import about_data
 from onnxprune.evidence.gradients import KINDS, sensitivities
+from onnxprune.evidence.journal import Journal
 from onnxprune.evidence.sites import REQUESTS
 from onnxprune.means import Means
 from onnxprune.model.model import Model
+from onnxprune.model.runtime import runtime_version
 from onnxprune.recover import recover, taught
 from onnxprune.search import Goal, search_units
 from onnxprune.settings import AUTO
+from onnxprune.version import __version__
 
 GATHERED = (
     *("granularity", "allow_lossy", "cut_cache", "input_shape", "row_shape", "input_value"),
@@ -60,7 +64,7 @@ def _chosen(context: Context, analysis: Analysis, aim: Target) -> Chosen:
     with context.stages("evidence"):
         evidence, doubts = gather_evidence(context, analysis)
     with context.stages("allocate"):
-        kept, warnings = by_scores(context, analysis, aim, evidence)
+        kept, warnings = by_scores(context, analysis, aim, evidence, _journal_of_scores(context, analysis))
     context.notes.warn(*doubts, *warnings)
     return Chosen(kept)
 
@@ -78,6 +82,16 @@ def gather_evidence(context: Context, analysis: Analysis) -> tuple[dict[str, Any
     if context.data.stats is not None:
         means, cache = context.data.stats.instead(means, about_evidence(context, analysis, dataset), dataset), None
     return evidence_of(context, analysis, dataset, means, cache)
+
+
+def _journal_of_scores(context: Context, analysis: Analysis) -> Journal | None:
+    """Return what keeps the scores that data decides; None where nobody asked for that."""
+    scorer, means, folder = context.settings.scorer, context.means, context.data.cache
+    if folder is None or not scorer.needs or EARLIER in scorer.needs:
+        return None
+    evidence = json.dumps(about_evidence(context, analysis, rows_for_criterion(context)), sort_keys=True)
+    how = (str(scorer), scorer.roles, means.seed, means.threads, means.memory, __version__, runtime_version())
+    return Journal.of(folder, ("scores", evidence, how))
 
 
 def earlier_network(context: Context) -> Analysis:

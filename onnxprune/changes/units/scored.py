@@ -13,6 +13,7 @@ from onnxprune.coupling.kept import Kept
 from onnxprune.criteria import score
 from onnxprune.data import Dataset
 from onnxprune.errors import DataError
+from onnxprune.evidence.journal import Journal
 from onnxprune.search import Reconstruction, SearchResult
 
 
@@ -37,11 +38,15 @@ def rows_for_criterion(context: Context) -> Dataset:
 
 
 def by_scores(
-    context: Context, analysis: Analysis, aim: Target, evidence: Mapping[str, Any] | None = None
+    context: Context,
+    analysis: Analysis,
+    aim: Target,
+    evidence: Mapping[str, Any] | None = None,
+    journal: Journal | None = None,
 ) -> tuple[Kept, tuple[str, ...]]:
-    """Return the units that stay, and warnings; raises TargetError where that is impossible."""
+    """Return the units that stay, and warnings; raises TargetError where that is impossible. ``journal``: see ``score``."""
     settings = context.settings
-    scores = score(analysis, settings.scorer, context.means, evidence=evidence)
+    scores = score(analysis, settings.scorer, context.means, evidence=evidence, journal=journal)
     kept = allocate(analysis, scores.values, context.per_run(aim), settings.options)
     chosen = SELECTIONS[settings.selection](analysis, settings.scorer, kept, settings.means)
     return Kept(analysis, chosen), scores.warnings
