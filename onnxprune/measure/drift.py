@@ -16,10 +16,13 @@ from onnxprune.measure.accumulators import ErrorHistogram, Mean
 from onnxprune.measure.bootstrap import RESAMPLES, Proof, paired_interval, prove
 from onnxprune.measure.compared import Compared, Runnable, TwoModels, TwoModelsInTurn, pair_outputs
 from onnxprune.measure.inside import ChannelDrift, OutputRows, finite
-from onnxprune.measure.metrics import ROW_METRICS, TaskMetric, label_metric
+from onnxprune.measure.metrics import ROW_METRICS, RowMetric, TaskMetric, label_metric
 from onnxprune.measure.outputs import CLASSES, VARYING, Output, Outputs
 from onnxprune.measure.tasks.agreement import TaskAgreement
 from onnxprune.measure.tasks.task import Answered
+
+
+AT_ONCE = 1 << 20  # entries that a metric looks at together: it makes many arrays of as many
 
 
 @dataclass
@@ -64,8 +67,7 @@ class OutputDrift:
         for name, metric in ROW_METRICS.items():
             view = views.get(metric.view)
             if view is not None and len(view.before) and metric.applies(view.before):
-                broken = np.isinf(view.error).reshape(len(view.error), -1).any(axis=1)
-                self.rows[name].add(np.where(broken, metric.worst, metric.compute(view.a, view.b)))
+                self.rows[name].add(np.concatenate([_of_rows(metric, part) for part in view.in_parts(AT_ONCE)]))
 
     def _views(self, whole: OutputRows, samples: int, mask: np.ndarray | None) -> dict[str, OutputRows]:
         """Return the batch in every form that a metric may ask for; a form that the output does not have is absent."""
@@ -74,6 +76,7 @@ class OutputDrift:
             rows = whole if whole.before.shape[:1] == (samples,) else OutputRows(*(part[None] for part in whole))
             return dict.fromkeys(("samples", "choices", "scores", "maps"), rows)
         rows, valid = OutputRows(*map(how.rows, whole)), how.valid(whole.before, mask)
+        valid = None if valid is None or valid.all() else valid  # else all is copied
         if self.channels is None:
             self.channels = ChannelDrift.of(how)
         self.channels.add(rows, valid)
@@ -133,6 +136,12 @@ class OutputDrift:
         counts = {name: getattr(self, name) for name in ("elements", "non_finite", "incomparable")}
         known = self.channels.facts() if self.channels else {"kind": VARYING} if self.varies else {}
         return {name: finite(value) for name, value in (scalars | means).items()} | counts | known
+
+
+def _of_rows(metric: RowMetric, view: OutputRows) -> np.ndarray:
+    """Return float64[rows]."""
+    broken = np.isinf(view.error).reshape(len(view.error), -1).any(axis=1)
+    return np.where(broken, metric.worst, metric.compute(view.a, view.b))
 
 
 def _absolute_error(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,6 +33,18 @@ class OutputRows(NamedTuple):
     def shaped(self, *shape: int) -> OutputRows:
         return OutputRows(*(part.reshape(shape) for part in self))
 
+    def in_parts(self, entries: int) -> Iterator[OutputRows]:
+        """Yield some rows after the other, with no more than so many ``entries`` where one row has no more."""
+        step = max(entries // max(self.before[:1].size, 1), 1)
+        for start in range(0, len(self.before), step):
+            yield OutputRows(*(part[start : start + step] for part in self))
+
+
+def _as_slice(channels: np.ndarray) -> np.ndarray | slice:
+    """Return a run of channels as a slice, which copies nothing."""
+    run = len(channels) > 0 and np.array_equal(channels, np.arange(channels[0], channels[0] + len(channels)))
+    return slice(int(channels[0]), int(channels[-1]) + 1) if run else channels
+
 
 @dataclass
 class ChannelDrift:
@@ -58,7 +71,7 @@ class ChannelDrift:
         self.noise += np.square(rows.error).sum(0)
         self.count += len(rows.a)
         for mean, group in zip(self.cosines, self.how.groups, strict=True):
-            parts = [part[:, :, group.channels] for part in (view.a, view.b, view.error)]
+            parts = [part[:, :, _as_slice(group.channels)] for part in (view.a, view.b, view.error)]
             if valid is not None:
                 parts = [np.where(valid[:, :, None], part, 0.0) for part in parts]
             broken = np.isinf(parts[2]).reshape(len(parts[2]), -1).any(axis=1)
