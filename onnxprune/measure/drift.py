@@ -21,7 +21,6 @@ from onnxprune.measure.outputs import CLASSES, VARYING, Output, Outputs
 from onnxprune.measure.tasks.agreement import TaskAgreement
 from onnxprune.measure.tasks.task import Answered
 
-
 AT_ONCE = 1 << 20  # entries that a metric looks at together: it makes many arrays of as many
 
 
