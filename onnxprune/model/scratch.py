@@ -5,8 +5,10 @@ Numbers are the same wherever an array lies. The files are gone with the arrays,
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
+import os
 import tempfile
 import weakref
 from threading import Lock
@@ -18,9 +20,7 @@ from onnxprune.errors import OutputError
 from onnxprune.model.segmented import memory_allowed
 
 SMALLEST = 1 << 20  # bytes of an array that counts
-FILE = (
-    1 << 28
-)  # bytes of a file that arrays lie in, more where one is larger: each file takes one of the process's handles
+FILE = 1 << 28  # bytes of a file that arrays lie in, more where one is larger; each takes a handle of the process
 ALIGNED = 1 << 12  # bytes: where the next array of a file may begin
 HELD = 1 << 30  # bytes of such arrays that stay in memory
 SHARE = 4  # part of the allowed memory, where that is said
@@ -54,6 +54,7 @@ _room = _Room()
 def _opened(size: int) -> np.memmap:
     try:
         with tempfile.TemporaryFile() as file:
+            _reserve(file.fileno(), size)
             found = np.memmap(file, np.uint8, "w+", shape=(size,))
     except OSError as error:
         raise OutputError(
@@ -62,6 +63,16 @@ def _opened(size: int) -> np.memmap:
         ) from error
     _mapped.add(found._mmap)  # type: ignore[attr-defined]
     return found
+
+
+def _reserve(handle: int, size: int) -> None:
+    """Take room on the disk for a file: else a full disk ends the process when a page of it is written. Raises OSError."""
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that cannot
+            raise
 
 
 def let_pages_go() -> None:

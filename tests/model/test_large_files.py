@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from support.networks import network
 
 import onnxprune
 from onnxprune import api
-from onnxprune.errors import ModelError, UsageError
+from onnxprune.errors import ModelError, OutputError, UsageError
 from onnxprune.model import digests, read, scratch, thin
 from onnxprune.model.digests import FileDigest
 from onnxprune.model.facts import gather_facts
@@ -160,6 +162,20 @@ def test_many_arrays_share_a_file_that_goes_with_the_last_of_them(monkeypatch: p
         monkeypatch.setattr(scratch, "FILE", 1)
         larger = [scratch.kept(np.full(size, 1.0)) for size in (50, 5000, 50)]
         assert [array.sum() for array in larger] == [50, 5000, 50]
+    finally:
+        memory_allowed.reset(token)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="where the system keeps room for a file")
+def test_a_full_disk_is_told_before_anything_is_written_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    token = memory_allowed.set(0)
+    try:
+        with pytest.raises(OutputError, match=r"no room for 0\.3 GB of sums .* set TMPDIR to another one"):
+            scratch.zeros((1 << 20,))
     finally:
         memory_allowed.reset(token)
 
