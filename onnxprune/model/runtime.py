@@ -176,10 +176,14 @@ def session(
         content, weights = _loadable(part, options)
         return ort.InferenceSession(content, options, providers=chosen), [] if optimise else weights
 
+    def opened_alone(part: ModelLike) -> tuple[Any, list[Any]]:
+        release_memory()  # what the part before has touched of files counts as memory too
+        return opened(part)
+
     made = Opened(model, threads, optimise, tuple(chosen), memory_allowed.get())
     try:
         if not whole and isinstance(model, Model) and runs_in_segments(model):
-            return Session(Segmented(model, opened), name, (), made)
+            return Session(Segmented(model, opened_alone), name, (), made)
         inference, weights = opened(model, packs=optimise)
         return Session(inference, name, weights, made)
     except Exception as error:
