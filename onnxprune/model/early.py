@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
@@ -47,6 +47,11 @@ class EarlyData:
         with suppress(OutputError, OSError):
             require_space(self._path, end_of(regions))
             self._making = _Making(Pending(self._path), regions)
+
+    def settle(self) -> None:
+        """Wait until what was begun is written, so that it is no work beside what is timed; ``taken`` raises what went wrong."""
+        if self._making is not None:
+            wait([self._making.whole])
 
     def taken(self, regions: list[Region]) -> MadeData | None:
         """Hand out the file where it holds these tensors in these places, when it is whole; raises what went wrong in between."""

@@ -301,6 +301,7 @@ class Run:
         if settings.latency:
             try:
                 with self.stages("latency"):
+                    context.early.settle()
                     timed = measure_latency(
                         self.model, small, context.facts, settings, context.survey, self.data.measured
                     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from onnxprune.model.read import load
 from onnxprune.model.runtime import session
 from onnxprune.model.write import save
 from onnxprune.proof import pieces
+from onnxprune.runs import run
 
 BODY = "w1 = %64x3x1x1; p = Conv(x, w1); r = Relu(p); w2 = %5x64x1x1; y = Conv(r, w2)"
 
@@ -107,6 +110,29 @@ def test_a_disk_with_room_for_one_copy_has_room_enough(
         save(model, place, early=ahead)
     data = next(path for path in place.parent.iterdir() if path != place).stat().st_size
     assert asked[0] == data and asked[1] < place.stat().st_size + 200
+
+
+def test_nothing_is_written_beside_what_is_timed(model: Model, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    def slow(*given: Any) -> str:
+        time.sleep(0.2)
+        written.append(regions.fill_data(*given))
+        return written[0]
+
+    monkeypatch.setattr(early, "fill_data", slow)
+    with EarlyData(place) as ahead:
+        ahead.settle()
+        ahead.begin(model)
+        ahead.settle()
+        assert written
+        save(model, place, early=ahead)
+    timed: list[str] = []
+    monkeypatch.setattr(EarlyData, "settle", lambda self: timed.append("settled"))
+    monkeypatch.setattr(run, "measure_latency", lambda *_: timed.append("timed") or refuse())
+    with pytest.raises(AssertionError):
+        api.prune(network(BODY), ratio=0.5, criterion="l2")
+    assert timed == ["settled", "timed"]
 
 
 @pytest.mark.parametrize("exact", [True, False])
