@@ -66,9 +66,12 @@ def with_joined_products(model: Model) -> Model:
     for place, node in enumerate(model.structure.graph.node):
         if node.op_type == "MatMul" and node.domain in DEFAULT_DOMAINS and _is_matrix(model, node.input[1]):
             by_matrix.setdefault(node.input[1], []).append(place)
+    own = model.structure.graph.node
+    joined = [places for places in by_matrix.values() if len(places) > 1 and _of_different_lines(own, places)]
+    if not joined:
+        return model
     result = model.draft()
     nodes, names = list(result.graph.node), Names(result.graph)
-    joined = [places for places in by_matrix.values() if len(places) > 1 and _of_different_lines(nodes, places)]
     at = {places[-1]: _joined([nodes[place] for place in places], model, names) for places in joined}
     gone = {place for places in joined for place in places}
     every = [new for place, node in enumerate(nodes) for new in at.get(place, () if place in gone else (node,))]

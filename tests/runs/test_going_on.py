@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -113,23 +114,41 @@ def pruned(folder: Path, model: Any, **more: Any) -> bytes:
     return (folder / "small.onnx").read_bytes()
 
 
+class Ended(NamedTuple):
+    """A run that was killed, and the same run that went on: its result, and how often it did what the whole one did so often."""
+
+    want: bytes
+    got: bytes
+    whole: int
+    rest: Callable[..., Any]
+
+
+def killed_and_begun_anew(
+    owner: Any, name: str, before_the_end: int, run: Callable[..., bytes], cache: Path, patch: pytest.MonkeyPatch
+) -> Ended:
+    """Kill a run ``before_the_end`` calls before the last of ``owner.name``, and begin it anew with the same folder."""
+    work = getattr(owner, name)
+    whole = killed_at(0, work)
+    patch.setattr(owner, name, whole)
+    want = run()
+    patch.setattr(owner, name, killed_at(whole.calls - before_the_end, work))
+    with pytest.raises(Killed):
+        run(cache=cache)
+    rest = killed_at(0, work)
+    patch.setattr(owner, name, rest)
+    return Ended(want, run(cache=cache), whole.calls, rest)
+
+
 @pytest.mark.parametrize(("pieces", "dtype"), [(False, np.float16), (True, np.float32)])
 def test_a_repair_goes_on_behind_the_nodes_that_were_solved(
     pieces: bool, dtype: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if pieces:
         monkeypatch.setattr(segmented, "WHOLE", 1)
-    model, solve, cache = decoder(Form(dtype=dtype)), NodeFit.solved, tmp_path / "cache"
-    whole = killed_at(0, solve)
-    monkeypatch.setattr(NodeFit, "solved", whole)
-    want = pruned(tmp_path, model)
-    monkeypatch.setattr(NodeFit, "solved", killed_at(whole.calls - 1, solve))
-    with pytest.raises(Killed):
-        pruned(tmp_path, model, cache=cache)
-    rest = killed_at(0, solve)
-    monkeypatch.setattr(NodeFit, "solved", rest)
-    assert pruned(tmp_path, model, cache=cache) == want
-    assert rest.calls == 2 < whole.calls
+    run = partial(pruned, tmp_path, decoder(Form(dtype=dtype)))
+    found = killed_and_begun_anew(NodeFit, "solved", 1, run, tmp_path / "cache", monkeypatch)
+    assert found.got == found.want
+    assert found.rest.calls == 2 < found.whole
 
 
 @pytest.mark.parametrize("pieces", [False, True])
@@ -138,19 +157,12 @@ def test_a_choice_goes_on_behind_the_groups_that_were_scored(
 ) -> None:
     if pieces:
         monkeypatch.setattr(segmented, "WHOLE", 1)
-    model, scored, cache = decoder(FORM), combine._combined, tmp_path / "cache"
-    whole = killed_at(0, scored)
-    monkeypatch.setattr(combine, "_combined", whole)
-    want = pruned(tmp_path, model)
-    monkeypatch.setattr(combine, "_combined", killed_at(whole.calls, scored))
-    with pytest.raises(Killed):
-        pruned(tmp_path, model, cache=cache)
-    rest = killed_at(0, scored)
-    monkeypatch.setattr(combine, "_combined", rest)
-    assert pruned(tmp_path, model, cache=cache) == want
-    assert rest.calls == 1 < whole.calls
-    assert pruned(tmp_path, model, cache=cache, ratio=0.4) == pruned(tmp_path, model, ratio=0.4)
-    assert rest.calls == 1 + whole.calls  # another ratio takes the same scores, and the run without a folder none
+    run, cache = partial(pruned, tmp_path, decoder(FORM)), tmp_path / "cache"
+    found = killed_and_begun_anew(combine, "_combined", 0, run, cache, monkeypatch)
+    assert found.got == found.want
+    assert found.rest.calls == 1 < found.whole
+    assert run(cache=cache, ratio=0.4) == run(ratio=0.4)
+    assert found.rest.calls == 1 + found.whole  # another ratio takes the same scores, and the run without a folder none
 
 
 def test_what_was_to_be_told_of_scores_is_told_again(tmp_path: Path) -> None:
